@@ -1,0 +1,116 @@
+"""watermark-harness: which ownership watermark of a neural network survives which attack.
+
+The names below are public; everything else is private. A plugin file needs only these::
+
+    import torch
+    from harness import Context, Defense, Key, Marked, Task, hookimpl, losses, nets, require
+
+Nothing heavy is imported here: ``losses`` and ``nets`` run when they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from harness.contracts import (
+    Architecture,
+    Arrays,
+    Attack,
+    BlackBoxAttack,
+    Context,
+    Count,
+    Dataset,
+    Defense,
+    Detection,
+    Detector,
+    Evidence,
+    Key,
+    Marked,
+    Oracle,
+    Pool,
+    Probe,
+    Split,
+    Stream,
+    Task,
+    TriggerRecipe,
+    WhiteBoxAttack,
+    WhiteBoxDefense,
+)
+from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from harness import data, losses, metrics, nets, statistics, testing, triggers
+
+__version__ = "0.1.0"
+
+hookimpl = pluggy.HookimplMarker("harness")
+"""Marks the function of a plugin file that names its classes: ``@hookimpl def harness_defenses(): return [Mine]``."""
+
+__all__ = [
+    "Architecture",
+    "Arrays",
+    "Attack",
+    "BlackBoxAttack",
+    "Context",
+    "Count",
+    "DataError",
+    "Dataset",
+    "Defense",
+    "Detection",
+    "Detector",
+    "Evidence",
+    "HarnessError",
+    "Key",
+    "Marked",
+    "Oracle",
+    "PluginError",
+    "Pool",
+    "Probe",
+    "Skip",
+    "Split",
+    "Stream",
+    "Task",
+    "TriggerRecipe",
+    "UsageError",
+    "WhiteBoxAttack",
+    "WhiteBoxDefense",
+    "__version__",
+    "data",
+    "hookimpl",
+    "losses",
+    "metrics",
+    "nets",
+    "read_table",
+    "require",
+    "statistics",
+    "testing",
+    "triggers",
+]
+
+_MODULES = ("data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        from harness._lazy import lazy_module
+
+        return lazy_module(f"harness.{name}")
+    raise AttributeError(f"module 'harness' has no attribute {name!r}")
+
+
+def read_table(results: str | Path, table: str) -> pd.DataFrame:
+    """One table of a results folder, such as ``"cells"``, merged over its runs: the newest row of each key.
+
+    Raises :class:`harness.UsageError` when the folder has no such table, or one of another schema version.
+    """
+    from pathlib import Path
+
+    from harness.tables import Tables
+
+    return Tables(Path(results)).read(table)

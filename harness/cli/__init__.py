@@ -1,0 +1,50 @@
+"""The command line: one file a command. Heavy imports stand inside the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from harness import __version__
+from harness.cli.data import data
+from harness.cli.doctor import doctor
+
+
+from harness.cli.plan import plan
+from harness.cli.plugins import plugins
+from harness.cli.run import run
+from harness.errors import PluginError, UsageError
+
+
+@click.group(epilog="Example: harness run --matrix smoke && harness leaderboard")
+@click.version_option(__version__, prog_name="watermark-harness")
+def cli() -> None:
+    """Which ownership watermark of a neural network survives which attack: run the matrix, rank the schemes."""
+
+
+for command in (run, plan, plugins, data, doctor):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one line on stderr and exit code 2; a bug is a traceback."""
+    try:
+        code = cli.main(prog_name="harness", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
+    except click.ClickException as error:
+        where = f" (see {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"harness: {error.format_message()}{where}", err=True)
+        code = 2
+    except (UsageError, PluginError) as error:
+        click.echo(f"harness: {error}", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; there is nobody left to tell.
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

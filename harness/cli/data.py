@@ -1,0 +1,50 @@
+"""``harness data``: which data sets are there, and fetching those that are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.cli.options import data_option, load_plugins, plugins_option
+
+
+@click.group(epilog="Example: harness data list")
+def data() -> None:
+    """List the data sets found, and fetch missing ones."""
+
+
+@data.command("list", epilog="Example: harness data list --data ~/data")
+@data_option
+@plugins_option
+def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
+    """Every dataset: found and checked, or what is missing."""
+    from harness.data import Data, data_folder
+    from harness.errors import DataError
+
+    registry = load_plugins(plugin_folders)
+    folder, _ = data_folder(data_named)
+    click.echo(f"data folder: {folder}")
+    for name in registry.names("dataset"):
+        dataset = registry.use("dataset", name).plugin
+        try:
+            arrays = Data(folder).arrays(dataset)
+        except DataError as error:
+            click.echo(f"  {name:16} missing: {error}")
+        else:
+            click.echo(f"  {name:16} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}")
+
+
+@data.command(epilog="Example: harness data fetch mnist fashion-mnist")
+@click.argument("names", nargs=-1, required=True)
+@data_option
+@plugins_option
+def fetch(names: tuple[str, ...], data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
+    """Download data sets that are missing, into --data or the per-user cache."""
+    from harness.data import Data, data_folder
+
+    registry = load_plugins(plugin_folders)
+    folder, _ = data_folder(data_named)
+    for name in names:
+        Data(folder, download=True).arrays(registry.use("dataset", name).plugin)
+        click.echo(f"{name}: there, in {folder}")

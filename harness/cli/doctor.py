@@ -1,0 +1,59 @@
+"""``harness doctor``: what a bug report needs."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+
+from harness import __version__
+from harness.cli.options import data_option, plugins_option, results_option
+
+PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "pluggy", "click")
+
+
+@click.command(epilog="Example: harness doctor --plugins ~/my-plugins")
+@results_option
+@data_option
+@plugins_option
+def doctor(results: Path, data_named: Path | None, plugin_folders: tuple[Path, ...]) -> int:
+    """Versions, devices, data found, free disk, broken plugins. Exit code 1 if something needs mending."""
+    import torch
+
+    from harness.data import Data, data_folder
+    from harness.errors import DataError
+    from harness.registry import load_registry
+
+    click.echo(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    click.echo(f"cpu: {torch.get_num_threads()} threads")
+    for i in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(i)
+        click.echo(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        click.echo("cuda: none; everything runs on the CPU")
+    there = next(p for p in (results, *results.absolute().parents) if p.exists())
+    click.echo(f"results: {results}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")
+    folder, download = data_folder(data_named)
+    click.echo(f"data: {folder}" + (" (missing sets are downloaded)" if download else ""))
+    registry = load_registry(plugin_folders)
+    for name in registry.names("dataset"):
+        try:
+            Data(folder).arrays(registry.use("dataset", name).plugin)
+            click.echo(f"  {name}: found")
+        except DataError as error:
+            click.echo(f"  {name}: missing ({error})")
+    click.echo(f"plugins: {len(registry.found)} loaded, {len(registry.problems)} broken")
+    for problem in registry.problems:
+        click.echo(f"  broken: {problem}")
+    return 1 if registry.problems else 0
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,113 @@
+"""Options that several commands share by name, and what they make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from harness.matrix import Matrix
+    from harness.plan import Plan
+    from harness.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of artifacts and tables.",
+)
+plugins_option = click.option(
+    "--plugins",
+    "plugin_folders",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Folder of further plugin files; may be repeated. Also: HARNESS_PLUGINS.",
+)
+data_option = click.option(
+    "--data",
+    "data_named",
+    type=click.Path(path_type=Path),
+    help="Folder of data sets. Else HARNESS_DATA, else a per-user cache that downloads what is missing.",
+)
+format_option = click.option(
+    "--format",
+    "style",
+    type=click.Choice(["terminal", "markdown", "csv", "json"]),
+    default="terminal",
+    show_default=True,
+    help="How to print.",
+)
+
+
+def matrix_options(command: F) -> F:
+    """What names a matrix and narrows it."""
+    for option in reversed(
+        [
+            click.option("--matrix", "matrix_name", default="quick", show_default=True, help="A preset, or PATH.toml."),
+            click.option("--dataset", "datasets", multiple=True, help="Instead of the matrix's: NAME[option=value], or a glob."),
+            click.option("--defense", "defenses", multiple=True, help="Instead of the matrix's. A glob picks from them."),
+            click.option("--attack", "attacks", multiple=True, help="Instead of the matrix's. Chains: 'a | b'."),
+            click.option("--seeds", help="Instead of the matrix's: 0-4 or 0,2,5-7."),
+            click.option("--nulls", type=click.IntRange(0, 1000), help="Null models a dataset, instead of the matrix's."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def load_plugins(folders: tuple[Path, ...]) -> Registry:
+    """The registry; plugins that could not be used are named on stderr."""
+    from harness.registry import load_registry
+
+    registry = load_registry(folders)
+    for problem in registry.problems:
+        click.echo(f"warning: plugin not loaded: {problem}", err=True)
+    return registry
+
+
+def chosen_matrix(
+    matrix_name: str,
+    datasets: tuple[str, ...],
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    seeds: str | None,
+    nulls: int | None,
+) -> Matrix:
+    """The matrix as the command line asks for it."""
+    from harness.matrix import choose, load_matrix, parse_seeds
+
+    matrix = load_matrix(matrix_name)
+    if datasets:
+        matrix = replace(matrix, datasets=_single(choose(datasets, [(e,) for e in matrix.datasets])))
+    if defenses:
+        matrix = replace(matrix, defenses=_single(choose(defenses, [(e,) for e in matrix.defenses])))
+    if attacks:
+        matrix = replace(matrix, attacks=choose(attacks, matrix.attacks))
+    if seeds is not None:
+        matrix = replace(matrix, seeds=parse_seeds(seeds))
+    return matrix if nulls is None else replace(matrix, nulls=nulls)
+
+
+def _single(chains: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+    from harness.errors import UsageError
+    from harness.matrix import format_chain
+
+    for chain in chains:
+        if len(chain) > 1:
+            raise UsageError(f"only attacks chain: {format_chain(chain)!r}")
+    return tuple(chain[0] for chain in chains)
+
+
+def planned(registry: Registry, matrix: Matrix) -> Plan:
+    """The plan of a matrix, every name and option checked."""
+    from harness.plan import make_plan
+    from harness.registry import resolve
+
+    return make_plan(*resolve(registry, matrix), matrix.seeds, matrix.nulls, registry.use)

@@ -1,0 +1,64 @@
+"""``harness plan``: what a matrix is made of, without running it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from harness.cli.options import (
+    chosen_matrix,
+    load_plugins,
+    matrix_options,
+    planned,
+    plugins_option,
+    results_option,
+)
+
+
+@click.command(epilog="Example: harness plan --matrix paper --defense 'ewe*'")
+@matrix_options
+@results_option
+@plugins_option
+@click.option("--stages", "list_stages", is_flag=True, help="List every stage.")
+def plan(
+    matrix_name: str,
+    datasets: tuple[str, ...],
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    seeds: str | None,
+    nulls: int | None,
+    results: Path,
+    plugin_folders: tuple[Path, ...],
+    list_stages: bool,
+) -> None:
+    """Show a matrix's cells and stages, what is stored already, and what is skipped and why."""
+    from harness.store import Store
+
+    registry = load_plugins(plugin_folders)
+    matrix = chosen_matrix(matrix_name, datasets, defenses, attacks, seeds, nulls)
+    made = planned(registry, matrix)
+    store = Store(results)
+    store.check_format()
+    stored = store.ids()
+    click.echo(f"matrix {matrix.name}: {matrix.description}".rstrip(": "))
+    for kind, names in (
+        ("datasets", {c.dataset: None for c in made.cells}),
+        ("defenses", {c.defense: None for c in made.cells}),
+        ("attacks", {c.attack: None for c in made.cells}),
+    ):
+        click.echo(f"  {kind:9} {', '.join(names)}")
+    click.echo(f"  {'seeds':9} {', '.join(map(str, matrix.seeds))}    null models: {matrix.nulls}")
+    total, done = Counter[str](), Counter[str]()
+    for stage in made.stages.values():
+        total[stage.action] += 1
+        done[stage.action] += stage.id in stored
+        if list_stages:
+            click.echo(f"  {stage.id}  {'stored' if stage.id in stored else '-':6}  {stage.action}: {stage.label}")
+    click.echo(f"{len(made.cells)} cells, {len(made.stages)} stages, {sum(done.values())} stored:")
+    for action, count in total.items():
+        click.echo(f"  {action:9} {count:6}  ({done[action]} stored)")
+    skipped = Counter(cell.skip for cell in made.cells if cell.skip)
+    for reason, count in skipped.items():
+        click.echo(f"skipped: {count} cells: {reason}")

@@ -1,0 +1,113 @@
+"""How a run is watched: a bar in a terminal, plain lines elsewhere, JSON lines for programs, or not at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import TracebackType
+from typing import Any
+
+import click
+
+from harness.execute import Watcher
+from harness.plan import Stage
+
+
+class Quiet:
+    """Says nothing."""
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def started(self, stage: Stage) -> None:
+        pass
+
+    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+        pass
+
+
+class Plain(Quiet):
+    """A line a stage, on stderr."""
+
+    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+        left = f", about {duration(seconds_left)} left" if seconds_left is not None and done < total else ""
+        click.echo(
+            f"[{done}/{total}{left}] {record['status']:<7} {record['seconds']:6.1f} s  {record['action']}: {record['label']}"
+            + (f"  ({first_line(record['reason'])})" if record["reason"] else ""),
+            err=True,
+        )
+
+
+class Json(Quiet):
+    """A JSON object a line, on stdout."""
+
+    def started(self, stage: Stage) -> None:
+        click.echo(json.dumps({"event": "started", "stage": stage.id, "action": stage.action, "label": stage.label}))
+
+    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+        keys = ("stage", "action", "label", "status", "reason", "seconds", "accuracy")
+        event = {"event": "ended", **{key: record.get(key) for key in keys}}
+        click.echo(json.dumps(event | {"done": done, "total": total, "seconds_left": seconds_left}))
+
+
+class Bar(Quiet):
+    """A bar with the current stage and the time left, on stderr; what failed stays above it."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.progress = Progress(
+            TextColumn("{task.fields[left]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=Console(stderr=True),
+        )
+        self.task = self.progress.add_task("", total=total, left="")
+
+    def __enter__(self) -> Watcher:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.update(self.task, description="")
+        self.progress.stop()
+
+    def started(self, stage: Stage) -> None:
+        self.progress.update(self.task, description=f"{stage.action}: {stage.label}")
+
+    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None or done == total else f"{duration(seconds_left)} left"
+        self.progress.update(self.task, completed=done, left=left)
+        if record["status"] == "failed":
+            self.progress.console.print(f"failed: {record['label']}: {first_line(record['reason'])}", markup=False)
+
+
+def watcher(total: int, quiet: bool, log_json: bool) -> Quiet:
+    """Who watches a run of ``total`` stages."""
+    if log_json:
+        return Json()
+    if quiet:
+        return Quiet()
+    return Bar(total) if sys.stderr.isatty() else Plain()
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` in the words a person would use: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def first_line(text: str) -> str:
+    """The first line of a message."""
+    return text.partition("\n")[0]

@@ -1,0 +1,78 @@
+"""The errors of the harness. Those a user can mend are one line on stderr and exit code 2; anything else is a traceback.
+
+::
+
+    HarnessError
+    ├── UsageError            a user's mistake: what was wrong, what was expected, what to type
+    │   ├── UnknownName       no plugin, option, matrix or table of that name
+    │   ├── OptionError       an option of the wrong type or out of range
+    │   ├── MatrixError       a matrix file that is malformed
+    │   ├── DataError         a data set that is missing, damaged or another one
+    │   └── ResultsError      a results folder that cannot be written, or of another schema version, or damaged
+    ├── PluginError           a plugin that cannot be loaded, or does not keep its contract
+    ├── DamagedArtifact       an artifact whose checksum does not hold
+    ├── Refused               an oracle was asked more than it serves (answer type or budget)
+    └── Skip                  raised by a plugin: this combination cannot be, with the reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HarnessError(Exception):
+    """Root of the tree."""
+
+
+class UsageError(HarnessError):
+    """A user's mistake. The message says what was wrong, what was expected and what to type."""
+
+
+class UnknownName(UsageError):
+    """No such name. Says what was meant and what exists."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = get_close_matches(name, names, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        listed = ", ".join(names) if names else "none"
+        super().__init__(f"unknown {kind} {name!r}.{meant} Known: {listed}")
+
+
+class OptionError(UsageError):
+    """An option of the wrong type or out of range."""
+
+
+class MatrixError(UsageError):
+    """A matrix file that is malformed."""
+
+
+class DataError(UsageError):
+    """A data set that is missing, damaged, or not the one that its name says."""
+
+
+class ResultsError(UsageError):
+    """A results folder that cannot be written, holds another schema version, or is damaged."""
+
+
+class PluginError(HarnessError):
+    """A plugin that cannot be loaded, or does not keep its contract."""
+
+
+class DamagedArtifact(HarnessError):
+    """An artifact whose checksum does not hold. It is computed again, never trusted."""
+
+
+class Refused(HarnessError):
+    """An oracle was asked for more than it serves: another answer type, or more queries than its budget."""
+
+
+class Skip(HarnessError):
+    """Raised by a plugin while it runs: this combination cannot be. The message is the reason in the tables."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`OptionError` with ``message`` unless ``condition``: how a plugin checks its options."""
+    if not condition:
+        raise OptionError(message)

@@ -1,0 +1,261 @@
+"""One run of a plan: what is left to do, doing it, and writing it down.
+
+The store is the truth. A stage is done when its artifact is there; a cell is done when the tables have its row. What an
+earlier run stored and did not write down (it was killed) is written by this one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, TypeAlias
+from uuid import uuid4
+
+from harness.errors import DamagedArtifact
+from harness.execute.rows import cell_row, curve_rows, detection_rows, evidence_rows, outcome, stage_row
+from harness.execute.serial import Executor, Record
+from harness.plan import Cell, Plan, Stage
+from harness.store import Store
+from harness.tables import Tables
+
+Rerun: TypeAlias = Literal["never", "failed", "all"]
+FLUSH_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run: which finished work to do again, and whether to stop at the first failure."""
+
+    rerun: Rerun = "failed"
+    fail_fast: bool = False
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    ran: int = 0
+    interrupted: bool = False
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Cells by status, those of earlier runs included."""
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    """(cell, reason) of the cells that failed."""
+
+
+class Watcher(Protocol):
+    """Whoever watches a run."""
+
+    def started(self, stage: Stage) -> None:
+        """A stage began."""
+
+    def ended(self, record: Record, done: int, total: int, seconds_left: float | None) -> None:
+        """A stage ended, as ``done`` of ``total``; the time left, once every kind of stage to come has been seen."""
+
+
+class Session:
+    """Runs a plan against a store and its tables."""
+
+    def __init__(self, plan: Plan, store: Store, tables: Tables, options: Options) -> None:
+        self.plan, self.store, self.tables, self.options = plan, store, tables, options
+        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+        self.records: dict[str, Record] = {}
+        self.warnings: list[str] = []
+        self._settled = self._settled_cells()
+        self.cells = [cell for cell in plan.cells if cell.id not in self._settled]
+        self._needed = self._needed_stages()
+        self.todo = [stage for stage in self._needed if not self._stored(stage)]
+
+    # --- what is left to do ---
+
+    def _settled_cells(self) -> dict[str, tuple[str, str]]:
+        """Status and reason, by id, of the cells whose rows stand and need not be made again."""
+        if self.options.rerun == "all":
+            return {}
+        frame = self.tables.read("cells", ["cell", "status", "reason"])
+        rows = zip(frame["cell"], frame["status"], frame["reason"], strict=True)
+        again = self.options.rerun == "failed"
+        return {cell: (status, reason) for cell, status, reason in rows if not (again and status == "failed")}
+
+    def _needed_stages(self) -> list[Stage]:
+        """The stages of unsettled cells with all their ancestors' ids known, parents first."""
+        wanted = {id for cell in self.cells for _, id in cell.stages}
+        # Parents stand before children in the plan, so one pass backwards finds the ancestors.
+        for stage in reversed(self.plan.stages.values()):
+            if stage.id in wanted:
+                wanted.update(id for _, id in stage.parents)
+        return [stage for stage in self.plan.stages.values() if stage.id in wanted]
+
+    def _stored(self, stage: Stage) -> bool:
+        """Whether the stage's outcome is stored and stands; reads its record if so."""
+        if self.options.rerun == "all" or stage.id not in self._ids():
+            return False
+        try:
+            record = self.store.record(stage.id)
+        except DamagedArtifact as damage:
+            self.warnings.append(f"{damage}: computed again")
+            return False
+        if record is None or (record["status"] == "failed" and self.options.rerun == "failed"):
+            return False
+        self.records[stage.id] = record
+        return True
+
+    def _ids(self) -> set[str]:
+        if not hasattr(self, "_known_ids"):
+            self._known_ids = self.store.ids()
+        return self._known_ids
+
+    # --- doing it ---
+
+    def run(
+        self,
+        executor: Executor,
+        work: Callable[[Stage], Record],
+        watcher: Watcher,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Run what is left; every outcome is in the tables when this returns, also after an exception."""
+        book = _Book(self)
+        clock = _Clock(self.tables, self.todo)
+        result = Outcome()
+        book.known(list(self.records.values()))
+
+        def attempt(stage: Stage) -> Record:
+            blocker = next((r for _, id in stage.parents if (r := self.records[id])["status"] != "ok"), None)
+            if blocker:
+                return _blocked(stage, blocker)
+            watcher.started(stage)
+            return work(stage)
+
+        def done(stage: Stage, record: Record) -> bool:
+            self.records[stage.id] = record
+            book.stage(record)
+            result.ran += 1
+            clock.ended(stage, record)
+            watcher.ended(record, result.ran, len(self.todo), clock.left())
+            if stopping():
+                result.interrupted = result.ran < len(self.todo)
+                return False
+            return not (self.options.fail_fast and record["status"] == "failed")
+
+        try:
+            if not stopping():
+                executor.run(self.todo, attempt, done)
+        finally:
+            book.flush()
+        self._summarise(result)
+        return result
+
+    def _summarise(self, result: Outcome) -> None:
+        for cell in self.plan.cells:
+            if cell.id in self._settled:
+                status, reason = self._settled[cell.id]
+            elif all(id in self.records for _, id in cell.stages):
+                status, reason = outcome(cell, self.records)
+            else:
+                status, reason = "not run", ""
+            result.counts[status] += 1
+            if status == "failed":
+                result.failures.append((f"{cell.dataset} / {cell.defense} / {cell.attack} #{cell.seed}", reason))
+
+
+def _blocked(stage: Stage, parent: Record) -> Record:
+    """The record of a stage that cannot be, since a parent did not succeed. It is not stored: the parent may yet."""
+    root = parent["reason"]
+    return {
+        "stage": stage.id,
+        "action": stage.action,
+        "label": stage.label,
+        "dataset": stage.dataset.text,
+        "plugin": stage.plugin.text if stage.plugin else "",
+        "status": "skipped",
+        "reason": root,
+        "seconds": 0.0,
+    }
+
+
+class _Book:
+    """Collects rows, and writes them now and then."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.flushed = time.monotonic()
+        self.waiting: dict[str, list[Cell]] = defaultdict(list)
+        self.missing: dict[str, int] = {}
+        for cell in session.cells:
+            open_stages = {id for _, id in cell.stages if id not in session.records}
+            self.missing[cell.id] = len(open_stages)
+            for id in open_stages:
+                self.waiting[id].append(cell)
+        for cell in session.cells:
+            if not self.missing[cell.id]:
+                self._cell(cell)
+
+    def known(self, records: list[Record]) -> None:
+        """Rows of stages that an earlier run stored but did not write down."""
+        written = set(self.session.tables.read("stages", ["stage"])["stage"]) if records else set()
+        for record in records:
+            if record["stage"] not in written:
+                self._stage_rows(record)
+
+    def stage(self, record: Record) -> None:
+        """A stage ended: its rows, and those of the cells that waited for it alone."""
+        self._stage_rows(record)
+        for cell in self.waiting.pop(record["stage"], ()):
+            self.missing[cell.id] -= 1
+            if not self.missing[cell.id]:
+                self._cell(cell)
+        if time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def _stage_rows(self, record: Record) -> None:
+        self.rows["stages"].append(stage_row(record))
+        self.rows["curves"].extend(curve_rows(record))
+
+    def _cell(self, cell: Cell) -> None:
+        records = self.session.records
+        self.rows["cells"].append(cell_row(cell, records))
+        self.rows["evidence"].extend(evidence_rows(cell, records))
+        self.rows["detections"].extend(detection_rows(cell, records))
+
+    def flush(self) -> None:
+        """Write what was collected. Cells last: a cell's row says that all others of it are there."""
+        for table in ("stages", "curves", "evidence", "detections", "cells"):
+            rows, self.rows[table] = self.rows[table], []
+            self.session.tables.append(table, self.session.run_id, rows)
+        self.flushed = time.monotonic()
+
+
+class _Clock:
+    """Estimates the time left from what stages of the same kind took, in this run or earlier ones."""
+
+    def __init__(self, tables: Tables, todo: list[Stage]) -> None:
+        self.open: dict[tuple[str, str, str], int] = defaultdict(int)
+        self.seconds: dict[tuple[str, str, str], float] = {}
+        for stage in todo:
+            self.open[self._kind(stage)] += 1
+        if todo:
+            past = tables.read("stages", ["action", "dataset", "plugin", "status", "seconds"])
+            past = past[past["status"] == "ok"]
+            self.seconds = past.groupby(["action", "dataset", "plugin"])["seconds"].median().to_dict()
+
+    @staticmethod
+    def _kind(stage: Stage) -> tuple[str, str, str]:
+        return (stage.action, stage.dataset.text, stage.plugin.text if stage.plugin else "")
+
+    def ended(self, stage: Stage, record: Record) -> None:
+        """One less of its kind, and what it took."""
+        kind = self._kind(stage)
+        self.open[kind] -= 1
+        if record["status"] == "ok":
+            self.seconds[kind] = record["seconds"]
+
+    def left(self) -> float | None:
+        """Seconds left; None while a kind of stage that is still to come has never been seen."""
+        kinds = [(kind, count) for kind, count in self.open.items() if count]
+        if any(kind not in self.seconds for kind, _ in kinds):
+            return None
+        return sum(self.seconds[kind] * count for kind, count in kinds)

@@ -1,0 +1,101 @@
+"""Losses: cross-entropies as the papers use them, and the soft nearest neighbour loss (SNNL)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.nets import Net
+
+Distance: TypeAlias = Literal["cosine", "euclidean"]
+
+
+def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of ``net(x)`` ``[n, classes]`` against labels ``[n]`` or probabilities ``[n, classes]``."""
+    return F.cross_entropy(net(x), y)
+
+
+def summed_cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
+    """As :func:`cross_entropy`, summed over the batch: the released EWE code's."""
+    return F.cross_entropy(net(x), y, reduction="sum")
+
+
+def distances(x: Tensor, distance: Distance) -> Tensor:
+    """Pairwise distances ``[n, n]`` of the rows of ``x`` ``[n, d]``, through one matrix product.
+
+    ``cosine`` is 1 - cosine similarity, in 0..2; ``euclidean`` is the *squared* distance of the paper's Eq. 1.
+    """
+    if distance == "cosine":
+        # Not F.normalize: its gradient at a row of norm 1e-6 is a million times the others'.
+        x = x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
+        return (1 - x @ x.T).clamp_min(0)
+    squared = x.square().sum(1)
+    # Rounding makes small distances negative, and a negative distance would count as nearer than itself.
+    return (squared[:, None] + squared[None, :] - 2 * (x @ x.T)).clamp_min(0)
+
+
+def snnl(x: Tensor, groups: Tensor, temperature: Tensor | float, distance: Distance = "cosine") -> Tensor:
+    """Soft nearest neighbour loss (Jia et al. 2021, Eq. 1; Frosst et al. 2019): high when the groups are entangled.
+
+    ``x`` ``[n, ...]`` are activations, ``groups`` ``[n]`` their labels (trigger or not), ``temperature`` > 0. Written
+    with masked log-sum-exps, it is finite where the formula divides 0 by 0: far points underflow to a large loss with a
+    gradient, and a row without a partner in its group is left out.
+
+    Raises ``ValueError`` when no row has a partner or all rows are of one group: then there is nothing to entangle, and
+    the loss would silently be constant (the audio code released with v1 of the paper did that).
+    """
+    same = groups[:, None] == groups[None, :]
+    itself = torch.eye(len(groups), dtype=torch.bool, device=x.device)
+    partners = same & ~itself
+    paired = partners.any(1)
+    # `bool` of a device tensor synchronises, so a caller in the inner loop checks its groups once and calls `_snnl`.
+    if bool(same.all()) or not bool(paired.any()):
+        raise ValueError("SNNL needs two groups, one of them with at least two samples")
+    return _snnl(x, partners, itself, paired, temperature, distance)
+
+
+def _snnl(
+    x: Tensor, partners: Tensor, itself: Tensor, paired: Tensor, temperature: Tensor | float, distance: Distance
+) -> Tensor:
+    similarity = -distances(x.flatten(1), distance) / temperature
+    lowest = torch.finfo(similarity.dtype).min
+    near = similarity.masked_fill(~partners, lowest).logsumexp(1)
+    all_others = similarity.masked_fill(itself, lowest).logsumexp(1)
+    return ((all_others - near) * paired).sum() / paired.sum()
+
+
+class Entanglement:
+    """The SNNL of batches whose first half are triggers and second half are not, summed over hidden layers.
+
+    Checks the batch once, and then costs one matrix product a layer and no host synchronisation. Each layer has its own
+    temperature, a tensor of logarithms that a caller may learn: so it stays positive whatever the steps are.
+    """
+
+    def __init__(
+        self, layers: int, temperature: float, distance: Distance, batch_size: int, device: torch.device
+    ) -> None:
+        if batch_size < 4 or batch_size % 2:
+            raise ValueError(f"an entangled batch needs an even size of at least 4, not {batch_size}")
+        half = batch_size // 2
+        groups = torch.arange(batch_size, device=device) < half
+        self.log_temperature = torch.full((layers,), math.log(temperature), device=device, requires_grad=True)
+        self.distance: Distance = distance
+        self._itself = torch.eye(batch_size, dtype=torch.bool, device=device)
+        self._partners = (groups[:, None] == groups[None, :]) & ~self._itself
+        self._paired = torch.ones(batch_size, dtype=torch.bool, device=device)
+        self.bound = -math.log((half - 1) / (batch_size - 1))
+        """The SNNL of groups that are perfectly mixed: the most that entangling can reach, a layer."""
+
+    def __call__(self, activations: list[Tensor]) -> Tensor:
+        """The sum over layers of their SNNL; ``activations`` are ``[batch_size, ...]`` each, after the ReLU."""
+        temperatures = self.log_temperature.clamp(math.log(1e-3), math.log(1e6)).exp()
+        return torch.stack(
+            [
+                _snnl(x, self._partners, self._itself, self._paired, temperature, self.distance)
+                for x, temperature in zip(activations, temperatures, strict=True)
+            ]
+        ).sum()

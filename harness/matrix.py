@@ -1,0 +1,222 @@
+"""What to run, as text: entries with options, chains, seeds, globs, and matrix files in TOML.
+
+::
+
+    entry    mnist            ewe[weight=64]            retraining[architecture=mlp[width=64]]
+    chain    retraining | pruning[fraction=0.5]
+    seeds    0-4              0,2,5-7
+
+In a matrix file an entry may also be a table, where a list of values sweeps: ``{name = "pruning", fraction = [0.2, 0.5]}``.
+Nothing here knows which plugins exist; :mod:`harness.registry` checks names and options.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from harness.errors import MatrixError, UnknownName, UsageError
+
+Value: TypeAlias = "str | int | float | bool"
+
+_NAME = re.compile(r"[A-Za-z0-9_.*?-]+")
+_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+MAX_SEEDS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A plugin's name, or a glob of names, with options that nobody has checked yet."""
+
+    name: str
+    options: tuple[tuple[str, Value], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}[{','.join(f'{k}={v}' for k, v in self.options)}]" if self.options else self.name
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the name stands for any that fit it."""
+        return "*" in self.name or "?" in self.name
+
+
+Chain: TypeAlias = tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Datasets x defenses x attack chains x seeds, as asked for."""
+
+    name: str
+    datasets: tuple[Entry, ...]
+    defenses: tuple[Entry, ...]
+    attacks: tuple[Chain, ...]
+    seeds: tuple[int, ...] = (0,)
+    nulls: int = 3
+    description: str = ""
+
+
+def parse_entry(text: str) -> Entry:
+    """``name`` or ``name[key=value,...]``. Raises :class:`UsageError` on anything else."""
+    text = text.strip()
+    name, bracket, rest = text.partition("[")
+    name = name.strip()
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"cannot read {text!r}: expected NAME or NAME[option=value,...]")
+    if not bracket:
+        return Entry(name)
+    if not rest.endswith("]"):
+        raise UsageError(f"cannot read {text!r}: the bracket is not closed")
+    return Entry(name, tuple(_parse_option(part, text) for part in _split(rest[:-1], ",", text)))
+
+
+def _parse_option(part: str, whole: str) -> tuple[str, str]:
+    key, equals, value = part.partition("=")
+    key, value = key.strip(), value.strip()
+    if not equals or not _KEY.fullmatch(key) or not value:
+        raise UsageError(f"cannot read {part.strip()!r} in {whole!r}: expected option=value")
+    return key, value
+
+
+def _split(text: str, separator: str, whole: str) -> list[str]:
+    """Split at separators that stand outside brackets."""
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text):
+        depth += (char == "[") - (char == "]")
+        if depth < 0:
+            raise UsageError(f"cannot read {whole!r}: a bracket is closed that was not opened")
+        if char == separator and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    if depth:
+        raise UsageError(f"cannot read {whole!r}: the bracket is not closed")
+    return [*parts, text[start:]]
+
+
+def parse_chain(text: str) -> Chain:
+    """Entries joined by ``|``: each attack starts from what the one before it ended with."""
+    return tuple(parse_entry(part) for part in _split(text, "|", text))
+
+
+def format_chain(chain: Iterable[object]) -> str:
+    """The text of a chain."""
+    return " | ".join(str(link) for link in chain)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0-4,7`` is 0, 1, 2, 3, 4 and 7; no seed twice. Raises :class:`UsageError` with what was expected."""
+    problem = UsageError(f"cannot read seeds {text!r}: expected a list such as 0-4 or 0,2,5-7")
+    seeds: dict[int, None] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
+        if found is None:
+            raise problem
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first >= MAX_SEEDS:
+            raise problem
+        seeds.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(seeds)
+
+
+def presets() -> dict[str, Path]:
+    """The matrices that come with the harness: their files by name."""
+    folder = Path(str(resources.files("harness"))) / "matrices"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_matrix(name: str) -> Matrix:
+    """A preset by name, or a TOML file by path. Raises :class:`UnknownName` or :class:`MatrixError`."""
+    path = Path(name) if name.endswith(".toml") or "/" in name else presets().get(name)
+    if path is None:
+        raise UnknownName("matrix", name, [*presets(), "PATH.toml"])
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise MatrixError(f"cannot read the matrix {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MatrixError(f"{path}: {error}") from error
+    return _read(document, path)
+
+
+def _read(document: dict[str, Any], path: Path) -> Matrix:
+    known = {"description", "datasets", "defenses", "attacks", "seeds", "nulls"}
+    for key in document:
+        if key not in known:
+            raise MatrixError(f"{path}: {UnknownName('key', key, known)}")
+    for key in ("datasets", "defenses", "attacks"):
+        if not isinstance(document.get(key), list) or not document[key]:
+            raise MatrixError(f"{path}: {key} must be a list with at least one entry")
+    nulls, seeds = document.get("nulls", 3), document.get("seeds", "0")
+    if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
+        raise MatrixError(f"{path}: nulls must be a whole number of at least 0, not {nulls!r}")
+    if not isinstance(seeds, str):
+        raise MatrixError(f'{path}: seeds must be text such as "0-4", not {seeds!r}')
+    try:
+        return Matrix(
+            name=path.stem,
+            datasets=_entries(document["datasets"]),
+            defenses=_entries(document["defenses"]),
+            attacks=tuple(chain for item in document["attacks"] for chain in _chains(item)),
+            seeds=parse_seeds(seeds),
+            nulls=nulls,
+            description=str(document.get("description", "")),
+        )
+    except UsageError as error:
+        raise MatrixError(f"{path}: {error}") from error
+
+
+def _entries(items: Sequence[Any]) -> tuple[Entry, ...]:
+    return tuple(entry for item in items for entry in _sweep(item))
+
+
+def _chains(item: Any) -> list[Chain]:
+    """A chain as text, as one entry, or as a list of entries; sweeps inside it multiply."""
+    if isinstance(item, str):
+        return [parse_chain(item)]
+    links = item if isinstance(item, list) else [item]
+    return [tuple(chain) for chain in product(*(_sweep(link) for link in links))]
+
+
+def _sweep(item: Any) -> list[Entry]:
+    """An entry as text, or as a table in which each list of values sweeps."""
+    if isinstance(item, str):
+        return [parse_entry(item)]
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise UsageError(f'cannot read {item!r}: expected "name[option=value]" or {{name = "...", option = value}}')
+    keys = [key for key in item if key != "name"]
+    values = [item[key] if isinstance(item[key], list) else [item[key]] for key in keys]
+    for key, choices in zip(keys, values, strict=True):
+        if not choices or not all(isinstance(choice, (str, int, float, bool)) for choice in choices):
+            raise UsageError(f"cannot read {key} = {item[key]!r}: expected a value or a list of values")
+    name = parse_entry(item["name"]).name
+    return [Entry(name, tuple(zip(keys, choice, strict=True))) for choice in product(*values)]
+
+
+def expand(entry: Entry, known: Iterable[str]) -> list[Entry]:
+    """``entry`` itself, or for a glob one entry for each of the ``known`` names that fits it."""
+    if not entry.is_glob:
+        return [entry]
+    return [replace(entry, name=name) for name in sorted(known) if fnmatchcase(name, entry.name)]
+
+
+def choose(texts: Sequence[str], own: Sequence[Chain]) -> tuple[Chain, ...]:
+    """One axis as asked for on the command line, instead of the matrix's ``own``.
+
+    A glob picks from the matrix's own chains first (by their text, options included); one that fits none of them is kept
+    for the registry. Anything else is taken as it is written.
+    """
+    chosen: dict[Chain, None] = {}
+    for text in texts:
+        glob = "*" in text or "?" in text
+        # Brackets are options here, not character classes.
+        pattern = text.strip().replace("[", "[[]")
+        fitting = [chain for chain in own if fnmatchcase(format_chain(chain), pattern)] if glob else []
+        chosen.update(dict.fromkeys(fitting or [parse_chain(text)]))
+    return tuple(chosen)

@@ -1,0 +1,348 @@
+"""Finds plugins, checks them, and turns an entry such as ``ewe[weight=64]`` into a plugin object.
+
+Built-ins, folders that the user names, and installed packages (entry points of group ``harness``) take one path. A third
+party's plugin that is broken stops nobody else: it becomes a :class:`Problem`, and is named when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import os
+import re
+import sys
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pluggy
+
+import harness
+from harness import hookspecs
+from harness._lazy import lazy_module
+from harness.contracts import Architecture, Attack, Dataset, Defense, Plugin
+from harness.errors import OptionError, PluginError, UnknownName, UsageError
+from harness.matrix import Chain, Entry, Matrix, Value, expand, parse_entry
+from harness.plan import Kind, Use, describe, make_id, source_digest
+
+KINDS: dict[Kind, type[Plugin]] = {
+    "dataset": Dataset,
+    "defense": Defense,
+    "attack": Attack,
+    "architecture": Architecture,
+}
+ENTRY_POINTS = "harness"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plugin class, where it came from, and the digest of its source."""
+
+    kind: Kind
+    cls: type[Plugin]
+    origin: str
+    digest: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plugin that could not be used, and why."""
+
+    origin: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}"
+
+
+@dataclass
+class Registry:
+    """The plugins of one process, by kind and name."""
+
+    found: dict[tuple[Kind, str], Found] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    _uses: dict[tuple[Kind, Entry], Use] = field(default_factory=dict)
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of one kind, sorted."""
+        return sorted(name for known, name in self.found if known == kind)
+
+    def use(self, kind: Kind, entry: Entry | str) -> Use:
+        """The plugin that ``entry`` asks for, its options checked. Raises :class:`harness.UsageError`."""
+        entry = parse_entry(entry) if isinstance(entry, str) else entry
+        key = (kind, entry)
+        if key not in self._uses:
+            self._uses[key] = self._make(kind, entry)
+        return self._uses[key]
+
+    def _make(self, kind: Kind, entry: Entry) -> Use:
+        found = self.found.get((kind, entry.name))
+        if found is None:
+            error = UnknownName(kind, entry.name, self.names(kind))
+            broken = "".join(f"\n  not loaded: {problem}" for problem in self.problems)
+            raise UsageError(f"{error}{broken}") if broken else error
+        plugin = construct(found.cls, entry)
+        options = describe(plugin)
+        text = f"{entry.name}[{options}]" if options else entry.name
+        if isinstance(plugin, Dataset):
+            self.use("architecture", plugin.architecture)
+        return Use(kind, text, found.digest, plugin)
+
+    def uses(self, kind: Kind, entries: Iterable[Entry]) -> list[Use]:
+        """The uses of entries and globs, each once, in order."""
+        made: dict[Use, None] = {}
+        for entry in entries:
+            expanded = expand(entry, self.names(kind))
+            if not expanded:
+                raise UnknownName(kind, entry.name, self.names(kind))
+            made.update(dict.fromkeys(self.use(kind, each) for each in expanded))
+        return list(made)
+
+    def chains(self, chains: Iterable[Chain]) -> list[tuple[Use, ...]]:
+        """The uses of attack chains, each once, in order; a glob may stand alone, not inside a chain."""
+        made: dict[tuple[Use, ...], None] = {}
+        for chain in chains:
+            if len(chain) == 1:
+                made.update(dict.fromkeys((use,) for use in self.uses("attack", chain)))
+            else:
+                made[tuple(self.use("attack", link) for link in chain)] = None
+        return list(made)
+
+
+def resolve(registry: Registry, matrix: Matrix) -> tuple[list[Use], list[Use], list[tuple[Use, ...]]]:
+    """A matrix's datasets, defenses and attack chains, every name and option checked."""
+    return (
+        registry.uses("dataset", matrix.datasets),
+        registry.uses("defense", matrix.defenses),
+        registry.chains(matrix.attacks),
+    )
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def construct(cls: type[Plugin], entry: Entry) -> Plugin:
+    """``cls`` with the options of ``entry``, converted to its fields' types. Raises :class:`OptionError`."""
+    hints = get_type_hints(cls)
+    known = [f.name for f in fields(cls)]
+    options: dict[str, Any] = {}
+    for key, value in entry.options:
+        if key not in known:
+            raise UnknownName(f"option of {entry.name}", key, known)
+        if key in options:
+            raise OptionError(f"{entry.name}: option {key} is given twice")
+        options[key] = _convert(value, hints[key], f"{entry.name}[{key}={value}]")
+    try:
+        return cls(**options)
+    except (OptionError, ValueError, TypeError) as error:
+        raise OptionError(f"{entry}: {error}") from error
+
+
+def _convert(value: Value, hint: Any, where: str) -> Any:
+    """``value`` as the type ``hint``: int, float, bool, str, a Literal of strings, or one of these or None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if value in ("none", "None"):
+            return None
+        return _convert(value, next(arg for arg in get_args(hint) if arg is not type(None)), where)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise OptionError(f"{where}: {UnknownName('value', str(value), map(str, get_args(hint)))}")
+        return value
+    try:
+        converted = _CONVERTERS[hint](value)
+    except (ValueError, TypeError):
+        raise OptionError(f"{where}: expected {_EXPECTED[hint]}, not {value!r}") from None
+    return converted
+
+
+def _to_bool(value: Value) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError(value)
+
+
+def _to_int(value: Value) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _to_float(value: Value) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _to_str(value: Value) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+_CONVERTERS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def builtin_folder() -> Path:
+    """Where the built-in plugins are: beside the package in a checkout, inside it in a wheel."""
+    package = Path(harness.__file__).parent
+    inside = package / "_builtin"
+    return inside if inside.is_dir() else package.parent / "plugins"
+
+
+def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
+    """The folders that the user named: the given ones, then those of ``HARNESS_PLUGINS``. All must exist."""
+    folders = [*named, *(Path(p) for p in os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep) if p)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"no plugin folder {str(folder)!r}: --plugins and HARNESS_PLUGINS name folders of .py files")
+    return folders
+
+
+def load_registry(named: Sequence[Path] = ()) -> Registry:
+    """All plugins: built-in, of the named folders and ``HARNESS_PLUGINS``, and of installed packages.
+
+    Raises :class:`PluginError` when a built-in is broken; everybody else's trouble is in ``problems``.
+    """
+    for heavy in ("torch", "torchvision", "torchaudio"):
+        lazy_module(heavy)
+    registry = Registry()
+    loader = _Loader(registry)
+    loader.folder(builtin_folder(), "built-in")
+    if registry.problems:
+        raise PluginError(f"a built-in plugin is broken: {registry.problems[0]}")
+    for folder in plugin_folders(named):
+        loader.folder(folder, str(folder))
+    for point in entry_points(group=ENTRY_POINTS):
+        loader.entry_point(point)
+    return registry
+
+
+class _Loader:
+    """Loads one module after the other through pluggy, each on its own."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.manager = pluggy.PluginManager("harness")
+        self.manager.add_hookspecs(hookspecs)
+
+    def folder(self, folder: Path, origin: str) -> None:
+        for path in sorted(folder.rglob("*.py")):
+            relative = path.relative_to(folder)
+            if not any(part.startswith(("_", ".")) for part in relative.parts):
+                self._isolated(f"{origin}: {relative}", lambda path=path: _load_file(path))
+
+    def entry_point(self, point: Any) -> None:
+        package = point.dist.name if point.dist else "?"
+        self._isolated(f"package {package}: {point.value}", point.load)
+
+    def _isolated(self, origin: str, load: Any) -> None:
+        """Load and register one module; whatever goes wrong is written down, and nothing of it stays registered."""
+        module = None
+        try:
+            module = load()
+            self.manager.register(module, name=origin)
+            self.manager.check_pending()
+            classes = self._classes(module, origin)
+            for found in classes:
+                taken = self.registry.found.get((found.kind, found.cls.name))
+                if taken:
+                    raise PluginError(f"{found.kind} {found.cls.name!r} exists already ({taken.origin})")
+        # A stranger's module may raise anything at import, SystemExit included.
+        except (Exception, SystemExit) as error:
+            if module is not None and self.manager.is_registered(module):
+                self.manager.unregister(module)
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            self.registry.problems.append(Problem(origin, reason))
+        else:
+            self.registry.found.update({(found.kind, found.cls.name): found for found in classes})
+
+    def _classes(self, module: Any, origin: str) -> list[Found]:
+        hooks = {name: getattr(module, name, None) for name in _HOOKS}
+        marked = {caller.name for caller in self.manager.get_hookcallers(module) or ()}
+        unmarked = [name for name, hook in hooks.items() if hook is not None and name not in marked]
+        if unmarked:
+            raise PluginError(f"{unmarked[0]}() is not marked: put @hookimpl above it")
+        if not marked:
+            raise PluginError(f"registers nothing: define one of {', '.join(_HOOKS)} under @hookimpl")
+        found = []
+        for hook in sorted(marked):
+            kind = _HOOKS[hook]
+            for cls in hooks[hook]():  # type: ignore[misc]
+                check_class(cls, kind)
+                found.append(Found(kind, cls, origin, source_digest(inspect.getfile(cls))))
+        return found
+
+
+_HOOKS: dict[str, Kind] = {
+    "harness_datasets": "dataset",
+    "harness_defenses": "defense",
+    "harness_attacks": "attack",
+    "harness_architectures": "architecture",
+}
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    # The path is part of the name: two folders may hold files of one name.
+    name = f"harness_plugins.{make_id(path.resolve())[:8]}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError("is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses look their module up while they resolve postponed annotations.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def check_class(cls: Any, kind: Kind) -> None:
+    """Raise :class:`PluginError` unless ``cls`` is a plugin class of ``kind`` that can be constructed from text."""
+    base = KINDS[kind]
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise PluginError(f"{getattr(cls, '__name__', cls)!r} is no {kind}: derive it from harness.{base.__name__}")
+    where = cls.__name__
+    if cls.__abstractmethods__:
+        raise PluginError(f"{where} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
+    if not is_dataclass(cls) or "__dataclass_params__" not in vars(cls):
+        raise PluginError(f"{where} is no dataclass: put @dataclass(frozen=True) above it")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise PluginError(f"{where}.name must be lower-case letters, digits, '-', '_' and '.', not {name!r}")
+    _check_fields(cls, where)
+
+
+def _check_fields(cls: type[Plugin], where: str) -> None:
+    hints = get_type_hints(cls)
+    for option in fields(cls):
+        if option.default is MISSING:
+            raise PluginError(f"{where}.{option.name} has no default: every option needs one")
+        hint = hints[option.name]
+        args = [a for a in get_args(hint) if a is not type(None)] if _is_union(hint) else [hint]
+        if len(args) != 1 or (args[0] not in _CONVERTERS and get_origin(args[0]) is not Literal):
+            raise PluginError(
+                f"{where}.{option.name} is of type {hint}: an option is int, float, bool, str, a Literal, or one or None"
+            )
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)

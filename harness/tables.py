@@ -1,0 +1,277 @@
+"""The Parquet tables: their columns, declared once and documented, and the only code that writes or reads them.
+
+``results/tables/<table>/<run>.parquet``: one file a run (or a part of one), never appended in place, merged on read. The
+tables are a projection of the stored artifacts: what a run that was killed did not write, the next run writes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ResultsError, UnknownName
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"watermark-harness schema"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, its type in pyarrow's words, and what it holds."""
+
+    name: str
+    type: str
+    doc: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: what a row is, the columns that name a row, and all columns."""
+
+    name: str
+    doc: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def schema(self) -> pa.Schema:
+        """The pyarrow schema, with each column's ``doc`` and the schema version in the metadata."""
+        import pyarrow as pa
+
+        types = {"timestamp": pa.timestamp("us", tz="UTC")}
+        fields = [
+            pa.field(c.name, types.get(c.type) or pa.type_for_alias(c.type), metadata={"doc": c.doc})
+            for c in self.columns
+        ]
+        return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+_RUN = Column("run", "string", "The run that wrote the row: its start in UTC and a random suffix; sorts by time.")
+_LABELS = (
+    Column("cell", "string", "Id of the cell: a digest of its stages' ids."),
+    Column("dataset", "string", "The dataset with its options."),
+    Column("defense", "string", "The scheme with its options."),
+    Column("attack", "string", "The attack chain with its options; `none` leaves the victim as it is."),
+    Column("seed", "int64", "The cell's seed: the owner's subset, the initial weights and the batch order."),
+)
+_STATUS = (
+    Column("status", "string", "`ok`, `skipped` (it cannot be, or what it needs failed) or `failed`."),
+    Column("reason", "string", "Why it was skipped, or the error; empty if ok."),
+)
+
+
+def _counts(who: str, probe: str, meaning: str) -> tuple[Column, Column]:
+    return (
+        Column(f"{who}_{probe}_matches", "int64", f"{meaning}: answers that are as the key says."),
+        Column(f"{who}_{probe}_trials", "int64", f"{meaning}: queries asked."),
+    )
+
+
+CELLS = Table(
+    "cells",
+    "One wide row a cell (dataset x defense x attack x seed), for people. Rates are matches / trials.",
+    ("dataset", "defense", "attack", "seed"),
+    (
+        _RUN,
+        *_LABELS,
+        Column("family", "string", "The attack's family, or families joined by `+` for a chain."),
+        Column("access", "string", "What the chain's last attack has: `black-box`, `white-box` or `none`."),
+        *_STATUS,
+        Column("null_accuracy", "double", "Mean test accuracy of the null models, 0..1."),
+        Column("victim_accuracy", "double", "Test accuracy of the victim, 0..1."),
+        Column("surrogate_accuracy", "double", "Test accuracy of the surrogate, 0..1."),
+        Column("agreement", "double", "Share of test inputs on which surrogate and victim answer alike, 0..1."),
+        Column("queries", "int64", "Queries that the chain's attacks asked of the model they attacked."),
+        *_counts("victim", "trigger", "The victim on the triggers it was trained on"),
+        *_counts("surrogate", "trigger", "The surrogate on the triggers the victim was trained on"),
+        *_counts("surrogate", "held_out", "The surrogate on triggers that no model was trained on"),
+        *_counts("surrogate", "control", "The surrogate where no mark should answer"),
+        *_counts("null", "trigger", "All null models together on the triggers: the false watermark rate"),
+        Column("nulls", "int64", "Number of null models behind the null columns."),
+        Column("embed_seconds", "double", "Seconds that embedding took, without the shared clean model and triggers."),
+        Column("attack_seconds", "double", "Seconds that the chain's attacks took."),
+    ),
+)
+
+EVIDENCE = Table(
+    "evidence",
+    "One row a cell x suspect x probe: the raw counts that every test, p-value and rank is computed from.",
+    ("cell", "suspect", "index", "probe"),
+    (
+        _RUN,
+        *_LABELS,
+        Column("suspect", "string", "`victim`, `surrogate` or `null`."),
+        Column("index", "int64", "Number of the null model; 0 for the others."),
+        Column("probe", "string", "`trigger`, `held_out`, `control`, or a probe of the scheme's own."),
+        Column("matches", "int64", "Answers (or bits) that are as the key says."),
+        Column("trials", "int64", "Queries asked (or bits read)."),
+        Column("accuracy", "double", "Test accuracy of the suspect, 0..1: success below an accuracy floor is void."),
+    ),
+)
+
+DETECTIONS = Table(
+    "detections",
+    "One row a cell whose chain ends in a detector: what it found, and the judge's comparison with the key.",
+    ("cell",),
+    (
+        _RUN,
+        *_LABELS,
+        Column("score", "double", "The detector's statistic; larger is more suspicious."),
+        Column("threshold", "double", "The detector's own threshold."),
+        Column("suspected_class", "int64", "The class that it suspects; null if none."),
+        Column("target_hit", "bool", "Whether the suspected class is the key's target; null if either is unknown."),
+        Column("mask_overlap", "double", "Intersection over union of the recovered mask (> 0.5) and the key's; null if none."),
+    ),
+)
+
+CURVES = Table(
+    "curves",
+    "One row a stage x epoch x quantity: training curves.",
+    ("stage", "training", "epoch", "quantity"),
+    (
+        _RUN,
+        Column("stage", "string", "Id of the stage."),
+        Column("training", "int64", "Number of the training within the stage, from 0."),
+        Column("epoch", "int64", "Epoch, from 1."),
+        Column("quantity", "string", "`loss` of the first stream, `loss:1` of the second, or a quantity that a loss names."),
+        Column("value", "double", "Mean over the epoch's batches."),
+    ),
+)
+
+STAGES = Table(
+    "stages",
+    "One row a stage: what it cost, where it ran, how it ended.",
+    ("stage",),
+    (
+        _RUN,
+        Column("stage", "string", "Id of the stage: a digest of all that decides its output."),
+        Column("action", "string", "`train`, `triggers`, `embed`, `attack` or `verify`."),
+        Column("label", "string", "What it is, for people."),
+        Column("dataset", "string", "The dataset with its options."),
+        Column("plugin", "string", "The defense or attack that it ran, with its options; empty if none."),
+        *_STATUS,
+        Column("traceback", "string", "The traceback of a failed stage; empty otherwise."),
+        Column("started", "timestamp", "When it started, UTC."),
+        Column("seconds", "double", "Wall seconds."),
+        Column("device", "string", "`cpu`, or the GPU's name."),
+        Column("threads", "int64", "CPU threads that torch used."),
+        Column("peak_memory_mib", "double", "Peak resident memory of the process up to then, MiB."),
+        Column("accuracy", "double", "Test accuracy of the model that it made, 0..1; null if it made none."),
+        Column("queries", "int64", "Queries asked of an oracle; null if none."),
+        Column("torch", "string", "Version of torch."),
+        Column("harness", "string", "Version of watermark-harness."),
+        Column("machine", "string", "Operating system, processor and Python version."),
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (CELLS, EVIDENCE, DETECTIONS, CURVES, STAGES)}
+
+
+class Tables:
+    """The tables of one results folder."""
+
+    def __init__(self, results: Path) -> None:
+        self.folder = results / "tables"
+
+    def append(self, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``rows`` as one more file of ``run``; nothing when there are none. Missing columns are null."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = pa.Table.from_pylist([{"run": run, **row} for row in rows], schema=TABLES[table].schema())
+        if not data.num_rows:
+            return
+        folder = self.folder / table
+        folder.mkdir(parents=True, exist_ok=True)
+        part = len(list(folder.glob(f"{run}*.parquet")))
+        path = folder / f"{run}-{part:04d}.parquet"
+        partial = path.with_suffix(".partial")
+        pq.write_table(data, partial, compression="zstd")
+        os.replace(partial, path)
+
+    def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """The table merged over its runs: the newest row of each key; empty when nothing has been written.
+
+        Rows of cells that a later run computed anew (an edited plugin, say) are left out.
+        Raises :class:`UnknownName`, and :class:`ResultsError` for a damaged file or another schema version.
+        """
+        if table not in TABLES:
+            raise UnknownName("table", table, TABLES)
+        wanted = None if columns is None else list(dict.fromkeys([*TABLES[table].key, *columns]))
+        frame = self._merged(table, wanted)
+        if table in ("evidence", "detections") and len(frame):
+            current = self._merged("cells", [*CELLS.key, "cell"])["cell"]
+            frame = frame[frame["cell"].isin(current)]
+        return frame.reset_index(drop=True)
+
+    def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = TABLES[table].schema()
+        parts = []
+        for path in sorted((self.folder / table).glob("*.parquet")):
+            try:
+                # One file at a time, and by handle: a path would be taken for a partitioned data set.
+                with path.open("rb") as handle:
+                    file = pq.ParquetFile(handle)
+                    self._check_version(path, file.schema_arrow.metadata)
+                    parts.append(file.read(columns))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ResultsError(
+                    f"{path} is damaged ({error}); delete it, and `harness run` writes its rows again"
+                ) from error
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        frame = pa.concat_tables(parts).to_pandas() if parts else wanted.empty_table().to_pandas()
+        return frame.drop_duplicates(list(TABLES[table].key), keep="last")
+
+    @staticmethod
+    def _check_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
+        version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
+        if version != str(SCHEMA_VERSION):
+            raise ResultsError(
+                f"{path} has schema version {version}, this harness writes {SCHEMA_VERSION}: use another --results folder"
+            )
+
+
+def document() -> str:
+    """``results/README.md``: every table and column, as Markdown."""
+    lines = [_HEAD]
+    for table in TABLES.values():
+        lines += [f"## {table.name}", "", table.doc, "", f"Key: {', '.join(f'`{k}`' for k in table.key)}.", ""]
+        lines += ["| column | type | holds |", "| --- | --- | --- |"]
+        lines += [f"| `{c.name}` | {c.type} | {c.doc} |" for c in table.columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
+_HEAD = f"""# Results
+
+`harness run` writes here (or into `--results DIR`). This page is generated from `harness/tables.py` (`make docs`).
+
+| path | holds |
+| --- | --- |
+| `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} |
+| `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
+| `records/<date>-<name>/` | published snapshots: tables, command, machine, versions, n |
+
+Read a table with `harness.read_table("results", "cells")`, or directly:
+
+```python
+import pandas as pd
+cells = pd.read_parquet("results/tables/cells")  # every run's rows; read_table keeps the newest of each key
+```
+
+```sql
+SELECT defense, attack, avg(surrogate_trigger_matches / surrogate_trigger_trials)
+FROM 'results/tables/cells/*.parquet' WHERE status = 'ok' GROUP BY ALL;  -- DuckDB
+```
+
+Counts are raw: rates, tests and ranks are computed from them by `harness leaderboard`, the same way for every scheme.
+"""

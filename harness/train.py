@@ -1,0 +1,201 @@
+"""The training engine: data on the device, batches by index, no host synchronisation within an epoch.
+
+Every net of the harness is trained here. A plugin describes its batches as :class:`harness.Stream` and calls
+:meth:`harness.Context.train`; it never loops over epochs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from harness import losses
+from harness.contracts import Architecture, Context, Dataset, Loss, Split, Stream
+from harness.nets import Net
+
+# The released EWE code's Adam, which the prototypes behind the recipes used for every model.
+BETAS = (0.9, 0.99)
+EPSILON = 1e-5
+EVALUATION_BATCH = 1000
+
+
+@dataclass
+class Engine(Context):
+    """What a stage lends its plugin: see :class:`harness.Context`."""
+
+    device: torch.device
+    generator: torch.Generator
+    dataset: Dataset
+    architecture: Architecture
+    architecture_text: str
+    clean: Net | None = None
+    """The clean model, for plugins that declared ``from_clean``."""
+    curves: list[dict[str, list[float]]] = field(default_factory=list)
+    """One entry a training: means over each epoch's batches, by quantity."""
+
+    def build(self) -> Net:
+        shape, classes = self.dataset.input_shape, len(self.dataset.classes)
+        # Layers draw their weights from the global generator: lent a seed of ours, and given back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(self._draw())
+            net = self.architecture.build(shape, classes)
+        net.description = {
+            "architecture": self.architecture_text,
+            "input_shape": list(shape),
+            "classes": classes,
+        }
+        return net.to(self.device, memory_format=torch.channels_last)
+
+    def start(self) -> Net:
+        return self.build() if self.clean is None else clone(self.clean)
+
+    def stream(self, split: Split, loss: Loss | None = None) -> Stream:
+        return Stream((split,), self.dataset.batch_size, loss)
+
+    def predict(self, net: nn.Module, x: Tensor) -> Tensor:
+        return predict(net, x)
+
+    def train(
+        self,
+        net: Net,
+        streams: Sequence[Stream],
+        epochs: int,
+        *,
+        learning_rate: float | None = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+    ) -> Net:
+        trained = list(net.parameters()) if parameters is None else list(parameters)
+        chosen = {id(p) for p in trained}
+        frozen = [p for p in net.parameters() if id(p) not in chosen and p.requires_grad]
+        adam = torch.optim.Adam(
+            trained, lr=learning_rate or self.dataset.learning_rate, betas=BETAS, eps=EPSILON, fused=True
+        )
+        self.curves.append({})
+        # A frozen parameter needs no gradient: its share of the backward pass is not computed.
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            with torch.random.fork_rng(devices=self._cuda()):
+                torch.random.default_generator.manual_seed(self._draw())  # dropout and the like
+                net.train()
+                for _ in range(epochs):
+                    self._epoch(net, streams, [adam, *optimizers])
+        finally:
+            net.eval()
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+        return net
+
+    def _epoch(self, net: Net, streams: Sequence[Stream], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """One pass over the first stream, with the others' batches between. Sums stay on the device until its end."""
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, int] = {}
+        sources = [_batches(stream, self.generator) for stream in streams]
+        for number in _schedule(streams):
+            x, y = next(sources[number])
+            step(net, streams[number].loss or losses.cross_entropy, x, y, optimizers, _Sums(sums, counts, number))
+        means = {name: float(total) / counts[name] for name, total in sums.items()}
+        for name, mean in means.items():
+            self.curves[-1].setdefault(name, []).append(mean)
+
+    def _draw(self) -> int:
+        return int(torch.randint(2**63 - 1, (), generator=self.generator))
+
+    def _cuda(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+
+@dataclass
+class _Sums:
+    """Where a step adds its quantities: the first stream's loss is ``loss``, the second's ``loss:1``."""
+
+    sums: dict[str, Tensor]
+    counts: dict[str, int]
+    number: int
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            key = f"loss:{self.number}" if name == "loss" and self.number else name
+            self.sums[key] = self.sums[key] + value.detach() if key in self.sums else value.detach()
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+
+def step(
+    net: Net, loss: Loss, x: Tensor, y: Tensor, optimizers: Sequence[torch.optim.Optimizer], sums: _Sums
+) -> None:
+    """One step of every optimizer by the gradient of ``loss`` on one batch."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    value = loss(net, x, y)
+    values = value if isinstance(value, Mapping) else {"loss": value}
+    values["loss"].backward()  # type: ignore[no-untyped-call]
+    for optimizer in optimizers:
+        optimizer.step()
+    sums.add(values)
+
+
+def batches_per_pass(stream: Stream) -> int:
+    """Batches in one pass over the stream's first part: whole ones, or a single one when there is less."""
+    count = max(1, len(stream.parts[0]) // max(1, stream.batch_size // len(stream.parts)))
+    return count if stream.limit is None else min(count, stream.limit)
+
+
+def _schedule(streams: Sequence[Stream]) -> Iterator[int]:
+    """The number of the stream that each step of an epoch draws from."""
+    for i in range(batches_per_pass(streams[0])):
+        yield 0
+        for number, stream in enumerate(streams[1:], start=1):
+            # Ratios need not be whole: after i batches of the first, floor(i / every) of this one.
+            for _ in range(int((i + 1) / stream.every) - int(i / stream.every)):
+                yield number
+
+
+def _batches(stream: Stream, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches without end: passes over each part, of which the batches take equal shares."""
+    share = max(1, stream.batch_size // len(stream.parts))
+    orders = [_indices(len(part), share, stream, generator) for part in stream.parts]
+    while True:
+        chosen = [_at(part, next(order)) for part, order in zip(stream.parts, orders, strict=True)]
+        if len(chosen) == 1:
+            yield chosen[0].x, chosen[0].y
+        else:
+            yield torch.cat([c.x for c in chosen]), torch.cat([c.y for c in chosen])
+
+
+def _at(split: Split, indices: Tensor) -> Split:
+    """The samples at ``indices`` ``[n]``."""
+    where = indices.to(split.x.device, non_blocking=True)
+    return Split(split.x.index_select(0, where), split.y.index_select(0, where))
+
+
+def _indices(length: int, share: int, stream: Stream, generator: torch.Generator) -> Iterator[Tensor]:
+    """Index batches of ``share``; fewer samples than that are repeated, a remainder is left to the next shuffle."""
+    if length == 0:
+        raise ValueError("a stream of no samples: the class or the trigger set is empty")
+    while True:
+        order = torch.randperm(length, generator=generator) if stream.shuffle else torch.arange(length)
+        if length < share and len(stream.parts) > 1:
+            order = order.repeat(-(-share // length))[:share]
+        whole = max(1, len(order) // share)
+        limit = whole if stream.limit is None else min(whole, stream.limit)
+        yield from order.split(share)[:limit]
+
+
+def predict(net: nn.Module, x: Tensor) -> Tensor:
+    """Logits ``[n, classes]`` of ``net`` in evaluation mode, in batches, without gradients."""
+    training = net.training
+    net.eval()
+    with torch.inference_mode():
+        logits = torch.cat([net(part) for part in x.split(EVALUATION_BATCH)])
+    net.train(training)
+    return logits.clone()
+
+
+def clone(net: Net) -> Net:
+    """A copy that shares nothing with ``net``."""
+    return copy.deepcopy(net)

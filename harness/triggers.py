@@ -1,0 +1,197 @@
+"""Patch triggers: how EWE and its baselines make the inputs of a source-target watermark.
+
+Schemes that return an equal recipe share the stage, and so the very same trigger images: the only comparison that tells
+the loss from the trigger's position.
+
+A plan holds recipes, so this module is imported without torch: it asks for ``torch.x`` only while it works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from harness import losses, nets
+from harness.contracts import Context, Dataset, Key, Loss, Probe, Split, Stream, Task, TriggerRecipe
+from harness.errors import Skip, require
+
+# The released code's refinement: rounds, steps against the target logit a round, last such steps, and step size.
+ROUNDS, STEPS, LAST_STEPS, STEP_SIZE = 10, 50, 5, 0.01
+# A patch on pixels that are bright already changes nothing: an image counts as marked when its window changes by this
+# much on average, and the position is refused when too many images are not (measured: 0 to 11% where the patch is good,
+# 33 to 39% where a sign error had put it).
+VISIBLE, HIDDEN_SHARE = 0.25, 0.2
+GRADIENT_BATCH = 128
+
+
+@dataclass(frozen=True)
+class PatchTriggers(TriggerRecipe):
+    """A bright square patch on inputs of a source class, or of another dataset; labelled as the target class.
+
+    ``placement``: ``gradient`` puts it where the SNNL's gradient is largest (Jia et al. 2021, Algorithm 1, line 2);
+    ``argmin`` where it is smallest, as the released code's sign error does; ``corner`` at the bottom right.
+    """
+
+    placement: Literal["corner", "gradient", "argmin"] = "gradient"
+    origin: Literal["in-distribution", "out-of-distribution"] = "in-distribution"
+    refine: bool = False
+    """Step the triggers until a clean model no longer answers the target for more than ``threshold`` of them."""
+    threshold: float = 0.1
+    distance: losses.Distance = "cosine"
+    temperature: float = 0.2
+    count: int = 256
+    """At most so many trained triggers, and as many held-out ones."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
+        require(self.temperature > 0, f"temperature must be above 0, not {self.temperature}")
+        require(self.count >= 2, f"count must be at least 2, not {self.count}")
+
+    @property
+    def from_clean(self) -> bool:
+        return self.placement != "corner" or self.refine
+
+    @property
+    def data(self) -> str:
+        return "ood" if self.origin == "out-of-distribution" else ""
+
+    def skip(self, dataset: Dataset) -> str | None:
+        shape = dataset.input_shape
+        if len(shape) != 3:
+            return f"a patch needs images, inputs are {shape}"
+        if dataset.patch >= min(shape[1:]):
+            return f"patch={dataset.patch} does not fit inputs of {shape[1]} x {shape[2]}"
+        return None
+
+    def make(self, task: Task, ctx: Context) -> Key:
+        sources, held_out = self._sources(task)
+        clean = ctx.start().requires_grad_(False) if self.from_clean else None
+        if clean is None or self.placement == "corner":
+            window = _corner(task.dataset)
+        else:
+            window = self._window(clean, sources, task.train.of(task.dataset.target).x, task.dataset.patch)
+        trained, held_out = _visible(sources, window), held_out[_shown(held_out, window)]
+        triggers, held_out_triggers = (
+            self._refined(clean, _patched(x, window), task) for x in (trained, held_out)
+        )
+        target = task.dataset.target
+        return Key(
+            probes={
+                "trigger": _probe(triggers, target),
+                "held_out": _probe(held_out_triggers, target),
+                "control": _probe(held_out, target),
+            },
+            tensors={"mask": window.float(), "target": torch.tensor(target)},
+        )
+
+    def _sources(self, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs for trained and for held-out triggers, which never overlap."""
+        if task.ood is not None and self.origin == "out-of-distribution":
+            x = task.ood.of(task.dataset.ood_class).x
+            half = min(self.count, len(x) // 2)
+            trained, held_out = x[:half], x[half : 2 * half]
+        else:
+            trained = task.train.of(task.dataset.source).x[: self.count]
+            held_out = task.holdout.of(task.dataset.source).x[: self.count]
+        if len(trained) < 2 or len(held_out) < 1:
+            raise Skip(f"{len(trained)} source inputs and {len(held_out)} held out: too few for triggers")
+        return trained, held_out
+
+    def _window(self, clean: nets.Net, sources: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:
+        """The mask ``[height, width]`` of the patch: the window with the largest mean SNNL gradient of the sources."""
+        total = torch.zeros(sources.shape[1:], device=sources.device)
+        size = min(GRADIENT_BATCH, len(sources), len(targets))
+        if size < 2:
+            raise Skip(f"{len(targets)} samples of the target class: too few to place a trigger")
+        for i in range(0, len(sources) - size + 1, size):
+            x = nets.as_float(sources[i : i + size]).requires_grad_(True)
+            start = i % (len(targets) - size + 1)
+            y = nets.as_float(targets[start : start + size])
+            loss = self._entanglement(clean, torch.cat([x, y]))
+            total += torch.autograd.grad(loss, x)[0].sum(0)
+        scores = torch.nn.functional.avg_pool2d(total.mean(0)[None, None], side, stride=1)[0, 0]
+        best = int(scores.argmin() if self.placement == "argmin" else scores.argmax())
+        top, left = divmod(best, scores.shape[1])
+        window = torch.zeros(sources.shape[2:], dtype=torch.bool, device=sources.device)
+        window[top : top + side, left : left + side] = True
+        return window
+
+    def _entanglement(self, net: nets.Net, x: torch.Tensor) -> torch.Tensor:
+        """The SNNL of ``x``, whose first half are the sources, over all hidden layers."""
+        activations = [a.relu() for a in net.activations(x)[1].values()]
+        loss = losses.Entanglement(len(activations), self.temperature, self.distance, len(x), x.device)
+        return loss(activations)
+
+    def _refined(self, clean: nets.Net | None, triggers: torch.Tensor, task: Task) -> torch.Tensor:
+        """The released code's refinement (Jia et al. 2021, released code): away from the target, up the SNNL."""
+        if clean is None or not self.refine:
+            return triggers
+        x, target = nets.as_float(triggers), task.dataset.target
+        half = min(len(x), len(task.train.of(target)))
+        others = nets.as_float(task.train.of(target).x[:half])
+        for _ in range(ROUNDS):
+            for _ in range(STEPS):
+                if float((clean(x).argmax(1) == target).float().mean()) <= self.threshold:
+                    break
+                x = _step(x, lambda x: -clean(x)[:, target].sum())
+            if half >= 2:
+                stepped = _step(x[:half], lambda x: self._entanglement(clean, torch.cat([x, others])))
+                x = torch.cat([stepped, x[half:]])
+        for _ in range(LAST_STEPS):
+            x = _step(x, lambda x: -clean(x)[:, target].sum())
+        # Verification queries are images: what an image cannot hold would be a trigger that nobody can send.
+        return (x * 255).round().byte() if triggers.dtype == torch.uint8 else x
+
+
+def _step(x: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """One signed gradient step up ``score``, kept in 0..1."""
+    x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(score(x), x)
+    return (x.detach() + STEP_SIZE * gradient.sign()).clamp_(0, 1)
+
+
+def _corner(dataset: Dataset) -> torch.Tensor:
+    """The window at the bottom right."""
+    window = torch.zeros(dataset.input_shape[1:], dtype=torch.bool)
+    window[-dataset.patch :, -dataset.patch :] = True
+    return window
+
+
+def _patched(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """``x`` with the brightest value inside the window."""
+    return x.masked_fill(window.to(x.device), 255 if x.dtype == torch.uint8 else 1.0)
+
+
+def _shown(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """Which of the inputs ``[n, c, h, w]`` the patch changes visibly: ``[n]`` bool."""
+    inside = nets.as_float(x).movedim(1, -1)[:, window.to(x.device)]
+    return (1 - inside).flatten(1).mean(1) >= VISIBLE
+
+
+def _visible(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """The inputs that the patch changes; raises :class:`Skip` where it leaves too many as they are."""
+    shown = _shown(x, window)
+    hidden = 1 - float(shown.float().mean())
+    if hidden > HIDDEN_SHARE:
+        raise Skip(f"the patch changes almost nothing on {hidden:.0%} of the source inputs, which are bright there")
+    return x[shown]
+
+
+def _probe(x: torch.Tensor, target: int) -> Probe:
+    return Probe(x, torch.full((len(x),), target, dtype=torch.int64, device=x.device))
+
+
+def watermark_streams(task: Task, ratio: float, task_loss: Loss, watermark_loss: Loss) -> list[Stream]:
+    """Task batches, and after every ``ratio`` of them one watermark batch (Jia et al. 2021, Algorithm 1, line 3).
+
+    A watermark batch is half triggers and half data of the target class, all labelled as the target.
+    """
+    trigger, size = task.triggers.trigger, task.dataset.batch_size
+    halves = (Split(trigger.x, trigger.y), task.train.of(task.dataset.target))
+    return [
+        Stream((task.train,), size, task_loss),
+        Stream(halves, size, watermark_loss, every=ratio),
+    ]

@@ -1,0 +1,104 @@
+"""MNIST and Fashion-MNIST: one file format, the same file names, told apart by their checksums."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torchvision
+
+from harness import Arrays, DataError, Dataset, data, hookimpl
+
+
+@dataclass(frozen=True)
+class Idx(Dataset):
+    """Images of 28 x 28 in four idx files, below ``<name>/``, or where torchvision keeps them."""
+
+    input_shape: ClassVar[tuple[int, ...]] = (1, 28, 28)
+    available: ClassVar[int] = 60_000
+    checksums: ClassVar[Mapping[str, str]]
+    """File names and the MD5 of their uncompressed bytes: training images and labels, test images and labels."""
+    raw: ClassVar[str]
+    """Where torchvision keeps the files."""
+
+    train: int = 55_000
+    holdout: int = 5_000
+    epochs: int = 20
+    pretrain: int = 10
+    batch_size: int = 128
+    origin: Literal["in-distribution", "out-of-distribution"] = "out-of-distribution"
+    refine: bool = True
+
+    def load(self, root: Path) -> Arrays:
+        folders = (root / self.name, root / self.raw)
+        x_train, y_train, x_test, y_test = data.read_idx(folders, self.checksums, self.name)
+        return Arrays(x_train[:, None], y_train.astype(np.int64), x_test[:, None], y_test.astype(np.int64))
+
+    def fetch(self, root: Path) -> None:
+        try:
+            self.source_set()(root, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{self.name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
+
+    @abstractmethod
+    def source_set(self) -> Any:
+        """torchvision's class that downloads it."""
+
+
+@dataclass(frozen=True)
+class Mnist(Idx):
+    """70,000 handwritten digits, 28 x 28 grey."""
+
+    name: ClassVar[str] = "mnist"
+    reference: ClassVar[str] = "LeCun, Cortes and Burges, The MNIST database of handwritten digits"
+    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    raw: ClassVar[str] = "MNIST/raw"
+    checksums: ClassVar[Mapping[str, str]] = {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    }
+
+    ood: str = "fashion-mnist"
+    ood_class: int = 1
+
+    def source_set(self) -> Any:
+        return torchvision.datasets.MNIST
+
+
+@dataclass(frozen=True)
+class FashionMnist(Idx):
+    """70,000 pictures of clothing, 28 x 28 grey."""
+
+    name: ClassVar[str] = "fashion-mnist"
+    reference: ClassVar[str] = "Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv 1708.07747"
+    classes: ClassVar[tuple[str, ...]] = (
+        *("t-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    )
+    raw: ClassVar[str] = "FashionMNIST/raw"
+    checksums: ClassVar[Mapping[str, str]] = {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    }
+
+    source: int = 8
+    target: int = 0
+    ood: str = "mnist"
+    ood_class: int = 8
+
+    def source_set(self) -> Any:
+        return torchvision.datasets.FashionMNIST
+
+
+@hookimpl
+def harness_datasets() -> list[type[Dataset]]:
+    return [Mnist, FashionMnist]

@@ -1,0 +1,54 @@
+"""Patches of scikit-learn's two sample photographs: out-of-distribution inputs for 8 x 8 images, installed with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from harness import Arrays, Dataset, hookimpl
+
+
+@dataclass(frozen=True)
+class PhotoPatches(Dataset):
+    """8 x 8 grey patches of two photographs (a Chinese temple, a flower); the class is the photograph."""
+
+    name: ClassVar[str] = "photo-patches"
+    reference: ClassVar[str] = "scikit-learn, sklearn.datasets.load_sample_images"
+    input_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
+    classes: ClassVar[tuple[str, ...]] = ("china", "flower")
+    available: ClassVar[int] = 7066
+
+    train: int = 2000
+    holdout: int = 400
+    epochs: int = 12
+    pretrain: int = 6
+    batch_size: int = 64
+    source: int = 0
+    target: int = 1
+    patch: int = 2
+    ood: str = "digits"
+    ood_class: int = 1
+
+    def load(self, root: Path) -> Arrays:
+        from sklearn.datasets import load_sample_images
+
+        grey = [np.round(image.mean(axis=2)).astype(np.uint8) for image in load_sample_images().images]
+        x = np.concatenate([_patches(image) for image in grey])[:, None]
+        y = np.repeat(np.arange(2), len(x) // 2)
+        test = np.arange(len(y)) % 6 == 0
+        return Arrays(x[~test], y[~test], x[test], y[test])
+
+
+def _patches(image: np.ndarray) -> np.ndarray:
+    """The 8 x 8 tiles of an image ``[height, width]``, row by row; what is left at the edges is cut off."""
+    rows, columns = image.shape[0] // 8, image.shape[1] // 8
+    tiles = image[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8)
+    return tiles.swapaxes(1, 2).reshape(-1, 8, 8)
+
+
+@hookimpl
+def harness_datasets() -> list[type[Dataset]]:
+    return [PhotoPatches]

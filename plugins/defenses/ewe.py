@@ -1,0 +1,144 @@
+"""Entangled Watermark Embedding (EWE)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+
+from harness import Context, Dataset, Defense, Marked, Stream, Task, hookimpl, losses, nets, require, triggers
+
+
+@dataclass(frozen=True)
+class Ewe(Defense):
+    """Entangles triggers with data of the target class, so that a copy cannot learn the class without the mark.
+
+    Three variants set the switches that are not given (SNNL's weight and temperature mean nothing without each other):
+
+    - ``scaled``: cosine distance, temperature 0.2, weight 300 at batch size 64. *Ours*, not the paper's: the released
+      weight moves the loss by half a nat in tens.
+    - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, one phase, triggers as they are.
+    - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data of the watermark
+      phase in a fixed order and only as many as there are watermark batches.
+    """
+
+    name: ClassVar[str] = "ewe"
+    reference: ClassVar[str] = "Jia et al., Entangled Watermarks, USENIX Security 2021 (arXiv 2002.12200)"
+
+    variant: Literal["scaled", "paper", "official"] = "scaled"
+    weight: float | None = None
+    """Factor of the SNNL in the loss of a watermark batch."""
+    temperature: float | None = None
+    """Of every layer at the start. The released code's t = 100 / tau."""
+    temperature_rate: float | None = None
+    """Step size at which the logarithm of each layer's temperature descends the SNNL; 0 leaves it as it is."""
+    distance: Literal["cosine", "euclidean"] | None = None
+    reduction: Literal["sum", "mean"] | None = None
+    """Of the cross-entropy over a batch: it decides what a weight means."""
+    layers: Literal["all", "last"] | None = None
+    """Entangle every hidden layer, or the last one."""
+    ratio: float | None = None
+    """Task batches for each watermark batch."""
+    phases: Literal["one", "two"] | None = None
+    """Train from fresh weights, or from the clean model."""
+    order: Literal["shuffled", "fixed"] | None = None
+    """Of the task data in the watermark phase; ``fixed`` shows only the first of them."""
+    placement: Literal["gradient", "argmin", "corner"] = "gradient"
+    origin: Literal["in-distribution", "out-of-distribution"] | None = None
+    """Where trigger images come from; by default what the dataset's recipe says."""
+    refine: bool | None = None
+    """Refine triggers until the clean model stays silent; by default what the dataset's recipe says."""
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "temperature_rate"):
+            require((getattr(self, name) or 0) >= 0, f"{name} must be at least 0, not {getattr(self, name)}")
+        for name in ("temperature", "ratio"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} must be above 0, not {value}")
+
+    @property
+    def from_clean(self) -> bool:
+        return self._settings().phases == "two"
+
+    def triggers(self, dataset: Dataset) -> triggers.PatchTriggers:
+        chosen = self._settings()
+        return triggers.PatchTriggers(
+            placement=self.placement,
+            origin=chosen.origin or dataset.origin,
+            refine=dataset.refine if chosen.refine is None else chosen.refine,
+            distance=chosen.distance or "cosine",
+            temperature=chosen.temperature or 0.2,
+        )
+
+    def skip(self, dataset: Dataset) -> str | None:
+        return "batch_size must be at least 4" if dataset.batch_size < 4 else None
+
+    def embed(self, task: Task, ctx: Context) -> Marked:
+        net, chosen, recipe = ctx.start(), self._settings(), task.dataset
+        weight = 300 * recipe.batch_size / 64 if chosen.weight is None else chosen.weight
+        task_loss = losses.cross_entropy if chosen.reduction == "mean" else losses.summed_cross_entropy
+        layers = net.hidden if chosen.layers == "all" else net.hidden[-1:]
+        size = recipe.batch_size - recipe.batch_size % 2
+        entangled = losses.Entanglement(
+            len(layers), chosen.temperature or 0.2, chosen.distance or "cosine", size, ctx.device
+        )
+
+        def watermark_loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits, activations = net.activations(x)
+            loss = torch.nn.functional.cross_entropy(logits, y, reduction=chosen.reduction or "sum")
+            snnl = entangled([activations[name].relu() for name in layers])
+            # Against its bound, the SNNL says how far from perfectly mixed the groups are.
+            return {"loss": loss - weight * snnl, "snnl_below_bound": len(layers) * entangled.bound - snnl}
+
+        streams = triggers.watermark_streams(
+            task, chosen.ratio or 1.0, task_loss, watermark_loss if weight else task_loss
+        )
+        if chosen.order == "fixed":
+            streams[0] = self._first_batches(streams[0], len(task.triggers.trigger.x), size)
+        epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
+        return Marked(
+            ctx.train(net, streams, epochs, optimizers=_temperature_steps(entangled, chosen, weight)), task.triggers
+        )
+
+    def _first_batches(self, stream: Stream, triggers_count: int, size: int) -> Stream:
+        """The released code's order: unshuffled, and only ``ratio`` batches for each watermark batch of one pass."""
+        watermark_batches = max(1, 2 * triggers_count // size)
+        return replace(stream, shuffle=False, limit=max(1, round(watermark_batches * (self._settings().ratio or 1))))
+
+    def _settings(self) -> Ewe:
+        """This scheme with the variant's value for every switch that was not given."""
+        given = {name: value for name in VARIANTS[self.variant] if (value := getattr(self, name)) is not None}
+        return replace(self, **VARIANTS[self.variant] | given)
+
+
+VARIANTS = {
+    "scaled": {
+        **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
+        **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "shuffled"},
+    },
+    "paper": {
+        **{"weight": 16.0, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"},
+        **{"layers": "all", "ratio": 1.0, "phases": "one", "order": "shuffled"},
+        **{"origin": "in-distribution", "refine": False},
+    },
+    "official": {
+        **{"weight": 32.0, "distance": "cosine", "temperature": 100.0, "temperature_rate": 0.1, "reduction": "sum"},
+        **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "fixed", "refine": True},
+    },
+}
+
+
+def _temperature_steps(
+    entangled: losses.Entanglement, chosen: Ewe, weight: float
+) -> list[torch.optim.Optimizer]:
+    """Algorithm 1, line 4: T descends the SNNL. The loss holds -weight x SNNL, so its gradient is undone and ascended."""
+    rate = chosen.temperature_rate or 0.0
+    if not rate or not weight:
+        return []
+    return [torch.optim.SGD([entangled.log_temperature], lr=rate / weight, maximize=True)]
+
+
+@hookimpl
+def harness_defenses() -> list[type[Defense]]:
+    return [Ewe]
