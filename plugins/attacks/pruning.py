@@ -19,7 +19,7 @@ class Pruning(WhiteBoxAttack):
     family: ClassVar[Family] = "removal"
     reference: ClassVar[str] = "Liu et al., Fine-Pruning, RAID 2018"
 
-    fraction: float = 0.4
+    fraction: float = 0.2
     """Share of each layer's units that is pruned; at least one unit a layer stays."""
     layers: Literal["all", "last-conv"] = "all"
     """Every hidden layer, or the last convolution alone (the paper's)."""
