@@ -1,7 +1,8 @@
 """Modules that are imported on first use, so that a plugin file may write ``import torch`` at its top and cost nothing.
 
 Planning, listing and leaderboards read plugins' names and options only; importing torch takes seconds. The standard
-library's ``LazyLoader`` does not serve: since CPython 3.11 the import statement itself reads ``__spec__``, which triggers it.
+library's ``LazyLoader`` does not serve: since CPython 3.11 the import statement itself reads ``__spec__``, which
+triggers it.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Dataset(Plugin):
     origin: Literal["in-distribution", "out-of-distribution"] = "in-distribution"
     """Where trigger images come from by default: the source class, or :attr:`ood`."""
     refine: bool = False
-    """Whether triggers are refined by default until a clean model stays silent on them (see ``harness/triggers.py``)."""
+    """Whether triggers are refined by default until a clean model stays silent (see ``harness/triggers.py``)."""
     ood: str = ""
     """The dataset that out-of-distribution inputs come from; none when empty."""
     ood_class: int = 0
@@ -125,6 +125,7 @@ class Dataset(Plugin):
     def __post_init__(self) -> None:
         for name in ("train", "holdout", "epochs", "pretrain", "batch_size", "patch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        require(self.test >= 0, f"test must be at least 0, not {self.test}")
         require(self.learning_rate > 0, f"learning_rate must be above 0, not {self.learning_rate}")
         require(self.pretrain < self.epochs, f"pretrain={self.pretrain} must be below epochs={self.epochs}")
         count = len(self.classes)
@@ -414,16 +415,14 @@ class Oracle:
         if order.index(kind) > order.index(self.answers):
             raise Refused(f"this oracle answers {self.answers}, not {kind}: declare it in `answers`")
         if self.budget is not None and self.queries + len(x) > self.budget:
-            raise Refused(
-                f"{len(x)} more queries after {self.queries} would pass the budget of {self.budget}"
-            )
+            raise Refused(f"{len(x)} more queries after {self.queries} would pass the budget of {self.budget}")
         self.queries += len(x)
         return self._logits(x)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One question of a key: the inputs ``x`` ``[n, ...]``, and for each the label ``y`` ``[n]`` that counts as a match."""
+    """One question of a key: inputs ``x`` ``[n, ...]``, and for each the label ``y`` ``[n]`` that counts as a match."""
 
     x: Tensor
     y: Tensor

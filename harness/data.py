@@ -154,9 +154,7 @@ def check_arrays(dataset: Dataset, arrays: Arrays) -> None:
         if missing or y.min() < 0 or y.max() >= len(dataset.classes):
             raise DataError(f"{dataset.name}: {name} labels must cover 0 to {len(dataset.classes) - 1}")
     if len(arrays.x_train) != dataset.available:
-        raise DataError(
-            f"{dataset.name}: {len(arrays.x_train)} training samples, declared {dataset.available}"
-        )
+        raise DataError(f"{dataset.name}: {len(arrays.x_train)} training samples, declared {dataset.available}")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

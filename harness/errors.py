@@ -1,4 +1,5 @@
-"""The errors of the harness. Those a user can mend are one line on stderr and exit code 2; anything else is a traceback.
+"""The errors of the harness. Those a user can mend are one line on stderr and exit code 2; anything else is a
+traceback.
 
 ::
 

@@ -23,7 +23,7 @@ def harness_defenses() -> Iterable[type[Defense]]:  # type: ignore[empty-body]
 
 @hookspec
 def harness_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-body]
-    """Classes derived from :class:`harness.BlackBoxAttack`, :class:`harness.WhiteBoxAttack` or :class:`harness.Detector`."""
+    """Classes derived from `BlackBoxAttack`, `WhiteBoxAttack` or `Detector` of :mod:`harness`."""
 
 
 @hookspec

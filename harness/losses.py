@@ -59,7 +59,12 @@ def snnl(x: Tensor, groups: Tensor, temperature: Tensor | float, distance: Dista
 
 
 def _snnl(
-    x: Tensor, partners: Tensor, itself: Tensor, paired: Tensor, temperature: Tensor | float, distance: Distance
+    x: Tensor,
+    partners: Tensor,
+    itself: Tensor,
+    paired: Tensor,
+    temperature: Tensor | float,
+    distance: Distance,
 ) -> Tensor:
     similarity = -distances(x.flatten(1), distance) / temperature
     lowest = torch.finfo(similarity.dtype).min

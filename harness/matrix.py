@@ -6,8 +6,8 @@
     chain    retraining | pruning[fraction=0.5]
     seeds    0-4              0,2,5-7
 
-In a matrix file an entry may also be a table, where a list of values sweeps: ``{name = "pruning", fraction = [0.2, 0.5]}``.
-Nothing here knows which plugins exist; :mod:`harness.registry` checks names and options.
+In a matrix file an entry may also be a table, where a list of values sweeps: ``{name = "pruning", fraction = [0.2,
+0.5]}``. Nothing here knows which plugins exist; :mod:`harness.registry` checks names and options.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def parse_entry(text: str) -> Entry:
 def _parse_option(part: str, whole: str) -> tuple[str, str]:
     key, equals, value = part.partition("=")
     key, value = key.strip(), value.strip()
-    if not equals or not _KEY.fullmatch(key) or not value:
+    if not equals or not _KEY.fullmatch(key):
         raise UsageError(f"cannot read {part.strip()!r} in {whole!r}: expected option=value")
     return key, value
 
@@ -112,7 +112,9 @@ def format_chain(chain: Iterable[object]) -> str:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """``0-4,7`` is 0, 1, 2, 3, 4 and 7; no seed twice. Raises :class:`UsageError` with what was expected."""
-    problem = UsageError(f"cannot read seeds {text!r}: expected a list such as 0-4 or 0,2,5-7")
+    problem = UsageError(
+        f"cannot read seeds {text!r}: expected a list such as 0-4 or 0,2,5-7, of at most {MAX_SEEDS:,}"
+    )
     seeds: dict[int, None] = {}
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
@@ -122,6 +124,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if last < first or last - first >= MAX_SEEDS:
             raise problem
         seeds.update(dict.fromkeys(range(first, last + 1)))
+        if len(seeds) > MAX_SEEDS:
+            raise problem
     return tuple(seeds)
 
 
@@ -140,7 +144,7 @@ def load_matrix(name: str) -> Matrix:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise MatrixError(f"cannot read the matrix {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # tomllib's, that of bytes that are no UTF-8, and int's of thousands of digits
         raise MatrixError(f"{path}: {error}") from error
     return _read(document, path)
 
@@ -181,6 +185,8 @@ def _chains(item: Any) -> list[Chain]:
     if isinstance(item, str):
         return [parse_chain(item)]
     links = item if isinstance(item, list) else [item]
+    if not links:
+        raise UsageError("a chain must have at least one attack")
     return [tuple(chain) for chain in product(*(_sweep(link) for link in links))]
 
 
@@ -209,8 +215,8 @@ def expand(entry: Entry, known: Iterable[str]) -> list[Entry]:
 def choose(texts: Sequence[str], own: Sequence[Chain]) -> tuple[Chain, ...]:
     """One axis as asked for on the command line, instead of the matrix's ``own``.
 
-    A glob picks from the matrix's own chains first (by their text, options included); one that fits none of them is kept
-    for the registry. Anything else is taken as it is written.
+    A glob picks from the matrix's own chains first (by their text, options included); one that fits none of them is
+    kept for the registry. Anything else is taken as it is written.
     """
     chosen: dict[Chain, None] = {}
     for text in texts:

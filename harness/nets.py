@@ -1,9 +1,10 @@
-"""The nets, and what every net offers: inputs of either type, named hidden layers, and a description to rebuild it by."""
+"""The nets, and what every net offers: inputs of either type, named hidden layers, a description to rebuild it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from typing import ClassVar
 
@@ -20,8 +21,8 @@ def as_float(x: Tensor) -> Tensor:
 class Net(nn.Module):
     """A classifier. Calling it with inputs ``[n, ...]`` (``uint8`` or float) gives logits ``[n, classes]``.
 
-    ``hidden`` names its hidden layers in order; each is a submodule of that name whose output is followed by a ReLU. The
-    names are what SNNL, pruning and CKA speak of.
+    ``hidden`` names its hidden layers in order; each is a submodule of that name whose output is followed by a ReLU.
+    The names are what SNNL, pruning and CKA speak of.
     """
 
     hidden: ClassVar[tuple[str, ...]] = ()
@@ -85,6 +86,21 @@ class Mlp(Net):
         return self.logits(dense2.relu()), {"dense1": dense1, "dense2": dense2}
 
 
+@contextmanager
+def seeded(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
+    """Lend torch's global generators, which layers and dropout draw from, a seed drawn from ``generator``.
+
+    They are given back as they were: nothing outside can tell.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for each in cuda:
+            torch.cuda.default_generators[each.index or 0].manual_seed(seed)
+        yield
+
+
 def silence(net: Net, layer: str, units: Tensor) -> None:
     """Prune ``units`` (a boolean mask ``[units]``) of a hidden layer for good, in place.
 
@@ -101,9 +117,7 @@ def silence(net: Net, layer: str, units: Tensor) -> None:
 def fresh_like(net: Net, layer: str, generator: torch.Generator) -> nn.Module:
     """A copy of one layer of ``net`` with its weights drawn anew, as the layer's own class draws them."""
     module = copy.deepcopy(net.get_submodule(layer))
-    # Layers draw from the global generator: lent a seed of ours, and given back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=generator)))
+    with seeded(generator):
         for part in module.modules():
             if isinstance(part, (nn.Linear, nn.Conv2d, nn.LSTM, nn.BatchNorm2d)):
                 part.reset_parameters()

@@ -1,4 +1,5 @@
-"""The plan: which stages a matrix needs, each once, parents first. Data only, no tensors: the standard library suffices.
+"""The plan: which stages a matrix needs, each once, parents first. Data only, no tensors: the standard library
+suffices.
 
 A stage is addressed by what decides its output: the action and its version, the plugins' source digests and options,
 the seed, and the ids of its parents. Sharing a victim among attacks, resuming, invalidating and dry runs all follow.
@@ -174,9 +175,7 @@ class _Builder:
         last = chain[-1].plugin
         labels = (dataset.text, defense.text, " | ".join(link.text for link in chain), seed)
         shape = (_family(chain), _access(last))
-        reason = self._reason(dataset, defense) or next(
-            (r for link in chain if (r := self._reason(dataset, link))), ""
-        )
+        reason = self._reason(dataset, defense) or next((r for link in chain if (r := self._reason(dataset, link))), "")
         if reason:
             return Cell(make_id("skip", *labels, reason), *labels, *shape, skip=reason)
         roles = [*self._victim(dataset, defense, seed), *self._attacked(dataset, defense, chain, seed)]
@@ -215,7 +214,11 @@ class _Builder:
         if key not in self._embeds:
             embed = self._embed(dataset, defense, seed)
             made_before = list(self.stages[embed].parents)
-            roles = [*made_before, ("embed", embed), ("verify:victim", self._verify(dataset, defense, embed, "victim", embed))]
+            roles = [
+                *made_before,
+                ("embed", embed),
+                ("verify:victim", self._verify(dataset, defense, embed, "victim", embed)),
+            ]
             for k in range(self.nulls):
                 null = self._train(dataset, "null", k, dataset.plugin.epochs)
                 verify = self._verify(dataset, defense, embed, f"null #{k}", null)
@@ -223,9 +226,7 @@ class _Builder:
             self._embeds[key] = roles
         return self._embeds[key]
 
-    def _attacked(
-        self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int
-    ) -> list[tuple[str, str]]:
+    def _attacked(self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int) -> list[tuple[str, str]]:
         embed = dict(self._victim(dataset, defense, seed))["embed"]
         roles, model, label = [], embed, ""
         for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
@@ -343,11 +344,29 @@ class _Builder:
     ) -> str:
         uses = (dataset, plugin, architecture, data)
         id = make_id(
-            action, VERSIONS[action], *map(_identity, uses), _recipe_identity(recipe), seed, split_seed, epochs, parents
+            action,
+            VERSIONS[action],
+            *map(_identity, uses),
+            _recipe_identity(recipe),
+            seed,
+            split_seed,
+            epochs,
+            parents,
         )
         if id not in self.stages:
             self.stages[id] = Stage(
-                id, action, label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents
+                id,
+                action,
+                label,
+                seed,
+                split_seed,
+                dataset,
+                plugin,
+                architecture,
+                data,
+                recipe,
+                epochs,
+                parents,
             )
         return id
 

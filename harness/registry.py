@@ -1,7 +1,8 @@
 """Finds plugins, checks them, and turns an entry such as ``ewe[weight=64]`` into a plugin object.
 
-Built-ins, folders that the user names, and installed packages (entry points of group ``harness``) take one path. A third
-party's plugin that is broken stops nobody else: it becomes a :class:`Problem`, and is named when somebody asks for it.
+Built-ins, folders that the user names, and installed packages (entry points of group ``harness``) take one path. A
+third party's plugin that is broken stops nobody else: it becomes a :class:`Problem`, and is named when somebody asks
+for it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import pluggy
 
@@ -88,7 +89,7 @@ class Registry:
         found = self.found.get((kind, entry.name))
         if found is None:
             error = UnknownName(kind, entry.name, self.names(kind))
-            broken = "".join(f"\n  not loaded: {problem}" for problem in self.problems)
+            broken = "".join(f"; not loaded: {problem}" for problem in self.problems)
             raise UsageError(f"{error}{broken}") if broken else error
         plugin = construct(found.cls, entry)
         options = describe(plugin)
@@ -159,7 +160,7 @@ def _convert(value: Value, hint: Any, where: str) -> Any:
         return value
     try:
         converted = _CONVERTERS[hint](value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise OptionError(f"{where}: expected {_EXPECTED[hint]}, not {value!r}") from None
     return converted
 
@@ -207,12 +208,14 @@ def builtin_folder() -> Path:
 
 
 def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
-    """The folders that the user named: the given ones, then those of ``HARNESS_PLUGINS``. All must exist."""
+    """The folders that the user named: the given ones, then those of ``HARNESS_PLUGINS``, each once. All must exist."""
     folders = [*named, *(Path(p) for p in os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep) if p)]
     for folder in folders:
         if not folder.is_dir():
-            raise UsageError(f"no plugin folder {str(folder)!r}: --plugins and HARNESS_PLUGINS name folders of .py files")
-    return folders
+            raise UsageError(
+                f"no plugin folder {str(folder)!r}: --plugins and HARNESS_PLUGINS name folders of .py files"
+            )
+    return list({folder.resolve(): folder for folder in folders}.values())
 
 
 def load_registry(named: Sequence[Path] = ()) -> Registry:
@@ -258,35 +261,40 @@ class _Loader:
         try:
             module = load()
             self.manager.register(module, name=origin)
-            self.manager.check_pending()
-            classes = self._classes(module, origin)
-            for found in classes:
-                taken = self.registry.found.get((found.kind, found.cls.name))
-                if taken:
-                    raise PluginError(f"{found.kind} {found.cls.name!r} exists already ({taken.origin})")
+            found = self._classes(module, origin)
         # A stranger's module may raise anything at import, SystemExit included.
         except (Exception, SystemExit) as error:
             if module is not None and self.manager.is_registered(module):
                 self.manager.unregister(module)
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-            self.registry.problems.append(Problem(origin, reason))
+            self.registry.problems.append(Problem(origin, " ".join(reason.split())))
         else:
-            self.registry.found.update({(found.kind, found.cls.name): found for found in classes})
+            self.registry.found.update(found)
 
-    def _classes(self, module: Any, origin: str) -> list[Found]:
+    def _classes(self, module: Any, origin: str) -> dict[tuple[Kind, str], Found]:
         hooks = {name: getattr(module, name, None) for name in _HOOKS}
         marked = {caller.name for caller in self.manager.get_hookcallers(module) or ()}
+        # What pluggy's check_pending() finds, with the name that was meant.
+        misspelt = sorted(marked - set(_HOOKS))
+        if misspelt:
+            raise PluginError(str(UnknownName("hook", misspelt[0], _HOOKS)))
         unmarked = [name for name, hook in hooks.items() if hook is not None and name not in marked]
         if unmarked:
             raise PluginError(f"{unmarked[0]}() is not marked: put @hookimpl above it")
         if not marked:
             raise PluginError(f"registers nothing: define one of {', '.join(_HOOKS)} under @hookimpl")
-        found = []
+        found: dict[tuple[Kind, str], Found] = {}
         for hook in sorted(marked):
             kind = _HOOKS[hook]
-            for cls in hooks[hook]():  # type: ignore[misc]
+            classes = hooks[hook]()  # type: ignore[misc]
+            if not isinstance(classes, Iterable):
+                raise PluginError(f"{hook}() must return a list of classes, not {classes!r}")
+            for cls in classes:
                 check_class(cls, kind)
-                found.append(Found(kind, cls, origin, source_digest(inspect.getfile(cls))))
+                key = (kind, cls.name)
+                if taken := self.registry.found.get(key) or found.get(key):
+                    raise PluginError(f"{kind} {cls.name!r} exists already ({taken.origin})")
+                found[key] = Found(kind, cls, origin, source_digest(inspect.getfile(cls)))
         return found
 
 
@@ -300,7 +308,8 @@ _HOOKS: dict[str, Kind] = {
 
 def _load_file(path: Path) -> types.ModuleType:
     # The path is part of the name: two folders may hold files of one name.
-    name = f"harness_plugins.{make_id(path.resolve())[:8]}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+    # No dot: a plan is pickled for other processes, and pickle imports the package of a dotted name.
+    name = f"harness_plugin_{make_id(path.resolve())[:8]}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError("is no Python file")
@@ -325,23 +334,35 @@ def check_class(cls: Any, kind: Kind) -> None:
         raise PluginError(f"{where} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
     if not is_dataclass(cls) or "__dataclass_params__" not in vars(cls):
         raise PluginError(f"{where} is no dataclass: put @dataclass(frozen=True) above it")
-    name = getattr(cls, "name", None)
+    hints = get_type_hints(cls)
+    unset = [n for n, hint in hints.items() if get_origin(hint) is ClassVar and not hasattr(cls, n)]
+    if unset:
+        raise PluginError(f"{where} does not set {', '.join(unset)}")
+    name = cls.name
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise PluginError(f"{where}.name must be lower-case letters, digits, '-', '_' and '.', not {name!r}")
-    _check_fields(cls, where)
+    _check_fields(cls, where, hints)
+    try:
+        cls()
+    except Exception as error:
+        raise PluginError(f"{where}() refuses its own defaults: {error}") from error
 
 
-def _check_fields(cls: type[Plugin], where: str) -> None:
-    hints = get_type_hints(cls)
+def _check_fields(cls: type[Plugin], where: str, hints: Mapping[str, Any]) -> None:
     for option in fields(cls):
         if option.default is MISSING:
             raise PluginError(f"{where}.{option.name} has no default: every option needs one")
         hint = hints[option.name]
         args = [a for a in get_args(hint) if a is not type(None)] if _is_union(hint) else [hint]
-        if len(args) != 1 or (args[0] not in _CONVERTERS and get_origin(args[0]) is not Literal):
+        if len(args) != 1 or not (args[0] in _CONVERTERS or _is_literal(args[0])):
             raise PluginError(
-                f"{where}.{option.name} is of type {hint}: an option is int, float, bool, str, a Literal, or one or None"
+                f"{where}.{option.name} is of type {hint}: "
+                "an option is int, float, bool, str, a Literal of strings, or one or None"
             )
+
+
+def _is_literal(hint: Any) -> bool:
+    return get_origin(hint) is Literal and all(isinstance(value, str) for value in get_args(hint))
 
 
 def _is_union(hint: Any) -> bool:

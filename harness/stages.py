@@ -1,11 +1,12 @@
 """What each action does. The only module that calls plugins, and that turns models and keys into artifacts and back.
 
-A stage ends ``ok``, ``skipped`` or ``failed``; each is a record. A plugin that raises, returns the wrong thing or a model
-that cannot be stored fails its own stage, and nobody else's.
+A stage ends ``ok``, ``skipped`` or ``failed``; each is a record. A plugin that raises, returns the wrong thing or a
+model that cannot be stored fails its own stage, and nobody else's.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import time
@@ -43,7 +44,7 @@ from harness.metrics import accuracy, agreement, mask_overlap
 from harness.nets import Net
 from harness.plan import Lookup, Stage
 from harness.store import Artifact, Store
-from harness.train import Engine, clone, predict
+from harness.train import Engine, clone, on_device, predict
 
 CACHED = 32
 """Artifacts kept in memory: a victim's children need it in turn."""
@@ -159,7 +160,7 @@ class Worker:
             net: Net = architecture.build(tuple(description["input_shape"]), description["classes"])
         net.load_state_dict(state)
         net.description = description
-        return net.to(self.device, memory_format=torch.channels_last).eval()
+        return on_device(net, self.device).eval()
 
     def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made) -> dict[str, Tensor]:
         """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""
@@ -247,7 +248,8 @@ class Worker:
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "torch": torch.__version__,
             "harness": harness.__version__,
-            "machine": f"{platform.system()} {platform.machine()} Python {platform.python_version()}",
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
+            f"Python {platform.python_version()}",
         }
 
 
@@ -347,7 +349,9 @@ def pack_key(key: Key) -> dict[str, Tensor]:
     packed: dict[str, Tensor] = {}
     for name, probe in key.probes.items():
         if "/" in name or len(probe.x) != len(probe.y):
-            raise PluginError(f"probe {name!r}: {len(probe.x)} inputs and {len(probe.y)} labels, and no '/' in its name")
+            raise PluginError(
+                f"probe {name!r}: {len(probe.x)} inputs and {len(probe.y)} labels, and no '/' in its name"
+            )
         packed |= {f"probe/{name}/x": probe.x, f"probe/{name}/y": probe.y}
     packed |= {f"tensor/{name}": tensor for name, tensor in key.tensors.items()}
     for name, tensor in packed.items():

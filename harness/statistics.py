@@ -47,9 +47,7 @@ _SLACK = 1e-12
 # Tests
 
 
-def t_test(
-    matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, control_trials: ArrayLike
-) -> FloatArray:
+def t_test(matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, control_trials: ArrayLike) -> FloatArray:
     """P-value of Student's one-sided two-sample t-test on the single answers, variance pooled.
 
     This is the test of Jia et al., "Entangled Watermarks as a Defense against Model Extraction" (USENIX
@@ -260,9 +258,7 @@ def queries_for_confidence(
     return float(math.floor(n)) if n <= MAX_QUERIES else math.inf
 
 
-def queries_for_power(
-    success_rate: float, false_rate: float, confidence: float = 0.95, power: float = 0.80
-) -> float:
+def queries_for_power(success_rate: float, false_rate: float, confidence: float = 0.95, power: float = 0.80) -> float:
     """Smallest number of queries at which the exact binomial test detects the mark often enough.
 
     The answer is the first n at which a suspect that matches at `success_rate` gets a `binomial_test`

@@ -1,7 +1,7 @@
 """Artifacts by stage id: ``artifacts/<2>/<id>/record.json`` and ``tensors.safetensors``. No pickle.
 
-Written whole or not at all (into a folder of another name, then renamed), checksummed on read. A damaged artifact raises
-:class:`harness.errors.DamagedArtifact`, and is computed again.
+Written whole or not at all (into a folder of another name, then renamed), checksummed on read. A damaged artifact
+raises :class:`harness.errors.DamagedArtifact`, and is computed again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Store:
             probe.unlink()
         except OSError as error:
             raise ResultsError(
-                f"cannot write to the results folder {str(self.results)!r}: {error.strerror}; choose another with --results"
+                f"cannot write to the results folder {str(self.results)!r}: {error.strerror}; "
+                "choose another with --results"
             ) from error
         self.check_format()
 
@@ -65,7 +66,8 @@ class Store:
             raise ResultsError(f"{marker} is damaged: delete it, or choose another folder with --results") from error
         if found != FORMAT:
             raise ResultsError(
-                f"{str(self.results)!r} has results of format {found}, this harness writes {FORMAT}: choose another --results"
+                f"{str(self.results)!r} has results of format {found}, this harness writes {FORMAT}: "
+                "choose another with --results"
             )
 
     def ids(self) -> set[str]:
@@ -93,7 +95,7 @@ class Store:
             _write(partial / "record.json", _sealed(json.dumps(body, indent=1, sort_keys=True)))
             if path.exists():
                 shutil.rmtree(path)
-            os.replace(partial, path)
+            partial.replace(path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -143,7 +145,7 @@ _TAIL = "}\n"
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     partial.write_text(text, "utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

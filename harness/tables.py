@@ -1,12 +1,11 @@
 """The Parquet tables: their columns, declared once and documented, and the only code that writes or reads them.
 
-``results/tables/<table>/<run>.parquet``: one file a run (or a part of one), never appended in place, merged on read. The
-tables are a projection of the stored artifacts: what a run that was killed did not write, the next run writes.
+``results/tables/<table>/<run>.parquet``: one file a run (or a part of one), never appended in place, merged on read.
+The tables are a projection of the stored artifacts: what a run that was killed did not write, the next run writes.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +93,11 @@ CELLS = Table(
         *_counts("surrogate", "control", "The surrogate where no mark should answer"),
         *_counts("null", "trigger", "All null models together on the triggers: the false watermark rate"),
         Column("nulls", "int64", "Number of null models behind the null columns."),
-        Column("embed_seconds", "double", "Seconds that embedding took, without the shared clean model and triggers."),
+        Column(
+            "embed_seconds",
+            "double",
+            "Seconds that embedding took, without the shared clean model and triggers.",
+        ),
         Column("attack_seconds", "double", "Seconds that the chain's attacks took."),
     ),
 )
@@ -111,7 +114,11 @@ EVIDENCE = Table(
         Column("probe", "string", "`trigger`, `held_out`, `control`, or a probe of the scheme's own."),
         Column("matches", "int64", "Answers (or bits) that are as the key says."),
         Column("trials", "int64", "Queries asked (or bits read)."),
-        Column("accuracy", "double", "Test accuracy of the suspect, 0..1: success below an accuracy floor is void."),
+        Column(
+            "accuracy",
+            "double",
+            "Test accuracy of the suspect, 0..1: success below an accuracy floor is void.",
+        ),
     ),
 )
 
@@ -125,8 +132,16 @@ DETECTIONS = Table(
         Column("score", "double", "The detector's statistic; larger is more suspicious."),
         Column("threshold", "double", "The detector's own threshold."),
         Column("suspected_class", "int64", "The class that it suspects; null if none."),
-        Column("target_hit", "bool", "Whether the suspected class is the key's target; null if either is unknown."),
-        Column("mask_overlap", "double", "Intersection over union of the recovered mask (> 0.5) and the key's; null if none."),
+        Column(
+            "target_hit",
+            "bool",
+            "Whether the suspected class is the key's target; null if either is unknown.",
+        ),
+        Column(
+            "mask_overlap",
+            "double",
+            "Intersection over union of the recovered mask (> 0.5) and the key's; null if none.",
+        ),
     ),
 )
 
@@ -139,7 +154,11 @@ CURVES = Table(
         Column("stage", "string", "Id of the stage."),
         Column("training", "int64", "Number of the training within the stage, from 0."),
         Column("epoch", "int64", "Epoch, from 1."),
-        Column("quantity", "string", "`loss` of the first stream, `loss:1` of the second, or a quantity that a loss names."),
+        Column(
+            "quantity",
+            "string",
+            "`loss` of the first stream, `loss:1` of the second, or a quantity that a loss names.",
+        ),
         Column("value", "double", "Mean over the epoch's batches."),
     ),
 )
@@ -166,7 +185,7 @@ STAGES = Table(
         Column("queries", "int64", "Queries asked of an oracle; null if none."),
         Column("torch", "string", "Version of torch."),
         Column("harness", "string", "Version of watermark-harness."),
-        Column("machine", "string", "Operating system, processor and Python version."),
+        Column("machine", "string", "Operating system, processor, number of CPUs and Python version."),
     ),
 )
 
@@ -193,7 +212,7 @@ class Tables:
         path = folder / f"{run}-{part:04d}.parquet"
         partial = path.with_suffix(".partial")
         pq.write_table(data, partial, compression="zstd")
-        os.replace(partial, path)
+        partial.replace(path)
 
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The table merged over its runs: the newest row of each key; empty when nothing has been written.
@@ -236,7 +255,8 @@ class Tables:
         version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
         if version != str(SCHEMA_VERSION):
             raise ResultsError(
-                f"{path} has schema version {version}, this harness writes {SCHEMA_VERSION}: use another --results folder"
+                f"{path} has schema version {version}, this harness writes {SCHEMA_VERSION}: "
+                "choose another folder with --results"
             )
 
 
@@ -244,7 +264,14 @@ def document() -> str:
     """``results/README.md``: every table and column, as Markdown."""
     lines = [_HEAD]
     for table in TABLES.values():
-        lines += [f"## {table.name}", "", table.doc, "", f"Key: {', '.join(f'`{k}`' for k in table.key)}.", ""]
+        lines += [
+            f"## {table.name}",
+            "",
+            table.doc,
+            "",
+            f"Key: {', '.join(f'`{k}`' for k in table.key)}.",
+            "",
+        ]
         lines += ["| column | type | holds |", "| --- | --- | --- |"]
         lines += [f"| `{c.name}` | {c.type} | {c.doc} |" for c in table.columns]
         lines.append("")

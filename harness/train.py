@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness import losses
 from harness.contracts import Architecture, Context, Dataset, Loss, Split, Stream
-from harness.nets import Net
+from harness.nets import Net, seeded
 
 # The released EWE code's Adam, which the prototypes behind the recipes used for every model.
 BETAS = (0.9, 0.99)
@@ -39,16 +39,14 @@ class Engine(Context):
 
     def build(self) -> Net:
         shape, classes = self.dataset.input_shape, len(self.dataset.classes)
-        # Layers draw their weights from the global generator: lent a seed of ours, and given back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(self._draw())
+        with seeded(self.generator):
             net = self.architecture.build(shape, classes)
         net.description = {
             "architecture": self.architecture_text,
             "input_shape": list(shape),
             "classes": classes,
         }
-        return net.to(self.device, memory_format=torch.channels_last)
+        return on_device(net, self.device)
 
     def start(self) -> Net:
         return self.build() if self.clean is None else clone(self.clean)
@@ -80,8 +78,7 @@ class Engine(Context):
         for parameter in frozen:
             parameter.requires_grad_(False)
         try:
-            with torch.random.fork_rng(devices=self._cuda()):
-                torch.random.default_generator.manual_seed(self._draw())  # dropout and the like
+            with seeded(self.generator, self.device):  # dropout draws
                 net.train()
                 for _ in range(epochs):
                     self._epoch(net, streams, [adam, *optimizers])
@@ -98,16 +95,17 @@ class Engine(Context):
         sources = [_batches(stream, self.generator) for stream in streams]
         for number in _schedule(streams):
             x, y = next(sources[number])
-            step(net, streams[number].loss or losses.cross_entropy, x, y, optimizers, _Sums(sums, counts, number))
+            step(
+                net,
+                streams[number].loss or losses.cross_entropy,
+                x,
+                y,
+                optimizers,
+                _Sums(sums, counts, number),
+            )
         means = {name: float(total) / counts[name] for name, total in sums.items()}
         for name, mean in means.items():
             self.curves[-1].setdefault(name, []).append(mean)
-
-    def _draw(self) -> int:
-        return int(torch.randint(2**63 - 1, (), generator=self.generator))
-
-    def _cuda(self) -> list[torch.device]:
-        return [self.device] if self.device.type == "cuda" else []
 
 
 @dataclass
@@ -125,15 +123,13 @@ class _Sums:
             self.counts[key] = self.counts.get(key, 0) + 1
 
 
-def step(
-    net: Net, loss: Loss, x: Tensor, y: Tensor, optimizers: Sequence[torch.optim.Optimizer], sums: _Sums
-) -> None:
+def step(net: Net, loss: Loss, x: Tensor, y: Tensor, optimizers: Sequence[torch.optim.Optimizer], sums: _Sums) -> None:
     """One step of every optimizer by the gradient of ``loss`` on one batch."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     value = loss(net, x, y)
     values = value if isinstance(value, Mapping) else {"loss": value}
-    values["loss"].backward()  # type: ignore[no-untyped-call]
+    values["loss"].backward()
     for optimizer in optimizers:
         optimizer.step()
     sums.add(values)
@@ -194,6 +190,13 @@ def predict(net: nn.Module, x: Tensor) -> Tensor:
         logits = torch.cat([net(part) for part in x.split(EVALUATION_BATCH)])
     net.train(training)
     return logits.clone()
+
+
+def on_device(net: Net, device: torch.device) -> Net:
+    """``net`` moved to ``device``, its convolutions in the memory layout that trains fastest."""
+    net.to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
+    return net
 
 
 def clone(net: Net) -> Net:

@@ -46,9 +46,7 @@ def random_evidence(count: int, seed: int, most: int = 80) -> np.ndarray:
     """Rows of matches, trials, control_matches, control_trials, as four columns."""
     rng = np.random.default_rng(seed)
     trials, control_trials = rng.integers(2, most, size=(2, count))
-    return np.array(
-        [rng.integers(trials + 1), trials, rng.integers(control_trials + 1), control_trials], dtype=int
-    )
+    return np.array([rng.integers(trials + 1), trials, rng.integers(control_trials + 1), control_trials], dtype=int)
 
 
 def answers(matches: int, trials: int) -> np.ndarray:
@@ -329,6 +327,7 @@ def test_plans_for_a_certain_mark_against_a_silent_control():
 def test_ties_do_not_depend_on_rounding():
     assert 1 - 0.9 < 0.1  # in floating point; one match in one query has a p-value of exactly 0.1
     assert queries_for_power(0.8, 0.1, confidence=0.9, power=0.8) == 1
+    assert queries_for_power(0.7, 0.0, power=0.91) == 2  # 1 - 0.3^2 is exactly 0.91
 
 
 # --- Ranks and intervals over seeds ---------------------------------------------------------------------

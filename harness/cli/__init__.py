@@ -9,8 +9,8 @@ import click
 from harness import __version__
 from harness.cli.data import data
 from harness.cli.doctor import doctor
-
-
+from harness.cli.leaderboard import leaderboard
+from harness.cli.new import new
 from harness.cli.plan import plan
 from harness.cli.plugins import plugins
 from harness.cli.run import run
@@ -23,7 +23,7 @@ def cli() -> None:
     """Which ownership watermark of a neural network survives which attack: run the matrix, rank the schemes."""
 
 
-for command in (run, plan, plugins, data, doctor):
+for command in (run, plan, leaderboard, plugins, new, data, doctor):
     cli.add_command(command)
 
 

@@ -32,7 +32,9 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
         except DataError as error:
             click.echo(f"  {name:16} missing: {error}")
         else:
-            click.echo(f"  {name:16} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}")
+            click.echo(
+                f"  {name:16} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}"
+            )
 
 
 @data.command(epilog="Example: harness data fetch mnist fashion-mnist")

@@ -12,7 +12,18 @@ import click
 from harness import __version__
 from harness.cli.options import data_option, plugins_option, results_option
 
-PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "pluggy", "click")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "scikit-learn",
+    "pluggy",
+    "click",
+)
 
 
 @click.command(epilog="Example: harness doctor --plugins ~/my-plugins")

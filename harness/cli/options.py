@@ -51,11 +51,25 @@ def matrix_options(command: F) -> F:
     for option in reversed(
         [
             click.option("--matrix", "matrix_name", default="quick", show_default=True, help="A preset, or PATH.toml."),
-            click.option("--dataset", "datasets", multiple=True, help="Instead of the matrix's: NAME[option=value], or a glob."),
-            click.option("--defense", "defenses", multiple=True, help="Instead of the matrix's. A glob picks from them."),
+            click.option(
+                "--dataset",
+                "datasets",
+                multiple=True,
+                help="Instead of the matrix's: NAME[option=value], or a glob.",
+            ),
+            click.option(
+                "--defense",
+                "defenses",
+                multiple=True,
+                help="Instead of the matrix's. A glob picks from them.",
+            ),
             click.option("--attack", "attacks", multiple=True, help="Instead of the matrix's. Chains: 'a | b'."),
             click.option("--seeds", help="Instead of the matrix's: 0-4 or 0,2,5-7."),
-            click.option("--nulls", type=click.IntRange(0, 1000), help="Null models a dataset, instead of the matrix's."),
+            click.option(
+                "--nulls",
+                type=click.IntRange(0, 1000),
+                help="Null models a dataset, instead of the matrix's.",
+            ),
         ]
     ):
         command = option(command)

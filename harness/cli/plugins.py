@@ -45,8 +45,8 @@ def check(names: tuple[str, ...], plugin_folders: tuple[Path, ...]) -> int:
     known = {name for _, name in registry.found}
     for name in names:
         if name not in known:
-            problems = "".join(f"\n  not loaded: {problem}" for problem in registry.problems)
-            raise UsageError(f"{UnknownName('plugin', name, known)}{problems}")
+            broken = "".join(f"; not loaded: {problem}" for problem in registry.problems)
+            raise UsageError(f"{UnknownName('plugin', name, known)}{broken}")
     from harness.testing import check_plugin
 
     failed = len(registry.problems) if not names else 0

@@ -19,7 +19,9 @@ class Quiet:
     def __enter__(self) -> Watcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
     def started(self, stage: Stage) -> None:
@@ -35,7 +37,8 @@ class Plain(Quiet):
     def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
         left = f", about {duration(seconds_left)} left" if seconds_left is not None and done < total else ""
         click.echo(
-            f"[{done}/{total}{left}] {record['status']:<7} {record['seconds']:6.1f} s  {record['action']}: {record['label']}"
+            f"[{done}/{total}{left}] {record['status']:<7} {record['seconds']:6.1f} s  "
+            f"{record['action']}: {record['label']}"
             + (f"  ({first_line(record['reason'])})" if record["reason"] else ""),
             err=True,
         )
@@ -74,7 +77,9 @@ class Bar(Quiet):
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.update(self.task, description="")
         self.progress.stop()
 

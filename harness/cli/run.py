@@ -82,8 +82,7 @@ def run(
     registry = load_plugins(plugin_folders)
     plan = planned(registry, chosen_matrix(matrix_name, datasets, defenses, attacks, seeds, nulls))
     store = Store(results)
-    if not dry_run:
-        store.prepare()
+    store.check_format()
     session = Session(plan, store, Tables(results), Options(rerun, fail_fast or debug))
     for warning in session.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -94,6 +93,8 @@ def run(
     if session.todo:
         worker = _worker(session, store, registry, plan, data_named, device, threads, deterministic)
         worker.debug = debug
+    # Last, so that a mistake in the command leaves the results folder as it was.
+    store.prepare()
     outcome = _execute(session, worker, quiet, log_json)
     return _report(outcome, plan, results, log_json)
 
@@ -117,14 +118,15 @@ def _worker(
     torch.set_num_threads(threads)
     if deterministic:
         torch.use_deterministic_algorithms(True)
-    data = Data(*data_folder(data_named))
-    for dataset in {use for stage in session.todo for use in (stage.dataset, stage.data) if use is not None}:
+    chosen, data = _device(device), Data(*data_folder(data_named))
+    # A dict, not a set: of two sets that are missing it is always the same one that is named.
+    for dataset in dict.fromkeys(use for stage in session.todo for use in (stage.dataset, stage.data) if use):
         data.arrays(dataset.plugin)
 
     def warn(message: str) -> None:
         click.echo(f"warning: {message}", err=True)
 
-    return Worker(store, data, plan.stages, registry.use, _device(device), warn=warn)
+    return Worker(store, data, plan.stages, registry.use, chosen, warn=warn)
 
 
 def _device(name: str) -> Any:
@@ -137,6 +139,8 @@ def _device(name: str) -> Any:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not supported")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]

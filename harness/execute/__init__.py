@@ -1,6 +1,6 @@
 """Running a plan: what is stored is skipped, the rest is run by an executor, and every outcome becomes rows."""
 
-from harness.execute.session import Options, Outcome, Session, Watcher
 from harness.execute.serial import Executor, Serial
+from harness.execute.session import Options, Outcome, Session, Watcher
 
 __all__ = ["Executor", "Options", "Outcome", "Serial", "Session", "Watcher"]

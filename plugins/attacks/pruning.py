@@ -44,13 +44,15 @@ class Pruning(WhiteBoxAttack):
 
 
 def activation_frequencies(net: nets.Net, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """For each hidden layer the share ``[units]`` of inputs (and positions) on which a unit is above 0 after the ReLU."""
+    """By hidden layer, the share ``[units]`` of inputs (and positions) on which a unit is above 0 after the ReLU."""
     net.eval()
     totals: dict[str, torch.Tensor] = {}
     with torch.inference_mode():
         for part in x.split(1000):
             for name, activation in net.activations(part)[1].items():
-                active = (activation > 0).float().flatten(2).mean(2) if activation.ndim > 2 else (activation > 0).float()
+                active = (
+                    (activation > 0).float().flatten(2).mean(2) if activation.ndim > 2 else (activation > 0).float()
+                )
                 totals[name] = totals.get(name, torch.zeros_like(active[0])) + active.sum(0)
     return {name: total / len(x) for name, total in totals.items()}
 

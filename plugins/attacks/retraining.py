@@ -17,7 +17,9 @@ class Retraining(BlackBoxAttack):
 
     name: ClassVar[str] = "retraining"
     family: ClassVar[Family] = "extraction"
-    reference: ClassVar[str] = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
+    reference: ClassVar[str] = (
+        "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
+    )
 
     labels: Literal["hard", "top-1", "soft"] = "hard"
     """Train on the class; on the class with its probability, the rest spread evenly; or on all probabilities."""

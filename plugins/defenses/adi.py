@@ -63,7 +63,11 @@ def abstract_images(count: int, shape: tuple[int, ...], generator: torch.Generat
     waves = 6
     frequency, phase, strength = (
         torch.rand(size, generator=generator)
-        for size in ((2, count, channels, waves, 1, 1), (count, channels, waves, 1, 1), (count, channels, waves, 1, 1))
+        for size in (
+            (2, count, channels, waves, 1, 1),
+            (count, channels, waves, 1, 1),
+            (count, channels, waves, 1, 1),
+        )
     )
     down = torch.linspace(0, 1, height)[:, None]
     right = torch.linspace(0, 1, width)[None, :]

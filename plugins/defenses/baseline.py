@@ -12,8 +12,8 @@ from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, r
 class Baseline(Defense):
     """Triggers labelled as the target class, trained with the cross-entropy alone.
 
-    ``placement=corner`` is the baseline of the EWE paper's Table 1. ``placement=gradient`` has exactly EWE's triggers and
-    none of its loss, so that a comparison with ``ewe`` shows the loss and not the trigger's position.
+    ``placement=corner`` is the baseline of the EWE paper's Table 1. ``placement=gradient`` has exactly EWE's triggers
+    and none of its loss, so that a comparison with ``ewe`` shows the loss and not the trigger's position.
     """
 
     name: ClassVar[str] = "baseline"

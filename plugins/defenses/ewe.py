@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -19,7 +19,8 @@ class Ewe(Defense):
     - ``scaled``: cosine distance, temperature 0.2, weight 300 at batch size 64. *Ours*, not the paper's: the released
       weight moves the loss by half a nat in tens.
     - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, one phase, triggers as they are.
-    - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data of the watermark
+    - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data of the
+    watermark
       phase in a fixed order and only as many as there are watermark batches.
     """
 
@@ -98,7 +99,8 @@ class Ewe(Defense):
             streams[0] = self._first_batches(streams[0], len(task.triggers.trigger.x), size)
         epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
         return Marked(
-            ctx.train(net, streams, epochs, optimizers=_temperature_steps(entangled, chosen, weight)), task.triggers
+            ctx.train(net, streams, epochs, optimizers=_temperature_steps(entangled, chosen, weight)),
+            task.triggers,
         )
 
     def _first_batches(self, stream: Stream, triggers_count: int, size: int) -> Stream:
@@ -112,27 +114,37 @@ class Ewe(Defense):
         return replace(self, **VARIANTS[self.variant] | given)
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "scaled": {
         **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
         **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "shuffled"},
     },
     "paper": {
-        **{"weight": 16.0, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"},
+        **{
+            "weight": 16.0,
+            "distance": "euclidean",
+            "temperature": 1.56,
+            "temperature_rate": 0.1,
+            "reduction": "mean",
+        },
         **{"layers": "all", "ratio": 1.0, "phases": "one", "order": "shuffled"},
         **{"origin": "in-distribution", "refine": False},
     },
     "official": {
-        **{"weight": 32.0, "distance": "cosine", "temperature": 100.0, "temperature_rate": 0.1, "reduction": "sum"},
+        **{
+            "weight": 32.0,
+            "distance": "cosine",
+            "temperature": 100.0,
+            "temperature_rate": 0.1,
+            "reduction": "sum",
+        },
         **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "fixed", "refine": True},
     },
 }
 
 
-def _temperature_steps(
-    entangled: losses.Entanglement, chosen: Ewe, weight: float
-) -> list[torch.optim.Optimizer]:
-    """Algorithm 1, line 4: T descends the SNNL. The loss holds -weight x SNNL, so its gradient is undone and ascended."""
+def _temperature_steps(entangled: losses.Entanglement, chosen: Ewe, weight: float) -> list[torch.optim.Optimizer]:
+    """Algorithm 1, line 4: T descends the SNNL. The loss has -weight x SNNL, so that factor is undone and ascended."""
     rate = chosen.temperature_rate or 0.0
     if not rate or not weight:
         return []

@@ -1,0 +1,233 @@
+"""``harness leaderboard``: rank the schemes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from harness.cli.options import format_option, results_option
+
+if TYPE_CHECKING:
+    from harness.leaderboard import Attacked, Board, Ranked
+    from harness.statistics import Summary
+
+SCHEME_COLUMNS = (
+    *("rank", "scheme", "n", "margin", "95% interval", "worst attack", "verified", "queries"),
+    *("victim", "false rate", "accuracy cost", "not counted"),
+)
+ATTACK_COLUMNS = ("attack", "scheme", "n", "success", "held out", "accuracy", "verified", "not counted")
+
+
+@click.command(epilog="Example: harness leaderboard --dataset digits --format markdown")
+@results_option
+@click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
+@click.option("--defense", "defenses", multiple=True, help="Only these (globs); by default all.")
+@click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
+@click.option(
+    "--test",
+    type=click.Choice(["binomial", "fisher", "t"]),
+    default="binomial",
+    show_default=True,
+    help="Of the surrogate's answers against the null models'.",
+)
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of a verification.")
+@click.option("--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids.")
+@format_option
+def leaderboard(
+    results: Path,
+    datasets: tuple[str, ...],
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    test: Any,
+    confidence: float,
+    max_drop: float,
+    style: str,
+) -> None:
+    """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
+    from harness.leaderboard import Rules, make_board
+    from harness.store import Store
+    from harness.tables import Tables
+
+    rules = Rules(test, confidence, max_drop)
+    Store(results).check_format()
+    tables = Tables(results)
+    cells = tables.read("cells")
+    for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
+        cells = _chosen(cells, column, wanted)
+    board = make_board(cells.reset_index(drop=True), tables.read("stages"), rules)
+    printers: dict[str, Callable[[Board], None]]
+    printers = {"terminal": _terminal, "markdown": _markdown, "csv": _csv, "json": _json}
+    printers[style](board)
+
+
+def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
+    """The rows whose ``column`` is or fits one of ``wanted``. Raises :class:`UnknownName` for one that fits none."""
+    from fnmatch import fnmatchcase
+
+    from harness.errors import UnknownName
+
+    if not wanted:
+        return cells
+    known = list(dict.fromkeys(cells[column]))
+    fitting: set[str] = set()
+    for pattern in wanted:
+        found = {name for name in known if fnmatchcase(name, pattern.replace("[", "[[]"))}
+        if not found:
+            raise UnknownName(column, pattern, known)
+        fitting |= found
+    return cells[cells[column].isin(fitting)]
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _terminal(board: Board) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if click.get_text_stream("stdout").isatty() else 160)
+    for title, columns, rows in _sections(board):
+        table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+        for column in columns:
+            left = column in ("scheme", "attack", "worst attack", "not counted")
+            table.add_column(column, justify="left" if left else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(_escape(value) for value in row))
+        console.print(table)
+    for line in _notes(board):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _markdown(board: Board) -> None:
+    for title, columns, rows in _sections(board):
+        click.echo(f"**{title}**\n")
+        click.echo(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
+        for row in rows:
+            click.echo(f"| {' | '.join(value.replace('|', chr(92) + '|') for value in row)} |")
+        click.echo()
+    for line in _notes(board):
+        click.echo(f"{line}\n")
+
+
+def _csv(board: Board) -> None:
+    import csv
+
+    writer = csv.writer(click.get_text_stream("stdout"), lineterminator="\n")
+    summaries = ("margin", "victim_success", "false_rate", "accuracy_cost")
+    plain = [key for key in board.as_dict()["schemes"][0] if key not in summaries]
+    writer.writerow([*plain, *(f"{name}_{part}" for name in summaries for part in ("mean", "sd", "low", "high"))])
+    for scheme in board.as_dict()["schemes"]:
+        values = [(scheme[name] or {}).get(part) for name in summaries for part in ("mean", "sd", "low", "high")]
+        writer.writerow([*(scheme[key] for key in plain), *values])
+
+
+def _json(board: Board) -> None:
+    click.echo(json.dumps(board.as_dict(), indent=1))
+
+
+Section: TypeAlias = tuple[str, tuple[str, ...], list[list[str]]]
+"""Title, columns and rows of a table."""
+
+
+def _sections(board: Board) -> list[Section]:
+    """For each dataset the ranking, then its attacks."""
+    sections: list[Section] = []
+    for dataset in dict.fromkeys(scheme.dataset for scheme in board.schemes):
+        ranked = [_scheme_row(scheme) for scheme in board.schemes if scheme.dataset == dataset]
+        attacked = [a for a in board.attacks if a.dataset == dataset]
+        by_attack = [
+            _attack_row(a) for name in dict.fromkeys(a.attack for a in attacked) for a in attacked if a.attack == name
+        ]
+        sections.append((f"{dataset}: schemes, ranked by margin", SCHEME_COLUMNS, ranked))
+        sections.append((f"{dataset}: what each attack leaves", ATTACK_COLUMNS, by_attack))
+    return sections
+
+
+def _scheme_row(scheme: Ranked) -> list[str]:
+    margin = scheme.margin
+    interval = f"{_points(margin.low)} to {_points(margin.high)}" if margin and not math.isnan(margin.low) else "-"
+    worst = f"{scheme.worst_attack}: {_points(scheme.worst_success)}" if scheme.worst_attack else "-"
+    return [
+        str(scheme.rank or "-"),
+        scheme.defense,
+        str(scheme.seeds),
+        _spread(margin),
+        interval,
+        worst,
+        _percent(scheme.verified),
+        _queries(scheme.queries),
+        _spread(scheme.victim_success),
+        _spread(scheme.false_rate),
+        _spread(scheme.accuracy_cost),
+        _not_counted(scheme),
+    ]
+
+
+def _attack_row(attacked: Attacked) -> list[str]:
+    return [
+        attacked.attack,
+        attacked.defense,
+        str(attacked.success.n if attacked.success else 0),
+        _spread(attacked.success),
+        _spread(attacked.held_out),
+        _spread(attacked.accuracy),
+        _percent(attacked.verified),
+        _not_counted(attacked),
+    ]
+
+
+def _notes(board: Board) -> list[str]:
+    rules = board.rules
+    tests = {
+        "binomial": "an exact binomial test against the upper confidence limit of the null models' rate",
+        "fisher": "Fisher's exact test against the null models",
+        "t": "the paper's one-sided t-test against the null models",
+    }
+    return [
+        "All in %, mean ± SD over n seeds; the interval is a bootstrap over them, too narrow for few. "
+        "success: trigger queries answered as the key says. "
+        "margin: success less the null models' (the false rate), a mean over the attacks that count. "
+        "accuracy cost: the null models' accuracy less the victim's.",
+        f"verified: share of attacked models that {tests[rules.test]} accuses at {rules.confidence:.0%}. "
+        "queries: median for that confidence by the paper's t-test. "
+        f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
+        *(f"Measured on {machine}." for machine in board.machines),
+    ]
+
+
+def _not_counted(row: Ranked | Attacked) -> str:
+    return (
+        ", ".join(f"{count} {name}" for name in ("void", "failed", "skipped") if (count := getattr(row, name))) or "-"
+    )
+
+
+def _spread(summary: Summary | None) -> str:
+    if summary is None:
+        return "-"
+    return _points(summary.mean) if math.isnan(summary.sd) else f"{_points(summary.mean)} ± {_points(summary.sd)}"
+
+
+def _points(share: float) -> str:
+    # Rounded first, so that a rate of -0.0 reads as 0.
+    return "-" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f}"
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.0f}%"
+
+
+def _queries(count: float) -> str:
+    if math.isnan(count):
+        return "-"
+    return "never" if math.isinf(count) else f"{count:.0f}"

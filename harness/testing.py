@@ -1,0 +1,228 @@
+"""Does a plugin keep its contract? For authors, in a test of their own or through ``harness plugins check``::
+
+    from harness.testing import check_defense
+    def test_my_mark() -> None:
+        check_defense(MyMark)
+
+A defense or attack is run twice, for real, on a few digits: through the plan, the worker and the store that a matrix
+uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import pickle
+import random
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.contracts import Architecture, Attack, Dataset, Defense, PoolAttack
+from harness.data import Data, check_arrays, data_folder
+from harness.errors import DataError, HarnessError, PluginError
+from harness.nets import Net
+from harness.plan import Kind, Plan, Use, make_plan, source_digest
+from harness.registry import Found, Registry, check_class, load_registry
+from harness.stages import Worker
+from harness.store import Store
+
+TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
+"""What defenses and attacks are tried on: seconds, and no download."""
+
+
+def check_dataset(cls: type[Dataset]) -> None:
+    """Raise :class:`PluginError` with everything that is wrong with a dataset; its files must be found."""
+    _check(cls, "dataset")
+
+
+def check_defense(cls: type[Defense]) -> None:
+    """Raise :class:`PluginError` with everything that is wrong with a defense."""
+    _check(cls, "defense")
+
+
+def check_attack(cls: type[Attack]) -> None:
+    """Raise :class:`PluginError` with everything that is wrong with an attack."""
+    _check(cls, "attack")
+
+
+def check_architecture(cls: type[Architecture]) -> None:
+    """Raise :class:`PluginError` with everything that is wrong with an architecture."""
+    _check(cls, "architecture")
+
+
+def _check(cls: type[Any], kind: Kind) -> None:
+    check_class(cls, kind)
+    registry = load_registry()
+    found = Found(kind, cls, "under test", source_digest(inspect.getfile(cls)))
+    registry.found[kind, cls.name] = found
+    problems = check_plugin(found, registry)
+    if problems:
+        raise PluginError(f"{kind} {cls.name}: " + "; ".join(problems))
+
+
+def check_plugin(found: Found, registry: Registry) -> list[str]:
+    """Everything that is wrong with a plugin of ``registry``; empty if it keeps its contract.
+
+    A dataset whose files are not here is checked as far as it goes without them.
+    """
+    problems = list(_object_problems(found, registry))
+    if problems:
+        return problems
+    use = registry.use(found.kind, found.cls.name)
+    checks = {"dataset": _dataset, "defense": _defense, "attack": _attack, "architecture": _architecture}
+    before = _global_state()
+    spoken = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(spoken):
+            problems += checks[found.kind](use, registry)
+    except HarnessError as error:
+        problems.append(str(error))
+    if _global_state() != before:
+        problems.append("it changes the global random state: draw from ctx.generator and from nothing else")
+    if spoken.getvalue():
+        problems.append(f"it prints: {spoken.getvalue().strip()[:60]!r}")
+    return problems
+
+
+def _object_problems(found: Found, registry: Registry) -> Iterator[str]:
+    if "__doc__" not in vars(found.cls) or found.summary.startswith(f"{found.cls.__name__}("):
+        yield "it has no docstring: its first line is what `harness plugins list` shows"
+    plugin = found.cls()
+    if plugin != found.cls() or hash(plugin) != hash(found.cls()):
+        yield "two objects with the same options are not equal"
+    if pickle.loads(pickle.dumps(plugin)) != plugin:
+        yield "it does not survive pickling, which takes it to a worker"
+    use = registry.use(found.kind, found.cls.name)
+    if registry.use(found.kind, use.text).plugin != use.plugin:
+        yield f"its text {use.text!r} does not read back as the same options"
+
+
+def _dataset(use: Use, registry: Registry) -> Iterator[str]:
+    dataset: Dataset = use.plugin
+    registry.use("architecture", dataset.architecture)
+    if dataset.ood:
+        registry.use("dataset", dataset.ood)
+    try:
+        arrays, again = (Data(data_folder(None)[0]).arrays(dataset) for _ in range(2))
+    except DataError as error:
+        if "checksum" in str(error) or "damaged" in str(error):
+            yield str(error)
+        return
+    check_arrays(dataset, arrays)
+    if not np.array_equal(arrays.x_train, again.x_train):
+        yield "loading it twice gives different data"
+
+
+def _defense(use: Use, registry: Registry) -> Iterator[str]:
+    yield from _twice(_plan(registry, use, registry.use("attack", "none")), registry, use)
+
+
+def _attack(use: Use, registry: Registry) -> Iterator[str]:
+    if isinstance(use.plugin, PoolAttack):
+        yield from _twice(_plan(registry, registry.use("defense", "baseline"), use), registry, use)
+
+
+def _plan(registry: Registry, defense: Use, attack: Use) -> Plan:
+    dataset = registry.use("dataset", TINY)
+    return make_plan([dataset], [defense], [(attack,)], [0], 1, registry.use)
+
+
+def _twice(plan: Plan, registry: Registry, use: Use) -> Iterator[str]:
+    """Run a plan in two places: every stage must succeed, both times with the same bits, and change no input."""
+    reason = next((cell.skip for cell in plan.cells if cell.skip), "")
+    if reason:
+        return  # it says that it cannot be tried on digits, which is its right
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (_run(plan, registry, Path(folder) / name) for name in ("first", "second"))
+    for stage in plan.stages.values():
+        record, again = first.records.get(stage.id), second.records.get(stage.id)
+        if record is None or again is None:
+            continue
+        if record["status"] == "failed":
+            yield f"{stage.action}: {record['reason']}"
+        elif record.get("tensors_sha256") != again.get("tensors_sha256"):
+            yield f"{stage.action}: the same seed gives other tensors"
+        elif record.get("evidence") != again.get("evidence"):
+            yield f"{stage.action}: the same seed gives other evidence"
+    if first.changed:
+        yield f"{first.changed}: it changes its inputs in place"
+    if isinstance(use.plugin, Defense) and first.key is not None:
+        yield from _key_problems(first.key)
+
+
+@dataclass
+class _Trial:
+    """What running a plan gave: records by stage id, the embed's tensors, the action that changed its inputs."""
+
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    key: dict[str, torch.Tensor] | None = None
+    changed: str = ""
+
+
+def _run(plan: Plan, registry: Registry, folder: Path) -> _Trial:
+    """Run a plan's stages, stored below ``folder``, up to the first that fails."""
+    store = Store(folder)
+    store.prepare()
+    worker = Worker(store, Data(data_folder(None)[0]), plan.stages, registry.use, torch.device("cpu"))
+    trial = _Trial()
+    for stage in plan.stages.values():
+        train = worker.splits(stage).train.x
+        before = train.clone()
+        worker.run(stage)
+        artifact = store.load(stage.id)
+        trial.records[stage.id] = artifact.record
+        if not torch.equal(before, train):
+            trial.changed = stage.action
+        if artifact.record["status"] != "ok":
+            break
+        if stage.action == "embed":
+            trial.key = artifact.tensors
+    return trial
+
+
+def _key_problems(tensors: dict[str, torch.Tensor]) -> Iterator[str]:
+    """A key keeps its probes apart; a scheme must have something to ask, or to read."""
+    inputs = {name.split("/")[1]: x for name, x in tensors.items() if name.startswith("probe/") and name.endswith("/x")}
+    rows = {name: {row.numpy().tobytes() for row in x} for name, x in inputs.items()}
+    for name in ("held_out", "control"):
+        if rows.get("trigger", set()) & rows.get(name, set()):
+            yield f"its key's {name} inputs are also in its trigger set"
+    if not any(name.startswith(("probe/", "tensor/")) for name in tensors):
+        yield "its key is empty: there is nothing to verify"
+
+
+def _architecture(use: Use, registry: Registry) -> Iterator[str]:
+    dataset = registry.use("dataset", "digits").plugin
+    architecture: Architecture = use.plugin
+    if architecture.skip(dataset):
+        return
+    with torch.random.fork_rng(devices=[]):
+        net = architecture.build(dataset.input_shape, len(dataset.classes))
+    if not isinstance(net, Net):
+        yield f"build must return a harness.nets.Net, not {type(net).__name__}"
+        return
+    x = torch.randint(0, 256, (3, *dataset.input_shape), generator=torch.Generator().manual_seed(0)).byte()
+    logits, activations = net.eval().activations(x)
+    if tuple(logits.shape) != (3, len(dataset.classes)):
+        yield f"logits are {tuple(logits.shape)}, expected (3, {len(dataset.classes)})"
+    if not torch.equal(net(x), net(x.float() / 255)):
+        yield "uint8 inputs and the same in 0..1 give different logits"
+    if tuple(activations) != net.hidden or not all(
+        name in dict(net.named_modules()) for name in (*net.hidden, net.last)
+    ):
+        yield f"activations are {tuple(activations)}, but hidden = {net.hidden} names its submodules, and last one"
+
+
+def _global_state() -> tuple[Any, ...]:
+    numpy_state = np.random.get_state(legacy=False)
+    return (torch.random.get_rng_state().numpy().tobytes(), repr(numpy_state), random.getstate())
+
+
+__all__ = ["check_architecture", "check_attack", "check_dataset", "check_defense", "check_plugin"]
