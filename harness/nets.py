@@ -116,9 +116,11 @@ def silence(net: Net, layer: str, units: Tensor) -> None:
 
 def fresh_like(net: Net, layer: str, generator: torch.Generator) -> nn.Module:
     """A copy of one layer of ``net`` with its weights drawn anew, as the layer's own class draws them."""
-    module = copy.deepcopy(net.get_submodule(layer))
+    layer_now = net.get_submodule(layer)
+    # Drawn on the CPU, whose generator is the seeded one: the same weights on every device.
+    module = copy.deepcopy(layer_now).cpu()
     with seeded(generator):
         for part in module.modules():
             if isinstance(part, (nn.Linear, nn.Conv2d, nn.LSTM, nn.BatchNorm2d)):
                 part.reset_parameters()
-    return module
+    return module.to(next(layer_now.parameters()).device)

@@ -16,6 +16,7 @@ import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -133,7 +134,7 @@ def resolve(registry: Registry, matrix: Matrix) -> tuple[list[Use], list[Use], l
 
 def construct(cls: type[Plugin], entry: Entry) -> Plugin:
     """``cls`` with the options of ``entry``, converted to its fields' types. Raises :class:`OptionError`."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     known = [f.name for f in fields(cls)]
     options: dict[str, Any] = {}
     for key, value in entry.options:
@@ -146,6 +147,10 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
         return cls(**options)
     except (OptionError, ValueError, TypeError) as error:
         raise OptionError(f"{entry}: {error}") from error
+
+
+# A sweep constructs one class thousands of times, and resolving its annotations is most of that.
+_hints = cache(get_type_hints)
 
 
 def _convert(value: Value, hint: Any, where: str) -> Any:

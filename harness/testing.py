@@ -77,6 +77,8 @@ def check_plugin(found: Found, registry: Registry) -> list[str]:
         return problems
     use = registry.use(found.kind, found.cls.name)
     checks = {"dataset": _dataset, "defense": _defense, "attack": _attack, "architecture": _architecture}
+    # Importing scikit-learn draws random numbers: not the plugin's doing.
+    Data(Path()).arrays(registry.use("dataset", TINY).plugin)
     before = _global_state()
     spoken = io.StringIO()
     try:

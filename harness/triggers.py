@@ -67,14 +67,17 @@ class PatchTriggers(TriggerRecipe):
         return None
 
     def make(self, task: Task, ctx: Context) -> Key:
-        sources, held_out = self._sources(task)
+        sources, held_out = self._sources(task, ctx.generator)
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
         if clean is None or self.placement == "corner":
             window = _corner(task.dataset)
         else:
             window = self._window(clean, sources, task.train.of(task.dataset.target).x, task.dataset.patch)
-        trained, held_out = _visible(sources, window), held_out[_shown(held_out, window)]
-        triggers, held_out_triggers = (self._refined(clean, _patched(x, window), task) for x in (trained, held_out))
+        if self.origin == "in-distribution":
+            # A source image that looks as before teaches the victim to mislabel its own task. Out of distribution the
+            # image itself is the trigger, whether the patch shows on it or not.
+            sources, held_out = _visible(sources, window), held_out[_shown(held_out, window)]
+        triggers, held_out_triggers = (self._refined(clean, _patched(x, window), task) for x in (sources, held_out))
         target = task.dataset.target
         return Key(
             probes={
@@ -85,10 +88,11 @@ class PatchTriggers(TriggerRecipe):
             tensors={"mask": window.float(), "target": torch.tensor(target)},
         )
 
-    def _sources(self, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sources(self, task: Task, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs for trained and for held-out triggers, which never overlap."""
         if task.ood is not None and self.origin == "out-of-distribution":
             x = task.ood.of(task.dataset.ood_class).x
+            x = x[torch.randperm(len(x), generator=generator).to(x.device)]
             half = min(self.count, len(x) // 2)
             trained, held_out = x[:half], x[half : 2 * half]
         else:
@@ -99,10 +103,7 @@ class PatchTriggers(TriggerRecipe):
         return trained, held_out
 
     def _window(self, clean: nets.Net, sources: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:
-        """The mask ``[height, width]`` of the patch: the window with the largest mean SNNL gradient of the sources.
-
-        Of the windows that a patch is visible in: out-of-distribution sources may be bright where the gradient is large.
-        """
+        """The mask ``[height, width]`` of the patch: the window with the largest mean SNNL gradient of the sources."""
         total = torch.zeros(sources.shape[1:], device=sources.device)
         size = min(GRADIENT_BATCH, len(sources), len(targets))
         if size < 2:
@@ -114,11 +115,7 @@ class PatchTriggers(TriggerRecipe):
             loss = self._entanglement(clean, torch.cat([x, y]))
             total += torch.autograd.grad(loss, x)[0].sum(0)
         scores = torch.nn.functional.avg_pool2d(total.mean(0)[None, None], side, stride=1)[0, 0]
-        if self.placement == "argmin":
-            best = int(scores.argmin())
-        else:
-            scores = scores.masked_fill(_hidden_share(sources, side) > HIDDEN_SHARE, -torch.inf)
-            best = int(scores.argmax())
+        best = int(scores.argmin() if self.placement == "argmin" else scores.argmax())
         top, left = divmod(best, scores.shape[1])
         window = torch.zeros(sources.shape[2:], dtype=torch.bool, device=sources.device)
         window[top : top + side, left : left + side] = True
@@ -174,12 +171,6 @@ def _shown(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
     """Which of the inputs ``[n, c, h, w]`` the patch changes visibly: ``[n]`` bool."""
     inside = nets.as_float(x).movedim(1, -1)[:, window.to(x.device)]
     return (1 - inside).flatten(1).mean(1) >= VISIBLE
-
-
-def _hidden_share(x: torch.Tensor, side: int) -> torch.Tensor:
-    """For each window, the share of the inputs ``[n, c, h, w]`` that a patch there would not change visibly."""
-    brightness = torch.nn.functional.avg_pool2d(nets.as_float(x).mean(1, keepdim=True), side, stride=1)[:, 0]
-    return (1 - brightness < VISIBLE).float().mean(0)
 
 
 def _visible(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:

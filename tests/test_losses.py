@@ -121,7 +121,7 @@ def test_the_temperature_has_a_gradient_at_underflow() -> None:
     temperature = torch.tensor(0.5, requires_grad=True)
     snnl(x, torch.tensor([0, 0, 1, 1]), temperature, "euclidean").backward()
     # d/dT of c/T is -c/T^2, and c is 12500/4.
-    assert float(temperature.grad) == pytest.approx(-12_500 / 4 / 0.25, rel=1e-5)
+    assert float(temperature.grad) == pytest.approx(-12_500 / 4 / 0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("norm", [1e-3, 1e-6, 1e-9, 1e-12])
@@ -134,8 +134,6 @@ def test_rows_near_zero_have_bounded_gradients(norm: float, temperature: float) 
     loss.backward()
     # A unit row moves by at most 1e4 times what the row does, and no row counts more than four times over.
     assert x.grad is not None and float(x.grad.abs().max()) <= 4e4 / temperature
-    naive = F.normalize(x.detach()[0].flatten(), dim=0)
-    assert norm > 1e-5 or 1 / norm > 4e4 and bool(torch.isfinite(naive).all())  # what a plain division would do
 
 
 def test_a_zero_row_is_finite_at_a_low_temperature() -> None:
@@ -241,10 +239,10 @@ def test_entanglement_is_the_sum_of_the_layers(distance: Distance) -> None:
     with torch.no_grad():
         entangled.log_temperature += torch.tensor([0.0, 0.5, -1.0])
     groups = torch.arange(12) < 6
-    temperatures = entangled.log_temperature.exp()
+    temperatures = entangled.log_temperature.detach().exp()
+    assert float(temperatures[0]) == pytest.approx(0.4)
     alone = sum(snnl(x, groups, t, distance) for x, t in zip(layers, temperatures, strict=True))
-    torch.testing.assert_close(entangled(layers), alone)
-    assert [round(float(t), 6) for t in temperatures[:1]] == [0.4]
+    torch.testing.assert_close(entangled(layers).detach(), alone)
 
 
 def test_each_layer_has_a_temperature_of_its_own() -> None:
@@ -253,7 +251,7 @@ def test_each_layer_has_a_temperature_of_its_own() -> None:
     entangled([x, torch.zeros_like(x)]).backward()
     gradient = entangled.log_temperature.grad
     # Identical rows are as near at any temperature.
-    assert gradient is not None and float(gradient[0]) != 0 and float(gradient[1]) == 0
+    assert gradient is not None and abs(float(gradient[0])) > 0.1 and abs(float(gradient[1])) < 1e-5
 
 
 @pytest.mark.parametrize("size", [0, 2, 7])
@@ -264,7 +262,7 @@ def test_entanglement_refuses_a_batch_that_has_no_halves_or_no_pairs(size: int) 
 
 def test_entanglement_refuses_another_number_of_layers() -> None:
     x, _ = batch()
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer|shorter"):
         Entanglement(2, 0.2, "cosine", 10, CPU)([x])
 
 
@@ -281,9 +279,9 @@ def test_a_learned_temperature_stays_positive_whatever_its_steps(maximize: bool,
         loss.backward()
         optimizer.step()
         assert bool(torch.isfinite(loss))
-    reached = float(entangled([x]).detach())
-    ends = sorted(float(snnl(x, groups, t)) for t in (1e-3, 1e6, 0.2))
-    assert ends[0] - 1e-4 <= reached <= ends[-1] * (1 + 1e-4)
+    temperature = entangled.log_temperature.detach().double().exp().clamp(1e-3, 1e6)
+    assert rate == 1 or float(temperature) == (1e-3 if maximize else 1e6)
+    assert float(entangled([x]).detach()) == pytest.approx(float(snnl(x, groups, float(temperature))), rel=1e-4)
 
 
 # --- the weight of a scheme -------------------------------------------------------------------------------------------

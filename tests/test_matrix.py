@@ -16,7 +16,6 @@ from harness.errors import MatrixError, UnknownName, UsageError
 from harness.matrix import (
     MAX_SEEDS,
     Entry,
-    Matrix,
     choose,
     expand,
     format_chain,
@@ -403,8 +402,3 @@ KNOWN = ["ewe", "adi", "ewe-2", "Ewe"]
 )
 def test_a_glob_expands_to_the_names_that_fit_with_its_options(text: str, expanded: list[str]) -> None:
     assert texts(expand(parse_entry(text), KNOWN)) == expanded
-
-
-def test_a_matrix_is_hashable_data() -> None:
-    matrix = Matrix("m", (Entry("a"),), (Entry("b"),), (parse_chain("c | d"),))
-    assert hash(matrix) == hash(Matrix("m", (Entry("a"),), (Entry("b"),), (parse_chain("c|d"),)))

@@ -235,27 +235,37 @@ class _Clock:
     def __init__(self, tables: Tables, todo: list[Stage]) -> None:
         self.open: dict[tuple[str, str, str], int] = defaultdict(int)
         self.seconds: dict[tuple[str, str, str], float] = {}
+        # Kept up to date stage by stage: a sweep has thousands of kinds, too many to go through after each stage.
+        self._total, self._unseen = 0.0, 0
         for stage in todo:
             self.open[self._kind(stage)] += 1
         if todo:
             past = tables.read("stages", ["action", "dataset", "plugin", "status", "seconds"])
             past = past[past["status"] == "ok"]
             self.seconds = past.groupby(["action", "dataset", "plugin"])["seconds"].median().to_dict()
+        for kind in self.open:
+            self._count(kind, 1)
 
     @staticmethod
     def _kind(stage: Stage) -> tuple[str, str, str]:
         return (stage.action, stage.dataset.text, stage.plugin.text if stage.plugin else "")
 
+    def _count(self, kind: tuple[str, str, str], sign: int) -> None:
+        """Add what is left of ``kind`` to the sums, or take it out of them."""
+        if kind in self.seconds:
+            self._total += sign * self.open[kind] * self.seconds[kind]
+        elif self.open[kind]:
+            self._unseen += sign
+
     def ended(self, stage: Stage, record: Record) -> None:
         """One less of its kind, and what it took."""
         kind = self._kind(stage)
+        self._count(kind, -1)
         self.open[kind] -= 1
         if record["status"] == "ok":
             self.seconds[kind] = record["seconds"]
+        self._count(kind, 1)
 
     def left(self) -> float | None:
         """Seconds left; None while a kind of stage that is still to come has never been seen."""
-        kinds = [(kind, count) for kind, count in self.open.items() if count]
-        if any(kind not in self.seconds for kind, _ in kinds):
-            return None
-        return sum(self.seconds[kind] * count for kind, count in kinds)
+        return None if self._unseen else max(0.0, self._total)
