@@ -110,7 +110,7 @@ class Store:
                 raise DamagedArtifact(f"{self.path(id)} has no record.json") from None
             return None
         except UnicodeDecodeError as error:
-            raise DamagedArtifact(f"{path}: {error}") from error
+            raise DamagedArtifact(f"{path}: the checksum does not hold") from error
         body = text[len(_sealed_head("")) : -len(_TAIL)]
         if text != _sealed(body):
             raise DamagedArtifact(f"{path}: the checksum does not hold")

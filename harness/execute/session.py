@@ -152,10 +152,11 @@ class Session:
         for cell in self.plan.cells:
             if cell.id in self._settled:
                 status, reason = self._settled[cell.id]
-            elif all(id in self.records for _, id in cell.stages):
-                status, reason = outcome(cell, self.records)
             else:
-                status, reason = "not run", ""
+                known = {id: self.records[id] for _, id in cell.stages if id in self.records}
+                status, reason = outcome(cell, known)
+                if status != "failed" and len(known) < len(set(dict(cell.stages).values())):
+                    status, reason = "not run", ""
             result.counts[status] += 1
             if status == "failed":
                 result.failures.append((f"{cell.dataset} / {cell.defense} / {cell.attack} #{cell.seed}", reason))

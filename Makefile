@@ -1,0 +1,47 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Tests and checks are many small computations: one thread each, and as many processes as there are cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: venv demo test test-wheel check bench docs clean
+
+venv: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv .venv
+	@echo "installing torch and friends into .venv (some minutes, 5 GB) ..."
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: venv
+	$(BIN)/harness run --matrix quick
+	$(BIN)/harness leaderboard
+	@echo
+	@echo "next: . .venv/bin/activate, then: harness new defense my-mark my-plugins   (plugins/README.md goes on)"
+
+test: venv
+	$(BIN)/pytest --numprocesses auto --quiet
+
+# The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
+test-wheel: venv
+	rm -rf build/wheel build/site
+	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
+	HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" $(BIN)/pytest --numprocesses auto --quiet
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: venv
+	$(BIN)/python -m benchmarks.bench
+
+docs: venv
+	$(BIN)/python -c "from pathlib import Path; from harness.tables import document; Path('results/README.md').write_text(document())"
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,274 @@
+"""What training costs: the engine's steps, the SNNL's share of them, threads against processes, and one whole arm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.framework import folder, make, run
+from benchmarks.measure import Row, Side, alternate, cpu_seconds, seconds, threads
+from benchmarks.peers import PlainLoop, snnl_by_pairs
+from harness.contracts import Key, Probe, Split, Stream, Task
+from harness.data import Data
+from harness.losses import Entanglement
+from harness.matrix import Entry, Matrix
+from harness.nets import Net
+from harness.registry import load_registry
+from harness.train import Engine
+
+IMAGES, BATCH = 4096, 128
+RECIPE = f"mnist[train={IMAGES},holdout=100,batch_size={BATCH}]"
+CPU = torch.device("cpu")
+
+
+def images(count: int = IMAGES) -> Split:
+    """Random images of MNIST's shape and type: what a step costs does not depend on what it sees."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    return Split(x, torch.randint(0, 10, (count,), generator=generator))
+
+
+def engine(kind: type[Engine] = Engine) -> Engine:
+    """The harness's engine with MNIST's recipe and the paper's CNN."""
+    registry = load_registry()
+    dataset, cnn = registry.use("dataset", RECIPE), registry.use("architecture", "cnn")
+    return kind(CPU, torch.Generator().manual_seed(0), dataset.plugin, cnn.plugin, cnn.text)
+
+
+class EngineLoop:
+    """One epoch after the other through :meth:`Engine.train`, as every stage of the harness trains."""
+
+    def __init__(self, data: Split) -> None:
+        self.engine = engine()
+        self.net = self.engine.build()
+        self.stream = self.engine.stream(data)
+
+    def epoch(self) -> None:
+        """One pass over the data."""
+        self.engine.train(self.net, [self.stream], 1)
+
+
+# --- cnn-step ---------------------------------------------------------------------------------------------------------
+
+
+def rate(epoch: Callable[[], object]) -> Side:
+    """Images a second of one epoch."""
+    return lambda: IMAGES / seconds(epoch)
+
+
+def matmul_gflops() -> float:
+    """GFLOP/s of one fp32 matrix product that fills the caches: what this processor reaches at best."""
+    size = 2048
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    return 2 * size**3 / seconds(lambda: a @ b) / 1e9
+
+
+def flops_per_image(net: nn.Module, shape: tuple[int, ...] = (1, 28, 28)) -> int:
+    """Operations of a training step an image, from the shapes of the layers: backward is twice forward."""
+    total = 0
+
+    def count(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            total += 2 * prod(out.shape[1:]) * prod(layer.weight.shape[1:])
+        elif isinstance(layer, nn.Linear):
+            total += 2 * prod(layer.weight.shape)
+
+    hooks = [layer.register_forward_hook(count) for layer in net.modules()]
+    with torch.inference_mode():
+        net(torch.zeros(1, *shape))
+    for hook in hooks:
+        hook.remove()
+    return 3 * total
+
+
+def cnn_step(n: int) -> list[Row]:
+    """Images a second of the CNN's training, against a plain PyTorch loop and the machine's matrix products."""
+    return [row for count in (2, 1) for row in _cnn_step(n, count)]
+
+
+def _cnn_step(n: int, count: int) -> Iterator[Row]:
+    name = f"cnn-step, {count} thread" + "s" * (count > 1)
+    data = images()
+    ours, plain = EngineLoop(data), PlainLoop(data.x, data.y, BATCH)
+    with threads(count):
+        alternate(1, rate(ours.epoch), rate(plain.epoch), matmul_gflops)
+        engine_rate, plain_rate, ceiling = alternate(n, rate(ours.epoch), rate(plain.epoch), matmul_gflops)
+    target = "target 3000 on two idle cores" if count == 2 else ""
+    yield Row(name, engine_rate, plain_rate, "images/s", "measured: plain PyTorch loop (see peers.py)", target)
+    reached = [images_per_second * flops_per_image(ours.net) / 1e9 for images_per_second in engine_rate]
+    yield Row(f"{name}: arithmetic", reached, ceiling, "GFLOP/s", "measured: fp32 product of 2048 x 2048")
+
+
+# --- two-workers ------------------------------------------------------------------------------------------------------
+
+_loop: EngineLoop
+
+
+def _prepare(count: int) -> None:
+    """In a new process: ``count`` threads, and one epoch to warm up."""
+    global _loop
+    torch.set_num_threads(count)
+    _loop = EngineLoop(images())
+    _loop.epoch()
+
+
+def _epoch() -> float:
+    _loop.epoch()
+    return time.monotonic()
+
+
+@contextmanager
+def worker(count: int) -> Iterator[ProcessPoolExecutor]:
+    """A process of its own that trains with ``count`` threads, warmed up."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _prepare, (count,)) as pool:
+        pool.submit(_epoch).result()
+        yield pool
+
+
+def together(pools: Sequence[ProcessPoolExecutor]) -> float:
+    """Images a second, in all, of an epoch in each of the processes at the same time, until the last has ended."""
+    begin = time.monotonic()
+    ends = [future.result() for future in [pool.submit(_epoch) for pool in pools]]
+    return IMAGES * len(pools) / (max(ends) - begin)
+
+
+def two_workers(n: int) -> list[Row]:
+    """Images a second of two processes with one thread each, against one process with two threads."""
+    with ExitStack() as stack:
+        one, other, wide = (stack.enter_context(worker(count)) for count in (1, 1, 2))
+        ours, peer = alternate(n, lambda: together([one, other]), lambda: together([wide]))
+    return [Row("two-workers", ours, peer, "images/s", "measured: one process, two threads")]
+
+
+# --- snnl -------------------------------------------------------------------------------------------------------------
+
+WIDTHS = (6272, 128)
+TEMPERATURE = 0.2
+
+
+def _activations() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.rand(BATCH, width, generator=generator).requires_grad_() for width in WIDTHS]
+
+
+def snnl_ours() -> Callable[[], None]:
+    """Forward and backward of the harness's SNNL: a matrix product a layer."""
+    layers = _activations()
+    loss = Entanglement(len(layers), TEMPERATURE, "cosine", BATCH, CPU)
+    return lambda: loss(layers).backward()
+
+
+def snnl_plain() -> Callable[[], None]:
+    """Forward and backward of the SNNL as its formula reads."""
+    layers = _activations()
+    groups = torch.arange(BATCH) < BATCH // 2
+    return lambda: torch.stack([snnl_by_pairs(x, groups, TEMPERATURE) for x in layers]).sum().backward()
+
+
+def memory(prepare: Callable[[], Callable[[], None]]) -> float:
+    """Peak MiB that a call needs beyond what is there before it, in a fresh process (Linux)."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_memory, prepare).result()
+
+
+def _memory(prepare: Callable[[], Callable[[], None]]) -> float:
+    work = prepare()
+    before = _status("VmRSS")
+    work()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    """A line of the kernel's account of this process, in KiB."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii").splitlines())
+    return int(lines[name].split()[0])
+
+
+def snnl(n: int) -> list[Row]:
+    """Milliseconds and memory of the SNNL of 64 + 64 samples in two layers, forward and backward, one thread."""
+    ours, plain = snnl_ours(), snnl_plain()
+    with threads(1):
+        alternate(1, lambda: seconds(ours), lambda: seconds(plain))
+        fast, slow = alternate(n, lambda: 1000 * seconds(ours), lambda: 1000 * seconds(plain))
+    peer_is = "measured: all pairs multiplied out, [n, n, d]"
+    rows = [Row("snnl", fast, slow, "ms", peer_is, f"64 + 64 samples x {' and '.join(map(str, WIDTHS))}")]
+    if Path("/proc/self/status").exists():
+        rows.append(Row("snnl: memory", [memory(snnl_ours)], [memory(snnl_plain)], "MiB", peer_is))
+    return rows
+
+
+# --- snnl-share -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Capture(Engine):
+    """An engine that keeps what a scheme would train on, instead of training."""
+
+    streams: Sequence[Stream] = field(default_factory=list)
+
+    def train(self, net: Net, streams: Sequence[Stream], *args: object, **kwargs: object) -> Net:
+        """Keep the streams."""
+        self.streams = streams
+        return net
+
+
+def watermark_epoch(scheme: str) -> Callable[[], object]:
+    """An epoch of the watermark batches alone, with the very loss that ``scheme`` trains them with."""
+    capture = engine(Capture)
+    assert isinstance(capture, Capture)
+    data, triggers = images(), images(1024)
+    key = Key({"trigger": Probe(triggers.x, torch.zeros_like(triggers.y))})
+    load_registry().use("defense", scheme).plugin.embed(Task(capture.dataset, data, data, None, key), capture)
+    trainer = engine()
+    net = trainer.build()
+    return lambda: trainer.train(net, [capture.streams[1]], 1)
+
+
+def snnl_share(n: int) -> list[Row]:
+    """Milliseconds of an EWE watermark step (64 + 64 images), against the same step without its SNNL, one thread."""
+    entangled, plain = watermark_epoch("ewe"), watermark_epoch("ewe[weight=0]")
+    steps = 1024 // (BATCH // 2)
+    with threads(1):
+        alternate(1, lambda: seconds(entangled), lambda: seconds(plain))
+        ours, peer = alternate(n, lambda: 1000 * seconds(entangled) / steps, lambda: 1000 * seconds(plain) / steps)
+    share = 1 - median(peer) / median(ours)
+    return [
+        Row(
+            "snnl-share",
+            ours,
+            peer,
+            "ms/step",
+            "measured: the same step, weight=0",
+            f"the SNNL is {share:.0%} of a step",
+        )
+    ]
+
+
+# --- digits-victim ----------------------------------------------------------------------------------------------------
+
+
+def digits_victim(n: int) -> list[Row]:
+    """Processor seconds of an EWE arm on digits: clean model, triggers, embedding, extraction; one thread."""
+    registry = load_registry()
+    matrix = Matrix("arm", (Entry("digits"),), (Entry("ewe"),), ((Entry("retraining"),),), nulls=0)
+    plan, data = make(matrix, registry), Data(Path())
+    data.arrays(registry.use("dataset", "digits").plugin)
+
+    def arm() -> float:
+        with folder() as results:
+            return cpu_seconds(lambda: run(plan, registry, results, data))
+
+    with threads(1):
+        samples = [arm() for _ in range(n)]
+    return [Row("digits-victim", samples, [10.0], "CPU s", "published: the prototype's same arm")]

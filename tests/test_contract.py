@@ -1,0 +1,110 @@
+"""Every plugin keeps the contract, those of the harness through the same checks as anybody's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+
+from harness import Attack, Context, Defense, Key, Marked, PluginError, Pool, Probe, Task, WhiteBoxAttack
+from harness.contracts import Family
+from harness.registry import load_registry
+from harness.testing import check_attack, check_defense, check_plugin
+
+REGISTRY = load_registry()
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(REGISTRY.found))
+def test_every_built_in_plugin_keeps_the_contract(kind: str, name: str) -> None:
+    assert check_plugin(REGISTRY.found[kind, name], REGISTRY) == []
+
+
+@pytest.mark.parametrize("kind", ["defense", "attack"])
+def test_a_template_keeps_the_contract_as_it_is(kind: str, tmp_path: Path, cli) -> None:
+    cli("new", kind, "my-own", tmp_path, code=0)
+    checked = cli("plugins", "check", "my-own", "--plugins", tmp_path, code=0)
+    assert f"ok      {kind} my-own" in checked.out
+
+
+@dataclass(frozen=True)
+class Broken(Defense):
+    """A defense with one fault, which its option names."""
+
+    name: ClassVar[str] = "broken"
+    fault: str = "none"
+
+    def embed(self, task: Task, ctx: Context) -> Marked:
+        net = ctx.train(ctx.build(), [ctx.stream(task.train)], 1)
+        x, y = task.holdout.x[:8], task.holdout.y[:8]
+        if self.fault == "global seed":
+            torch.manual_seed(0)
+        if self.fault == "prints":
+            print("hello")  # noqa: T201
+        if self.fault == "not deterministic":
+            x = torch.randint(0, 256, x.shape, generator=torch.Generator().manual_seed(id(net))).byte()
+        if self.fault == "changes the data":
+            task.train.x[0] = 255 - task.train.x[0]
+        if self.fault == "raises":
+            raise RuntimeError("no such luck")
+        if self.fault == "empty key":
+            return Marked(net, Key())
+        if self.fault == "probes overlap":
+            return Marked(net, Key({"trigger": Probe(x, y), "held_out": Probe(x, y)}))
+        if self.fault == "nan":
+            net.get_parameter("logits.weight").data[0] = float("nan")
+        if self.fault == "foreign model":
+            return Marked(torch.nn.Linear(2, 2), Key({"trigger": Probe(x, y)}))
+        return Marked(net, Key({"trigger": Probe(x, y)}))
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"),
+    [
+        ("global seed", "changes the global random state"),
+        ("prints", "it prints: 'hello"),
+        ("not deterministic", "the same seed gives other tensors"),
+        ("changes the data", "changes its inputs in place"),
+        ("raises", "RuntimeError: no such luck"),
+        ("empty key", "its key is empty"),
+        ("probes overlap", "held_out inputs are also in its trigger set"),
+        ("nan", "logits.weight is not finite"),
+        ("foreign model", "cannot be stored"),
+    ],
+)
+def test_the_checks_name_the_fault(fault: str, complaint: str) -> None:
+    # The fault is the default of a subclass's option: checks construct plugins without options.
+    faulty = dataclass(frozen=True)(
+        type("Faulty", (Broken,), {"__doc__": "Faulty.", "__annotations__": {"fault": "str"}, "fault": fault})
+    )
+    faulty.__module__ = __name__
+    globals()["Faulty"] = faulty  # where pickle looks for it
+    with pytest.raises(PluginError, match=complaint):
+        check_defense(faulty)
+
+
+def test_a_defense_without_fault_passes() -> None:
+    check_defense(Broken)
+
+
+def test_an_attack_that_returns_nothing_is_named() -> None:
+    with pytest.raises(PluginError, match=r"forgetful\.run must return a Module, not NoneType"):
+        check_attack(Forgetful)
+
+
+@dataclass(frozen=True)
+class Forgetful(WhiteBoxAttack):
+    """An attack that forgets its return."""
+
+    name: ClassVar[str] = "forgetful"
+    family: ClassVar[Family] = "removal"
+
+    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
+        return None  # type: ignore[return-value]
+
+
+def test_an_attack_class_is_no_defense() -> None:
+    with pytest.raises(PluginError, match="derive it from harness.Defense"):
+        check_defense(Attack)  # type: ignore[arg-type]
