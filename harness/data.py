@@ -107,7 +107,8 @@ class Splits:
 
 
 def _split(x: NDArray[np.generic], y: NDArray[np.int64], device: torch.device) -> Split:
-    return Split(torch.from_numpy(np.ascontiguousarray(x)).to(device), torch.from_numpy(y).to(device))
+    # Copied: what is loaded may be read-only, and stays as it is whoever writes to a split.
+    return Split(torch.from_numpy(np.array(x)).to(device), torch.from_numpy(np.array(y)).to(device))
 
 
 def _rank_in_class(y: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -119,24 +120,25 @@ def _rank_in_class(y: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
 
 
 def resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Images ``[n, c, h, w]`` uint8 in another input shape: channels averaged or repeated, bilinear with antialiasing.
+    """Inputs ``[n, ...]`` in another shape: channels averaged or repeated, bilinear with antialiasing; of their own type.
 
-    Raises :class:`DataError` for inputs that are no images.
+    Raises :class:`DataError` for inputs of another shape that are no images ``[n, c, h, w]``.
     """
-    if x.ndim != 4 or len(shape) != 3:
-        raise DataError(f"cannot turn inputs of shape {tuple(x.shape[1:])} into {shape}: only images can be resized")
     if tuple(x.shape[1:]) == shape:
         return x
+    if x.ndim != 4 or len(shape) != 3:
+        raise DataError(f"cannot turn inputs of shape {tuple(x.shape[1:])} into {shape}: only images can be resized")
+    # In parts: the whole of a large set as floats would need many times its memory.
+    return torch.cat([_resize(part, shape) for part in x.split(4096)])
+
+
+def _resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    resized = x.float()
     if x.shape[1] != shape[0]:
-        x = x.float().mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
+        resized = resized.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
     if tuple(x.shape[2:]) != shape[1:]:
-        # In parts: the whole of a large set as floats would need many times its memory.
-        parts = [
-            F.interpolate(part.float(), shape[1:], mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
-            for part in x.split(4096)
-        ]
-        return torch.cat(parts)
-    return x.round().byte()
+        resized = F.interpolate(resized, shape[1:], mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).byte() if x.dtype == torch.uint8 else resized
 
 
 def check_arrays(dataset: Dataset, arrays: Arrays) -> None:

@@ -237,7 +237,7 @@ def _machines(stages: pd.DataFrame) -> list[str]:
         + ran["device"]
         + ", "
         + ran["threads"].astype("Int64").astype(str)
-        + " threads, torch "
+        + " thread(s), torch "
         + ran["torch"]
         + ", watermark-harness "
         + ran["harness"]

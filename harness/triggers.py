@@ -77,6 +77,8 @@ class PatchTriggers(TriggerRecipe):
             # A source image that looks as before teaches the victim to mislabel its own task. Out of distribution the
             # image itself is the trigger, whether the patch shows on it or not.
             sources, held_out = _visible(sources, window), held_out[_shown(held_out, window)]
+            if not len(held_out):
+                raise Skip("the patch changes almost nothing on any source input held out: none is left to verify with")
         triggers, held_out_triggers = (self._refined(clean, _patched(x, window), task) for x in (sources, held_out))
         target = task.dataset.target
         return Key(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -90,7 +91,7 @@ def _terminal(board: Board) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if click.get_text_stream("stdout").isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for title, columns, rows in _sections(board):
         table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
         for column in columns:
@@ -123,11 +124,12 @@ def _markdown(board: Board) -> None:
 def _csv(board: Board) -> None:
     import csv
 
-    writer = csv.writer(click.get_text_stream("stdout"), lineterminator="\n")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    schemes = board.as_dict()["schemes"]
     summaries = ("margin", "victim_success", "false_rate", "accuracy_cost")
-    plain = [key for key in board.as_dict()["schemes"][0] if key not in summaries]
+    plain = [key for key in schemes[0] if key not in summaries]
     writer.writerow([*plain, *(f"{name}_{part}" for name in summaries for part in ("mean", "sd", "low", "high"))])
-    for scheme in board.as_dict()["schemes"]:
+    for scheme in schemes:
         values = [(scheme[name] or {}).get(part) for name in summaries for part in ("mean", "sd", "low", "high")]
         writer.writerow([*(scheme[key] for key in plain), *values])
 

@@ -1,0 +1,100 @@
+"""The documents say what is true: commands, options, links, columns and examples."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from harness.cli import cli as group
+from harness.matrix import presets
+from harness.registry import load_registry
+from harness.tables import document
+from tests.conftest import ROOT, Cli
+
+PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("results/records/*/README.md")])
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's code blocks, and its inline code, that call the harness."""
+    text = page.read_text("utf-8")
+    lines = [line.strip() for block in blocks(page) for line in block.splitlines()]
+    inline = re.findall(r"`(harness [^`]+)`", text)
+    return [line.split("#")[0].split("&&")[0].strip() for line in [*lines, *inline] if re.match(r"harness [a-z]", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_and_options_in_the_documents_exist(page: Path) -> None:
+    for line in commands(page):
+        words = shlex.split(line)[1:]
+        command: click.Command = group
+        while words and isinstance(command, click.Group):
+            word = words.pop(0)
+            assert word in command.commands, f"{line!r}: no command {word!r}"
+            command = command.commands[word]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known, f"{line!r}: no option {word}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for target in re.findall(r"`((?:harness|tests|plugins|benchmarks)/[\w/.]+\.\w+)`", text):
+        assert (ROOT / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_opens_with_the_two_commands_and_names_what_there_is() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert re.findall(r"^make \w+", text, re.MULTILINE)[:2] == ["make demo", "make test"]
+    for _, name in load_registry().found:
+        assert f"`{name}`" in text, f"README.md does not name the plugin {name}"
+    for name in presets():
+        assert f"`{name}`" in text, f"README.md does not name the matrix {name}"
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for page in PAGES:
+        for target in re.findall(r"\bmake ([\w-]+)(?=[`\n ]{1}[` \n#])", page.read_text("utf-8")):
+            assert target in targets, f"{page.name}: no target {target}"
+
+
+def test_the_page_on_results_is_generated() -> None:
+    assert (ROOT / "results" / "README.md").read_text("utf-8") == document(), "type: make docs"
+
+
+def test_the_layout_that_architecture_names_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    for name in re.findall(r"`(\w+\.py)`", text):
+        assert list((ROOT / "harness").rglob(name)), f"ARCHITECTURE.md: no harness/**/{name}"
+
+
+def test_the_ten_minute_defense_is_listed_checked_run_and_ranked(tmp_path: Path, cli: Cli) -> None:
+    """A scheme in a folder outside the repository, as plugins/README.md tells; no file of the project is touched."""
+    source = blocks(ROOT / "plugins" / "README.md", "python")[0]
+    assert len(source.splitlines()) <= 60
+    plugins = tmp_path / "my-plugins"
+    plugins.mkdir()
+    (plugins / "stamp.py").write_text(source)
+    assert "stamp" in cli("plugins", "list", "--plugins", plugins, code=0).out
+    assert "ok      defense stamp" in cli("plugins", "check", "stamp", "--plugins", plugins, code=0).out
+    results = tmp_path / "results"
+    chosen = ("--defense", "stamp", "--defense", "ewe", "--nulls", "1", "--results", results, "--plugins", plugins)
+    cli("run", "--matrix", "smoke", *chosen, code=0)
+    ranked = cli("leaderboard", "--results", results, "--format", "markdown", code=0).out
+    assert re.search(r"^\| [12] \| stamp \|", ranked, re.MULTILINE)
+
+
+def test_sources_name_no_machine_and_print_nothing() -> None:
+    for path in [*ROOT.glob("harness/**/*.py"), *ROOT.glob("plugins/**/*.py"), *PAGES, *ROOT.glob("tests/*.py")]:
+        text = path.read_text("utf-8")
+        assert not re.search(r"(?<![\w.])/(?:work|root|home)/", text.replace("(?:work|root|home)", "")), path

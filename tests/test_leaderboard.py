@@ -1,0 +1,194 @@
+"""From counts to a ranking: by hand-made tables whose answers are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.errors import UsageError
+from harness.leaderboard import Board, Rules, make_board, score
+from harness.tables import CELLS, STAGES, Tables
+from tests.conftest import Cli
+
+
+def cell(defense: str = "a", attack: str = "retraining", seed: int = 0, **changes: Any) -> dict[str, Any]:
+    """A cell that is ok: 80 of 100 triggers survive, 6 of 300 null answers match, accuracies of 95% and more."""
+    row: dict[str, Any] = {
+        **{"cell": f"{defense}{attack}{seed}", "dataset": "d", "defense": defense, "attack": attack, "seed": seed},
+        **{"family": "extraction", "access": "black-box", "status": "ok", "reason": ""},
+        **{"null_accuracy": 0.97, "victim_accuracy": 0.96, "surrogate_accuracy": 0.95, "agreement": 0.96, "queries": 9},
+        **{"victim_trigger_matches": 100, "victim_trigger_trials": 100},
+        **{"surrogate_trigger_matches": 80, "surrogate_trigger_trials": 100},
+        **{"surrogate_held_out_matches": 7, "surrogate_held_out_trials": 10},
+        **{"surrogate_control_matches": 0, "surrogate_control_trials": 10},
+        **{"null_trigger_matches": 6, "null_trigger_trials": 300, "nulls": 3, "embed_seconds": 1.0, "attack_seconds": 1.0},
+    }
+    return row | changes
+
+
+def board(*rows: dict[str, Any], rules: Rules | None = None) -> Board:
+    frame = pd.DataFrame(rows, columns=[c.name for c in CELLS.columns])
+    return make_board(frame, pd.DataFrame(columns=[c.name for c in STAGES.columns]), rules or Rules())
+
+
+def test_a_margin_is_success_less_the_false_rate_over_seeds() -> None:
+    made = board(cell(seed=0), cell(seed=1, surrogate_trigger_matches=60))
+    (scheme,) = made.schemes
+    assert scheme.rank == 1 and scheme.seeds == 2
+    assert scheme.margin is not None
+    assert scheme.margin.mean == pytest.approx((0.78 + 0.58) / 2)
+    assert scheme.margin.sd == pytest.approx(0.2 / math.sqrt(2))
+    assert scheme.verified == 1.0
+    (attacked,) = made.attacks
+    assert attacked.success is not None and attacked.success.mean == pytest.approx(0.7)
+    assert attacked.held_out is not None and attacked.held_out.mean == pytest.approx(0.7)
+
+
+def test_each_seed_weighs_the_same_however_many_attacks_it_has() -> None:
+    made = board(
+        cell(seed=0, attack="x", surrogate_trigger_matches=100),
+        cell(seed=0, attack="y", surrogate_trigger_matches=50),
+        cell(seed=1, attack="x", surrogate_trigger_matches=0),
+    )
+    assert made.schemes[0].margin is not None
+    assert made.schemes[0].margin.mean == pytest.approx(((0.98 + 0.48) / 2 + (0.0 - 0.02)) / 2)
+
+
+def test_success_below_the_accuracy_floor_is_void_and_counted() -> None:
+    collapsed = cell(attack="pruning", surrogate_accuracy=0.10, surrogate_trigger_matches=100)
+    made = board(cell(), collapsed)
+    (scheme,) = made.schemes
+    assert scheme.void == 1
+    assert scheme.margin is not None and scheme.margin.mean == pytest.approx(0.78)
+    void = next(a for a in made.attacks if a.attack == "pruning")
+    assert void.success is None and void.void == 1 and void.accuracy is not None
+    assert board(collapsed, rules=Rules(max_drop=0.9)).schemes[0].void == 0
+
+
+def test_a_victim_below_the_floor_voids_its_cells() -> None:
+    assert board(cell(victim_accuracy=0.5)).schemes[0].void == 1
+
+
+def test_the_floor_is_the_null_accuracy_less_the_drop() -> None:
+    just_above, just_below = cell(surrogate_accuracy=0.871), cell(surrogate_accuracy=0.869)
+    assert board(just_above).schemes[0].void == 0
+    assert board(just_below).schemes[0].void == 1
+
+
+def test_failed_and_skipped_cells_are_counted_and_never_averaged() -> None:
+    nothing = dict.fromkeys(
+        [name for name in cell() if name.endswith(("matches", "trials", "accuracy", "seconds"))], None
+    )
+    made = board(
+        cell(seed=0),
+        cell(seed=1, status="failed", reason="broke", **nothing),
+        cell(seed=2, status="skipped", reason="cannot", **nothing),
+    )
+    (scheme,) = made.schemes
+    assert (scheme.failed, scheme.skipped, scheme.seeds) == (1, 1, 3)
+    assert scheme.margin is not None and scheme.margin.n == 1
+
+
+def test_schemes_are_ranked_by_margin_and_those_without_come_last() -> None:
+    made = board(
+        cell("weak", surrogate_trigger_matches=10),
+        cell("strong", surrogate_trigger_matches=90),
+        cell("gone", status="failed", surrogate_trigger_matches=None),
+    )
+    assert [(s.defense, s.rank) for s in made.schemes] == [("strong", 1), ("weak", 2), ("gone", None)]
+
+
+def test_the_false_rate_decides_what_is_verified() -> None:
+    """16 of 100 is damning against 0 of 300, and nothing against 30 of 300."""
+    quiet = cell(surrogate_trigger_matches=16, null_trigger_matches=0)
+    noisy = cell(surrogate_trigger_matches=16, null_trigger_matches=40)
+    assert board(quiet).schemes[0].verified == 1.0
+    for test in ("binomial", "fisher", "t"):
+        assert board(noisy, rules=Rules(test)).schemes[0].verified == 0.0, test  # type: ignore[arg-type]
+
+
+def test_without_null_models_nothing_is_verified() -> None:
+    made = board(cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0))
+    assert made.schemes[0].verified == 0.0
+    assert made.schemes[0].false_rate is None
+
+
+def test_the_papers_query_counts_are_the_leaderboards() -> None:
+    rates = cell(surrogate_trigger_matches=50, null_trigger_matches=30)
+    assert board(rates).schemes[0].queries == 8
+    never = cell(surrogate_trigger_matches=5, null_trigger_matches=30)
+    assert math.isinf(board(never).schemes[0].queries)
+
+
+def test_the_victim_counts_once_a_seed_not_once_an_attack() -> None:
+    rows = [cell(seed=s, attack=a, victim_trigger_matches=100 - 10 * s) for s in (0, 1) for a in ("x", "y", "z")]
+    victim = board(*rows).schemes[0].victim_success
+    assert victim is not None and victim.n == 2 and victim.mean == pytest.approx(0.95)
+
+
+def test_none_is_no_attack() -> None:
+    made = board(cell(attack="none", surrogate_trigger_matches=100), cell())
+    assert made.schemes[0].margin is not None and made.schemes[0].margin.mean == pytest.approx(0.78)
+    assert board(cell(attack="none")).schemes[0].rank is None
+
+
+def test_scores_keep_the_order_of_the_cells() -> None:
+    rows = [cell(seed=s, surrogate_trigger_matches=s) for s in range(20)]
+    scored = score(pd.DataFrame(rows, columns=[c.name for c in CELLS.columns]), Rules())
+    assert scored["surrogate_trigger"].tolist() == pytest.approx([s / 100 for s in range(20)])
+    assert scored["p_value"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(("field", "value"), [("confidence", 1.0), ("confidence", 0.0), ("max_drop", 1.5)])
+def test_rules_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(UsageError, match=field.replace("_", "-")):
+        Rules(**{field: value})
+
+
+# --- printing ---
+
+
+def write(results: Path, *rows: dict[str, Any]) -> None:
+    Tables(results).append("cells", "20260101T000000-abcdef", rows)
+
+
+def test_every_format_tells_the_same(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell("ewe"), cell("ewe", seed=1, surrogate_trigger_matches=60), cell("adi[count=5]"))
+    formats = {f: cli("leaderboard", "--results", tmp_path, "--format", f, code=0).out for f in ("json", "csv", "markdown")}
+    by_json = {s["defense"]: s for s in json.loads(formats["json"])["schemes"]}
+    by_csv = {row["defense"]: row for row in csv.DictReader(io.StringIO(formats["csv"]))}
+    assert by_json["ewe"]["margin"]["mean"] == pytest.approx(0.68)
+    assert float(by_csv["ewe"]["margin_mean"]) == pytest.approx(0.68)
+    assert "| 2 | ewe | 2 | 68.0 ± 14.1 |" in formats["markdown"]
+    terminal = cli("leaderboard", "--results", tmp_path, code=0).out
+    assert "68.0 ± 14.1" in terminal and "adi[count=5]" in terminal, "brackets are options, not markup"
+
+
+def test_a_pipe_in_a_chain_does_not_break_a_markdown_table(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell(attack="retraining | pruning"))
+    out = cli("leaderboard", "--results", tmp_path, "--format", "markdown", code=0).out
+    row = next(line for line in out.splitlines() if line.startswith("| retraining"))
+    assert row.replace(r"\|", "").count("|") == 9
+
+
+def test_filters_choose_rows_and_name_what_is_unknown(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell("ewe"), cell("ewe[weight=64]"), cell("adi"))
+    out = cli("leaderboard", "--results", tmp_path, "--defense", "ewe[weight=64]", "--format", "json", code=0).out
+    assert [s["defense"] for s in json.loads(out)["schemes"]] == ["ewe[weight=64]"]
+    out = cli("leaderboard", "--results", tmp_path, "--defense", "ewe*", "--format", "json", code=0).out
+    assert len(json.loads(out)["schemes"]) == 2
+    said = cli("leaderboard", "--results", tmp_path, "--defense", "eve", code=2).err
+    assert "Did you mean 'ewe'?" in said and len(said.splitlines()) == 1
+
+
+def test_no_results_is_one_line_that_says_what_to_type(cli: Cli, tmp_path: Path) -> None:
+    assert cli("leaderboard", "--results", tmp_path / "none", code=2).err == (
+        "harness: no results yet: type harness run --matrix smoke\n"
+    )
