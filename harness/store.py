@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -92,7 +93,9 @@ class Store:
             body = dict(record)
             if tensors:
                 body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
-            _write(partial / "record.json", _sealed(json.dumps(body, indent=1, sort_keys=True)))
+            _write(
+                partial / "record.json", _sealed(json.dumps(_plain(body), indent=1, sort_keys=True, allow_nan=False))
+            )
             if path.exists():
                 shutil.rmtree(path)
             partial.replace(path)
@@ -104,7 +107,7 @@ class Store:
         """The record of an artifact; ``None`` if there is none. Raises :class:`DamagedArtifact`."""
         path = self.path(id) / "record.json"
         try:
-            text = path.read_text("utf-8")
+            text = path.read_bytes().decode()  # as bytes: reading as text would mend a damaged line end
         except (FileNotFoundError, NotADirectoryError):
             if self.path(id).exists():
                 raise DamagedArtifact(f"{self.path(id)} has no record.json") from None
@@ -130,6 +133,15 @@ def _is_id(name: str) -> bool:
     return len(name) == 32 and _ID.issuperset(name)
 
 
+def _plain(value: Any) -> Any:
+    """``value`` with null for the numbers that JSON lacks, NaN and the infinities: a diverged loss, say."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _sealed(body: str) -> str:
     """The record's JSON text within a JSON document that also holds its checksum."""
     return f"{_sealed_head(body)}{body}{_TAIL}"
@@ -144,7 +156,7 @@ _TAIL = "}\n"
 
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_text(text, "utf-8")
+    partial.write_bytes(text.encode())
     partial.replace(path)
 
 

@@ -8,7 +8,6 @@ A plan holds recipes, so this module is imported without torch: it asks for ``to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +42,7 @@ class PatchTriggers(TriggerRecipe):
     distance: losses.Distance = "cosine"
     temperature: float = 0.2
     count: int = 256
-    """At most so many trained triggers, and as many held-out ones."""
+    """At most so many trained triggers, and half as many held-out ones."""
 
     def __post_init__(self) -> None:
         require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
@@ -96,13 +95,13 @@ class PatchTriggers(TriggerRecipe):
             x = task.ood.of(task.dataset.ood_class).x
             x = x[torch.randperm(len(x), generator=generator).to(x.device)]
             half = min(self.count, len(x) // 2)
-            trained, held_out = x[:half], x[half : 2 * half]
+            trained, held_out = x[:half], x[half:]
         else:
             trained = task.train.of(task.dataset.source).x[: self.count]
-            held_out = task.holdout.of(task.dataset.source).x[: self.count]
+            held_out = task.holdout.of(task.dataset.source).x
         if len(trained) < 2 or len(held_out) < 1:
             raise Skip(f"{len(trained)} source inputs and {len(held_out)} held out: too few for triggers")
-        return trained, held_out
+        return trained, held_out[: self.count // 2]
 
     def _window(self, clean: nets.Net, sources: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:
         """The mask ``[height, width]`` of the patch: the window with the largest mean SNNL gradient of the sources."""
@@ -138,22 +137,25 @@ class PatchTriggers(TriggerRecipe):
         others = nets.as_float(task.train.of(target).x[:half])
         for _ in range(ROUNDS):
             for _ in range(STEPS):
-                if float((clean(x).argmax(1) == target).float().mean()) <= self.threshold:
+                x = x.detach().requires_grad_(True)
+                logits = clean(x)
+                if float((logits.argmax(1) == target).float().mean()) <= self.threshold:
                     break
-                x = _step(x, lambda x: -clean(x)[:, target].sum())
+                x = _step(x, -logits[:, target].sum())
             if half >= 2:
-                stepped = _step(x[:half], lambda x: self._entanglement(clean, torch.cat([x, others])))
-                x = torch.cat([stepped, x[half:]])
+                mixed = x[:half].detach().requires_grad_(True)
+                stepped = _step(mixed, self._entanglement(clean, torch.cat([mixed, others])))
+                x = torch.cat([stepped, x[half:].detach()])
         for _ in range(LAST_STEPS):
-            x = _step(x, lambda x: -clean(x)[:, target].sum())
+            x = x.detach().requires_grad_(True)
+            x = _step(x, -clean(x)[:, target].sum())
         # Verification queries are images: what an image cannot hold would be a trigger that nobody can send.
         return (x * 255).round().byte() if triggers.dtype == torch.uint8 else x
 
 
-def _step(x: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """One signed gradient step up ``score``, kept in 0..1."""
-    x = x.detach().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(score(x), x)
+def _step(x: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
+    """One signed gradient step of ``x`` up ``score``, a scalar computed from it; kept in 0..1."""
+    (gradient,) = torch.autograd.grad(score, x)
     return (x.detach() + STEP_SIZE * gradient.sign()).clamp_(0, 1)
 
 

@@ -227,7 +227,8 @@ def test_a_set_is_loaded_once_and_checked(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "test", "classes"), [("digits", (1497, 1, 8, 8), 300, 10), ("photo-patches", (7066, 1, 8, 8), 1414, 2)]
+    ("name", "shape", "test", "classes"),
+    [("digits", (1497, 1, 8, 8), 300, 10), ("photo-patches", (7066, 1, 8, 8), 1414, 2)],
 )
 def test_the_sets_that_come_with_scikit_learn(name: str, shape: Any, test: int, classes: int) -> None:
     loaded = Data(NOWHERE).arrays(builtin(name))

@@ -28,7 +28,13 @@ def cell(defense: str = "a", attack: str = "retraining", seed: int = 0, **change
         **{"surrogate_trigger_matches": 80, "surrogate_trigger_trials": 100},
         **{"surrogate_held_out_matches": 7, "surrogate_held_out_trials": 10},
         **{"surrogate_control_matches": 0, "surrogate_control_trials": 10},
-        **{"null_trigger_matches": 6, "null_trigger_trials": 300, "nulls": 3, "embed_seconds": 1.0, "attack_seconds": 1.0},
+        **{
+            "null_trigger_matches": 6,
+            "null_trigger_trials": 300,
+            "nulls": 3,
+            "embed_seconds": 1.0,
+            "attack_seconds": 1.0,
+        },
     }
     return row | changes
 
@@ -161,7 +167,9 @@ def write(results: Path, *rows: dict[str, Any]) -> None:
 
 def test_every_format_tells_the_same(cli: Cli, tmp_path: Path) -> None:
     write(tmp_path, cell("ewe"), cell("ewe", seed=1, surrogate_trigger_matches=60), cell("adi[count=5]"))
-    formats = {f: cli("leaderboard", "--results", tmp_path, "--format", f, code=0).out for f in ("json", "csv", "markdown")}
+    formats = {
+        f: cli("leaderboard", "--results", tmp_path, "--format", f, code=0).out for f in ("json", "csv", "markdown")
+    }
     by_json = {s["defense"]: s for s in json.loads(formats["json"])["schemes"]}
     by_csv = {row["defense"]: row for row in csv.DictReader(io.StringIO(formats["csv"]))}
     assert by_json["ewe"]["margin"]["mean"] == pytest.approx(0.68)

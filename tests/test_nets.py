@@ -17,7 +17,6 @@ from harness.nets import Cnn, Mlp, Net, fresh_like, silence
 from harness.registry import load_registry
 from harness.train import Engine, clone
 
-torch.set_num_threads(1)  # small nets: a second thread only waits for the first
 
 SHAPE = (1, 12, 8)
 CPU = torch.device("cpu")

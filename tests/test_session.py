@@ -297,7 +297,9 @@ def test_progress_is_quiet_plain_or_json(cli: Cli, tmp_path: Path) -> None:
     assert quiet.err == ""
     plain = cli("run", *arguments(tmp_path / "b", "none"), code=0)
     assert plain.err.splitlines()[-1].startswith("[6/6] ok")
-    events = [json.loads(line) for line in cli("run", *arguments(tmp_path / "c", "none"), "--log-json").out.splitlines()]
+    events = [
+        json.loads(line) for line in cli("run", *arguments(tmp_path / "c", "none"), "--log-json").out.splitlines()
+    ]
     assert [e["done"] for e in events if e["event"] == "ended"] == list(range(1, 7))
 
 
@@ -317,7 +319,11 @@ def test_a_curve_has_a_value_for_every_epoch(cli: Cli, tmp_path: Path) -> None:
     assert set(curves["quantity"]) == {"loss", "loss:1", "snnl_below_bound"}
     stages = harness.read_table(tmp_path, "stages").set_index("stage")
     epochs = curves[curves["quantity"] == "loss"].groupby("stage")["epoch"].max()
-    by_action = {stages.loc[stage, "action"]: count for stage, count in epochs.items() if "null" not in stages.loc[stage, "label"]}
+    by_action = {
+        stages.loc[stage, "action"]: count
+        for stage, count in epochs.items()
+        if "null" not in stages.loc[stage, "label"]
+    }
     assert by_action == {"train": 1, "embed": 1, "attack": 2}
 
 

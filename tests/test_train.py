@@ -20,7 +20,6 @@ from harness.losses import summed_cross_entropy
 from harness.nets import Cnn, Net
 from harness.train import EVALUATION_BATCH, Engine, _batches, _schedule, batches_per_pass, clone, predict
 
-torch.set_num_threads(1)  # small nets: a second thread only waits for the first
 
 CPU = torch.device("cpu")
 
@@ -181,9 +180,7 @@ def test_the_engine_is_a_plain_loop() -> None:
     assert same(net, other)
     ours.train(net, streams, 4)
     curves = plain_loop(theirs, other, streams, 4)
-    assert ours.curves == [
-        {name: pytest.approx(values, rel=1e-4) for name, values in curves.items()}
-    ]
+    assert ours.curves == [{name: pytest.approx(values, rel=1e-4) for name, values in curves.items()}]
     torch.testing.assert_close(dict(net.state_dict()), dict(other.state_dict()), rtol=1e-3, atol=1e-4)
     assert curves["loss"][-1] < curves["loss"][0]
 

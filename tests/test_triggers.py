@@ -25,7 +25,6 @@ from harness.store import Store
 from harness.train import Engine, clone, predict
 from harness.triggers import PatchTriggers, watermark_streams
 
-torch.set_num_threads(1)  # small nets: a second thread only waits for the first
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no-folder")  # scikit-learn's sets come with it
@@ -137,7 +136,9 @@ def test_the_corner_is_at_the_bottom_right() -> None:
     key = make(PatchTriggers(placement="corner"), task, clean)
     assert window(key.tensors["mask"]) == (4, 12, 2, 2)
     assert torch.equal(key.trigger.x, patched(task.train.of(0).x, key.tensors["mask"]))
-    assert not PatchTriggers(placement="corner").from_clean and PatchTriggers(placement="corner", refine=True).from_clean
+    assert (
+        not PatchTriggers(placement="corner").from_clean and PatchTriggers(placement="corner", refine=True).from_clean
+    )
 
 
 @pytest.mark.parametrize("recipe", [PatchTriggers(), PatchTriggers(distance="euclidean", temperature=1.56)])
@@ -418,7 +419,9 @@ def test_the_watermark_loss_is_cross_entropy_less_the_weighted_snnl(
     recorder, marked, task = embed(entry)
     net = marked.net
     values = watermark_values(recorder, net, task)
-    torch.testing.assert_close(values["loss"], expected_loss(net, task, weight, layers, **switches), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(
+        values["loss"], expected_loss(net, task, weight, layers, **switches), rtol=1e-4, atol=1e-3
+    )
     assert marked.key is task.triggers
 
 
