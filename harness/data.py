@@ -120,7 +120,7 @@ def _rank_in_class(y: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
 
 
 def resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Inputs ``[n, ...]`` in another shape: channels averaged or repeated, bilinear with antialiasing; of their own type.
+    """Inputs ``[n, ...]`` in another shape, of their own type: channels averaged or repeated, bilinear, antialiased.
 
     Raises :class:`DataError` for inputs of another shape that are no images ``[n, c, h, w]``.
     """

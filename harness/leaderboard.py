@@ -25,6 +25,7 @@ from harness.statistics import (
     summary,
     t_test,
 )
+from harness.store import plain
 
 TestName: TypeAlias = Literal["binomial", "fisher", "t"]
 
@@ -100,8 +101,8 @@ class Board:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a finite number is null."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def make_board(cells: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> Board:
@@ -243,13 +244,3 @@ def _machines(stages: pd.DataFrame) -> list[str]:
         + ran["harness"]
     )
     return [str(text) for text in texts.value_counts().index]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -93,9 +93,7 @@ class Store:
             body = dict(record)
             if tensors:
                 body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
-            _write(
-                partial / "record.json", _sealed(json.dumps(_plain(body), indent=1, sort_keys=True, allow_nan=False))
-            )
+            _write(partial / "record.json", _sealed(json.dumps(plain(body), indent=1, sort_keys=True, allow_nan=False)))
             if path.exists():
                 shutil.rmtree(path)
             partial.replace(path)
@@ -133,12 +131,12 @@ def _is_id(name: str) -> bool:
     return len(name) == 32 and _ID.issuperset(name)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` with null for the numbers that JSON lacks, NaN and the infinities: a diverged loss, say."""
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -292,6 +292,7 @@ Read a table with `harness.read_table("results", "cells")`, or directly:
 
 ```python
 import pandas as pd
+
 cells = pd.read_parquet("results/tables/cells")  # every run's rows; read_table keeps the newest of each key
 ```
 

@@ -42,7 +42,7 @@ def _no_plugins_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The real command line, in this process: ``cli("run", "--matrix", "smoke")``; its exit code is checked if given."""
+    """The real command line, in this process: ``cli("run", "--matrix", "smoke", code=0)`` also checks its exit code."""
 
     def run(*args: object, code: int | None = None) -> Ended:
         from harness.cli import main

@@ -25,7 +25,7 @@ def blocks(page: Path, language: str = "") -> list[str]:
 def commands(page: Path) -> list[str]:
     """The lines of a page's code blocks, and its inline code, that call the harness."""
     text = page.read_text("utf-8")
-    lines = [line.strip() for block in blocks(page) for line in block.splitlines()]
+    lines = [line.strip() for block in blocks(page) for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(harness [^`]+)`", text)
     return [line.split("#")[0].split("&&")[0].strip() for line in [*lines, *inline] if re.match(r"harness [a-z]", line)]
 

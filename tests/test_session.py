@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -329,5 +328,5 @@ def test_a_curve_has_a_value_for_every_epoch(cli: Cli, tmp_path: Path) -> None:
 
 def test_folders_of_the_results_hold_only_documented_things(cli: Cli, tmp_path: Path) -> None:
     cli("run", *arguments(tmp_path, "none"), code=0)
-    assert sorted(os.listdir(tmp_path)) == ["artifacts", "format.json", "tables"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "format.json", "tables"]
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob(".probe*"))

@@ -282,7 +282,7 @@ def test_out_of_distribution_triggers_come_from_the_other_dataset() -> None:
     key = make(PatchTriggers(origin="out-of-distribution", placement="corner", count=100), task, clean)
     photos = task.ood.of(task.dataset.ood_class).x
     mask, trigger, control = key.tensors["mask"], key.trigger.x, key.probes["control"].x
-    assert len(trigger) == len(control) == 100
+    assert len(trigger) == 100 and len(control) == 50
     assert rows(trigger) <= rows(patched(photos, mask)) and rows(control) <= rows(photos)
     assert not rows(control) & rows(task.train.x) and not rows(trigger) & rows(patched(control, mask))
     assert torch.equal(key.probes["held_out"].x, patched(control, mask))

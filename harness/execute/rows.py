@@ -27,7 +27,7 @@ def labels(cell: Cell) -> Row:
 
 
 def outcome(cell: Cell, records: Mapping[str, Record]) -> tuple[str, str]:
-    """The status and reason of a cell: those of the first of its known stages that is not ok; failed outranks skipped."""
+    """The status and reason of a cell: those of its first known stage that is not ok; failed outranks skipped."""
     if cell.skip:
         return "skipped", cell.skip
     ends = [records[id] for _, id in cell.stages if id in records and records[id]["status"] != "ok"]
