@@ -211,7 +211,7 @@ class Tables:
         part = len(list(folder.glob(f"{run}*.parquet")))
         path = folder / f"{run}-{part:04d}.parquet"
         partial = path.with_suffix(".partial")
-        pq.write_table(data, partial, compression="zstd")
+        pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
         partial.replace(path)
 
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
@@ -239,12 +239,15 @@ class Tables:
             try:
                 # One file at a time, and by handle: a path would be taken for a partitioned data set.
                 with path.open("rb") as handle:
-                    file = pq.ParquetFile(handle)
+                    file = pq.ParquetFile(handle, page_checksum_verification=True)
                     self._check_version(path, file.schema_arrow.metadata)
+                    if file.schema_arrow != schema:
+                        raise pa.ArrowInvalid("other columns than its schema version has")
                     parts.append(file.read(columns))
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+                reason = " ".join(str(error).split())
                 raise ResultsError(
-                    f"{path} is damaged ({error}); delete it, and `harness run` writes its rows again"
+                    f"{path} is damaged ({reason}); delete it, and `harness run` writes its rows again"
                 ) from error
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         frame = pa.concat_tables(parts).to_pandas() if parts else wanted.empty_table().to_pandas()

@@ -308,7 +308,7 @@ def test_results_of_another_format_are_left_alone(refused: Refused, tmp_path: Pa
     assert "has results of format 99, this harness writes 1: " in line
 
 
-@pytest.mark.parametrize("content", ["", "{", "null", "[]", "{}", "\x00"])
+@pytest.mark.parametrize("content", ["{", "null", "{}"])
 def test_a_damaged_format_marker_is_named(refused: Refused, tmp_path: Path, content: str) -> None:
     Store(tmp_path / "old").prepare()
     (tmp_path / "old" / "format.json").write_text(content, "utf-8")

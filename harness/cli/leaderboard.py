@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from harness.statistics import Summary
 
 SCHEME_COLUMNS = (
-    *("rank", "scheme", "n", "margin", "95% interval", "worst attack", "verified", "queries"),
-    *("victim", "false rate", "accuracy cost", "not counted"),
+    *("rank", "scheme", "n", "margin", "worst attack", "verified", "queries"),
+    *("false rate", "accuracy cost", "not counted"),
 )
 ATTACK_COLUMNS = ("attack", "scheme", "n", "success", "held out", "accuracy", "verified", "not counted")
 
@@ -88,26 +88,22 @@ def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
 
 
 def _terminal(board: Board) -> None:
+    from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     for title, columns, rows in _sections(board):
-        table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+        table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for column in columns:
-            left = column in ("scheme", "attack", "worst attack", "not counted")
+            left = column in ("scheme", "attack", "not counted")
             table.add_column(column, justify="left" if left else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(_escape(value) for value in row))
+            table.add_row(*(escape(value) for value in row))
         console.print(table)
     for line in _notes(board):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        console.print(line, markup=False, highlight=False)
 
 
 def _markdown(board: Board) -> None:
@@ -157,19 +153,14 @@ def _sections(board: Board) -> list[Section]:
 
 
 def _scheme_row(scheme: Ranked) -> list[str]:
-    margin = scheme.margin
-    interval = f"{_points(margin.low)} to {_points(margin.high)}" if margin and not math.isnan(margin.low) else "-"
-    worst = f"{scheme.worst_attack}: {_points(scheme.worst_success)}" if scheme.worst_attack else "-"
     return [
         str(scheme.rank or "-"),
         scheme.defense,
         str(scheme.seeds),
-        _spread(margin),
-        interval,
-        worst,
+        _spread(scheme.margin),
+        _points(scheme.worst_success),
         _percent(scheme.verified),
         _queries(scheme.queries),
-        _spread(scheme.victim_success),
         _spread(scheme.false_rate),
         _spread(scheme.accuracy_cost),
         _not_counted(scheme),
@@ -197,9 +188,9 @@ def _notes(board: Board) -> list[str]:
         "t": "the paper's one-sided t-test against the null models",
     }
     return [
-        "All in %, mean ± SD over n seeds; the interval is a bootstrap over them, too narrow for few. "
-        "success: trigger queries answered as the key says. "
+        "All in %, mean ± SD over n seeds. success: trigger queries answered as the key says. "
         "margin: success less the null models' (the false rate), a mean over the attacks that count. "
+        "worst attack: the least mean success that one of them leaves. "
         "accuracy cost: the null models' accuracy less the victim's.",
         f"verified: share of attacked models that {tests[rules.test]} accuses at {rules.confidence:.0%}. "
         "queries: median for that confidence by the paper's t-test. "
