@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import harness
+from harness.artifacts import Loaded, check_model, pack_key, unpack
 from harness.contracts import (
     BlackBoxAttack,
     Count,
@@ -32,7 +33,6 @@ from harness.contracts import (
     Marked,
     Oracle,
     Pool,
-    Probe,
     Split,
     Task,
     WhiteBoxAttack,
@@ -43,21 +43,11 @@ from harness.errors import DamagedArtifact, PluginError, Skip
 from harness.metrics import accuracy, agreement, mask_overlap
 from harness.nets import Net
 from harness.plan import Lookup, Stage
-from harness.store import Artifact, Store
-from harness.train import Engine, clone, on_device, predict
+from harness.store import Store
+from harness.train import Engine, clone, predict
 
 CACHED = 32
 """Artifacts kept in memory: a victim's children need it in turn."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An artifact as objects: the net on the device, the key, the record, the answers on the test set."""
-
-    record: dict[str, Any]
-    net: Net | None
-    key: Key
-    predictions: Tensor | None
 
 
 @dataclass
@@ -87,11 +77,11 @@ class Worker:
 
     def run(self, stage: Stage) -> dict[str, Any]:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first."""
-        parents = {role: self._parent(id) for role, id in stage.parents}
         started, begin = datetime.now(UTC), time.perf_counter()
         made, status, reason, trace = Made(), "ok", "", ""
         tensors: dict[str, Tensor] = {}
         try:
+            parents = {role: self._parent(id) for role, id in stage.parents}
             engine = self._engine(stage, parents)
             made = ACTIONS[stage.action](self, stage, parents, engine)
             made.record["curves"] = engine.curves
@@ -140,27 +130,7 @@ class Worker:
             artifact = self.store.load(id)
         if artifact.record["status"] != "ok":
             raise PluginError(f"{artifact.record['label']} did not succeed: {artifact.record['reason']}")
-        return self._unpack(artifact)
-
-    def _unpack(self, artifact: Artifact) -> Loaded:
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "probe": {}, "tensor": {}, "test": {}}
-        for name, tensor in artifact.tensors.items():
-            group, _, rest = name.partition("/")
-            groups[group][rest] = tensor.to(self.device)
-        x, y = ({n.removesuffix(e): t for n, t in groups["probe"].items() if n.endswith(e)} for e in ("/x", "/y"))
-        net = None
-        if "model" in artifact.record:
-            net = self._rebuild(artifact.record["model"], groups["model"])
-        key = Key({name: Probe(x[name], y[name]) for name in x}, groups["tensor"])
-        return Loaded(artifact.record, net, key, groups["test"].get("predictions"))
-
-    def _rebuild(self, description: Mapping[str, Any], state: Mapping[str, Tensor]) -> Net:
-        architecture = self.lookup("architecture", description["architecture"]).plugin
-        with torch.random.fork_rng(devices=[]):
-            net: Net = architecture.build(tuple(description["input_shape"]), description["classes"])
-        net.load_state_dict(state)
-        net.description = description
-        return on_device(net, self.device).eval()
+        return unpack(artifact, self.lookup, self.device)
 
     def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made) -> dict[str, Tensor]:
         """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""
@@ -328,36 +298,6 @@ def judge(found: Detection, key: Key) -> dict[str, Any]:
         if found.mask is None or mask is None
         else mask_overlap(found.mask, mask.to(found.mask.device)),
     }
-
-
-def check_model(net: nn.Module) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    """A model's description and weights. Raises :class:`PluginError` for one that cannot be stored."""
-    if not isinstance(net, Net) or not hasattr(net, "description"):
-        raise PluginError(
-            f"the model is a {type(net).__name__} that cannot be stored: build it with ctx.build(), "
-            "and register other architectures with harness_architectures"
-        )
-    state: dict[str, Tensor] = net.state_dict()
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise PluginError(f"the model's {name} is not finite: training diverged")
-    return net.description, state
-
-
-def pack_key(key: Key) -> dict[str, Tensor]:
-    """A key as tensors by name. Raises :class:`PluginError` for anything that is none, or does not fit."""
-    packed: dict[str, Tensor] = {}
-    for name, probe in key.probes.items():
-        if "/" in name or len(probe.x) != len(probe.y):
-            raise PluginError(
-                f"probe {name!r}: {len(probe.x)} inputs and {len(probe.y)} labels, and no '/' in its name"
-            )
-        packed |= {f"probe/{name}/x": probe.x, f"probe/{name}/y": probe.y}
-    packed |= {f"tensor/{name}": tensor for name, tensor in key.tensors.items()}
-    for name, tensor in packed.items():
-        if not isinstance(tensor, Tensor):
-            raise PluginError(f"the key's {name} is a {type(tensor).__name__}: a key holds tensors only")
-    return packed
 
 
 def _plugin(stage: Stage) -> Any:
