@@ -76,4 +76,6 @@ def pack_key(key: Key) -> dict[str, Tensor]:
     for name, tensor in packed.items():
         if not isinstance(tensor, Tensor):
             raise PluginError(f"the key's {name} is a {type(tensor).__name__}: a key holds tensors only")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
+            raise PluginError(f"the key's {name} is {tensor.layout} of {tensor.dtype}, which safetensors cannot store")
     return packed

@@ -91,6 +91,8 @@ class Cell:
     stages: tuple[tuple[str, str], ...] = ()
     """(role, stage id): embed, attack, verify:victim, verify:surrogate, null:0, verify:null:0, ..."""
     skip: str = ""
+    broken: bool = False
+    """Whether :attr:`skip` is not a plugin's reason but an error of the plugin when it was asked."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class _Builder:
     nulls: int
     stages: dict[str, Stage] = field(default_factory=dict)
     _reasons: dict[tuple[Use, Use], str] = field(default_factory=dict)
+    _broken: set[tuple[Use, Use]] = field(default_factory=set)
     _embeds: dict[tuple[Use, Use, int], list[tuple[str, str]]] = field(default_factory=dict)
 
     def cell(self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int) -> Cell:
@@ -177,7 +180,8 @@ class _Builder:
         shape = (_family(chain), _access(last))
         reason = self._reason(dataset, defense) or next((r for link in chain if (r := self._reason(dataset, link))), "")
         if reason:
-            return Cell(make_id("skip", *labels, reason), *labels, *shape, skip=reason)
+            broken = any((dataset, use) in self._broken for use in (defense, *chain))
+            return Cell(make_id("skip", *labels, reason), *labels, *shape, skip=reason, broken=broken)
         roles = [*self._victim(dataset, defense, seed), *self._attacked(dataset, defense, chain, seed)]
         return Cell(make_id("cell", *labels, roles), *labels, *shape, stages=tuple(roles))
 
@@ -187,7 +191,14 @@ class _Builder:
         """Why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
-            self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
+            try:
+                self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
+            except UsageError:
+                raise
+            # A plugin that breaks while it is asked fails its own cells, and nobody else's.
+            except Exception as error:
+                self._reasons[key] = f"{use}: {type(error).__name__}: {error}"
+                self._broken.add(key)
         return self._reasons[key]
 
     def _problems(self, dataset: Use, plugin: Defense | Attack) -> Iterator[str | None]:

@@ -72,7 +72,7 @@ class Registry:
 
     found: dict[tuple[Kind, str], Found] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    _uses: dict[tuple[Kind, Entry], Use] = field(default_factory=dict)
+    _uses: dict[tuple[Kind, str], Use] = field(default_factory=dict)
 
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
@@ -81,7 +81,7 @@ class Registry:
     def use(self, kind: Kind, entry: Entry | str) -> Use:
         """The plugin that ``entry`` asks for, its options checked. Raises :class:`harness.UsageError`."""
         entry = parse_entry(entry) if isinstance(entry, str) else entry
-        key = (kind, entry)
+        key = (kind, repr(entry))  # not the entry itself, to which `true` and 1 would be the same
         if key not in self._uses:
             self._uses[key] = self._make(kind, entry)
         return self._uses[key]
@@ -312,9 +312,13 @@ _HOOKS: dict[str, Kind] = {
 
 
 def _load_file(path: Path) -> types.ModuleType:
-    # The path is part of the name: two folders may hold files of one name.
+    # Path and content are part of the name: two folders may hold files of one name, and a file that has not changed is
+    # the module that is there already, so that a process has one class of each plugin.
     # No dot: a plan is pickled for other processes, and pickle imports the package of a dotted name.
-    name = f"harness_plugin_{make_id(path.resolve())[:8]}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+    where = make_id(path.resolve(), source_digest(str(path)))[:8]
+    name = f"harness_plugin_{where}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError("is no Python file")

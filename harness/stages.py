@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import index
 from typing import Any
 
 import torch
@@ -276,10 +277,19 @@ def _verify(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
     else:
         evidence = defense.verify(worker.oracle(stage, parents), key)
     _expect(evidence, Evidence, f"{defense.name}.verify")
-    for name, count in evidence.counts.items():
-        if not isinstance(count, Count) or not 0 <= count.matches <= count.trials:
-            raise PluginError(f"{defense.name}.verify: probe {name!r} must be Count(matches <= trials), not {count}")
-    return Made(record={"evidence": {name: [c.matches, c.trials] for name, c in evidence.counts.items()}})
+    counts = {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
+    return Made(record={"evidence": counts})
+
+
+def _counted(count: Count, where: str) -> list[int]:
+    """Matches and trials as plain numbers, also where a plugin counted with NumPy or torch."""
+    try:
+        matches, trials = index(count.matches), index(count.trials)
+    except (AttributeError, TypeError):
+        matches, trials = 0, -1
+    if not 0 <= matches <= trials:
+        raise PluginError(f"{where} must be Count(matches <= trials) of whole numbers, not {count}")
+    return [matches, trials]
 
 
 ACTIONS = {"train": _train, "triggers": _triggers, "embed": _embed, "attack": _attack, "verify": _verify}
@@ -288,7 +298,7 @@ ACTIONS = {"train": _train, "triggers": _triggers, "embed": _embed, "attack": _a
 def judge(found: Detection, key: Key) -> dict[str, Any]:
     """A detection compared with the key: is its class the target, and does its mask cover the trigger?"""
     target, mask = key.tensors.get("target"), key.tensors.get("mask")
-    suspected = found.suspected_class
+    suspected = None if found.suspected_class is None else index(found.suspected_class)
     return {
         "score": float(found.score),
         "threshold": float(found.threshold),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ from harness.registry import load_registry
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no-folder")  # scikit-learn's sets come with it
-REAL = os.environ.get("HARNESS_DATA", "")
 
 law = settings(deadline=None, max_examples=40, database=None, derandomize=True)
 
@@ -375,15 +373,12 @@ MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
 @pytest.fixture
-def real() -> Path:
+def real(real_data: Path) -> Path:
     """The folder with MNIST and Fashion-MNIST."""
-    if not REAL:
-        pytest.skip("HARNESS_DATA is not set")
-    folder = Path(REAL)
     for name in ("mnist", "fashion-mnist"):
-        if not (folder / name / "train-images-idx3-ubyte.gz").is_file():
+        if not (real_data / name / "train-images-idx3-ubyte.gz").is_file():
             pytest.skip(f"HARNESS_DATA has no {name}")
-    return folder
+    return real_data
 
 
 @pytest.mark.parametrize(("name", "counts"), [("mnist", MNIST_COUNTS), ("fashion-mnist", [6000] * 10)])

@@ -17,7 +17,6 @@ from harness.losses import Distance, Entanglement, cross_entropy, distances, snn
 from harness.registry import load_registry
 from harness.train import Engine
 
-
 DISTANCES: list[Distance] = ["cosine", "euclidean"]
 CPU = torch.device("cpu")
 

@@ -17,7 +17,6 @@ from harness.nets import Cnn, Mlp, Net, fresh_like, silence
 from harness.registry import load_registry
 from harness.train import Engine, clone
 
-
 SHAPE = (1, 12, 8)
 CPU = torch.device("cpu")
 

@@ -330,3 +330,13 @@ def test_folders_of_the_results_hold_only_documented_things(cli: Cli, tmp_path: 
     cli("run", *arguments(tmp_path, "none"), code=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "format.json", "tables"]
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob(".probe*"))
+
+
+def test_a_plugin_that_breaks_while_it_is_asked_fails_its_own_cells(cli: Cli, tmp_path: Path, plugins: Path) -> None:
+    source = (plugins / "noise.py").read_text()
+    moody = "    def skip(self, dataset):\n        return 1 / 0\n\n    def run("
+    (plugins / "noise.py").write_text(source.replace("    def run(", moody))
+    ended = cli("run", *arguments(tmp_path, "noise", "none"), "--plugins", plugins, code=1)
+    assert "noise: ZeroDivisionError: division by zero" in ended.err and "Traceback" not in ended.err
+    cells = harness.read_table(tmp_path, "cells").set_index("attack")
+    assert cells["status"].to_dict() == {"noise": "failed", "none": "ok"}

@@ -253,7 +253,8 @@ KEY = b"watermark-harness schema"
 
 
 @pytest.mark.parametrize(
-    ("metadata", "found"), [({KEY: str(SCHEMA_VERSION + 1).encode()}, str(SCHEMA_VERSION + 1)), ({}, "none"), (None, "none")]
+    ("metadata", "found"),
+    [({KEY: str(SCHEMA_VERSION + 1).encode()}, str(SCHEMA_VERSION + 1)), ({}, "none"), (None, "none")],
 )
 def test_another_schema_version_is_refused_in_one_line(metadata: Any, found: str) -> None:
     expected = f"has schema version {found}, this harness writes {SCHEMA_VERSION}.*--results"

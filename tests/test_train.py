@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,6 @@ from harness.contracts import Architecture, Arrays, Dataset, Split, Stream
 from harness.losses import summed_cross_entropy
 from harness.nets import Cnn, Net
 from harness.train import EVALUATION_BATCH, Engine, _batches, _schedule, batches_per_pass, clone, predict
-
 
 CPU = torch.device("cpu")
 
@@ -238,7 +237,7 @@ def test_a_batch_takes_equal_shares_of_its_parts_in_their_order() -> None:
 
 def test_a_pass_shows_each_sample_once_and_passes_differ() -> None:
     batches = [x[:, 0].tolist() for x, _ in islice(_batches(Stream((numbered(20),), 6), torch.Generator()), 9)]
-    passes = [sum(batches[i : i + 3], []) for i in (0, 3, 6)]
+    passes = [[*chain(*batches[i : i + 3])] for i in (0, 3, 6)]
     assert all(len(set(each)) == 18 for each in passes)
     assert all(a != b for a, b in pairwise(passes))
     assert {value for each in passes for value in each} == set(range(20))  # the remainder has its turn

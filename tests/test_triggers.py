@@ -25,7 +25,6 @@ from harness.store import Store
 from harness.train import Engine, clone, predict
 from harness.triggers import PatchTriggers, watermark_streams
 
-
 CPU = torch.device("cpu")
 NOWHERE = Path("no-folder")  # scikit-learn's sets come with it
 
@@ -639,7 +638,7 @@ def test_adi_takes_images_only_and_checks_its_options() -> None:
             registry().use("defense", f"adi[{wrong}]")
 
 
-# --- Figure 1 of the paper: why a mark that is learned apart is lost ---------------------------------------------------
+# --- Figure 1 of the paper: why a mark that is learned apart is lost --------------------------------------------------
 
 
 def victim(x: Tensor) -> Tensor:

@@ -43,8 +43,4 @@ def main() -> None:
         code = 2
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:
-        # The reader (`| head`) has seen enough; there is nobody left to tell.
-        sys.stderr.close()
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -29,7 +29,7 @@ def labels(cell: Cell) -> Row:
 def outcome(cell: Cell, records: Mapping[str, Record]) -> tuple[str, str]:
     """The status and reason of a cell: those of its first known stage that is not ok; failed outranks skipped."""
     if cell.skip:
-        return "skipped", cell.skip
+        return "failed" if cell.broken else "skipped", cell.skip
     ends = [records[id] for _, id in cell.stages if id in records and records[id]["status"] != "ok"]
     ends.sort(key=lambda record: record["status"] != "failed")
     return (ends[0]["status"], ends[0]["reason"]) if ends else ("ok", "")
