@@ -66,6 +66,10 @@ class Split:
         chosen = self.y == label
         return Split(self.x[chosen], self.y[chosen])
 
+    def clone(self) -> Split:
+        """A copy that shares no memory."""
+        return Split(self.x.clone(), self.y.clone())
+
     def first(self, count: int) -> Split:
         """The first ``count`` samples, or all when there are fewer."""
         return Split(self.x[:count], self.y[:count])
@@ -80,6 +84,8 @@ class Plugin(ABC):
 
     name: ClassVar[str]
     reference: ClassVar[str] = ""
+    arms: ClassVar[tuple[str, ...]] = ("",)
+    """The options (``"mode=ftll"``) that a bare glob of names stands for: the arms that a comparison needs."""
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _read_idx(path: Path, md5: str, name: str) -> NDArray[np.uint8]:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name}: {path} cannot be read ({error}): fetch it again") from error
+        raise DataError(f"{name}: {path} cannot be read ({error}): delete it, and fetch it again") from error
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
         raise DataError(f"{name}: {path} is damaged, or the file of another set: its content is not {name}'s")
     rank = data[3]

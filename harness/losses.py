@@ -93,7 +93,7 @@ class Entanglement:
         self._partners = (groups[:, None] == groups[None, :]) & ~self._itself
         self._paired = torch.ones(batch_size, dtype=torch.bool, device=device)
         self.bound = -math.log((half - 1) / (batch_size - 1))
-        """The SNNL of groups that are perfectly mixed: the most that entangling can reach, a layer."""
+        """The SNNL, a layer, of groups that are perfectly mixed; far-apart pairs across the groups exceed it."""
 
     def __call__(self, activations: list[Tensor]) -> Tensor:
         """The sum over layers of their SNNL; ``activations`` are ``[batch_size, ...]`` each, after the ReLU."""

@@ -106,8 +106,15 @@ class Registry:
             expanded = expand(entry, self.names(kind))
             if not expanded:
                 raise UnknownName(kind, entry.name, self.names(kind))
-            made.update(dict.fromkeys(self.use(kind, each) for each in expanded))
+            bare_glob = entry.is_glob and not entry.options
+            for each in expanded:
+                arms = self.arms(kind, each.name) if bare_glob else [each]
+                made.update(dict.fromkeys(self.use(kind, arm) for arm in arms))
         return list(made)
+
+    def arms(self, kind: Kind, name: str) -> list[Entry]:
+        """What a bare glob stands for where it finds the plugin ``name``."""
+        return [parse_entry(f"{name}[{options}]" if options else name) for options in self.found[kind, name].cls.arms]
 
     def chains(self, chains: Iterable[Chain]) -> list[tuple[Use, ...]]:
         """The uses of attack chains, each once, in order; a glob may stand alone, not inside a chain."""

@@ -26,6 +26,7 @@ from harness.artifacts import Loaded, check_model, pack_key, unpack
 from harness.contracts import (
     BlackBoxAttack,
     Count,
+    Dataset,
     Defense,
     Detection,
     Detector,
@@ -173,25 +174,25 @@ class Worker:
         return self._tests[stage.dataset.text]
 
     def task(self, stage: Stage, triggers: Key) -> Task:
-        """What the owner has."""
+        """What the owner has: copies, since the worker's own serve other stages too."""
         splits = self.splits(stage)
         other = None
         if stage.data is not None:
             other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device)
-        return Task(stage.dataset.plugin, splits.train, splits.holdout, other, triggers)
+        return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
     def pool(self, stage: Stage, name: str, labelled: bool) -> Pool:
-        """What the attacker has: as many inputs as the owner, or what another dataset has."""
-        task, splits = stage.dataset.plugin, self.splits(stage)
-        if stage.data is not None:
-            other = self.data.other(stage.data.plugin, task, self.device)
-            chosen = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
-            split = Split(*(t[chosen[: task.train].to(self.device)] for t in (other.x, other.y)))
-            if labelled:
-                raise Skip(f"pool={name} has labels of another task")
-        else:
-            split = splits.train if name == "same" else splits.disjoint
-        return Pool(task, split.x, split.y if labelled else None)
+        """What the attacker has, a copy: as many inputs as the owner, or as another dataset has."""
+        task: Dataset = stage.dataset.plugin
+        if stage.data is None:
+            splits = self.splits(stage)
+            split = (splits.train if name == "same" else splits.disjoint).clone()
+            return Pool(task, split.x, split.y if labelled else None)
+        if labelled:
+            raise Skip(f"pool={name} has labels of another task")
+        other = self.data.other(stage.data.plugin, task, self.device)
+        order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
+        return Pool(task, other.x[order[: task.train].to(self.device)])
 
     def oracle(self, stage: Stage, parents: Mapping[str, Loaded], attack: BlackBoxAttack | None = None) -> Oracle:
         """The model under attack or under verification. The victim itself answers as its scheme serves."""

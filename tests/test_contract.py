@@ -45,8 +45,6 @@ class Broken(Defense):
             print("hello")  # noqa: T201
         if self.fault == "not deterministic":
             x = torch.randint(0, 256, x.shape, generator=torch.Generator().manual_seed(id(net))).byte()
-        if self.fault == "changes the data":
-            task.train.x[0] = 255 - task.train.x[0]
         if self.fault == "raises":
             raise RuntimeError("no such luck")
         if self.fault == "empty key":
@@ -66,7 +64,6 @@ class Broken(Defense):
         ("global seed", "changes the global random state"),
         ("prints", "it prints: 'hello"),
         ("not deterministic", "the same seed gives other tensors"),
-        ("changes the data", "changes its inputs in place"),
         ("raises", "RuntimeError: no such luck"),
         ("empty key", "its key is empty"),
         ("probes overlap", "held_out inputs are also in its trigger set"),

@@ -229,6 +229,18 @@ class Learn(Take):
 
 
 @dataclass(frozen=True)
+class Scribble(WhiteBoxAttack):
+    """Wipes its pool."""
+
+    name: ClassVar[str] = "scribble"
+    family: ClassVar[Family] = "removal"
+
+    def run(self, victim: nn.Module, pool: Pool, ctx: Context) -> nn.Module:
+        SEEN["pool"] = pool.x.zero_()
+        return victim
+
+
+@dataclass(frozen=True)
 class Peek(WhiteBoxAttack):
     """Wants labels that it does not declare."""
 
@@ -288,7 +300,7 @@ class Counting(Marking):
 
 TOYS: tuple[type[Plugin], ...] = (
     *(Noise, OtherNoise, Toy, Marking, Signs, Counting),
-    *(Leave, Ask, Take, Learn, Peek, Search),
+    *(Leave, Ask, Take, Learn, Scribble, Peek, Search),
 )
 
 
@@ -598,3 +610,10 @@ def test_a_detection_of_no_class_fails_its_own_stage(suspects: str, tmp_path: Pa
 def test_a_key_that_cannot_be_stored_fails_its_own_stage(keeps: str, tmp_path: Path) -> None:
     embed = run(tmp_path, f"marking[keeps={keeps}]", "leave")["embed"]
     assert embed["status"] == "failed" and "the key's tensor/kept is" in embed["reason"]
+
+
+def test_an_attack_that_writes_to_its_pool_changes_nobody_elses_data(tmp_path: Path) -> None:
+    ran = run(tmp_path, "marking", "scribble")
+    fresh = Data(tmp_path).splits(Noise(), ran.plan.stages[dict(ran.plan.cells[0].stages)["embed"]].split_seed, CPU)
+    assert torch.equal(ran.splits.train.x, fresh.train.x)
+    assert not SEEN["pool"].any()

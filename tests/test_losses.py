@@ -180,6 +180,14 @@ def test_identical_rows_reach_the_bound(size: int, expected: float) -> None:
     assert Entanglement(1, 0.2, "cosine", size, CPU).bound == pytest.approx(mixed(size))
 
 
+def test_rows_paired_across_the_groups_lie_above_perfectly_mixed() -> None:
+    # Each row has a stranger at its own place, and its only partner far away: at T = 0.2, 1 / T and a little.
+    x = torch.eye(2).repeat(2, 1)
+    entangled = Entanglement(1, 0.2, "cosine", 4, CPU)
+    assert float(entangled([x]).detach()) == pytest.approx(math.log(math.e**5 + 2), rel=1e-4)
+    assert math.log(math.e**5 + 2) > 4 * entangled.bound
+
+
 def test_separated_groups_are_far_below_the_bound() -> None:
     x = torch.cat([torch.randn(8, 4) * 0.1 + torch.eye(4)[i] * 5 for i in (0, 1)])
     assert float(snnl(x, torch.arange(16) < 8, 0.2)) < 0.1 * mixed(16)

@@ -339,11 +339,16 @@ def test_a_preset_resolves_against_the_built_in_plugins(builtin: Registry, name:
     assert "none" in texts(chains), "without the victim itself there is nothing to compare an attack with"
 
 
-def test_the_full_matrix_is_every_plugin(builtin: Registry) -> None:
+def test_the_full_matrix_is_every_plugin_in_all_its_arms(builtin: Registry) -> None:
     datasets, defenses, chains = resolve(builtin, load_matrix("full"))
     assert texts(datasets) == builtin.names("dataset")
-    assert texts(defenses) == builtin.names("defense")
-    assert texts(chains) == builtin.names("attack")
+    assert texts(defenses) == ["adi", "baseline", "baseline[placement=gradient]", "ewe"]
+    modes = [f"fine-tuning[mode={mode}]" for mode in ("ftll", "rtll", "rtal")]
+    assert texts(chains) == ["fine-tuning", *modes, "none", "pruning", "retraining"]
+
+
+def test_a_glob_with_options_stands_for_no_arms(builtin: Registry) -> None:
+    assert texts(builtin.uses("defense", [parse_entry("base*[ratio=2]")])) == ["baseline[ratio=2.0]"]
 
 
 # --- globs ---

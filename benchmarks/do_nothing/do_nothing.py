@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,25 +52,29 @@ class Dots(Dataset):
         return Arrays(x, y, x, y)
 
 
-class DotNet(nets.Net):
-    """One dense layer: ten numbers."""
+@cache
+def dot_net() -> type[nets.Net]:
+    """The class of the net, made when it is first built: deriving from ``nets.Net`` at import would import torch."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.logits = torch.nn.Linear(4, 2)
+    class DotNet(nets.Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = torch.nn.Linear(4, 2)
 
-    def activations(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self.logits(nets.as_float(x).flatten(1)), {}
+        def activations(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return self.logits(nets.as_float(x).flatten(1)), {}
+
+    return DotNet
 
 
 @dataclass(frozen=True)
 class Dot(Architecture):
-    """Builds the net of one layer."""
+    """One dense layer: ten numbers."""
 
     name: ClassVar[str] = "dot"
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
-        return DotNet()
+        return dot_net()()
 
 
 @dataclass(frozen=True)

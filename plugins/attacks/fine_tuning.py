@@ -19,6 +19,7 @@ class FineTuning(WhiteBoxAttack):
     family: ClassVar[Family] = "removal"
     reference: ClassVar[str] = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018, Section 5"
     labelled: ClassVar[bool] = True
+    arms: ClassVar[tuple[str, ...]] = ("", "mode=ftll", "mode=rtll", "mode=rtal")
 
     mode: Literal["ftll", "ftal", "rtll", "rtal"] = "ftal"
     """Fine-tune (ft) or re-train (rt: a fresh last layer) the last layer (ll) or all layers (al)."""

@@ -18,6 +18,7 @@ class Baseline(Defense):
 
     name: ClassVar[str] = "baseline"
     reference: ClassVar[str] = "Jia et al., Entangled Watermarks, USENIX Security 2021, Table 1"
+    arms: ClassVar[tuple[str, ...]] = ("", "placement=gradient")
 
     placement: Literal["corner", "gradient"] = "corner"
     """Where the trigger's patch is: at the bottom right, or where EWE puts it."""
