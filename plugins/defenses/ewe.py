@@ -18,7 +18,8 @@ class Ewe(Defense):
 
     - ``scaled``: cosine distance, temperature 0.2, weight 300 at batch size 64. *Ours*, not the paper's: the released
       weight moves the loss by half a nat in tens.
-    - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, one phase, triggers as they are.
+    - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, mean cross-entropy, one phase, triggers
+      as they are.
     - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data of the
     watermark
       phase in a fixed order and only as many as there are watermark batches.
