@@ -405,7 +405,7 @@ ALL = ("conv1", "conv2", "dense")
         ("ewe[weight=10,temperature=3]", 10, ALL, {"temperature": 3.0}),
         ("ewe[weight=10,distance=euclidean]", 10, ALL, {"distance": "euclidean"}),
         (
-            *("ewe[variant=paper]", 16, ALL),
+            *("ewe[variant=paper]", 32 / 512, ALL),
             {"distance": "euclidean", "temperature": 1.56, "reduction": "mean"},
         ),
         ("ewe[variant=official]", 32, ALL, {"temperature": 100.0}),

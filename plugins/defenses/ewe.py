@@ -20,9 +20,8 @@ class Ewe(Defense):
       weight moves the loss by half a nat in tens.
     - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, mean cross-entropy, one phase, triggers
       as they are.
-    - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data of the
-    watermark
-      phase in a fixed order and only as many as there are watermark batches.
+    - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data
+      of that phase in a fixed order, and only as many as the watermark batches call for.
     """
 
     name: ClassVar[str] = "ewe"
@@ -115,32 +114,17 @@ class Ewe(Defense):
         return replace(self, **VARIANTS[self.variant] | given)
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "scaled": {
-        **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
-        **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "shuffled"},
-    },
-    "paper": {
-        **{
-            "weight": 16.0,
-            "distance": "euclidean",
-            "temperature": 1.56,
-            "temperature_rate": 0.1,
-            "reduction": "mean",
-        },
-        **{"layers": "all", "ratio": 1.0, "phases": "one", "order": "shuffled"},
-        **{"origin": "in-distribution", "refine": False},
-    },
-    "official": {
-        **{
-            "weight": 32.0,
-            "distance": "cosine",
-            "temperature": 100.0,
-            "temperature_rate": 0.1,
-            "reduction": "sum",
-        },
-        **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "fixed", "refine": True},
-    },
+SCALED: dict[str, Any] = {
+    **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
+    **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "shuffled"},
+}
+# The released factor 32 on a sum over 512 samples, as a factor on their mean.
+PAPER = {"weight": 32 / 512, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"}
+OFFICIAL = {"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "order": "fixed", "refine": True}
+VARIANTS = {
+    "scaled": SCALED,
+    "paper": SCALED | PAPER | {"phases": "one", "origin": "in-distribution", "refine": False},
+    "official": SCALED | OFFICIAL,
 }
 
 
