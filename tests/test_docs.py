@@ -10,6 +10,7 @@ import click
 import pytest
 
 from harness.cli import cli as group
+from harness.cli.leaderboard import SCHEME_COLUMNS
 from harness.matrix import presets
 from harness.registry import load_registry
 from harness.tables import document
@@ -66,6 +67,16 @@ def test_the_readme_opens_with_the_two_commands_and_names_what_there_is() -> Non
     for page in PAGES:
         for target in re.findall(r"\bmake ([\w-]+)(?=[`\n ]{1}[` \n#])", page.read_text("utf-8")):
             assert target in targets, f"{page.name}: no target {target}"
+
+
+def test_the_readme_shows_a_real_leaderboard() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    shown = text[text.index("<!-- leaderboard: begin -->") : text.index("<!-- leaderboard: end -->")]
+    for column in SCHEME_COLUMNS:
+        assert f"| {column} |" in shown or f"{column} |" in shown, f"README.md's leaderboard has no column {column!r}"
+    assert "±" in shown and "Measured on " in shown
+    for name in load_registry().names("defense"):
+        assert re.search(rf"^\| \d+ \| {name}(\[[^|]*)? \| \d+ \|", shown, re.MULTILINE), f"no row of {name}"
 
 
 def test_the_page_on_results_is_generated() -> None:
