@@ -247,7 +247,8 @@ class Tables:
             except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
                 reason = " ".join(str(error).split())
                 raise ResultsError(
-                    f"{path} is damaged ({reason}); delete it, and `harness run` writes its rows again"
+                    f"{path} is damaged ({reason}): delete {self.folder}, "
+                    "and `harness run` writes it anew from the artifacts"
                 ) from error
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         frame = pa.concat_tables(parts).to_pandas() if parts else wanted.empty_table().to_pandas()

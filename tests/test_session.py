@@ -340,3 +340,17 @@ def test_a_plugin_that_breaks_while_it_is_asked_fails_its_own_cells(cli: Cli, tm
     assert "noise: ZeroDivisionError: division by zero" in ended.err and "Traceback" not in ended.err
     cells = harness.read_table(tmp_path, "cells").set_index("attack")
     assert cells["status"].to_dict() == {"noise": "failed", "none": "ok"}
+
+
+def test_debug_stops_where_the_plugin_failed(tmp_path: Path, plugins: Path) -> None:
+    args = [*arguments(tmp_path / "results", "noise[fault=raises]"), "--plugins", plugins, "--debug", "--quiet"]
+    command = [sys.executable, "-m", "harness", "run", *map(str, args)]
+    done = subprocess.run(command, input="p self.fault\nq\n", capture_output=True, text=True, check=False)
+    assert "(Pdb) 'raises'" in done.stdout
+    assert done.returncode == 1 and "RuntimeError: the attack broke" in done.stderr
+
+
+def test_deterministic_is_accepted_and_gives_the_same_numbers_on_a_cpu(tmp_path: Path, process: Cli) -> None:
+    process("run", *arguments(tmp_path / "a", "none"), code=0)
+    process("run", *arguments(tmp_path / "b", "none"), "--deterministic", code=0)
+    pd.testing.assert_frame_equal(measured(tmp_path / "a", "evidence"), measured(tmp_path / "b", "evidence"))

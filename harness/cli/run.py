@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,7 @@ def _worker(
 
     torch.set_num_threads(threads)
     if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
     chosen, data = _device(device), Data(*data_folder(data_named))
     # A dict, not a set: of two sets that are missing it is always the same one that is named.
