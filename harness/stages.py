@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
+import sys
 import time
 import traceback
 from collections import OrderedDict
@@ -217,12 +217,22 @@ class Worker:
         return {
             "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
             "threads": torch.get_num_threads(),
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_memory_mib": peak_memory_mib(),
             "torch": torch.__version__,
             "harness": harness.__version__,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
             f"Python {platform.python_version()}",
         }
+
+
+def peak_memory_mib() -> float | None:
+    """Peak resident memory of this process up to now; ``None`` where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
