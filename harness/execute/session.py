@@ -7,7 +7,7 @@ earlier run stored and did not write down (it was killed) is written by this one
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -231,42 +231,49 @@ class _Book:
 
 
 class _Clock:
-    """Estimates the time left from what stages of the same kind took, in this run or earlier ones."""
+    """Estimates the time left from what stages of the same kind took on average, in this run and in earlier ones.
+
+    A kind is an action, a dataset with its options and a plugin without: a sweep's stages are of one kind.
+    """
 
     def __init__(self, tables: Tables, todo: list[Stage]) -> None:
-        self.open: dict[tuple[str, str, str], int] = defaultdict(int)
-        self.seconds: dict[tuple[str, str, str], float] = {}
-        # Kept up to date stage by stage: a sweep has thousands of kinds, too many to go through after each stage.
-        self._total, self._unseen = 0.0, 0
-        for stage in todo:
-            self.open[self._kind(stage)] += 1
+        self.open = Counter(self._kind(stage) for stage in todo)
+        self.count = Counter[_Kind]()
+        self.seconds: dict[_Kind, float] = defaultdict(float)
         if todo:
             past = tables.read("stages", ["action", "dataset", "plugin", "status", "seconds"])
             past = past[past["status"] == "ok"]
-            self.seconds = past.groupby(["action", "dataset", "plugin"])["seconds"].median().to_dict()
-        for kind in self.open:
-            self._count(kind, 1)
+            columns = (past[name] for name in ("action", "dataset", "plugin", "seconds"))
+            for action, dataset, plugin, seconds in zip(*columns, strict=True):
+                self._add((action, dataset, _name(plugin)), seconds)
 
     @staticmethod
-    def _kind(stage: Stage) -> tuple[str, str, str]:
-        return (stage.action, stage.dataset.text, stage.plugin.text if stage.plugin else "")
+    def _kind(stage: Stage) -> _Kind:
+        return (stage.action, stage.dataset.text, _name(stage.plugin.text if stage.plugin else ""))
 
-    def _count(self, kind: tuple[str, str, str], sign: int) -> None:
-        """Add what is left of ``kind`` to the sums, or take it out of them."""
-        if kind in self.seconds:
-            self._total += sign * self.open[kind] * self.seconds[kind]
-        elif self.open[kind]:
-            self._unseen += sign
+    def _add(self, kind: _Kind, seconds: float) -> None:
+        self.count[kind] += 1
+        self.seconds[kind] += seconds
 
     def ended(self, stage: Stage, record: Record) -> None:
         """One less of its kind, and what it took."""
         kind = self._kind(stage)
-        self._count(kind, -1)
         self.open[kind] -= 1
         if record["status"] == "ok":
-            self.seconds[kind] = record["seconds"]
-        self._count(kind, 1)
+            self._add(kind, record["seconds"])
 
     def left(self) -> float | None:
         """Seconds left; None while a kind of stage that is still to come has never been seen."""
-        return None if self._unseen else max(0.0, self._total)
+        kinds = [kind for kind, count in self.open.items() if count]
+        if any(kind not in self.count for kind in kinds):
+            return None
+        return sum(self.open[kind] * self.seconds[kind] / self.count[kind] for kind in kinds)
+
+
+_Kind: TypeAlias = tuple[str, str, str]
+"""Action, dataset, and the plugin's name."""
+
+
+def _name(text: str) -> str:
+    """The name in ``name[option=value]``."""
+    return text.partition("[")[0]
