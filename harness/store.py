@@ -47,7 +47,10 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
-                _write(marker, json.dumps({"format": FORMAT}))
+                # Whole or not at all: another process may start in the same folder.
+                partial = marker.with_name(f"{marker.name}.{uuid.uuid4().hex[:8]}.partial")
+                partial.write_text(json.dumps({"format": FORMAT}), "utf-8")
+                partial.replace(marker)
             probe = self.folder / f".probe-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
@@ -93,7 +96,9 @@ class Store:
             body = dict(record)
             if tensors:
                 body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
-            _write(partial / "record.json", _sealed(json.dumps(plain(body), indent=1, sort_keys=True, allow_nan=False)))
+            # Compact: json's indenting encoder is written in Python, and a matrix has thousands of records.
+            text = _sealed(json.dumps(plain(body), sort_keys=True, allow_nan=False))
+            (partial / "record.json").write_bytes(text.encode())
             if path.exists():
                 shutil.rmtree(path)
             partial.replace(path)
@@ -150,12 +155,6 @@ def _sealed_head(body: str) -> str:
 
 
 _TAIL = "}\n"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_bytes(text.encode())
-    partial.replace(path)
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -247,21 +247,23 @@ def test_files_of_another_artifact_are_noticed() -> None:
 # --- interruption -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failing", [1, 2])
-def test_an_interrupted_save_leaves_nothing(failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [(os, "replace", 1), (Path, "write_bytes", 1), (Path, "write_bytes", 2)])
+def test_an_interrupted_save_leaves_nothing(
+    step: tuple[Any, str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = store(tmp_path)
     kept.save(OTHER, RECORD)
     before = sorted(tmp_path.rglob("*"))
-    calls: list[object] = []
+    owner, name, failing = step
+    original, calls = getattr(owner, name), []
 
-    def interrupted(*names: object, **options: object) -> None:
-        calls.append(names)
+    def interrupted(*arguments: object) -> object:
+        calls.append(arguments)
         if len(calls) == failing:
             raise KeyboardInterrupt
-        original(*names, **options)
+        return original(*arguments)
 
-    original = os.rename if os.name == "nt" else os.replace
-    monkeypatch.setattr(os, "replace", interrupted)  # pathlib calls it too
+    monkeypatch.setattr(owner, name, interrupted)  # pathlib calls os.replace too
     with pytest.raises(KeyboardInterrupt):
         kept.save(ID, RECORD, {"weight": torch.ones(3)})
     monkeypatch.undo()
