@@ -98,7 +98,9 @@ def _terminal(board: Board) -> None:
         table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for column in columns:
             left = column in ("scheme", "attack", "not counted")
-            table.add_column(column, justify="left" if left else "right", overflow="fold")
+            # Two words over narrow numbers stand one above the other, so that the names have room.
+            header = column if left else column.replace(" ", "\n")
+            table.add_column(header, justify="left" if left else "right", overflow="fold")
         for row in rows:
             table.add_row(*(escape(value) for value in row))
         console.print(table)
