@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
 
@@ -90,7 +91,7 @@ class Session:
 
     def _stored(self, stage: Stage) -> bool:
         """Whether the stage's outcome is stored and stands; reads its record if so."""
-        if self.options.rerun == "all" or stage.id not in self._ids():
+        if self.options.rerun == "all" or stage.id not in self._ids:
             return False
         try:
             record = self.store.record(stage.id)
@@ -102,10 +103,10 @@ class Session:
         self.records[stage.id] = record
         return True
 
+    @cached_property
     def _ids(self) -> set[str]:
-        if not hasattr(self, "_known_ids"):
-            self._known_ids = self.store.ids()
-        return self._known_ids
+        """The ids of what was stored when the session began."""
+        return self.store.ids()
 
     # --- doing it ---
 
