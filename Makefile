@@ -25,11 +25,13 @@ test: venv
 	$(BIN)/pytest --numprocesses auto --quiet
 
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
+# From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
 test-wheel: venv
 	rm -rf build/wheel build/site
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
-	HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" $(BIN)/pytest --numprocesses auto --quiet
+	cd build && HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" ../$(BIN)/pytest \
+	  --numprocesses auto --quiet --import-mode append -c ../pyproject.toml --rootdir .. ../tests
 
 check: venv
 	$(BIN)/ruff format --check .
