@@ -158,9 +158,10 @@ def _test(rules: Rules) -> Callable[..., Any]:
 def _queries(scored: pd.DataFrame, confidence: float) -> pd.Series[float]:
     """Queries for the confidence at each counting cell's rates; each pair of rates is computed once."""
     pairs = list(zip(scored["surrogate_trigger"], scored["null_trigger"].fillna(0.0), strict=True))
-    counting = scored["counts"].to_numpy()
-    known = {pair: queries_for_confidence(*pair, confidence) for pair, c in zip(pairs, counting, strict=True) if c}
-    return pd.Series([known.get(pair, math.nan) if c else math.nan for pair, c in zip(pairs, counting, strict=True)])
+    counting = {pair for pair, counts in zip(pairs, scored["counts"], strict=True) if counts}
+    known = {pair: queries_for_confidence(*pair, confidence) for pair in counting}
+    found = pd.Series([known.get(pair, math.nan) for pair in pairs], index=scored.index)
+    return found.where(scored["counts"])
 
 
 def _attacked(key: Any, rows: pd.DataFrame) -> Attacked:

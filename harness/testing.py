@@ -113,11 +113,11 @@ def _dataset(use: Use, registry: Registry) -> Iterator[str]:
     if dataset.ood:
         registry.use("dataset", dataset.ood)
     try:
-        arrays, again = (Data(data_folder(None)[0]).arrays(dataset) for _ in range(2))
+        arrays, again = (dataset.load(data_folder(None)[0]) for _ in range(2))
     except DataError as error:
-        if "checksum" in str(error) or "damaged" in str(error):
+        if "damaged" in str(error):
             yield str(error)
-        return
+        return  # its files are not here
     check_arrays(dataset, arrays)
     if not np.array_equal(arrays.x_train, again.x_train):
         yield "loading it twice gives different data"

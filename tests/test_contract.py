@@ -6,13 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
-from harness import Attack, Context, Defense, Key, Marked, PluginError, Pool, Probe, Task, WhiteBoxAttack
+from harness import (
+    Arrays,
+    Attack,
+    Context,
+    Dataset,
+    Defense,
+    Key,
+    Marked,
+    PluginError,
+    Pool,
+    Probe,
+    Task,
+    WhiteBoxAttack,
+)
 from harness.contracts import Family
 from harness.registry import load_registry
-from harness.testing import check_attack, check_defense, check_plugin
+from harness.testing import check_attack, check_dataset, check_defense, check_plugin
 
 REGISTRY = load_registry()
 
@@ -105,3 +119,22 @@ class Forgetful(WhiteBoxAttack):
 def test_an_attack_class_is_no_defense() -> None:
     with pytest.raises(PluginError, match="derive it from harness.Defense"):
         check_defense(Attack)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Crooked(Dataset):
+    """A dataset whose images are not of the shape that it declares."""
+
+    name: ClassVar[str] = "crooked"
+    input_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
+    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    available: ClassVar[int] = 2000
+
+    def load(self, root: Path) -> Arrays:
+        x, y = np.zeros((2000, 1, 9, 9), np.uint8), np.arange(2000) % 10
+        return Arrays(x, y, x, y)
+
+
+def test_a_dataset_of_another_shape_than_it_declares_is_named() -> None:
+    with pytest.raises(PluginError, match=r"train inputs are \(1, 9, 9\), declared \(1, 8, 8\)"):
+        check_dataset(Crooked)

@@ -152,6 +152,12 @@ def test_scores_keep_the_order_of_the_cells() -> None:
     assert scored["p_value"].is_monotonic_decreasing
 
 
+def test_rows_chosen_from_a_larger_table_keep_their_queries() -> None:
+    rows = [cell(seed=s, surrogate_trigger_matches=m, null_trigger_matches=30) for s, m in enumerate((5, 30, 50))]
+    chosen = pd.DataFrame(rows, columns=[c.name for c in CELLS.columns]).iloc[[2, 1]]
+    assert score(chosen, Rules())["queries_needed"].tolist() == [8, 23]
+
+
 @pytest.mark.parametrize(("field", "value"), [("confidence", 1.0), ("confidence", 0.0), ("max_drop", 1.5)])
 def test_rules_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=field.replace("_", "-")):
