@@ -93,7 +93,8 @@ def finished(n: int) -> list[Row]:
 def make(matrix: Matrix, registry: Registry) -> Plan:
     """The plan of ``matrix``; with a registry that has found its plugins and used none of them."""
     unused = Registry(registry.found)
-    return make_plan(*resolve(unused, matrix), matrix.seeds, matrix.nulls, unused.use)
+    axes = resolve(unused, matrix)
+    return make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, unused.use)
 
 
 def plan_10000(n: int) -> list[Row]:

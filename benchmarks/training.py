@@ -42,7 +42,7 @@ def engine(kind: type[Engine] = Engine) -> Engine:
     """The harness's engine with MNIST's recipe and the paper's CNN."""
     registry = load_registry()
     dataset, cnn = registry.use("dataset", RECIPE), registry.use("architecture", "cnn")
-    return kind(CPU, torch.Generator().manual_seed(0), dataset.plugin, cnn.plugin, cnn.text)
+    return kind(CPU, torch.Generator().manual_seed(0), dataset.plugin.public(), cnn.plugin, cnn.text)
 
 
 class EngineLoop:
@@ -225,11 +225,12 @@ class Capture(Engine):
 
 def watermark_epoch(scheme: str) -> Callable[[], object]:
     """An epoch of the watermark batches alone, with the very loss that ``scheme`` trains them with."""
+    dataset = load_registry().use("dataset", RECIPE).plugin
     capture = engine(Capture)
     assert isinstance(capture, Capture)
     data, triggers = images(), images(1024)
     key = Key({"trigger": Probe(triggers.x, torch.zeros_like(triggers.y))})
-    load_registry().use("defense", scheme).plugin.embed(Task(capture.dataset, data, data, None, key), capture)
+    load_registry().use("defense", scheme).plugin.embed(Task(dataset, data, data, None, key), capture)
     trainer = engine()
     net = trainer.build()
     return lambda: trainer.train(net, [capture.streams[1]], 1)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from harness.contracts import (
+    Analysis,
     Architecture,
     Arrays,
     Attack,
@@ -25,12 +26,16 @@ from harness.contracts import (
     Defense,
     Detection,
     Detector,
+    Evasion,
     Evidence,
+    InputSet,
     Key,
     Marked,
+    Measure,
     Oracle,
     Pool,
     Probe,
+    Recipe,
     Split,
     Stream,
     Task,
@@ -53,6 +58,7 @@ hookimpl = pluggy.HookimplMarker("harness")
 """Marks the function of a plugin file that names its classes: ``@hookimpl def harness_defenses(): return [Mine]``."""
 
 __all__ = [
+    "Analysis",
     "Architecture",
     "Arrays",
     "Attack",
@@ -64,14 +70,18 @@ __all__ = [
     "Defense",
     "Detection",
     "Detector",
+    "Evasion",
     "Evidence",
     "HarnessError",
+    "InputSet",
     "Key",
     "Marked",
+    "Measure",
     "Oracle",
     "PluginError",
     "Pool",
     "Probe",
+    "Recipe",
     "Skip",
     "Split",
     "Stream",

@@ -25,11 +25,15 @@ class Loaded:
     net: Net | None
     key: Key
     predictions: Tensor | None
+    guard: dict[str, Tensor]
+    """What an evasion's :meth:`harness.Evasion.serve` needs; empty if none guards the model."""
+    found: dict[str, Tensor]
+    """What a detector recovered."""
 
 
 def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
     """An artifact as objects on ``device``; ``lookup`` finds the architecture of its model."""
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "probe": {}, "tensor": {}, "test": {}}
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "probe", "tensor", "test", "guard", "found")}
     for name, tensor in artifact.tensors.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = tensor.to(device)
@@ -37,7 +41,7 @@ def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
     description = artifact.record.get("model")
     net = on_device(_rebuild(description, groups["model"], lookup), device).eval() if description else None
     key = Key({name: Probe(x[name], y[name]) for name in x}, groups["tensor"])
-    return Loaded(artifact.record, net, key, groups["test"].get("predictions"))
+    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), groups["guard"], groups["found"])
 
 
 def _rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor], lookup: Lookup) -> Net:
@@ -72,10 +76,20 @@ def pack_key(key: Key) -> dict[str, Tensor]:
                 f"probe {name!r}: {len(probe.x)} inputs and {len(probe.y)} labels, and no '/' in its name"
             )
         packed |= {f"probe/{name}/x": probe.x, f"probe/{name}/y": probe.y}
-    packed |= {f"tensor/{name}": tensor for name, tensor in key.tensors.items()}
+    return _checked(packed | {f"tensor/{name}": tensor for name, tensor in key.tensors.items()}, "key")
+
+
+def pack_guard(guard: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An evasion's guard as tensors by name. Raises :class:`PluginError` for anything that is none."""
+    return _checked({f"guard/{name}": tensor for name, tensor in guard.items()}, "guard")
+
+
+def _checked(packed: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     for name, tensor in packed.items():
         if not isinstance(tensor, Tensor):
-            raise PluginError(f"the key's {name} is a {type(tensor).__name__}: a key holds tensors only")
+            raise PluginError(f"the {what}'s {name} is a {type(tensor).__name__}: a {what} holds tensors only")
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
-            raise PluginError(f"the key's {name} is {tensor.layout} of {tensor.dtype}, which safetensors cannot store")
+            raise PluginError(
+                f"the {what}'s {name} is {tensor.layout} of {tensor.dtype}, which safetensors cannot store"
+            )
     return packed

@@ -89,16 +89,35 @@ class Plugin(ABC):
 
 
 @dataclass(frozen=True)
-class Dataset(Plugin):
-    """A classification task and its training recipe (the fields).
-
-    Subclasses give other defaults to the fields, and implement :meth:`load`.
-    """
+class InputSet(Plugin):
+    """Inputs to draw from, by class: out-of-distribution triggers, an attacker's pool. Not a task of its own."""
 
     input_shape: ClassVar[tuple[int, ...]]
     classes: ClassVar[tuple[str, ...]]
     available: ClassVar[int]
     """Number of training samples that the set has."""
+    value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """Smallest and largest value of an input as nets see it (``uint8`` is scaled to 0..1): what can be sent."""
+
+    @abstractmethod
+    def load(self, root: Path) -> Arrays:
+        """Read the whole set below the folder ``root``, checked against its own checksums.
+
+        A set that is no task may have no test samples. Raises :class:`harness.DataError` when files are missing or are
+        not this set's.
+        """
+
+    def fetch(self, root: Path) -> None:
+        """Download the set below ``root``. By default there is nothing to fetch it from."""
+        raise DataError(f"{self.name} cannot be downloaded")
+
+
+@dataclass(frozen=True)
+class Dataset(InputSet):
+    """A classification task and its training recipe (the fields).
+
+    Subclasses give other defaults to the fields, and implement :meth:`load`.
+    """
 
     train: int = 1000
     """Number of the owner's training samples, balanced over the classes."""
@@ -119,14 +138,22 @@ class Dataset(Plugin):
     """Target class of a watermark."""
     patch: int = 3
     """Side of the trigger patch, in pixels."""
+    corners: Literal["one", "two"] = "one"
+    """A patch in the corner: at the bottom right, or at the top left as well (the EWE paper's for speech)."""
+    placement: Literal["gradient", "corner"] = "gradient"
+    """Where EWE puts the patch by default: by the SNNL's gradient, or in the corner."""
     origin: Literal["in-distribution", "out-of-distribution"] = "in-distribution"
     """Where trigger images come from by default: the source class, or :attr:`ood`."""
     refine: bool = False
     """Whether triggers are refined by default until a clean model stays silent (see ``harness/triggers.py``)."""
     ood: str = ""
     """The dataset that out-of-distribution inputs come from; none when empty."""
-    ood_class: int = 0
-    """The class of :attr:`ood` that serves as trigger data."""
+    ood_class: int | None = 0
+    """The class of :attr:`ood` that serves as trigger data; ``None`` is all of them."""
+    augment: Literal["none", "crop-flip"] = "none"
+    """Of the task's inputs while training: random crops of the input padded by an eighth, and mirror images."""
+    watch: bool = False
+    """Measure accuracy, success and SNNL after each epoch too: rows of the table ``curves``, and some seconds more."""
 
     def __post_init__(self) -> None:
         for name in ("train", "holdout", "epochs", "pretrain", "batch_size", "patch"):
@@ -145,16 +172,32 @@ class Dataset(Plugin):
             f"train + holdout = {asked}, but {self.name} has {self.available} training samples",
         )
 
-    @abstractmethod
-    def load(self, root: Path) -> Arrays:
-        """Read the whole set below the folder ``root``, checked against its own checksums.
+    def public(self) -> Recipe:
+        """What an attacker is granted: all but the owner's choice of classes and trigger."""
+        return Recipe(
+            self.input_shape,
+            self.classes,
+            self.value_range,
+            self.architecture,
+            self.epochs,
+            self.batch_size,
+            self.learning_rate,
+            self.augment,
+        )
 
-        Raises :class:`harness.DataError` when files are missing or are not this set's.
-        """
 
-    def fetch(self, root: Path) -> None:
-        """Download the set below ``root``. By default there is nothing to fetch it from."""
-        raise DataError(f"{self.name} cannot be downloaded")
+@dataclass(frozen=True)
+class Recipe:
+    """How models of the task are trained, as an attacker knows it: the literature grants as much."""
+
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    value_range: tuple[float, float]
+    architecture: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    augment: Literal["none", "crop-flip"] = "none"
 
 
 @dataclass(frozen=True)
@@ -255,6 +298,8 @@ class PoolAttack(Attack):
 
     labelled: ClassVar[bool] = False
     """Whether the attacker has the pool's true labels. Declared here, or ``pool.y`` is ``None``."""
+    knows_patch: ClassVar[bool] = False
+    """Whether the attacker knows the shape of patch triggers. Declared here, or ``pool.patch`` is ``None``."""
 
     pool: str = "same"
     """The attacker's inputs: the owner's own (``same``), as many others (``disjoint``), ``ood``, or a dataset."""
@@ -304,6 +349,37 @@ class Detector(PoolAttack):
         """What it found in its own copy of ``suspect``."""
 
 
+@dataclass(frozen=True)
+class Evasion(PoolAttack):
+    """An attack that keeps the stolen model as it is, and filters what its API answers.
+
+    The guard that :meth:`prepare` returns is stored with the model; who asks that model is answered by :meth:`serve`.
+    """
+
+    family: ClassVar[Family] = "evasion"
+
+    @abstractmethod
+    def prepare(self, suspect: nn.Module, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
+        """The guard: tensors by name, all that :meth:`serve` needs to know."""
+
+    @abstractmethod
+    def serve(self, suspect: nn.Module, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
+        """What the thief's API answers instead of ``logits`` ``[n, classes]``; a row of NaN refuses the query."""
+
+
+@dataclass(frozen=True)
+class Analysis(Plugin):
+    """A look into a stored model, for the reader of the tables. It is the harness's own: it sees the key."""
+
+    def skip(self, dataset: Dataset) -> str | None:
+        """Why this analysis cannot be made on ``dataset``; ``None`` if it can."""
+        return None
+
+    @abstractmethod
+    def run(self, model: nn.Module, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
+        """What it measures of its own copy of ``model``: ``test`` is the task's test set."""
+
+
 # --- what plugins are given, and what they return ---------------------------------------------------------------------
 
 
@@ -321,12 +397,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Pool:
-    """What the attacker has. ``y`` is there only for an attack that declares ``labelled``."""
+    """What the attacker has. ``y`` and ``patch`` are there only for an attack that declares to know them."""
 
-    dataset: Dataset
-    """The recipe: architecture, epochs, batch size and learning rate, which the literature grants the attacker."""
+    recipe: Recipe
     x: Tensor
     y: Tensor | None = None
+    patch: int | None = None
+    """Side of the owner's trigger patch, in pixels."""
 
     def labels(self) -> Tensor:
         """The true labels, for an attack that declared ``labelled``."""
@@ -351,6 +428,8 @@ class Stream:
     shuffle: bool = True
     limit: int | None = None
     """Use only the first so many batches of an unshuffled pass, each epoch anew."""
+    augment: bool = False
+    """Augment the inputs as the recipe says; triggers are not, since they are verified as they are."""
 
 
 class Context(ABC):
@@ -387,11 +466,16 @@ class Context(ABC):
 
     @abstractmethod
     def stream(self, split: Split, loss: Loss | None = None) -> Stream:
-        """``split`` in shuffled batches of the recipe's size."""
+        """``split`` in shuffled batches of the recipe's size, augmented as the recipe says."""
 
     @abstractmethod
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
         """Logits ``[n, classes]`` of ``net`` in evaluation mode, in batches, without gradients."""
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """The class ``[n]`` int64 that each row of ``logits`` ``[n, classes]`` answers; -1 for a row of NaN, a refusal."""
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
 
 
 @dataclass
@@ -404,8 +488,8 @@ class Oracle:
     queries: int = 0
 
     def labels(self, x: Tensor) -> Tensor:
-        """The class of each of the inputs ``x`` ``[n, ...]``: ``[n]`` int64."""
-        return self._ask(x, "labels").argmax(dim=1)
+        """The class of each of the inputs ``x`` ``[n, ...]``: ``[n]`` int64, -1 where the API refused to answer."""
+        return classes_of(self._ask(x, "labels"))
 
     def top1(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The class ``[n]`` int64 of each input, and its probability ``[n]`` float32."""
@@ -488,6 +572,23 @@ class Detection:
     threshold: float
     """The detector's own: a score above it means that it calls the model marked."""
     suspected_class: int | None = None
+    suspected_source: int | None = None
+    """The only class whose inputs the trigger that it found moves, where it looked for such."""
     mask: Tensor | None = None
-    """The recovered trigger's mask ``[height, width]`` in 0..1."""
+    """Where it found the trigger, ``[height, width]``, 0 or more: larger is more suspicious."""
     pattern: Tensor | None = None
+    """The recovered trigger ``[channels, height, width]``, in the data's range."""
+    measures: Sequence[Measure] = ()
+    """What else is worth a row: norms by class, steps done, and the like."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Numbers for the table ``measurements``: one row each."""
+
+    quantity: str
+    values: Tensor
+    """``[n]``: the number of a value within is its ``index``."""
+    layer: str = ""
+    group: str = ""
+    """Whom it is about: ``trigger``, ``task``, a class, where there are several."""

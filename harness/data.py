@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from harness.contracts import Arrays, Dataset, Split
+from harness.contracts import Arrays, Dataset, InputSet, Split
 from harness.errors import DataError
 
 
@@ -50,16 +51,18 @@ class Data:
     download: bool = False
     _arrays: dict[str, Arrays] = field(default_factory=dict)
 
-    def arrays(self, dataset: Dataset) -> Arrays:
+    def arrays(self, dataset: InputSet) -> Arrays:
         """The whole set, from files that were checked. Raises :class:`DataError`."""
         if dataset.name not in self._arrays:
             self._arrays[dataset.name] = self._load(dataset)
         return self._arrays[dataset.name]
 
-    def _load(self, dataset: Dataset) -> Arrays:
+    def _load(self, dataset: InputSet) -> Arrays:
         try:
             arrays = dataset.load(self.folder)
         except DataError as missing:
+            if type(dataset).fetch is InputSet.fetch:
+                raise
             if not self.download:
                 raise DataError(f"{missing}; or unset HARNESS_DATA and --data, and it is downloaded") from missing
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +90,7 @@ class Data:
         count = dataset.test or len(arrays.y_test)
         return _split(arrays.x_test[:count], arrays.y_test[:count], device)
 
-    def other(self, dataset: Dataset, like: Dataset, device: torch.device) -> Split:
+    def other(self, dataset: InputSet, like: Dataset, device: torch.device) -> Split:
         """All training samples of another dataset, in the input shape of ``like``."""
         arrays = self.arrays(dataset)
         split = _split(arrays.x_train, arrays.y_train, device)
@@ -141,22 +144,35 @@ def _resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return resized.round().clamp(0, 255).byte() if x.dtype == torch.uint8 else resized
 
 
-def check_arrays(dataset: Dataset, arrays: Arrays) -> None:
-    """Raise :class:`DataError` unless shapes, types and labels are what the dataset declares."""
-    for name, x, y in (("train", arrays.x_train, arrays.y_train), ("test", arrays.x_test, arrays.y_test)):
-        if tuple(x.shape[1:]) != dataset.input_shape:
-            raise DataError(f"{dataset.name}: {name} inputs are {x.shape[1:]}, declared {dataset.input_shape}")
-        if x.dtype not in (np.uint8, np.float32):
-            raise DataError(f"{dataset.name}: {name} inputs are {x.dtype}, expected uint8 or float32")
-        if x.dtype == np.float32 and not np.isfinite(x).all():
-            raise DataError(f"{dataset.name}: {name} inputs are not all finite")
-        if y.dtype != np.int64 or y.shape != (len(x),):
-            raise DataError(f"{dataset.name}: {name} labels must be int64 of shape ({len(x)},)")
-        missing = set(range(len(dataset.classes))) - set(np.unique(y).tolist())
-        if missing or y.min() < 0 or y.max() >= len(dataset.classes):
-            raise DataError(f"{dataset.name}: {name} labels must cover 0 to {len(dataset.classes) - 1}")
+def check_arrays(dataset: InputSet, arrays: Arrays) -> None:
+    """Raise :class:`DataError` unless shapes, types, values and labels are what the dataset declares."""
+    _check_part(dataset, "train", arrays.x_train, arrays.y_train)
+    if isinstance(dataset, Dataset) or len(arrays.x_test) or len(arrays.y_test):
+        _check_part(dataset, "test", arrays.x_test, arrays.y_test)
     if len(arrays.x_train) != dataset.available:
         raise DataError(f"{dataset.name}: {len(arrays.x_train)} training samples, declared {dataset.available}")
+
+
+def _check_part(dataset: InputSet, name: str, x: NDArray[np.generic], y: NDArray[np.int64]) -> None:
+    if tuple(x.shape[1:]) != dataset.input_shape:
+        raise DataError(f"{dataset.name}: {name} inputs are {x.shape[1:]}, declared {dataset.input_shape}")
+    if x.dtype not in (np.uint8, np.float32):
+        raise DataError(f"{dataset.name}: {name} inputs are {x.dtype}, expected uint8 or float32")
+    if y.dtype != np.int64 or y.shape != (len(x),):
+        raise DataError(f"{dataset.name}: {name} labels must be int64 of shape ({len(x)},)")
+    classes = len(dataset.classes)
+    present = np.unique(y)
+    if present.tolist() != list(range(classes)):
+        raise DataError(f"{dataset.name}: {name} labels must cover 0 to {classes - 1}")
+    if x.dtype == np.float32:
+        # Both carry NaN along: no array of booleans as long as the set.
+        low, high = float(x.min()), float(x.max())
+        if not np.isfinite([low, high]).all():
+            raise DataError(f"{dataset.name}: {name} inputs are not all finite")
+        if low < dataset.value_range[0] or high > dataset.value_range[1]:
+            raise DataError(
+                f"{dataset.name}: {name} inputs are in {low:g}..{high:g}, declared value_range = {dataset.value_range}"
+            )
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -193,3 +209,77 @@ def _read_idx(path: Path, md5: str, name: str) -> NDArray[np.uint8]:
     rank = data[3]
     shape = np.frombuffer(data, ">i4", count=rank, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+
+
+# --- prepared once ----------------------------------------------------------------------------------------------------
+
+
+def prepared(
+    name: str, settings: object, files: Iterable[Path], make: Callable[[], Mapping[str, NDArray[np.generic]]]
+) -> Mapping[str, NDArray[np.generic]]:
+    """The arrays that ``make()`` computes from ``files``, computed once and kept in the per-user cache.
+
+    The copy is addressed by ``settings`` (whose ``repr`` must say all that the result depends on beside the files: the
+    parameters, the version of the code) and by the files' paths, sizes and times of change. It carries its own
+    checksum: a damaged one is made again. One copy a ``name`` is kept; none where the cache cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    folder = cache_folder() / "prepared"
+    path = folder / f"{name}-{_digest(settings, files)}.safetensors"
+    kept = _read_prepared(path)
+    if kept is not None:
+        return kept
+    arrays = make()
+    try:
+        _write_prepared(path, arrays)
+        for other in set(folder.glob(f"{name}-{'[0-9a-f]' * 32}.safetensors")) - {path}:
+            other.unlink(missing_ok=True)
+    except (OSError, SafetensorError):
+        pass  # a full disk, a read-only home: it is made again the next time
+    return arrays
+
+
+def _digest(settings: object, files: Iterable[Path]) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in sorted(files):
+        stat = path.stat()
+        digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def _checksum(arrays: Mapping[str, NDArray[np.generic]]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _read_prepared(path: Path) -> Mapping[str, NDArray[np.generic]] | None:
+    """The arrays of a copy; ``None`` where there is none, or it is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    return arrays if _checksum(arrays) == expected else None
+
+
+def _write_prepared(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}")
+    try:
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+            partial,
+            {"sha256": _checksum(arrays)},
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

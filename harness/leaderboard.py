@@ -22,6 +22,7 @@ from harness.statistics import (
     binomial_test_against_control,
     fisher_exact,
     queries_for_confidence,
+    rank_p_value,
     summary,
     t_test,
 )
@@ -91,12 +92,37 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Detected:
+    """What one detector says of one scheme's models, beside what it says of null models: over the seeds."""
+
+    dataset: str
+    defense: str
+    attack: str
+    score: Summary | None
+    null_score: Summary | None
+    """Of the null models, each once."""
+    flagged: float
+    """Share of the models whose score is above the detector's own threshold."""
+    null_flagged: float
+    rank_p: float
+    """Median over the seeds of (r + 1) / (k + 1), r of the k null models scoring at least as high."""
+    target_hit: float
+    """Share of the models of which the suspected class is the key's target; naming none is no hit."""
+    window_rank: float
+    """Median over the seeds of the share of windows that lie as high as the trigger's; 50% by chance."""
+    void: int
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
 class Board:
     """A ranking, what it was made of, and by which rules."""
 
     rules: Rules
     schemes: list[Ranked]
     attacks: list[Attacked]
+    detections: list[Detected]
     machines: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,14 +131,19 @@ class Board:
         return values
 
 
-def make_board(cells: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> Board:
-    """Rank the schemes of the tables ``cells`` and ``stages``. Raises :class:`UsageError` when there are no cells."""
+def make_board(cells: pd.DataFrame, detections: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> Board:
+    """Rank the schemes of the tables of these names. Raises :class:`UsageError` when there are no cells."""
     if cells.empty:
         raise UsageError("no results yet: type harness run --matrix smoke")
     scored = score(cells, rules)
+    # A detector leaves the model as it is: its cells say nothing about what survives.
+    searched = scored["family"].fillna("").str.endswith("detection")
+    scored, found = scored[~searched], scored[searched]
     attacks = [_attacked(key, rows) for key, rows in scored.groupby(["dataset", "defense", "attack"], sort=False)]
     schemes = [_scheme(key, rows) for key, rows in scored.groupby(["dataset", "defense"], sort=False)]
-    return Board(rules, _rank(schemes), attacks, _machines(stages))
+    by_chain = found.groupby(["dataset", "defense", "attack"], sort=False)
+    detected = [_detected(key, rows, detections[detections["cell"].isin(rows["cell"])]) for key, rows in by_chain]
+    return Board(rules, _rank(schemes), attacks, detected, _machines(stages))
 
 
 def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
@@ -174,6 +205,27 @@ def _attacked(key: Any, rows: pd.DataFrame) -> Attacked:
         held_out=_summary(counting["surrogate_held_out"]),
         accuracy=_summary(rows["surrogate_accuracy"]),
         verified=_share(counting["verified"]),
+        **_ends(rows),
+    )
+
+
+def _detected(key: Any, rows: pd.DataFrame, found: pd.DataFrame) -> Detected:
+    models = found[(found["suspect"] == "surrogate") & found["cell"].isin(rows["cell"][~rows["void"]])]
+    # The same null models stand beside every seed: each is one observation.
+    nulls = found[found["suspect"] == "null"].drop_duplicates("index")
+    scores = nulls["score"].to_numpy(dtype=float)
+    ranks = [float(rank_p_value(score, scores)) for score in models["score"]]
+    return Detected(
+        dataset=key[0],
+        defense=key[1],
+        attack=key[2],
+        score=_summary(models["score"]),
+        null_score=_summary(nulls["score"]),
+        flagged=_share(models["score"] > models["threshold"]),
+        null_flagged=_share(nulls["score"] > nulls["threshold"]),
+        rank_p=float(np.median(ranks)) if ranks and len(scores) else math.nan,
+        target_hit=_share(models["target_hit"].eq(True)),
+        window_rank=float(models["window_rank"].median()),
         **_ends(rows),
     )
 

@@ -7,7 +7,8 @@
     seeds    0-4              0,2,5-7
 
 In a matrix file an entry may also be a table, where a list of values sweeps: ``{name = "pruning", fraction = [0.2,
-0.5]}``. Nothing here knows which plugins exist; :mod:`harness.registry` checks names and options.
+0.5]}``; and a table ``[scales.small]`` says what else holds at that scale. Nothing here knows which plugins exist;
+:mod:`harness.registry` checks names and options.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Matrix:
     attacks: tuple[Chain, ...]
     seeds: tuple[int, ...] = (0,)
     nulls: int = 3
+    analyses: tuple[Entry, ...] = ()
     description: str = ""
+    scale: str = ""
 
 
 def parse_entry(text: str) -> Entry:
@@ -135,8 +138,11 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_matrix(name: str) -> Matrix:
-    """A preset by name, or a TOML file by path. Raises :class:`UnknownName` or :class:`MatrixError`."""
+def load_matrix(name: str, scale: str = "") -> Matrix:
+    """A preset by name, or a TOML file by path, at one of its scales (by default as it is written).
+
+    Raises :class:`UnknownName` or :class:`MatrixError`.
+    """
     path = Path(name) if name.endswith(".toml") or "/" in name else presets().get(name)
     if path is None:
         raise UnknownName("matrix", name, [*presets(), "PATH.toml"])
@@ -146,34 +152,55 @@ def load_matrix(name: str) -> Matrix:
         raise MatrixError(f"cannot read the matrix {path}: {error.strerror}") from error
     except ValueError as error:  # tomllib's, that of bytes that are no UTF-8, and int's of thousands of digits
         raise MatrixError(f"{path}: {error}") from error
-    return _read(document, path)
+    return read_matrix(document, path.stem, str(path), scale)
 
 
-def _read(document: dict[str, Any], path: Path) -> Matrix:
-    known = {"description", "datasets", "defenses", "attacks", "seeds", "nulls"}
+KEYS = {"description", "datasets", "defenses", "attacks", "seeds", "nulls", "analyses"}
+FULL = "full"
+"""The scale of a matrix as it is written."""
+
+
+def read_matrix(document: dict[str, Any], name: str, path: str, scale: str = "") -> Matrix:
+    """The matrix in a TOML document found at ``path``. Raises :class:`UnknownName` or :class:`MatrixError`."""
+    document = _scaled(document, path, scale)
     for key in document:
-        if key not in known:
-            raise MatrixError(f"{path}: {UnknownName('key', key, known)}")
+        if key not in KEYS:
+            raise MatrixError(f"{path}: {UnknownName('key', key, KEYS)}")
     for key in ("datasets", "defenses", "attacks"):
         if not isinstance(document.get(key), list) or not document[key]:
             raise MatrixError(f"{path}: {key} must be a list with at least one entry")
-    nulls, seeds = document.get("nulls", 3), document.get("seeds", "0")
+    nulls, seeds, analyses = document.get("nulls", 3), document.get("seeds", "0"), document.get("analyses", [])
+    if not isinstance(analyses, list):
+        raise MatrixError(f"{path}: analyses must be a list")
     if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
         raise MatrixError(f"{path}: nulls must be a whole number of at least 0, not {nulls!r}")
     if not isinstance(seeds, str):
         raise MatrixError(f'{path}: seeds must be text such as "0-4", not {seeds!r}')
     try:
         return Matrix(
-            name=path.stem,
+            name=name,
             datasets=_entries(document["datasets"]),
             defenses=_entries(document["defenses"]),
             attacks=tuple(chain for item in document["attacks"] for chain in _chains(item)),
             seeds=parse_seeds(seeds),
             nulls=nulls,
+            analyses=_entries(analyses),
             description=str(document.get("description", "")),
+            scale=scale,
         )
     except UsageError as error:
         raise MatrixError(f"{path}: {error}") from error
+
+
+def _scaled(document: dict[str, Any], path: str, scale: str) -> dict[str, Any]:
+    """The document with the keys of one of its scales in place of its own."""
+    scales = document.get("scales", {})
+    if not isinstance(scales, dict) or not all(isinstance(changes, dict) for changes in scales.values()):
+        raise MatrixError(f"{path}: scales must be tables, as in [scales.small]")
+    if scale and scale != FULL and scale not in scales:
+        raise MatrixError(f"{path}: {UnknownName('scale', scale, [FULL, *scales])}")
+    own = {key: value for key, value in document.items() if key != "scales"}
+    return own | dict(scales.get(scale, {}))
 
 
 def _entries(items: Sequence[Any]) -> tuple[Entry, ...]:

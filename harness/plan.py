@@ -8,7 +8,8 @@ the seed, and the ids of its parents. Sharing a victim among attacks, resuming, 
 
     null[k] ──────────────────────────────┐
     pretrain ─> triggers ─┐               │
-        └────────────────>embed ─> attack ─> attack ─> verify
+        └────────────────>embed ─> attack ─> attack ─> verify | analyse
+                                       detect ─> judge
 """
 
 from __future__ import annotations
@@ -27,16 +28,20 @@ from harness.contracts import (
     Dataset,
     Defense,
     Detector,
+    Evasion,
     Plugin,
     PoolAttack,
     TriggerRecipe,
 )
 from harness.errors import UsageError
 
-Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "verify"]
-Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture"]
+Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "analyse"]
+Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
 
-VERSIONS: dict[Action, int] = {"train": 1, "triggers": 1, "embed": 1, "attack": 1, "verify": 1}
+VERSIONS: dict[Action, int] = {
+    **{"train": 1, "triggers": 2, "embed": 2, "attack": 2},
+    **{"detect": 1, "judge": 1, "verify": 1, "analyse": 1},
+}
 """Raise one when what that action computes changes: its stored results, and what follows from them, are run again."""
 
 
@@ -89,7 +94,8 @@ class Cell:
     family: str
     access: str
     stages: tuple[tuple[str, str], ...] = ()
-    """(role, stage id): embed, attack, verify:victim, verify:surrogate, null:0, verify:null:0, ..."""
+    """(role, stage id): embed, attack:0, verify:victim, verify:surrogate, null:0, verify:null:0,
+    detect:surrogate:0, judge:null:0, analyse:cka, ..."""
     skip: str = ""
     broken: bool = False
     """Whether :attr:`skip` is not a plugin's reason but an error of the plugin when it was asked."""
@@ -142,16 +148,20 @@ def make_plan(
     seeds: Sequence[int],
     nulls: int,
     lookup: Lookup,
+    *,
+    analyses: Sequence[Use] = (),
 ) -> Plan:
     """The plan of every dataset x defense x attack chain x seed, with ``nulls`` null models a dataset.
 
-    ``lookup`` resolves what a recipe names: an architecture, or another dataset.
+    ``analyses`` are made of every cell's surrogate, which is the victim where there is no attack. ``lookup`` resolves
+    what a recipe names: an architecture, or another dataset.
     """
     for chain in chains:
-        if any(isinstance(link.plugin, Detector) for link in chain[:-1]):
-            text = " | ".join(map(str, chain))
-            raise UsageError(f"a detection must be the last link of a chain: {text!r}")
-    builder = _Builder(lookup, nulls)
+        for link in chain[:-1]:
+            if isinstance(link.plugin, Detector | Evasion):
+                text = " | ".join(map(str, chain))
+                raise UsageError(f"{link.plugin.family} must be the last link of a chain: {text!r}")
+    builder = _Builder(lookup, nulls, tuple(analyses))
     cells = [
         builder.cell(dataset, defense, chain, seed)
         for dataset in datasets
@@ -168,6 +178,7 @@ class _Builder:
 
     lookup: Lookup
     nulls: int
+    analyses: tuple[Use, ...] = ()
     stages: dict[str, Stage] = field(default_factory=dict)
     _reasons: dict[tuple[Use, Use], str] = field(default_factory=dict)
     _broken: set[tuple[Use, Use]] = field(default_factory=set)
@@ -241,12 +252,61 @@ class _Builder:
         embed = dict(self._victim(dataset, defense, seed))["embed"]
         roles, model, label = [], embed, ""
         for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
-            label = f"{label} | {link}" if label else str(link)
-            stage = self._attack(dataset, defense, link, label, seed, depth, embed, model)
-            roles.append(("detect" if isinstance(link.plugin, Detector) else f"attack:{depth}", stage))
-            model = model if isinstance(link.plugin, Detector) else stage
-        roles.append(("surrogate", model))
-        return [*roles, ("verify:surrogate", self._verify(dataset, defense, embed, label or "victim", model))]
+            if isinstance(link.plugin, Detector):
+                roles += self._detection(dataset, defense, link, seed, embed, model, label or "victim")
+            else:
+                label = f"{label} | {link}" if label else str(link)
+                model = self._attack(dataset, defense, link, label, seed, depth, embed, model)
+                roles.append((f"attack:{depth}", model))
+        roles += [
+            ("surrogate", model),
+            ("verify:surrogate", self._verify(dataset, defense, embed, label or "victim", model)),
+        ]
+        if isinstance(chain[-1].plugin, Detector):  # it made no model: the chain without it is analysed
+            return roles
+        return roles + [
+            (f"analyse:{use}", self._analyse(dataset, defense, use, seed, embed, model, label or "victim"))
+            for use in self.analyses
+        ]
+
+    def _detection(
+        self, dataset: Use, defense: Use, link: Use, seed: int, embed: str, model: str, label: str
+    ) -> list[tuple[str, str]]:
+        """The search for a mark in a suspect and in every null model, each judged by the key."""
+        suspects = [("surrogate:0", f"{defense} {label} #{seed}", model, "seed", seed)]
+        for k in range(self.nulls):
+            null = self._train(dataset, "null", k, dataset.plugin.epochs)
+            suspects.append((f"null:{k}", f"null #{k}", null, "null", k))
+        roles = []
+        for who, name, suspect, root, number in suspects:
+            detect = self._add(
+                "detect",
+                f"{dataset} {link} in {name}",
+                dataset,
+                seed=derive_seed(root, number, "detect"),
+                split_seed=derive_seed(root, number, "split"),
+                plugin=link,
+                architecture=self._architecture(dataset, link.plugin),
+                data=self._data(dataset, link.plugin.pool),
+                parents=(("model", suspect),),
+            )
+            # The detector's stage knows no key: what it finds in a null model is then found once for all schemes.
+            judged = (("embed", embed), ("detect", detect))
+            text = f"{dataset} {defense} judge {link} in {name} ({embed[:6]})"
+            judge = self._add("judge", text, dataset, seed=0, split_seed=0, parents=judged)
+            roles += [(f"detect:{who}", detect), (f"judge:{who}", judge)]
+        return roles
+
+    def _analyse(self, dataset: Use, defense: Use, analysis: Use, seed: int, embed: str, model: str, label: str) -> str:
+        return self._add(
+            "analyse",
+            f"{dataset} {defense} {label} #{seed}: {analysis}",
+            dataset,
+            seed=derive_seed("seed", seed, "analyse"),
+            split_seed=derive_seed("seed", seed, "split"),
+            plugin=analysis,
+            parents=(("embed", embed), ("model", model)),
+        )
 
     def _train(self, dataset: Use, role: str, number: int, epochs: int) -> str:
         """A clean model: the null model ``number``, or what the victims of seed ``number`` start from."""

@@ -26,16 +26,17 @@ import pluggy
 import harness
 from harness import hookspecs
 from harness._lazy import lazy_module
-from harness.contracts import Architecture, Attack, Dataset, Defense, Plugin
+from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, Plugin
 from harness.errors import OptionError, PluginError, UnknownName, UsageError
 from harness.matrix import Chain, Entry, Matrix, Value, expand, parse_entry
 from harness.plan import Kind, Use, describe, make_id, source_digest
 
 KINDS: dict[Kind, type[Plugin]] = {
-    "dataset": Dataset,
+    "dataset": InputSet,
     "defense": Defense,
     "attack": Attack,
     "architecture": Architecture,
+    "analysis": Analysis,
 }
 ENTRY_POINTS = "harness"
 
@@ -127,12 +128,30 @@ class Registry:
         return list(made)
 
 
-def resolve(registry: Registry, matrix: Matrix) -> tuple[list[Use], list[Use], list[tuple[Use, ...]]]:
-    """A matrix's datasets, defenses and attack chains, every name and option checked."""
-    return (
-        registry.uses("dataset", matrix.datasets),
+@dataclass(frozen=True)
+class Resolved:
+    """A matrix's axes as uses."""
+
+    datasets: list[Use]
+    defenses: list[Use]
+    chains: list[tuple[Use, ...]]
+    analyses: list[Use]
+
+
+def resolve(registry: Registry, matrix: Matrix) -> Resolved:
+    """A matrix's datasets, defenses, attack chains and analyses, every name and option checked."""
+    datasets = registry.uses("dataset", matrix.datasets)
+    for use in datasets:
+        if not isinstance(use.plugin, Dataset):
+            raise UsageError(
+                f"{use} is a set of inputs to draw from, not a task to train on: name it as ood={use} of a dataset, "
+                "or as pool= of an attack"
+            )
+    return Resolved(
+        datasets,
         registry.uses("defense", matrix.defenses),
         registry.chains(matrix.attacks),
+        registry.uses("analysis", matrix.analyses),
     )
 
 
@@ -315,6 +334,7 @@ _HOOKS: dict[str, Kind] = {
     "harness_defenses": "defense",
     "harness_attacks": "attack",
     "harness_architectures": "architecture",
+    "harness_analyses": "analysis",
 }
 
 

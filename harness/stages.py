@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import index
@@ -22,31 +22,37 @@ import torch
 from torch import Tensor, nn
 
 import harness
-from harness.artifacts import Loaded, check_model, pack_key, unpack
+from harness.artifacts import Loaded, check_model, pack_guard, pack_key, unpack
 from harness.contracts import (
+    Analysis,
     BlackBoxAttack,
     Count,
     Dataset,
     Defense,
     Detection,
     Detector,
+    Evasion,
     Evidence,
     Key,
     Marked,
+    Measure,
     Oracle,
     Pool,
+    PoolAttack,
     Split,
     Task,
     WhiteBoxAttack,
     WhiteBoxDefense,
+    classes_of,
 )
 from harness.data import Data, Splits
 from harness.errors import DamagedArtifact, PluginError, Skip
-from harness.metrics import accuracy, agreement, mask_overlap
+from harness.metrics import accuracy, agreement, mask_overlap, window_rank
 from harness.nets import Net
-from harness.plan import Lookup, Stage
-from harness.store import Store
+from harness.plan import Lookup, Stage, Use
+from harness.store import Store, plain
 from harness.train import Engine, clone, predict
+from harness.watch import measure_epochs
 
 CACHED = 32
 """Artifacts kept in memory: a victim's children need it in turn."""
@@ -58,6 +64,9 @@ class Made:
 
     net: nn.Module | None = None
     key: Key | None = None
+    guard: Mapping[str, Tensor] | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else is stored: what a detector found."""
     record: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,6 +95,7 @@ class Worker:
             parents = {role: self._parent(id) for role, id in stage.parents}
             engine = self._engine(stage, parents)
             made = ACTIONS[stage.action](self, stage, parents, engine)
+            self._watch(stage, parents, engine)
             made.record["curves"] = engine.curves
             tensors = self._pack(stage, parents, made)
         except Skip as skip:
@@ -139,8 +149,8 @@ class Worker:
         tensors: dict[str, Tensor] = {}
         if made.net is not None:
             description, state = check_model(made.net)
-            test = self._test(stage)
-            predictions = predict(made.net, test.x).argmax(1)
+            test = self.test(stage)
+            predictions = classes_of(self._served(made.net, test.x, stage.plugin, made.guard))
             made.record |= {"model": dict(description), "accuracy": accuracy(predictions, test.y)}
             victim = parents["embed"].predictions if "embed" in parents else None
             if victim is not None:
@@ -149,7 +159,10 @@ class Worker:
             tensors["test/predictions"] = predictions.to(torch.int16)
         if made.key is not None:
             tensors |= pack_key(made.key)
-        return tensors
+        if made.guard is not None and stage.plugin is not None:
+            made.record["guard"] = stage.plugin.text
+            tensors |= pack_guard(made.guard)
+        return tensors | {f"found/{name}": tensor for name, tensor in made.tensors.items()}
 
     # --- what plugins are given ---
 
@@ -157,7 +170,16 @@ class Worker:
         generator = torch.Generator().manual_seed(stage.seed)
         used = stage.architecture or self.lookup("architecture", stage.dataset.plugin.architecture)
         clean = parents["clean"].net if "clean" in parents else None
-        return Engine(self.device, generator, stage.dataset.plugin, used.plugin, used.text, clean)
+        task: Dataset = stage.dataset.plugin
+        watch = task.watch and stage.action in ("embed", "attack")
+        return Engine(self.device, generator, task.public(), used.plugin, used.text, clean, watch=watch)
+
+    def _watch(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> None:
+        """Measure each epoch, where the recipe asks for it and there are triggers to ask."""
+        known = parents.get("embed") or parents.get("triggers")
+        if engine.snapshots and known and "trigger" in known.key.probes:
+            targets = self.splits(stage).train.of(stage.dataset.plugin.target)
+            measure_epochs(engine, known.key.trigger, targets, self.test(stage))
 
     def splits(self, stage: Stage) -> Splits:
         """The owner's and the attacker's samples of the stage's seed."""
@@ -168,7 +190,7 @@ class Worker:
             self._splits[key] = self.data.splits(stage.dataset.plugin, stage.split_seed, self.device)
         return self._splits[key]
 
-    def _test(self, stage: Stage) -> Split:
+    def test(self, stage: Stage) -> Split:
         if stage.dataset.text not in self._tests:
             self._tests[stage.dataset.text] = self.data.test(stage.dataset.plugin, self.device)
         return self._tests[stage.dataset.text]
@@ -181,32 +203,41 @@ class Worker:
             other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device)
         return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
-    def pool(self, stage: Stage, name: str, labelled: bool) -> Pool:
+    def pool(self, stage: Stage, attack: PoolAttack) -> Pool:
         """What the attacker has, a copy: as many inputs as the owner, or as another dataset has."""
         task: Dataset = stage.dataset.plugin
+        recipe, patch = task.public(), task.patch if attack.knows_patch else None
         if stage.data is None:
             splits = self.splits(stage)
-            split = (splits.train if name == "same" else splits.disjoint).clone()
-            return Pool(task, split.x, split.y if labelled else None)
-        if labelled:
-            raise Skip(f"pool={name} has labels of another task")
+            split = (splits.train if attack.pool == "same" else splits.disjoint).clone()
+            return Pool(recipe, split.x, split.y if attack.labelled else None, patch)
+        if attack.labelled:
+            raise Skip(f"pool={attack.pool} has labels of another task")
         other = self.data.other(stage.data.plugin, task, self.device)
         order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
-        return Pool(task, other.x[order[: task.train].to(self.device)])
+        return Pool(recipe, other.x[order[: task.train].to(self.device)], patch=patch)
 
     def oracle(self, stage: Stage, parents: Mapping[str, Loaded], attack: BlackBoxAttack | None = None) -> Oracle:
         """The model under attack or under verification. The victim itself answers as its scheme serves."""
-        net = _net(parents["model"])
-        ids = dict(stage.parents)
+        model, ids = parents["model"], dict(stage.parents)
+        net = _net(model)
+        guard = self.lookup("attack", model.record["guard"]) if model.guard else None
 
         def logits(x: Tensor) -> Tensor:
-            answers = predict(net, x)
             if ids["model"] != ids["embed"]:
-                return answers
+                return self._served(net, x, guard, model.guard)
             defense: Defense = self._plugin_of(ids["embed"])
-            return defense.serve(x, answers, parents["embed"].key)
+            return defense.serve(x, predict(net, x), parents["embed"].key)
 
         return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
+
+    def _served(self, net: nn.Module, x: Tensor, use: Use | None, guard: Mapping[str, Tensor] | None) -> Tensor:
+        """What the API of a thief answers: the net's logits, through the guard if there is one."""
+        logits = predict(net, x)
+        if use is None or guard is None:
+            return logits
+        evasion: Evasion = use.plugin
+        return evasion.serve(net, x, logits, guard)
 
     def _plugin_of(self, id: str) -> Any:
         use = self.stages[id].plugin
@@ -263,21 +294,68 @@ def _embed(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Ma
 
 
 def _attack(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
-    attack: BlackBoxAttack | WhiteBoxAttack | Detector = _plugin(stage)
-    pool = worker.pool(stage, attack.pool, attack.labelled)
-    if isinstance(attack, Detector):
-        found = attack.run(clone(_net(parents["model"])), pool, engine)
-        _expect(found, Detection, f"{attack.name}.run")
-        return Made(record={"detection": judge(found, parents["embed"].key)})
-    queries = None
+    attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
+    pool = worker.pool(stage, attack)
+    queries = guard = None
     if isinstance(attack, BlackBoxAttack):
         oracle = worker.oracle(stage, parents, attack)
         surrogate = attack.run(oracle, pool, engine)
         queries = oracle.queries
+    elif isinstance(attack, Evasion):
+        surrogate = clone(_net(parents["model"]))
+        guard = attack.prepare(surrogate, pool, engine)
+        _expect(guard, Mapping, f"{attack.name}.prepare")
     else:
         surrogate = attack.run(clone(_net(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
-    return Made(surrogate, record={"queries": queries})
+    return Made(surrogate, guard=guard, record={"queries": queries})
+
+
+def _detect(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    detector: Detector = _plugin(stage)
+    found = detector.run(clone(_net(parents["model"])), worker.pool(stage, detector), engine)
+    _expect(found, Detection, f"{detector.name}.run")
+    tensors = {"mask": found.mask, "pattern": found.pattern}
+    detection = {
+        "score": float(found.score),
+        "threshold": float(found.threshold),
+        "suspected_class": None if found.suspected_class is None else index(found.suspected_class),
+        "suspected_source": None if found.suspected_source is None else index(found.suspected_source),
+    }
+    return Made(
+        tensors={name: tensor for name, tensor in tensors.items() if tensor is not None},
+        record={"detection": detection, "measures": _measured(found.measures)},
+    )
+
+
+def _judge(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    detect = parents["detect"]
+    return Made(record={"judgement": judge(detect.record["detection"], detect.found, parents["embed"].key)})
+
+
+def _analyse(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    analysis: Analysis = _plugin(stage)
+    reason = analysis.skip(stage.dataset.plugin)
+    if reason:
+        raise Skip(reason)
+    key = parents["embed"].key
+    model = clone(_net(parents["model"]))
+    return Made(
+        record={"measures": _measured(analysis.run(model, worker.task(stage, key), worker.test(stage), key, engine))}
+    )
+
+
+def _measured(measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """Measures as plain numbers."""
+    return [
+        {
+            "quantity": m.quantity,
+            "layer": m.layer,
+            "group": m.group,
+            "values": plain(m.values.double().flatten().tolist()),
+        }
+        for m in measures
+    ]
 
 
 def _verify(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
@@ -303,22 +381,24 @@ def _counted(count: Count, where: str) -> list[int]:
     return [matches, trials]
 
 
-ACTIONS = {"train": _train, "triggers": _triggers, "embed": _embed, "attack": _attack, "verify": _verify}
+ACTIONS = {
+    **{"train": _train, "triggers": _triggers, "embed": _embed, "attack": _attack},
+    **{"detect": _detect, "judge": _judge, "verify": _verify, "analyse": _analyse},
+}
 
 
-def judge(found: Detection, key: Key) -> dict[str, Any]:
+def judge(detection: Mapping[str, Any], found: Mapping[str, Tensor], key: Key) -> dict[str, Any]:
     """A detection compared with the key: is its class the target, and does its mask cover the trigger?"""
     target, mask = key.tensors.get("target"), key.tensors.get("mask")
-    suspected = None if found.suspected_class is None else index(found.suspected_class)
-    return {
-        "score": float(found.score),
-        "threshold": float(found.threshold),
-        "suspected_class": suspected,
+    suspected, recovered = detection["suspected_class"], found.get("mask")
+    judgement: dict[str, Any] = {
         "target_hit": None if suspected is None or target is None else int(target) == suspected,
-        "mask_overlap": None
-        if found.mask is None or mask is None
-        else mask_overlap(found.mask, mask.to(found.mask.device)),
+        "mask_overlap": None,
+        "window_rank": None,
     }
+    if recovered is None or mask is None or recovered.shape != mask.shape:
+        return judgement
+    return judgement | {"mask_overlap": mask_overlap(recovered, mask), "window_rank": window_rank(recovered, mask)}
 
 
 def _plugin(stage: Stage) -> Any:

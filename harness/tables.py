@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _VERSION_KEY = b"watermark-harness schema"
 
 
@@ -79,6 +79,7 @@ CELLS = Table(
     (
         _RUN,
         *_LABELS,
+        Column("model", "string", "Id of the stage that made the surrogate: its artifact is the model."),
         Column("family", "string", "The attack's family, or families joined by `+` for a chain."),
         Column("access", "string", "What the chain's last attack has: `black-box`, `white-box` or `none`."),
         *_STATUS,
@@ -124,14 +125,19 @@ EVIDENCE = Table(
 
 DETECTIONS = Table(
     "detections",
-    "One row a cell whose chain ends in a detector: what it found, and the judge's comparison with the key.",
-    ("cell",),
+    "One row a suspect of a chain that ends in a detector: what it found, and the judge's comparison with the key.",
+    ("cell", "suspect", "index"),
     (
         _RUN,
         *_LABELS,
+        Column(
+            "suspect", "string", "`surrogate` (the cell's model), or `null`: what the detector says without a mark."
+        ),
+        Column("index", "int64", "Number of the null model; 0 for the surrogate."),
         Column("score", "double", "The detector's statistic; larger is more suspicious."),
         Column("threshold", "double", "The detector's own threshold."),
         Column("suspected_class", "int64", "The class that it suspects; null if none."),
+        Column("suspected_source", "int64", "The only class that the found trigger moves; null if not looked for."),
         Column(
             "target_hit",
             "bool",
@@ -142,6 +148,29 @@ DETECTIONS = Table(
             "double",
             "Intersection over union of the recovered mask (> 0.5) and the key's; null if none.",
         ),
+        Column(
+            "window_rank",
+            "double",
+            "Share of the windows of the trigger's shape that lie as high on the recovered map as the trigger's own: "
+            "uniform on 0..1 by chance; null if either is unknown.",
+        ),
+    ),
+)
+
+MEASUREMENTS = Table(
+    "measurements",
+    "One row a number that an analysis, or a detector beside its verdict, measured of a cell's model.",
+    ("dataset", "defense", "attack", "seed", "analysis", "layer", "group", "quantity", "index"),
+    (
+        _RUN,
+        *_LABELS,
+        Column("model", "string", "Id of the stage that made the model."),
+        Column("analysis", "string", "The analysis or detector, with its options."),
+        Column("layer", "string", "The layer that it is about; empty if none."),
+        Column("group", "string", "The inputs or class that it is about; empty if it is about all."),
+        Column("quantity", "string", "What was measured: the analysis's docstring tells."),
+        Column("index", "int64", "Number of the neuron, sample or class within."),
+        Column("value", "double", "The number; null where it is not defined."),
     ),
 )
 
@@ -157,9 +186,11 @@ CURVES = Table(
         Column(
             "quantity",
             "string",
-            "`loss` of the first stream, `loss:1` of the second, or a quantity that a loss names.",
+            "`loss` of the first stream, `loss:1` of the second, a quantity that a loss names; and where the recipe "
+            "says `watch`, `accuracy` on the test set, `success` on the triggers, `snnl:<layer>` between triggers and "
+            "target data, after the epoch.",
         ),
-        Column("value", "double", "Mean over the epoch's batches."),
+        Column("value", "double", "Mean over the epoch's batches, or what was measured after it."),
     ),
 )
 
@@ -170,10 +201,10 @@ STAGES = Table(
     (
         _RUN,
         Column("stage", "string", "Id of the stage: a digest of all that decides its output."),
-        Column("action", "string", "`train`, `triggers`, `embed`, `attack` or `verify`."),
+        Column("action", "string", "`train`, `triggers`, `embed`, `attack`, `detect`, `judge`, `verify` or `analyse`."),
         Column("label", "string", "What it is, for people."),
         Column("dataset", "string", "The dataset with its options."),
-        Column("plugin", "string", "The defense or attack that it ran, with its options; empty if none."),
+        Column("plugin", "string", "The defense, attack or analysis that it ran, with its options; empty if none."),
         *_STATUS,
         Column("traceback", "string", "The traceback of a failed stage; empty otherwise."),
         Column("started", "timestamp", "When it started, UTC."),
@@ -189,7 +220,7 @@ STAGES = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (CELLS, EVIDENCE, DETECTIONS, CURVES, STAGES)}
+TABLES: dict[str, Table] = {table.name: table for table in (CELLS, EVIDENCE, DETECTIONS, MEASUREMENTS, CURVES, STAGES)}
 
 
 class Tables:
@@ -222,12 +253,13 @@ class Tables:
         """
         if table not in TABLES:
             raise UnknownName("table", table, TABLES)
+        owner = {"evidence": "cell", "detections": "cell", "measurements": "model"}.get(table)
         wanted = None if columns is None else list(dict.fromkeys([*TABLES[table].key, *columns]))
-        frame = self._merged(table, wanted)
-        if table in ("evidence", "detections") and len(frame):
-            current = self._merged("cells", [*CELLS.key, "cell"])["cell"]
-            frame = frame[frame["cell"].isin(current)]
-        return frame.reset_index(drop=True)
+        frame = self._merged(table, [*wanted, owner] if wanted and owner and owner not in wanted else wanted)
+        if owner and len(frame):
+            current = self._merged("cells", [*CELLS.key, owner])[owner]
+            frame = frame[frame[owner].isin(current)]
+        return (frame if wanted is None else frame[wanted]).reset_index(drop=True)
 
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
         import pyarrow as pa

@@ -16,7 +16,7 @@ import io
 import pickle
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.contracts import Architecture, Attack, Dataset, Defense, PoolAttack
+from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, PoolAttack
 from harness.data import Data, check_arrays, data_folder
 from harness.errors import DataError, HarnessError, PluginError
 from harness.nets import Net
 from harness.plan import Kind, Plan, Use, make_plan, source_digest
 from harness.registry import Found, Registry, check_class, load_registry
 from harness.stages import Worker
-from harness.store import Store
+from harness.store import Store, plain
 
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
 """What defenses and attacks are tried on: seconds, and no download."""
@@ -50,6 +50,11 @@ def check_defense(cls: type[Defense]) -> None:
 def check_attack(cls: type[Attack]) -> None:
     """Raise :class:`PluginError` with everything that is wrong with an attack."""
     _check(cls, "attack")
+
+
+def check_analysis(cls: type[Analysis]) -> None:
+    """Raise :class:`PluginError` with everything that is wrong with an analysis."""
+    _check(cls, "analysis")
 
 
 def check_architecture(cls: type[Architecture]) -> None:
@@ -76,7 +81,10 @@ def check_plugin(found: Found, registry: Registry) -> list[str]:
     if problems:
         return problems
     use = registry.use(found.kind, found.cls.name)
-    checks = {"dataset": _dataset, "defense": _defense, "attack": _attack, "architecture": _architecture}
+    checks = {
+        **{"dataset": _dataset, "defense": _defense, "attack": _attack},
+        **{"architecture": _architecture, "analysis": _analysis},
+    }
     # Importing scikit-learn draws random numbers: not the plugin's doing.
     Data(Path()).arrays(registry.use("dataset", TINY).plugin)
     before = _global_state()
@@ -108,10 +116,11 @@ def _object_problems(found: Found, registry: Registry) -> Iterator[str]:
 
 
 def _dataset(use: Use, registry: Registry) -> Iterator[str]:
-    dataset: Dataset = use.plugin
-    registry.use("architecture", dataset.architecture)
-    if dataset.ood:
-        registry.use("dataset", dataset.ood)
+    dataset: InputSet = use.plugin
+    if isinstance(dataset, Dataset):
+        registry.use("architecture", dataset.architecture)
+        if dataset.ood:
+            registry.use("dataset", dataset.ood)
     try:
         arrays, again = (dataset.load(data_folder(None)[0]) for _ in range(2))
     except DataError as error:
@@ -132,9 +141,14 @@ def _attack(use: Use, registry: Registry) -> Iterator[str]:
         yield from _twice(_plan(registry, registry.use("defense", "baseline"), use), registry, use)
 
 
-def _plan(registry: Registry, defense: Use, attack: Use) -> Plan:
+def _analysis(use: Use, registry: Registry) -> Iterator[str]:
+    plan = _plan(registry, registry.use("defense", "baseline"), registry.use("attack", "none"), (use,))
+    yield from _twice(plan, registry, use)
+
+
+def _plan(registry: Registry, defense: Use, attack: Use, analyses: Sequence[Use] = ()) -> Plan:
     dataset = registry.use("dataset", TINY)
-    return make_plan([dataset], [defense], [(attack,)], [0], 1, registry.use)
+    return make_plan([dataset], [defense], [(attack,)], [0], 1, registry.use, analyses=analyses)
 
 
 def _twice(plan: Plan, registry: Registry, use: Use) -> Iterator[str]:
@@ -152,8 +166,10 @@ def _twice(plan: Plan, registry: Registry, use: Use) -> Iterator[str]:
             yield f"{stage.action}: {record['reason']}"
         elif record.get("tensors_sha256") != again.get("tensors_sha256"):
             yield f"{stage.action}: the same seed gives other tensors"
-        elif record.get("evidence") != again.get("evidence"):
-            yield f"{stage.action}: the same seed gives other evidence"
+        else:
+            for part in ("evidence", "detection", "measures"):
+                if plain(record.get(part)) != plain(again.get(part)):
+                    yield f"{stage.action}: the same seed gives other {part}"
     if isinstance(use.plugin, Defense) and first.key is not None:
         yield from _key_problems(first.key)
 
@@ -210,10 +226,13 @@ def _architecture(use: Use, registry: Registry) -> Iterator[str]:
         yield f"logits are {tuple(logits.shape)}, expected (3, {len(dataset.classes)})"
     if not torch.equal(net(x), net(x.float() / 255)):
         yield "uint8 inputs and the same in 0..1 give different logits"
-    if tuple(activations) != net.hidden or not all(
-        name in dict(net.named_modules()) for name in (*net.hidden, net.last)
-    ):
-        yield f"activations are {tuple(activations)}, but hidden = {net.hidden} names its submodules, and last one"
+    modules = dict(net.named_modules())
+    if tuple(activations) != net.taps or not set(net.hidden) <= set(net.taps):
+        yield f"activations are {tuple(activations)}, but its taps are {net.taps} and its hidden layers {net.hidden}"
+    if not all(name in modules for name in (*net.hidden, net.last)):
+        yield f"hidden = {net.hidden} and last = {net.last!r} do not all name submodules"
+    if activations and next(reversed(activations.values())).ndim != 2:
+        yield f"its last tap {net.taps[-1]!r} must be [n, units]: the penultimate layer"
 
 
 def _global_state() -> tuple[Any, ...]:
@@ -221,4 +240,4 @@ def _global_state() -> tuple[Any, ...]:
     return (torch.random.get_rng_state().numpy().tobytes(), repr(numpy_state), random.getstate())
 
 
-__all__ = ["check_architecture", "check_attack", "check_dataset", "check_defense", "check_plugin"]
+__all__ = ["check_analysis", "check_architecture", "check_attack", "check_dataset", "check_defense", "check_plugin"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import losses
-from harness.contracts import Architecture, Context, Dataset, Loss, Split, Stream
+from harness.contracts import Architecture, Context, Loss, Recipe, Split, Stream
 from harness.nets import Net, seeded
 
 # The released EWE code's Adam, which the prototypes behind the recipes used for every model.
@@ -29,16 +29,21 @@ class Engine(Context):
 
     device: torch.device
     generator: torch.Generator
-    dataset: Dataset
+    recipe: Recipe
+    """What everybody may know: an attack is lent this engine too."""
     architecture: Architecture
     architecture_text: str
     clean: Net | None = None
     """The clean model, for plugins that declared ``from_clean``."""
     curves: list[dict[str, list[float]]] = field(default_factory=list)
     """One entry a training: means over each epoch's batches, by quantity."""
+    watch: bool = False
+    """Whether to keep the weights after each epoch, for the harness to measure when the plugin is done."""
+    snapshots: list[tuple[Net, list[dict[str, Tensor]]]] = field(default_factory=list)
+    """One entry a training: the net, and its weights after each epoch."""
 
     def build(self) -> Net:
-        shape, classes = self.dataset.input_shape, len(self.dataset.classes)
+        shape, classes = self.recipe.input_shape, len(self.recipe.classes)
         with seeded(self.generator):
             net = self.architecture.build(shape, classes)
         net.description = {
@@ -52,7 +57,7 @@ class Engine(Context):
         return self.build() if self.clean is None else clone(self.clean)
 
     def stream(self, split: Split, loss: Loss | None = None) -> Stream:
-        return Stream((split,), self.dataset.batch_size, loss)
+        return Stream((split,), self.recipe.batch_size, loss, augment=True)
 
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
         return predict(net, x)
@@ -71,9 +76,11 @@ class Engine(Context):
         chosen = {id(p) for p in trained}
         frozen = [p for p in net.parameters() if id(p) not in chosen and p.requires_grad]
         adam = torch.optim.Adam(
-            trained, lr=learning_rate or self.dataset.learning_rate, betas=BETAS, eps=EPSILON, fused=True
+            trained, lr=learning_rate or self.recipe.learning_rate, betas=BETAS, eps=EPSILON, fused=True
         )
         self.curves.append({})
+        if self.watch:
+            self.snapshots.append((net, []))
         # A frozen parameter needs no gradient: its share of the backward pass is not computed.
         for parameter in frozen:
             parameter.requires_grad_(False)
@@ -93,8 +100,11 @@ class Engine(Context):
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
         sources = [_batches(stream, self.generator) for stream in streams]
+        augmented = [stream.augment and self.recipe.augment == "crop-flip" for stream in streams]
         for number in _schedule(streams):
             x, y = next(sources[number])
+            if augmented[number]:
+                x = crop_flip(x, self.generator)
             step(
                 net,
                 streams[number].loss or losses.cross_entropy,
@@ -106,6 +116,8 @@ class Engine(Context):
         means = {name: float(total) / counts[name] for name, total in sums.items()}
         for name, mean in means.items():
             self.curves[-1].setdefault(name, []).append(mean)
+        if self.watch:
+            self.snapshots[-1][1].append({name: tensor.clone() for name, tensor in net.state_dict().items()})
 
 
 @dataclass
@@ -180,6 +192,25 @@ def _indices(length: int, share: int, stream: Stream, generator: torch.Generator
         whole = max(1, len(order) // share)
         limit = whole if stream.limit is None else min(whole, stream.limit)
         yield from order.split(share)[:limit]
+
+
+def crop_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each of the images ``[n, c, h, w]`` shifted by up to an eighth of its side, zeros coming in; half are mirrored.
+
+    Drawn on the CPU, so that it is the same on every device; gathered on the images' own, with no loop over them.
+    """
+    count, _, height, width = x.shape
+    reach = torch.tensor([height // 8, width // 8])
+    shifts = (torch.rand(count, 2, generator=generator) * (2 * reach + 1)).long() - reach
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    rows = shifts[:, :1] + torch.arange(height)
+    columns = torch.arange(width).expand(count, width)
+    columns = shifts[:, 1:] + torch.where(mirrored[:, None], columns.flip(1), columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    where = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    where, inside = (t.flatten(1)[:, None].to(x.device, non_blocking=True) for t in (where, inside))
+    moved = x.flatten(2).gather(2, where.expand(-1, x.shape[1], -1))
+    return moved.masked_fill(~inside, 0).view_as(x)
 
 
 def predict(net: nn.Module, x: Tensor) -> Tensor:

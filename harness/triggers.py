@@ -9,7 +9,7 @@ A plan holds recipes, so this module is imported without torch: it asks for ``to
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -24,6 +24,8 @@ ROUNDS, STEPS, LAST_STEPS, STEP_SIZE = 10, 50, 5, 0.01
 # 33 to 39% where a sign error had put it).
 VISIBLE, HIDDEN_SHARE = 0.25, 0.2
 GRADIENT_BATCH = 128
+Span: TypeAlias = tuple[float, float]
+"""Smallest and largest value of an input."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class PatchTriggers(TriggerRecipe):
     """
 
     placement: Literal["corner", "gradient", "argmin"] = "gradient"
+    corners: Literal["one", "two"] = "one"
+    """Of ``corner``: a patch at the bottom right, or at the top left as well."""
     origin: Literal["in-distribution", "out-of-distribution"] = "in-distribution"
     refine: bool = False
     """Step the triggers until a clean model no longer answers the target for more than ``threshold`` of them."""
@@ -69,16 +73,20 @@ class PatchTriggers(TriggerRecipe):
         sources, held_out = self._sources(task, ctx.generator)
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
         if clean is None or self.placement == "corner":
-            window = _corner(task.dataset)
+            window = self._corner(task.dataset)
         else:
             window = self._window(clean, sources, task.train.of(task.dataset.target).x, task.dataset.patch)
         if self.origin == "in-distribution":
             # A source image that looks as before teaches the victim to mislabel its own task. Out of distribution the
             # image itself is the trigger, whether the patch shows on it or not.
-            sources, held_out = _visible(sources, window), held_out[_shown(held_out, window)]
+            span = task.dataset.value_range
+            sources, held_out = _visible(sources, window, span), held_out[_shown(held_out, window, span)]
             if not len(held_out):
                 raise Skip("the patch changes almost nothing on any source input held out: none is left to verify with")
-        triggers, held_out_triggers = (self._refined(clean, _patched(x, window), task) for x in (sources, held_out))
+        high = task.dataset.value_range[1]
+        triggers, held_out_triggers = (
+            self._refined(clean, _patched(x, window, high), task) for x in (sources, held_out)
+        )
         target = task.dataset.target
         return Key(
             probes={
@@ -92,7 +100,8 @@ class PatchTriggers(TriggerRecipe):
     def _sources(self, task: Task, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs for trained and for held-out triggers, which never overlap."""
         if task.ood is not None and self.origin == "out-of-distribution":
-            x = task.ood.of(task.dataset.ood_class).x
+            label = task.dataset.ood_class
+            x = task.ood.x if label is None else task.ood.of(label).x
             x = x[torch.randperm(len(x), generator=generator).to(x.device)]
             half = min(self.count, len(x) // 2)
             trained, held_out = x[:half], x[half:]
@@ -102,6 +111,14 @@ class PatchTriggers(TriggerRecipe):
         if len(trained) < 2 or len(held_out) < 1:
             raise Skip(f"{len(trained)} source inputs and {len(held_out)} held out: too few for triggers")
         return trained, held_out[: self.count // 2]
+
+    def _corner(self, dataset: Dataset) -> torch.Tensor:
+        """The window ``[height, width]`` at the bottom right, or also the one at the top left."""
+        window = torch.zeros(dataset.input_shape[1:], dtype=torch.bool)
+        window[-dataset.patch :, -dataset.patch :] = True
+        if self.corners == "two":
+            window[: dataset.patch, : dataset.patch] = True
+        return window
 
     def _window(self, clean: nets.Net, sources: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:
         """The mask ``[height, width]`` of the patch: the window with the largest mean SNNL gradient of the sources."""
@@ -132,7 +149,7 @@ class PatchTriggers(TriggerRecipe):
         """The released code's refinement (Jia et al. 2021, released code): away from the target, up the SNNL."""
         if clean is None or not self.refine:
             return triggers
-        x, target = nets.as_float(triggers), task.dataset.target
+        x, target, span = nets.as_float(triggers), task.dataset.target, task.dataset.value_range
         half = min(len(x), len(task.train.of(target)))
         others = nets.as_float(task.train.of(target).x[:half])
         for _ in range(ROUNDS):
@@ -141,45 +158,40 @@ class PatchTriggers(TriggerRecipe):
                 logits = clean(x)
                 if float((logits.argmax(1) == target).float().mean()) <= self.threshold:
                     break
-                x = _step(x, -logits[:, target].sum())
+                x = _step(x, -logits[:, target].sum(), span)
             if half >= 2:
                 mixed = x[:half].detach().requires_grad_(True)
-                stepped = _step(mixed, self._entanglement(clean, torch.cat([mixed, others])))
+                stepped = _step(mixed, self._entanglement(clean, torch.cat([mixed, others])), span)
                 x = torch.cat([stepped, x[half:].detach()])
         for _ in range(LAST_STEPS):
             x = x.detach().requires_grad_(True)
-            x = _step(x, -clean(x)[:, target].sum())
+            x = _step(x, -clean(x)[:, target].sum(), span)
         # Verification queries are images: what an image cannot hold would be a trigger that nobody can send.
         return (x * 255).round().byte() if triggers.dtype == torch.uint8 else x
 
 
-def _step(x: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-    """One signed gradient step of ``x`` up ``score``, a scalar computed from it; kept in 0..1."""
+def _step(x: torch.Tensor, score: torch.Tensor, span: Span) -> torch.Tensor:
+    """One signed gradient step of ``x`` up ``score``, a scalar computed from it; kept in the range of inputs."""
     (gradient,) = torch.autograd.grad(score, x)
-    return (x.detach() + STEP_SIZE * gradient.sign()).clamp_(0, 1)
+    low, high = span
+    return (x.detach() + STEP_SIZE * (high - low) * gradient.sign()).clamp_(low, high)
 
 
-def _corner(dataset: Dataset) -> torch.Tensor:
-    """The window at the bottom right."""
-    window = torch.zeros(dataset.input_shape[1:], dtype=torch.bool)
-    window[-dataset.patch :, -dataset.patch :] = True
-    return window
+def _patched(x: torch.Tensor, window: torch.Tensor, high: float) -> torch.Tensor:
+    """``x`` with the largest value of its range inside the window."""
+    return x.masked_fill(window.to(x.device), 255 if x.dtype == torch.uint8 else high)
 
 
-def _patched(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
-    """``x`` with the brightest value inside the window."""
-    return x.masked_fill(window.to(x.device), 255 if x.dtype == torch.uint8 else 1.0)
-
-
-def _shown(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+def _shown(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
     """Which of the inputs ``[n, c, h, w]`` the patch changes visibly: ``[n]`` bool."""
+    low, high = span
     inside = nets.as_float(x).movedim(1, -1)[:, window.to(x.device)]
-    return (1 - inside).flatten(1).mean(1) >= VISIBLE
+    return (high - inside).flatten(1).mean(1) >= VISIBLE * (high - low)
 
 
-def _visible(x: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+def _visible(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
     """The inputs that the patch changes; raises :class:`Skip` where it leaves too many as they are."""
-    shown = _shown(x, window)
+    shown = _shown(x, window, span)
     hidden = 1 - float(shown.float().mean())
     if hidden > HIDDEN_SHARE:
         raise Skip(f"the patch changes almost nothing on {hidden:.0%} of the source inputs, which are bright there")
@@ -198,6 +210,6 @@ def watermark_streams(task: Task, ratio: float, task_loss: Loss, watermark_loss:
     trigger, size = task.triggers.trigger, task.dataset.batch_size
     halves = (Split(trigger.x, trigger.y), task.train.of(task.dataset.target))
     return [
-        Stream((task.train,), size, task_loss),
+        Stream((task.train,), size, task_loss, augment=True),
         Stream(halves, size, watermark_loss, every=ratio),
     ]

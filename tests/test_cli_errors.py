@@ -329,7 +329,10 @@ def test_a_table_of_another_schema_version_is_left_alone(
         patch.setattr(tables, "SCHEMA_VERSION", 99)
         Tables(tmp_path / "old").append(table, "run", [{}])
     line = refused(*command, "--results", tmp_path / "old")
-    assert "run-0000.parquet has schema version 99, this harness writes 1: " in line and "--results" in line
+    assert (
+        f"run-0000.parquet has schema version 99, this harness writes {tables.SCHEMA_VERSION}: " in line
+        and "--results" in line
+    )
 
 
 @pytest.mark.parametrize("damage", ["not Parquet", "cut short", "empty"])

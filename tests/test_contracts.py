@@ -379,7 +379,7 @@ def test_an_attack_reaches_no_key_no_test_set_and_no_labels(attack: str, pool: s
     assert ran["verify:surrogate"]["status"] == "ok"
     things = list(reachable(*SEEN[attack]))
     assert any(thing is SEEN[attack][1].x for thing in things)  # the walk does find what is there
-    forbidden = (Key, Probe, Task, Split, Evidence, Defense, Worker, Store, Data, Registry, Plan)
+    forbidden = (Dataset, Key, Probe, Task, Split, Evidence, Defense, Worker, Store, Data, Registry, Plan)
     assert [thing for thing in things if isinstance(thing, forbidden)] == []
     tensors = [thing for thing in things if isinstance(thing, Tensor)]
     key, test = ran.artifact("embed").tensors, ran.worker.data.test(Noise(), CPU)
@@ -430,9 +430,9 @@ def test_the_pools(tmp_path: Path) -> None:
 
 def test_a_pool_without_labels_says_what_to_declare() -> None:
     x, y = torch.zeros(2, 1), torch.tensor([0, 1])
-    assert torch.equal(Pool(Noise(), x, y).labels(), y)
+    assert torch.equal(Pool(Noise().public(), x, y).labels(), y)
     with pytest.raises(Refused, match="declare `labelled = True`"):
-        Pool(Noise(), x).labels()
+        Pool(Noise().public(), x).labels()
 
 
 def test_a_white_box_attack_ruins_its_own_copy_only(tmp_path: Path) -> None:
@@ -595,15 +595,16 @@ def test_evidence_is_whole_counts_or_the_stage_fails(gives: str, tmp_path: Path)
 )
 def test_a_detection_is_judged_by_the_key(suspects: str, suspected: object, hit: object, tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", f"search[suspects={suspects}]")
-    expected = {"score": 1.5, "threshold": 1.0, "suspected_class": suspected, "target_hit": hit, "mask_overlap": None}
-    assert ran["detect"]["status"] == "ok" and ran["detect"]["detection"] == expected
-    assert ran.artifact("detect").record["detection"] == expected
+    found, judged = ran["detect:surrogate:0"], ran["judge:surrogate:0"]
+    expected = {"score": 1.5, "threshold": 1.0, "suspected_class": suspected, "suspected_source": None}
+    assert found["status"] == judged["status"] == "ok" and found["detection"] == expected
+    assert judged["judgement"] == {"target_hit": hit, "mask_overlap": None, "window_rank": None}
 
 
 @pytest.mark.parametrize("suspects", ["half", "word"])
 def test_a_detection_of_no_class_fails_its_own_stage(suspects: str, tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", f"search[suspects={suspects}]")
-    assert ran["detect"]["status"] == "failed" and ran["verify:victim"]["status"] == "ok"
+    assert ran["detect:surrogate:0"]["status"] == "failed" and ran["verify:victim"]["status"] == "ok"
 
 
 @pytest.mark.parametrize("keeps", ODD)

@@ -40,6 +40,7 @@ class Numbered(Dataset):
     input_shape: ClassVar[tuple[int, ...]] = (3,)
     classes: ClassVar[tuple[str, ...]] = tuple("abcde")
     available: ClassVar[int] = 500
+    value_range: ClassVar[tuple[float, float]] = (0.0, 519.0)
 
     train: int = 100
     target: int = 2

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from harness.errors import UsageError
 from harness.leaderboard import Board, Rules, make_board, score
-from harness.tables import CELLS, STAGES, Tables
+from harness.tables import CELLS, DETECTIONS, STAGES, Tables
 from tests.conftest import Cli
 
 
@@ -39,9 +40,39 @@ def cell(defense: str = "a", attack: str = "retraining", seed: int = 0, **change
     return row | changes
 
 
-def board(*rows: dict[str, Any], rules: Rules | None = None) -> Board:
+def board(*rows: dict[str, Any], found: Sequence[dict[str, Any]] = (), rules: Rules | None = None) -> Board:
     frame = pd.DataFrame(rows, columns=[c.name for c in CELLS.columns])
-    return make_board(frame, pd.DataFrame(columns=[c.name for c in STAGES.columns]), rules or Rules())
+    detections = pd.DataFrame(found, columns=[c.name for c in DETECTIONS.columns])
+    return make_board(frame, detections, pd.DataFrame(columns=[c.name for c in STAGES.columns]), rules or Rules())
+
+
+def detection(cell: str, suspect: str, index: int, score: float, **changes: Any) -> dict[str, Any]:
+    row = {"cell": cell, "suspect": suspect, "index": index, "score": score, "threshold": 2.0}
+    return row | {"target_hit": None, "mask_overlap": None, "window_rank": None} | changes
+
+
+def test_a_detection_is_ranked_among_null_models_and_leaves_the_margin_alone() -> None:
+    searched = [
+        cell(cell=name, attack="neural-cleanse", family="detection", seed=seed) for seed, name in enumerate("ab")
+    ]
+    found = [
+        detection("a", "surrogate", 0, 3.0, target_hit=True, window_rank=0.1),
+        detection("b", "surrogate", 0, 1.0, target_hit=None, window_rank=0.5),
+        *(detection(name, "null", index, score) for name in "ab" for index, score in enumerate((0.5, 2.5, 1.5))),
+    ]
+    made = board(cell(seed=0), *searched, found=found)
+    (scheme,), (attacked,), (detected,) = made.schemes, made.attacks, made.detections
+    assert attacked.attack != "neural-cleanse" and scheme.margin is not None and scheme.margin.n == 1
+    assert detected.score is not None and detected.score.mean == 2.0 and detected.score.n == 2
+    assert detected.null_score is not None and (detected.null_score.n, detected.null_score.mean) == (3, 1.5)
+    assert (detected.flagged, detected.null_flagged, detected.target_hit) == (0.5, pytest.approx(1 / 3), 0.5)
+    assert detected.rank_p == pytest.approx((1 / 4 + 3 / 4) / 2) and detected.window_rank == pytest.approx(0.3)
+
+
+def test_a_detection_in_a_model_without_accuracy_is_void() -> None:
+    row = cell(cell="a", attack="jsma", family="detection", surrogate_accuracy=0.1)
+    (detected,) = board(row, found=[detection("a", "surrogate", 0, 9.0)]).detections
+    assert detected.score is None and detected.void == 1 and math.isnan(detected.rank_p)
 
 
 def test_a_margin_is_success_less_the_false_rate_over_seeds() -> None:

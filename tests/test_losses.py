@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.contracts import Key, Probe, Split, Stream, Task
-from harness.losses import Distance, Entanglement, cross_entropy, distances, snnl, summed_cross_entropy
+from harness.losses import Distance, Entanglement, class_snnl, cross_entropy, distances, snnl, summed_cross_entropy
 from harness.registry import load_registry
 from harness.train import Engine
 
@@ -343,3 +343,22 @@ def test_cross_entropies_are_the_mean_and_the_sum() -> None:
     torch.testing.assert_close(cross_entropy(net, logits, y), each.mean())
     torch.testing.assert_close(summed_cross_entropy(net, logits, y), each.sum())
     torch.testing.assert_close(cross_entropy(net, logits, F.one_hot(y, 3).float()), each.mean())
+
+
+# --- classes as groups ------------------------------------------------------------------------------------------------
+
+
+@law
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=9), st.sampled_from(DISTANCES))
+def test_the_snnl_of_classes_is_eq_1_with_the_classes_as_groups(labels: list[int], distance: Distance) -> None:
+    x, _ = batch(len(labels), dtype=torch.float32)
+    loss = class_snnl(x, torch.tensor(labels), 0.7, distance)
+    pairs = len(set(labels)) < len(labels)
+    expected = eq1(x, labels, 0.7, distance) if pairs else 0.0
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+
+
+def test_the_snnl_of_classes_without_pairs_has_a_zero_gradient() -> None:
+    x = torch.randn(3, 4, requires_grad=True)
+    class_snnl(x, torch.tensor([0, 1, 2]), 0.2).backward()
+    assert x.grad is not None and not bool(x.grad.any())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -261,7 +263,7 @@ def test_malformed_toml_names_the_file_and_the_line(tmp_path: Path, text: str, l
         ({"seeds": 3}, 'seeds must be text such as "0-4", not 3'),
         ({"seeds": [0, 1]}, 'seeds must be text such as "0-4", not [0, 1]'),
         ({"seeds": "x"}, "cannot read seeds 'x'"),
-        ({"seed": "0"}, "unknown key 'seed'. Did you mean 'seeds'? Known: attacks, datasets,"),
+        ({"seed": "0"}, "unknown key 'seed'. Did you mean 'seeds'? Known: analyses, attacks, datasets,"),
     ],
 )
 def test_a_wrong_value_names_the_file_and_what_was_expected(tmp_path: Path, values: dict[str, Any], said: str) -> None:
@@ -333,18 +335,22 @@ def test_the_presets_are_the_documented_ones() -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_resolves_against_the_built_in_plugins(builtin: Registry, name: str) -> None:
     matrix = load_matrix(name)
-    datasets, defenses, chains = resolve(builtin, matrix)
+    axes = resolve(builtin, matrix)
+    datasets, defenses, chains = axes.datasets, axes.defenses, axes.chains
     assert matrix.name == name and matrix.description and matrix.seeds and matrix.nulls
     assert len(datasets) >= 1 and len(defenses) >= 3 and len(chains) >= 4
     assert "none" in texts(chains), "without the victim itself there is nothing to compare an attack with"
 
 
 def test_the_full_matrix_is_every_plugin_in_all_its_arms(builtin: Registry) -> None:
-    datasets, defenses, chains = resolve(builtin, load_matrix("full"))
-    assert texts(datasets) == builtin.names("dataset")
+    axes = resolve(builtin, load_matrix("full"))
+    datasets, defenses, chains = axes.datasets, axes.defenses, axes.chains
+    tasks = [name for name in builtin.names("dataset") if builtin.found["dataset", name].cls.arms]
+    assert texts(datasets) == tasks and "digits" in tasks
     assert texts(defenses) == ["adi", "baseline", "baseline[placement=gradient]", "ewe"]
     modes = [f"fine-tuning[mode={mode}]" for mode in ("ftll", "rtll", "rtal")]
-    assert texts(chains) == ["fine-tuning", *modes, "none", "pruning", "retraining"]
+    assert [text for text in texts(chains) if text.startswith("fine-tuning")] == ["fine-tuning", *modes]
+    assert {text.partition("[")[0] for text in texts(chains)} == set(builtin.names("attack"))
 
 
 def test_a_glob_with_options_stands_for_no_arms(builtin: Registry) -> None:
@@ -407,3 +413,48 @@ KNOWN = ["ewe", "adi", "ewe-2", "Ewe"]
 )
 def test_a_glob_expands_to_the_names_that_fit_with_its_options(text: str, expanded: list[str]) -> None:
     assert texts(expand(parse_entry(text), KNOWN)) == expanded
+
+
+# --- scales ---
+
+SCALED = """
+datasets = ["mnist"]
+defenses = ["ewe"]
+attacks = ["none"]
+seeds = "0-4"
+[scales.small]
+datasets = ["digits"]
+seeds = "0"
+"""
+
+
+def test_a_scale_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    path = matrix_file(tmp_path, SCALED)
+    full, small = load_matrix(path), load_matrix(path, "small")
+    assert load_matrix(path, "full").datasets == full.datasets == (Entry("mnist"),)
+    assert small.datasets == (Entry("digits"),) and small.seeds == (0,) and full.seeds == (0, 1, 2, 3, 4)
+    assert small.defenses == full.defenses and small.nulls == full.nulls
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "message"),
+    [
+        (SCALED, "tiny", "unknown scale 'tiny'. Known: full, small"),
+        (SCALED.replace("scales.small", "scale.small"), "", "unknown key 'scale'"),
+        (SCALED + 'worlds = ["x"]', "small", "unknown key 'worlds'"),
+        ('scales = ["small"]\n' + SCALED.partition("[scales")[0], "", "scales must be tables"),
+    ],
+)
+def test_a_wrong_scale_names_the_file_and_what_was_expected(
+    tmp_path: Path, text: str, scale: str, message: str
+) -> None:
+    with pytest.raises(MatrixError, match=re.escape(message)) as caught:
+        load_matrix(matrix_file(tmp_path, text), scale)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_set_of_inputs_is_no_task(builtin: Registry) -> None:
+    matrix = replace(load_matrix("smoke"), datasets=(Entry("cifar-100-mini"),))
+    with pytest.raises(UsageError, match="cifar-100-mini is a set of inputs to draw from, not a task"):
+        resolve(builtin, matrix)
+    assert "cifar-100-mini" not in texts(builtin.uses("dataset", [Entry("*")]))

@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.artifacts import check_model, unpack
 from harness.contracts import Arrays, Dataset, Split
 from harness.errors import OptionError
 from harness.losses import Entanglement
-from harness.nets import Cnn, Mlp, Net, fresh_like, silence
+from harness.nets import Cnn, LeNet, Lstm, Mlp, Net, ResNet18, fresh_like
+from harness.plan import make_id
 from harness.registry import load_registry
+from harness.store import Store
 from harness.train import Engine, clone
 
 SHAPE = (1, 12, 8)
@@ -44,7 +47,17 @@ def make(kind: str, dropout: float = 0.0) -> Net:
     """A net for ``SHAPE`` and six classes, its weights the same at every call."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        net = Cnn(SHAPE, 6, width=8, dropout=dropout) if kind == "cnn" else Mlp(SHAPE, 6, width=20)
+        net = {
+            "cnn": lambda: Cnn(SHAPE, 6, width=8, dropout=dropout),
+            "mlp": lambda: Mlp(SHAPE, 6, width=20),
+            "lenet": lambda: LeNet(SHAPE, 6),
+            "lstm": lambda: Lstm(SHAPE, 6, width=20),
+            "resnet18": lambda: ResNet18(SHAPE, 6, width=4),
+        }[kind]()
+        for part in net.modules():
+            if isinstance(part, nn.BatchNorm2d):  # as if it had been trained
+                part.running_mean.normal_(0, 0.1), part.running_var.uniform_(0.5, 2)
+                part.weight.data.uniform_(0.5, 2), part.bias.data.normal_(0, 0.1)
     return net.eval()
 
 
@@ -54,16 +67,62 @@ def images(count: int = 32, seed: int = 1) -> Tensor:
 
 def reference(net: Net, x: Tensor) -> Tensor:
     """The same layers, one after the other, each activated before it is pooled."""
+    x, pool, relu = x.float() / 255, nn.MaxPool2d(2), nn.ReLU()
+    if isinstance(net, Lstm):
+        return net.logits(net.dense(lstm_states(net, x)[-1]).relu())
     if isinstance(net, Cnn):
-        layers = [net.conv1, nn.ReLU(), nn.MaxPool2d(2), net.conv2, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
-        return nn.Sequential(*layers, net.dense, nn.ReLU(), net.logits)(x.float() / 255)
-    assert isinstance(net, Mlp)
-    return nn.Sequential(nn.Flatten(), net.dense1, nn.ReLU(), net.dense2, nn.ReLU(), net.logits)(x.float() / 255)
+        layers = [net.conv1, relu, pool, net.conv2, relu, pool, nn.Flatten(), net.dense, relu]
+    elif isinstance(net, LeNet):
+        layers = [net.conv1, relu, pool, net.conv2, relu, pool, nn.Flatten(), net.dense1, relu, net.dense2, relu]
+    elif isinstance(net, ResNet18):
+        layers = [net.stem, relu, *(Block(net, k) for k in range(1, 9)), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    else:
+        assert isinstance(net, Mlp)
+        layers = [nn.Flatten(), net.dense1, relu, net.dense2, relu]
+    return nn.Sequential(*layers, net.logits)(x)
 
 
-kinds = pytest.mark.parametrize("kind", ["cnn", "mlp"])
-layers = pytest.mark.parametrize(
-    ("kind", "layer"), [("cnn", "conv1"), ("cnn", "conv2"), ("cnn", "dense"), ("mlp", "dense1"), ("mlp", "dense2")]
+class Block(nn.Module):
+    """A block of a residual net."""
+
+    def __init__(self, net: ResNet18, k: int) -> None:
+        super().__init__()
+        parts = {name.partition("_")[2]: part for name, part in net.named_children() if name.startswith(f"block{k}_")}
+        self.path = nn.Sequential(parts["inner"], nn.ReLU(), parts["outer"])
+        self.shortcut = parts.get("shortcut", nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.path(x) + self.shortcut(x)).relu()
+
+
+def lstm_states(net: Lstm, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+    """The state ``[n, width]`` at each step, by the LSTM's equations, over the rows of ``[n, 1, time, cells]``.
+
+    ``mask`` ``[width]`` multiplies it, within the recurrence too.
+    """
+    w = dict(net.lstm.named_parameters())
+    h = c = torch.zeros(len(x), net.lstm.hidden_size)
+    states = []
+    for row in x[:, 0].unbind(1):
+        gates = row @ w["weight_ih_l0"].T + w["bias_ih_l0"] + h @ w["weight_hh_l0"].T + w["bias_hh_l0"]
+        i, f, g, o = gates.chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh() * (1 if mask is None else mask)
+        states.append(h)
+    return states
+
+
+KINDS = ("cnn", "mlp", "lenet", "lstm", "resnet18")
+kinds = pytest.mark.parametrize("kind", KINDS)
+layers = pytest.mark.parametrize(  # those that a ReLU follows
+    ("kind", "layer"),
+    [
+        *(("cnn", layer) for layer in ("conv1", "conv2", "dense")),
+        *(("mlp", layer) for layer in ("dense1", "dense2")),
+        *(("lenet", layer) for layer in ("conv1", "dense2")),
+        ("lstm", "dense"),
+        *(("resnet18", layer) for layer in ("stem", "block1_inner", "block3_inner", "block8_inner")),
+    ],
 )
 
 
@@ -99,26 +158,89 @@ def test_the_memory_layout_of_the_input_does_not_matter(kind: str) -> None:
 def test_activations_are_the_outputs_of_the_named_layers_before_their_relu(kind: str) -> None:
     net, x = make(kind), images()
     outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor | tuple[Tensor, ...]) -> None:
+        outputs[name] = (output if isinstance(output, Tensor) else output[0][:, -1]).clone()
+
     for name in net.hidden:
-        net.get_submodule(name).register_forward_hook(
-            lambda module, inputs, output, name=name: outputs.update({name: output.clone()})
-        )
+        net.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
     logits, activations = net.activations(x)
-    assert tuple(activations) == net.hidden
-    torch.testing.assert_close(activations, outputs, rtol=0, atol=0)
-    assert all(bool((a < 0).any()) and bool((a > 0).any()) for a in activations.values())
+    assert tuple(activations) == net.taps and set(net.hidden) <= set(net.taps)
+    torch.testing.assert_close({name: activations[name] for name in net.hidden}, outputs, rtol=0, atol=0)
+    assert all(bool((a > 0).any()) and (name == "pool" or bool((a < 0).any())) for name, a in activations.items())
     assert torch.equal(logits, net(x)) and logits.shape == (32, 6)
     last = net.get_submodule(net.last)
-    torch.testing.assert_close(logits, last(activations[net.hidden[-1]].relu()))
+    torch.testing.assert_close(logits, last(activations[net.taps[-1]].relu()))
+
+
+def shapes(net: Net, *shape: int) -> dict[str, tuple[int, ...]]:
+    with torch.no_grad():
+        return {name: tuple(a.shape) for name, a in net.eval().activations(torch.zeros(shape))[1].items()}
 
 
 def test_shapes_before_the_relu() -> None:
-    small = {name: tuple(a.shape) for name, a in Cnn((1, 28, 28), 10).activations(torch.zeros(2, 1, 28, 28))[1].items()}
+    small = shapes(Cnn((1, 28, 28), 10), 2, 1, 28, 28)
     assert small == {"conv1": (2, 32, 28, 28), "conv2": (2, 64, 14, 14), "dense": (2, 128)}
     odd = Cnn((3, 9, 7), 4, width=2).activations(torch.zeros(5, 3, 9, 7))
     assert odd[0].shape == (5, 4) and odd[1]["conv2"].shape == (5, 4, 4, 3)
     flat = Mlp((20, 3), 4, width=6).activations(torch.zeros(5, 20, 3))
     assert [tuple(a.shape) for a in (flat[0], *flat[1].values())] == [(5, 4), (5, 6), (5, 6)]
+    lenet = shapes(LeNet((3, 8, 8), 4), 2, 3, 8, 8)
+    assert lenet == {"conv1": (2, 6, 8, 8), "conv2": (2, 16, 4, 4), "dense1": (2, 120), "dense2": (2, 84)}
+    assert shapes(Lstm((1, 125, 80), 10), 2, 1, 125, 80) == dict.fromkeys(("middle", "lstm", "dense"), (2, 128))
+    for side in (8, 32):
+        resnet = shapes(ResNet18((3, side, side), 4, width=2), 2, 3, side, side)
+        halved = [(2, 2 * 2**n, side // 2**n, side // 2**n) for n in range(4)]
+        assert list(resnet.values()) == [halved[0], *(shape for shape in halved for _ in range(4)), (2, 16)]
+
+
+def test_the_lstms_taps_are_its_states_at_the_middle_and_at_the_end() -> None:
+    net, x = make("lstm"), images()
+    states, taps = lstm_states(net, x.float() / 255), net.activations(x)[1]
+    torch.testing.assert_close((taps["middle"], taps["lstm"]), (states[6], states[11]), rtol=1e-5, atol=1e-6)
+
+
+def test_the_lstm_reads_the_rows_of_all_channels() -> None:
+    net = Lstm((3, 5, 7), 4, width=6)
+    x = torch.rand(2, 3, 5, 7, generator=seeded())
+    rows = torch.stack([torch.cat([x[:, channel, t] for channel in range(3)], dim=1) for t in range(5)], dim=1)
+    torch.testing.assert_close(net.activations(x)[1]["lstm"], net.lstm(rows)[0][:, -1])
+
+
+def test_the_lstms_forget_gates_begin_open() -> None:
+    net = make("lstm")
+    bias = (net.lstm.bias_ih_l0 + net.lstm.bias_hh_l0).chunk(4)
+    assert bool((bias[1] > 0.5).all()) and all(bool((bias[gate].abs() < 0.5).all()) for gate in (0, 2, 3))
+
+
+def test_the_lstm_gives_gradients_to_its_inputs_in_evaluation_mode() -> None:
+    net = make("lstm").eval()
+    assert net.lstm.training and not net.training and not clone(net).training  # cuDNN's demands it
+    x = (images().float() / 255).requires_grad_()
+    net(x).sum().backward()
+    assert x.grad is not None and bool(x.grad[:, :, 0].any())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_copied_lstm_runs_on_a_gpu_without_a_warning() -> None:
+    net, x = make("lstm"), images()
+    torch.testing.assert_close(clone(net.cuda()).eval()(x.cuda()).cpu(), make("lstm")(x), rtol=1e-4, atol=1e-5)
+    test_the_lstm_gives_gradients_to_its_inputs_in_evaluation_mode()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_resnet_is_torchvisions_with_another_stem(training: bool) -> None:
+    from torchvision.models import resnet18
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        ours, theirs = ResNet18((3, 16, 16), 10), resnet18(num_classes=10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    ours.train(training), theirs.train(training)
+    x = torch.rand(8, 3, 16, 16, generator=seeded())
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+    assert sum(p.numel() for p in ours.parameters()) == 11_173_962
 
 
 def test_the_cnn_is_the_papers() -> None:
@@ -143,7 +265,10 @@ def test_dropout_is_active_in_training_only() -> None:
 
 def test_architectures_check_their_options_and_say_what_they_cannot_take() -> None:
     registry = load_registry()
-    for text in ("cnn[width=0]", "cnn[dropout=1]", "cnn[dropout=-0.1]", "mlp[width=0]"):
+    for text in (
+        *("cnn[width=0]", "cnn[dropout=1]", "cnn[dropout=-0.1]", "mlp[width=0]"),
+        *("lstm[width=0]", "resnet18[width=0]"),
+    ):
         with pytest.raises(OptionError):
             registry.use("architecture", text)
     cnn, mlp = (registry.use("architecture", name).plugin for name in ("cnn", "mlp"))
@@ -151,7 +276,53 @@ def test_architectures_check_their_options_and_say_what_they_cannot_take() -> No
     for shape in ((1, 3, 8), (40,), (20, 80)):
         task = type("Other", (Sixes,), {"input_shape": shape})()
         assert str(shape) in cnn.skip(task) and mlp.skip(task) is None
-    assert cnn.build(SHAPE, 6)(images()).shape == mlp.build(SHAPE, 6)(images()).shape == (32, 6)
+    lenet, lstm, resnet = (registry.use("architecture", name).plugin for name in ("lenet", "lstm", "resnet18"))
+    for shape, takers in {
+        (1, 8, 8): (lenet, lstm, resnet),
+        (3, 4, 40): (lenet, lstm),
+        (3, 3, 40): (lstm,),
+        (40,): (),
+        (2, 3, 4, 5): (),
+    }.items():
+        task = type("Other", (Sixes,), {"input_shape": shape})()
+        for plugin in (lenet, lstm, resnet):
+            reason = plugin.skip(task)
+            assert reason is None if plugin in takers else str(shape) in reason
+
+
+@kinds
+def test_architectures_build_the_same_from_the_same_seed_and_move_no_global_state(kind: str) -> None:
+    state = torch.get_rng_state()
+    built = [build(kind, seed) for seed in (1, 1, 2)]
+    assert torch.equal(torch.get_rng_state(), state)
+    first, again, other = (torch.cat([p.flatten() for p in net.parameters()]) for net in built)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert built[0](images()).shape == (32, 6) and built[0].description["architecture"] == kind
+
+
+def build(kind: str, seed: int = 0) -> Net:
+    """A net of the registered architecture, as a stage builds it."""
+    return (
+        Engine(CPU, seeded(seed), Sixes().public(), load_registry().use("architecture", kind).plugin, kind)
+        .build()
+        .eval()
+    )
+
+
+@kinds
+def test_a_trained_net_comes_back_from_the_store_as_it_was(kind: str, tmp_path: Path) -> None:
+    net = build(kind)
+    with torch.no_grad():
+        net.train()(images())  # moves the running means of batch norm
+    net.eval()
+    description, state = check_model(net)
+    store = Store(tmp_path)
+    store.prepare()
+    store.save(make_id("a net"), {"status": "ok", "model": description}, {f"model/{n}": t for n, t in state.items()})
+    back = unpack(store.load(make_id("a net")), load_registry().use, CPU).net
+    assert back is not None and back.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
+    assert torch.equal(back(images()), net(images()))
 
 
 # --- silence ----------------------------------------------------------------------------------------------------------
@@ -159,14 +330,14 @@ def test_architectures_check_their_options_and_say_what_they_cannot_take() -> No
 
 def half_of(net: Net, layer: str) -> Tensor:
     """A mask of every other unit of ``layer``."""
-    return torch.arange(net.get_submodule(layer).weight.shape[0]) % 2 == 0
+    return torch.arange(len(next(net.get_submodule(layer).parameters()))) % 2 == 0
 
 
 @layers
 def test_silence_is_masking_the_output_of_the_unit(kind: str, layer: str) -> None:
     silenced, masked, x = make(kind), make(kind), images()
     units = half_of(silenced, layer)
-    silence(silenced, layer, units)
+    silenced.silence(layer, units)
 
     def mask(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         return output.clone().index_fill(1, units.nonzero()[:, 0], 0.0)
@@ -183,26 +354,43 @@ def test_silence_touches_no_other_weight(kind: str, layer: str) -> None:
     net = make(kind)
     before = clone(net).state_dict()
     units = half_of(net, layer)
-    silence(net, layer, units)
+    net.silence(layer, units)
+    parameters = dict(net.named_parameters())
     for name, tensor in net.state_dict().items():
-        owner = name.rpartition(".")[0]
-        kept = ~units if owner == layer else slice(None)
-        assert torch.equal(tensor[kept], before[name][kept]), name
-        assert owner != layer or not bool(tensor[units].any())
-    silence(net, layer, torch.zeros_like(units))
-    assert torch.equal(net.get_submodule(layer).weight[~units], before[f"{layer}.weight"][~units])
+        silenced = name.startswith(f"{layer}.") and name in parameters
+        assert torch.equal(tensor[~units], before[name][~units]) if silenced else torch.equal(tensor, before[name]), (
+            name
+        )
+        assert not silenced or not bool(tensor[units].any())
+    after = clone(net).state_dict()
+    net.silence(layer, torch.zeros_like(units))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in net.state_dict().items())
 
 
 @layers
 @pytest.mark.parametrize("entangle", [False, True])
 def test_silenced_units_survive_training(kind: str, layer: str, entangle: bool) -> None:
-    task = Sixes(batch_size=32, learning_rate=0.01)
-    engine = Engine(CPU, seeded(), task, load_registry().use("architecture", kind).plugin, kind)
     net = make(kind)
     units = half_of(net, layer)
-    silence(net, layer, units)
-    before = clone(net).get_submodule(layer).weight
-    entangled = Entanglement(len(net.hidden), 0.2, "cosine", 32, CPU)
+    net.silence(layer, units)
+    before = dict(clone(net).get_submodule(layer).named_parameters())
+    train(net, entangle)
+    for name, after in net.get_submodule(layer).named_parameters():
+        assert not bool(after[units].any()), name
+        assert not torch.equal(after[~units], before[name][~units]), name
+    assert not bool(net.activations(images(seed=9))[1][layer][:, units].any())
+
+
+def train(net: Net, entangle: bool) -> None:
+    """Three epochs of large steps by the engine, with or without the SNNL of all taps."""
+    engine = Engine(
+        CPU,
+        seeded(),
+        Sixes(batch_size=32, learning_rate=0.01).public(),
+        load_registry().use("architecture", "mlp").plugin,
+        "",
+    )
+    entangled = Entanglement(len(net.taps), 0.2, "cosine", 32, CPU)
 
     def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
         logits, activations = net.activations(x)
@@ -211,28 +399,71 @@ def test_silenced_units_survive_training(kind: str, layer: str, entangle: bool) 
 
     split = Split(images(128), torch.arange(128) % 6)
     engine.train(net, [engine.stream(split, loss)], 3)
-    after = net.get_submodule(layer)
-    assert not bool(after.weight[units].any()) and not bool(after.bias[units].any())
-    assert not torch.equal(after.weight[~units], before[~units])
+
+
+def test_silence_of_the_lstm_is_masking_the_units_state_at_every_step() -> None:
+    net, x, units = make("lstm"), images(), torch.arange(20) % 2 == 0
+    plain = clone(net)
+    before = net(x)
+    net.silence("lstm", units)
+    states = lstm_states(plain, x.float() / 255, (~units).float())
+    torch.testing.assert_close(net(x), plain.logits(plain.dense(states[-1]).relu()), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(net(x), before)
+    every_step = net.lstm(x[:, 0].float() / 255)[0]
+    assert not bool(every_step[..., units].any()) and bool(every_step[..., ~units].all())
+
+
+def test_silence_of_the_lstm_touches_the_units_two_ends_and_nothing_else() -> None:
+    net, units = make("lstm"), torch.arange(20) < 7
+    before = clone(net).state_dict()
+    net.silence("lstm", units)
+    expected = {name: tensor.clone() for name, tensor in before.items()}
+    for gate in range(4):
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+            expected[f"lstm.{name}"][20 * gate : 20 * gate + 7] = 0
+    expected["lstm.weight_hh_l0"][:, :7] = 0
+    expected["dense.weight"][:, :7] = 0
+    torch.testing.assert_close(net.state_dict(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("entangle", [False, True])
+def test_silenced_units_of_the_lstm_survive_training(entangle: bool) -> None:
+    net, units = make("lstm"), torch.arange(20) % 2 == 0
+    net.silence("lstm", units)
+    before = clone(net)
+    train(net, entangle)
+    for name, after in net.lstm.named_parameters():
+        assert not bool(after[units.repeat(4)].any()), name
+        assert not torch.equal(after[~units.repeat(4)], before.lstm.get_parameter(name)[~units.repeat(4)]), name
+    assert not bool(net.lstm.weight_hh_l0[:, units].any()) and not bool(net.dense.weight[:, units].any())
+    assert not bool(net.lstm(torch.rand(8, 12, 8, generator=seeded()))[0][..., units].any())
 
 
 # --- fresh_like -------------------------------------------------------------------------------------------------------
 
 
-@layers
+@pytest.mark.parametrize(("kind", "layer"), [*((kind, "logits") for kind in KINDS), ("lstm", "lstm"), ("cnn", "conv1")])
 def test_fresh_like_draws_from_its_generator_alone(kind: str, layer: str) -> None:
     net = make(kind)
     kept, state = clone(net).state_dict(), torch.get_rng_state()
-    first, again, other = (fresh_like(net, layer, seeded(seed)) for seed in (1, 1, 2))
+    fresh = [fresh_like(net, layer, seeded(seed)) for seed in (1, 1, 2)]
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in net.state_dict().items())
-    old = net.get_submodule(layer)
-    assert type(first) is type(old) and first.weight.shape == old.weight.shape
-    assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
-    assert not torch.equal(first.weight, other.weight) and not torch.equal(first.weight, old.weight)
-    # As the layer's own class draws them: uniform within 1 / sqrt(inputs).
-    limit = old.weight[0].numel() ** -0.5
-    assert 0.5 * limit < float(first.weight.detach().abs().max()) <= limit
+    assert all(type(each) is type(net.get_submodule(layer)) for each in fresh)
+    first, again, other = (dict(each.named_parameters()) for each in fresh)
+    for name, old in net.get_submodule(layer).named_parameters():
+        assert first[name].shape == old.shape and torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name]) and not torch.equal(first[name], old)
+        # As the layer's own class draws them: uniform within 1 / sqrt(inputs), the LSTM's of its units.
+        inputs = 20 if layer == "lstm" else net.get_submodule(layer).weight[0].numel()
+        assert 0.5 * inputs**-0.5 < float(first[name].detach().abs().max()) <= inputs**-0.5
+
+
+def test_fresh_like_resets_batch_norm_too() -> None:
+    net = make("resnet18")
+    fresh = fresh_like(net, "stem", seeded())
+    assert not torch.equal(fresh[0].weight, net.stem[0].weight)
+    assert torch.equal(fresh[1].weight, torch.ones(4)) and torch.equal(fresh[1].running_mean, torch.zeros(4))
 
 
 def test_fresh_like_ignores_and_moves_no_global_state() -> None:

@@ -48,7 +48,8 @@ def uses(
 ) -> Uses:
     """The axes of a matrix, resolved."""
     entries = (tuple(map(parse_entry, axis)) for axis in (datasets, defenses))
-    return resolve(registry, Matrix("test", *entries, tuple(map(parse_chain, attacks))))
+    axes = resolve(registry, Matrix("test", *entries, tuple(map(parse_chain, attacks))))
+    return axes.datasets, axes.defenses, axes.chains
 
 
 def planned(registry: Registry, *axes: Sequence[str], seeds: Sequence[int] = (0,), nulls: int = 1) -> Plan:
@@ -396,7 +397,7 @@ SPY = Use("attack", "spy", "0", Spy())
 
 def test_a_detection_must_be_the_last_link(registry: Registry) -> None:
     datasets, defenses, [(pruning,)] = uses(registry, attacks=["pruning"])
-    with pytest.raises(UsageError, match=r"a detection must be the last link of a chain: 'spy \| pruning'"):
+    with pytest.raises(UsageError, match=r"detection must be the last link of a chain: 'spy \| pruning'"):
         make_plan(datasets, defenses, [(SPY, pruning)], (0,), 1, registry.use)
 
 
@@ -404,7 +405,7 @@ def test_a_detection_looks_at_what_the_chain_ended_with_and_leaves_it(registry: 
     datasets, defenses, [(pruning,)] = uses(registry, attacks=["pruning"])
     plan = make_plan(datasets, defenses, [(pruning, SPY), (SPY,)], (0,), 0, registry.use)
     after, alone = (dict(cell.stages) for cell in plan.cells)
-    assert after["surrogate"] == after["attack:0"] == dict(plan.stages[after["detect"]].parents)["model"]
+    assert after["surrogate"] == after["attack:0"] == dict(plan.stages[after["detect:surrogate:0"]].parents)["model"]
     assert alone["surrogate"] == alone["embed"] and alone["verify:surrogate"] == alone["verify:victim"]
     assert [cell.family for cell in plan.cells] == ["removal+detection", "detection"]
 

@@ -23,6 +23,8 @@ from harness.tables import CELLS, SCHEMA_VERSION, TABLES, Column, Table, Tables,
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
+# The tables whose rows stand only while their cell, or its model, does.
+OWNED = {"evidence": "cell", "detections": "cell", "measurements": "model"}
 every_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 # Run ids sort by time.
@@ -57,7 +59,7 @@ def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def test_rows_come_back_with_every_column(table: Table, tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     rows = [row(table, number) for number in range(3)]
-    if table.name in ("evidence", "detections"):
+    if table.name in OWNED:
         tables.append("cells", OLD, [row(CELLS, number) for number in range(3)])
     tables.append(table.name, OLD, iter(rows))
     assert plain(tables.read(table.name)) == [{"run": OLD, **each} for each in rows]
@@ -68,7 +70,7 @@ def test_rows_come_back_with_every_column(table: Table, tmp_path: Path) -> None:
 @every_table
 def test_missing_columns_are_null_and_types_stay(table: Table, tmp_path: Path) -> None:
     tables = Tables(tmp_path)
-    key = {name: number for name, number in row(table).items() if name in {*table.key, "cell"}}
+    key = {name: number for name, number in row(table).items() if name in {*table.key, "cell", "model"}}
     tables.append("cells", OLD, [row(CELLS)])
     tables.append(table.name, NEW, [key])
     (read,) = plain(tables.read(table.name))
@@ -112,7 +114,9 @@ def test_chosen_columns_come_with_the_key(tmp_path: Path) -> None:
 @every_table
 def test_the_newest_row_of_a_key_wins(table: Table, tmp_path: Path) -> None:
     tables = Tables(tmp_path)
-    free = next(c for c in table.columns if c.name not in {*table.key, "run", "cell", "seed"} and c.type != "bool")
+    free = next(
+        c for c in table.columns if c.name not in {*table.key, "run", "cell", "model", "seed"} and c.type != "bool"
+    )
     tables.append("cells", OLD, [row(CELLS, 0), row(CELLS, 1)])
     # Written in the other order: what counts is the run's time, not the file's.
     tables.append(table.name, NEW, [row(table, 0, **{free.name: value(free, 7)})])
@@ -137,23 +141,23 @@ def test_each_column_of_the_key_tells_rows_apart(table: Table, tmp_path: Path) -
     tables = Tables(tmp_path)
     columns = {column.name: column for column in table.columns}
     others = [row(table, **{name: value(columns[name], 5)}) for name in table.key]
-    if table.name in ("evidence", "detections"):
+    if table.name in OWNED:
         tables.append("cells", OLD, [row(CELLS), row(CELLS, 5)])
     tables.append(table.name, OLD, [row(table), *others])
     assert len(tables.read(table.name)) == 1 + len(table.key)
 
 
-@pytest.mark.parametrize("table", ["evidence", "detections"])
-def test_rows_of_cells_computed_anew_are_dropped(table: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("table", "owner"), OWNED.items())
+def test_rows_of_cells_computed_anew_are_dropped(table: str, owner: str, tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     # The same cell by its labels, after a plugin was edited: another id.
-    tables.append("cells", OLD, [row(CELLS, 0, cell="before"), row(CELLS, 1, cell="kept")])
-    tables.append(table, OLD, [row(TABLES[table], 0, cell="before"), row(TABLES[table], 1, cell="kept")])
-    tables.append("cells", NEW, [row(CELLS, 0, cell="after")])
-    assert tables.read(table)["cell"].tolist() == ["kept"]
-    tables.append(table, NEW, [row(TABLES[table], 0, cell="after")])
-    frame = tables.read(table, ["run"])
-    assert sorted(frame["cell"]) == ["after", "kept"] and frame.index.tolist() == [0, 1]
+    tables.append("cells", OLD, [row(CELLS, 0, **{owner: "before"}), row(CELLS, 1, **{owner: "kept"})])
+    tables.append(table, OLD, [row(TABLES[table], 0, **{owner: "before"}), row(TABLES[table], 1, **{owner: "kept"})])
+    tables.append("cells", NEW, [row(CELLS, 0, **{owner: "after"})])
+    assert tables.read(table)[owner].tolist() == ["kept"]
+    tables.append(table, NEW, [row(TABLES[table], 0, **{owner: "after"})])
+    frame = tables.read(table, ["run", owner])
+    assert sorted(frame[owner]) == ["after", "kept"] and frame.index.tolist() == [0, 1]
 
 
 @settings(law, max_examples=20)
@@ -187,7 +191,7 @@ def test_an_unfinished_file_is_not_read(tmp_path: Path) -> None:
 def test_an_unknown_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown table 'cell'. Did you mean 'cells'"):
         Tables(tmp_path).read("cell")
-    with pytest.raises(UnknownName, match="Known: cells, curves, detections, evidence, stages"):
+    with pytest.raises(UnknownName, match="Known: cells, curves, detections, evidence, measurements, stages"):
         harness.read_table(tmp_path, "rows")
 
 

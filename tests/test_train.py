@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.contracts import Architecture, Arrays, Dataset, Split, Stream
 from harness.losses import summed_cross_entropy
 from harness.nets import Cnn, Net
-from harness.train import EVALUATION_BATCH, Engine, _batches, _schedule, batches_per_pass, clone, predict
+from harness.train import EVALUATION_BATCH, Engine, _batches, _schedule, batches_per_pass, clone, crop_flip, predict
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ class Small(Architecture):
 
 
 def engine(seed: int = 0, dropout: float = 0.2, **recipe: object) -> Engine:
-    return Engine(CPU, torch.Generator().manual_seed(seed), Quarters(**recipe), Small(dropout), "small")
+    return Engine(CPU, torch.Generator().manual_seed(seed), Quarters(**recipe).public(), Small(dropout), "small")
 
 
 def split(count: int = 64, seed: int = 0) -> Split:
@@ -148,7 +148,7 @@ def test_a_built_net_says_how_to_build_it_again() -> None:
 def plain_loop(lent: Engine, net: Net, streams: list[Stream], epochs: int) -> dict[str, list[float]]:
     """What the engine should do, as one would write it: every second batch of the first stream, one of the second."""
     torch.randint(2**63 - 1, (), generator=lent.generator)  # the engine draws a seed for dropout
-    optimizer = torch.optim.Adam(net.parameters(), lr=lent.dataset.learning_rate, betas=(0.9, 0.99), eps=1e-5)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lent.recipe.learning_rate, betas=(0.9, 0.99), eps=1e-5)
     curves: dict[str, list[float]] = {"loss": [], "loss:1": []}
     net.train()
 
@@ -398,3 +398,48 @@ def test_a_clone_shares_nothing() -> None:
     assert same(net, copy) and not copy.training
     owned = {tensor.data_ptr() for tensor in net.state_dict().values()}
     assert not owned & {tensor.data_ptr() for tensor in copy.state_dict().values()}
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+
+def shifted(image: Tensor, down: int, right: int, mirrored: bool) -> Tensor:
+    """One image ``[c, h, w]``, padded with zeros, cropped and mirrored, as a loop over images would do it."""
+    _, height, width = image.shape
+    padded = F.pad(image, (width, width, height, height))
+    top, left = height + down, width + right
+    cropped = padded[:, top : top + height, left : left + width]
+    return cropped.flip(2) if mirrored else cropped
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_each_image_is_shifted_by_up_to_an_eighth_and_half_are_mirrored(dtype: torch.dtype) -> None:
+    x = torch.randint(1, 256, (300, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
+    moved = crop_flip(x, torch.Generator().manual_seed(1))
+    assert moved.dtype == dtype and moved.shape == x.shape
+    ways = [(d, r, m) for d in range(-2, 3) for r in range(-2, 3) for m in (False, True)]
+    candidates = {way: torch.stack([shifted(image, *way) for image in x]) for way in ways}
+    found = [next(way for way in ways if torch.equal(candidates[way][i], moved[i])) for i in range(len(x))]
+    assert len({way[:2] for way in found}) == 25  # every shift occurs, none beyond
+    assert 0.4 < sum(mirrored for *_, mirrored in found) / len(found) < 0.6
+    assert torch.equal(moved, crop_flip(x, torch.Generator().manual_seed(1)))
+
+
+def test_task_data_are_augmented_where_the_recipe_says_so_and_triggers_never() -> None:
+    data = split(64)
+
+    def batches(**recipe: object) -> list[Tensor]:
+        lent, seen = engine(**recipe), []
+
+        def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(x)
+            return F.cross_entropy(net(x), y)
+
+        lent.train(lent.build(), [lent.stream(data, loss), Stream((data,), 16, loss)], 1)
+        return seen
+
+    known = {row.numpy().tobytes() for row in data.x}
+    augmented, plain = batches(augment="crop-flip"), batches()
+    share = [sum(row.numpy().tobytes() in known for row in batch) / len(batch) for batch in augmented]
+    assert max(share[0::2]) < 1 and set(share[1::2]) == {1.0}
+    assert all(row.numpy().tobytes() in known for batch in plain for row in batch)

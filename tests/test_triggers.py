@@ -67,7 +67,7 @@ def digits(options: str = "architecture=cnn[width=16]") -> tuple[Task, Net]:
 def lend(task: Task, clean: Net | None = None, seed: int = 0) -> Engine:
     architecture = registry().use("architecture", task.dataset.architecture)
     generator = torch.Generator().manual_seed(seed)
-    return Engine(CPU, generator, task.dataset, architecture.plugin, architecture.text, clean)
+    return Engine(CPU, generator, task.dataset.public(), architecture.plugin, architecture.text, clean)
 
 
 def wide(count: int = 50, targets: int = 24, seed: int = 0) -> tuple[Task, Net]:
@@ -545,7 +545,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     names = [f.name for f in fields(use) if f.default is None]
     given = {"weight": 0.0, "temperature": 9.0, "temperature_rate": 0.0, "distance": "euclidean", "reduction": "mean"}
     given |= {"layers": "last", "ratio": 7.0, "phases": "one", "order": "fixed", "refine": False}
-    given |= {"origin": "out-of-distribution"}
+    given |= {"origin": "out-of-distribution", "placement": "corner"}
     assert sorted(given) == sorted(names)
     chosen = replace(use, **given)._settings()
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy

@@ -13,6 +13,7 @@ from harness.cli.leaderboard import leaderboard
 from harness.cli.new import new
 from harness.cli.plan import plan
 from harness.cli.plugins import plugins
+from harness.cli.reproduce import reproduce
 from harness.cli.run import run
 from harness.errors import PluginError, UsageError
 
@@ -23,7 +24,7 @@ def cli() -> None:
     """Which ownership watermark of a neural network survives which attack: run the matrix, rank the schemes."""
 
 
-for command in (run, plan, leaderboard, plugins, new, data, doctor):
+for command in (run, plan, leaderboard, reproduce, plugins, new, data, doctor):
     cli.add_command(command)
 
 

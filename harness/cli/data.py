@@ -25,15 +25,17 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
     registry = load_plugins(plugin_folders)
     folder, _ = data_folder(data_named)
     click.echo(f"data folder: {folder}")
-    for name in registry.names("dataset"):
+    names = registry.names("dataset")
+    width = max(map(len, names))
+    for name in names:
         dataset = registry.use("dataset", name).plugin
         try:
             arrays = Data(folder).arrays(dataset)
         except DataError as error:
-            click.echo(f"  {name:16} missing: {error}")
+            click.echo(f"  {name:{width}} missing: {error}")
         else:
             click.echo(
-                f"  {name:16} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}"
+                f"  {name:{width}} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}"
             )
 
 

@@ -14,7 +14,7 @@ import click
 from harness.cli.options import format_option, results_option
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Attacked, Board, Ranked
+    from harness.leaderboard import Attacked, Board, Detected, Ranked
     from harness.statistics import Summary
 
 SCHEME_COLUMNS = (
@@ -22,6 +22,10 @@ SCHEME_COLUMNS = (
     *("false rate", "accuracy cost", "not counted"),
 )
 ATTACK_COLUMNS = ("attack", "scheme", "n", "success", "held out", "accuracy", "verified", "not counted")
+DETECTION_COLUMNS = (
+    *("attack", "scheme", "n", "score", "null score", "flagged", "nulls flagged", "rank p"),
+    *("target named", "window rank", "not counted"),
+)
 
 
 @click.command(epilog="Example: harness leaderboard --dataset digits --format markdown")
@@ -60,7 +64,7 @@ def leaderboard(
     cells = tables.read("cells")
     for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
         cells = _chosen(cells, column, wanted)
-    board = make_board(cells.reset_index(drop=True), tables.read("stages"), rules)
+    board = make_board(cells.reset_index(drop=True), tables.read("detections"), tables.read("stages"), rules)
     printers: dict[str, Callable[[Board], None]]
     printers = {"terminal": _terminal, "markdown": _markdown, "csv": _csv, "json": _json}
     printers[style](board)
@@ -149,8 +153,11 @@ def _sections(board: Board) -> list[Section]:
         by_attack = [
             _attack_row(a) for name in dict.fromkeys(a.attack for a in attacked) for a in attacked if a.attack == name
         ]
+        detected = [_detection_row(d) for d in board.detections if d.dataset == dataset]
         sections.append((f"{dataset}: schemes, ranked by margin", SCHEME_COLUMNS, ranked))
         sections.append((f"{dataset}: what each attack leaves", ATTACK_COLUMNS, by_attack))
+        if detected:
+            sections.append((f"{dataset}: what detectors see", DETECTION_COLUMNS, detected))
     return sections
 
 
@@ -182,6 +189,22 @@ def _attack_row(attacked: Attacked) -> list[str]:
     ]
 
 
+def _detection_row(detected: Detected) -> list[str]:
+    return [
+        detected.attack,
+        detected.defense,
+        str(detected.score.n if detected.score else 0),
+        _number(detected.score),
+        _number(detected.null_score),
+        _percent(detected.flagged),
+        _percent(detected.null_flagged),
+        "-" if math.isnan(detected.rank_p) else f"{detected.rank_p:.2f}",
+        _percent(detected.target_hit),
+        _percent(detected.window_rank),
+        _not_counted(detected),
+    ]
+
+
 def _notes(board: Board) -> list[str]:
     rules = board.rules
     tests = {
@@ -197,11 +220,26 @@ def _notes(board: Board) -> list[str]:
         f"verified: share of attacked models that {tests[rules.test]} accuses at {rules.confidence:.0%}. "
         "queries: median for that confidence by the paper's t-test. "
         f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
+        *([DETECTION_NOTE] if board.detections else []),
         *(f"Measured on {machine}." for machine in board.machines),
     ]
 
 
-def _not_counted(row: Ranked | Attacked) -> str:
+DETECTION_NOTE = (
+    "score: the detector's statistic, flagged above its own threshold; null score: the same for models without a mark. "
+    "rank p: median over the seeds of (r + 1) / (k + 1), where r of the k null models score as high: it cannot be below "
+    "1 / (k + 1). target named: the suspected class is the key's. window rank: median share of the windows of the "
+    "trigger's shape that lie as high on the recovered map as the trigger's own; 50% by chance."
+)
+
+
+def _number(summary: Summary | None) -> str:
+    if summary is None:
+        return "-"
+    return f"{summary.mean:.2f}" if math.isnan(summary.sd) else f"{summary.mean:.2f} ± {summary.sd:.2f}"
+
+
+def _not_counted(row: Ranked | Attacked | Detected) -> str:
     return (
         ", ".join(f"{count} {name}" for name in ("void", "failed", "skipped") if (count := getattr(row, name))) or "-"
     )

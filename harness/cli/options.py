@@ -52,6 +52,9 @@ def matrix_options(command: F) -> F:
         [
             click.option("--matrix", "matrix_name", default="quick", show_default=True, help="A preset, or PATH.toml."),
             click.option(
+                "--scale", default="full", show_default=True, help="Of the matrix: a table [scales.NAME] in it."
+            ),
+            click.option(
                 "--dataset",
                 "datasets",
                 multiple=True,
@@ -64,6 +67,7 @@ def matrix_options(command: F) -> F:
                 help="Instead of the matrix's. A glob picks from them.",
             ),
             click.option("--attack", "attacks", multiple=True, help="Instead of the matrix's. Chains: 'a | b'."),
+            click.option("--analysis", "analyses", multiple=True, help="Instead of the matrix's: NAME[option=value]."),
             click.option("--seeds", help="Instead of the matrix's: 0-4 or 0,2,5-7."),
             click.option(
                 "--nulls",
@@ -88,22 +92,26 @@ def load_plugins(folders: tuple[Path, ...]) -> Registry:
 
 def chosen_matrix(
     matrix_name: str,
+    scale: str,
     datasets: tuple[str, ...],
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
+    analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
 ) -> Matrix:
     """The matrix as the command line asks for it."""
     from harness.matrix import choose, load_matrix, parse_seeds
 
-    matrix = load_matrix(matrix_name)
+    matrix = load_matrix(matrix_name, scale)
     if datasets:
         matrix = replace(matrix, datasets=_single(choose(datasets, [(e,) for e in matrix.datasets])))
     if defenses:
         matrix = replace(matrix, defenses=_single(choose(defenses, [(e,) for e in matrix.defenses])))
     if attacks:
         matrix = replace(matrix, attacks=choose(attacks, matrix.attacks))
+    if analyses:
+        matrix = replace(matrix, analyses=_single(choose(analyses, [(e,) for e in matrix.analyses])))
     if seeds is not None:
         matrix = replace(matrix, seeds=parse_seeds(seeds))
     return matrix if nulls is None else replace(matrix, nulls=nulls)
@@ -124,4 +132,7 @@ def planned(registry: Registry, matrix: Matrix) -> Plan:
     from harness.plan import make_plan
     from harness.registry import resolve
 
-    return make_plan(*resolve(registry, matrix), matrix.seeds, matrix.nulls, registry.use)
+    axes = resolve(registry, matrix)
+    return make_plan(
+        axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, registry.use, analyses=axes.analyses
+    )

@@ -24,9 +24,11 @@ from harness.cli.options import (
 @click.option("--stages", "list_stages", is_flag=True, help="List every stage.")
 def plan(
     matrix_name: str,
+    scale: str,
     datasets: tuple[str, ...],
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
+    analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
     results: Path,
@@ -37,7 +39,7 @@ def plan(
     from harness.store import Store
 
     registry = load_plugins(plugin_folders)
-    matrix = chosen_matrix(matrix_name, datasets, defenses, attacks, seeds, nulls)
+    matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
     made = planned(registry, matrix)
     store = Store(results)
     store.check_format()

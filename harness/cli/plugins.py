@@ -22,16 +22,16 @@ def list_(plugin_folders: tuple[Path, ...], with_options: bool) -> None:
     from dataclasses import fields
 
     registry = load_plugins(plugin_folders)
-    for kind in ("dataset", "defense", "attack", "architecture"):
-        click.echo(f"{kind}s:")
-        for (found_kind, name), found in sorted(registry.found.items()):
-            if found_kind != kind:
-                continue
-            click.echo(f"  {name:16} {found.summary}")
-            click.echo(f"  {'':16} {found.origin}" + (f"; {found.cls.reference}" if found.cls.reference else ""))
+    for kind in ("dataset", "defense", "attack", "architecture", "analysis"):
+        click.echo(f"{kind}s:" if kind != "analysis" else "analyses:")
+        of_kind = {name: found for (its, name), found in sorted(registry.found.items()) if its == kind}
+        width = max(map(len, of_kind), default=0)
+        for name, found in of_kind.items():
+            click.echo(f"  {name:{width}}  {found.summary}")
+            click.echo(f"  {'':{width}}  {found.origin}" + (f"; {found.cls.reference}" if found.cls.reference else ""))
             if with_options:
                 for option in fields(found.cls):
-                    click.echo(f"  {'':16}   {option.name}={option.default}  ({option.type})")
+                    click.echo(f"  {'':{width}}    {option.name}={option.default}  ({option.type})")
 
 
 @plugins.command(epilog="Example: harness plugins check ewe baseline")

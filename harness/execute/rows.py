@@ -27,10 +27,18 @@ def labels(cell: Cell) -> Row:
 
 
 def outcome(cell: Cell, records: Mapping[str, Record]) -> tuple[str, str]:
-    """The status and reason of a cell: those of its first known stage that is not ok; failed outranks skipped."""
+    """The status and reason of a cell: those of its first known stage that is not ok; failed outranks skipped.
+
+    An analysis that cannot be made skips itself, not its cell.
+    """
     if cell.skip:
         return "failed" if cell.broken else "skipped", cell.skip
-    ends = [records[id] for _, id in cell.stages if id in records and records[id]["status"] != "ok"]
+    known = [(role, records[id]) for role, id in cell.stages if id in records]
+    ends = [
+        record
+        for role, record in known
+        if record["status"] == "failed" or (record["status"] != "ok" and not role.startswith("analyse:"))
+    ]
     ends.sort(key=lambda record: record["status"] != "failed")
     return (ends[0]["status"], ends[0]["reason"]) if ends else ("ok", "")
 
@@ -48,10 +56,11 @@ def cell_row(cell: Cell, records: Mapping[str, Record]) -> Row:
         return row
     by_role = {role: records[id] for role, id in cell.stages}
     nulls = [record for role, record in by_role.items() if role.startswith("null:")]
-    attacks = [record for role, record in by_role.items() if role.startswith(("attack:", "detect"))]
+    attacks = [record for role, record in by_role.items() if role.startswith(("attack:", "detect:surrogate"))]
     accuracies = [record["accuracy"] for record in nulls if record.get("accuracy") is not None]
     queries = [record["queries"] for record in attacks if record.get("queries") is not None]
     return row | {
+        "model": dict(cell.stages)["surrogate"],
         "null_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
         "victim_accuracy": by_role["embed"].get("accuracy"),
         "surrogate_accuracy": by_role["surrogate"].get("accuracy"),
@@ -98,10 +107,32 @@ def evidence_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
 
 
 def detection_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
-    """One row for a chain that ends in a detector."""
+    """One row a suspect of a chain that ends in a detector."""
+    by_role = dict(cell.stages)
     for role, id in cell.stages:
-        if role == "detect" and (found := records[id].get("detection")):
-            yield labels(cell) | found
+        if role.startswith("judge:") and (judgement := records[id].get("judgement")):
+            _, suspect, number = role.split(":")
+            found = records[by_role[f"detect:{suspect}:{number}"]]["detection"]
+            yield labels(cell) | {"suspect": suspect, "index": int(number)} | found | judgement
+
+
+def measurement_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
+    """One row a number that analyses, and the detector, measured of the cell's model."""
+    model = dict(cell.stages).get("surrogate")
+    for role, id in cell.stages:
+        if not role.startswith(("detect:surrogate", "analyse:")):
+            continue
+        for measure in records[id].get("measures") or []:
+            for index, value in enumerate(measure["values"]):
+                yield labels(cell) | {
+                    "model": model,
+                    "analysis": records[id]["plugin"],
+                    "layer": measure["layer"],
+                    "group": measure["group"],
+                    "quantity": measure["quantity"],
+                    "index": index,
+                    "value": value,
+                }
 
 
 def curve_rows(record: Record) -> Iterator[Row]:

@@ -16,7 +16,15 @@ from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
 
 from harness.errors import DamagedArtifact
-from harness.execute.rows import cell_row, curve_rows, detection_rows, evidence_rows, outcome, stage_row
+from harness.execute.rows import (
+    cell_row,
+    curve_rows,
+    detection_rows,
+    evidence_rows,
+    measurement_rows,
+    outcome,
+    stage_row,
+)
 from harness.execute.serial import Executor, Record
 from harness.plan import Cell, Plan, Stage
 from harness.store import Store
@@ -222,10 +230,11 @@ class _Book:
         self.rows["cells"].append(cell_row(cell, records))
         self.rows["evidence"].extend(evidence_rows(cell, records))
         self.rows["detections"].extend(detection_rows(cell, records))
+        self.rows["measurements"].extend(measurement_rows(cell, records))
 
     def flush(self) -> None:
         """Write what was collected. Cells last: a cell's row says that all others of it are there."""
-        for table in ("stages", "curves", "evidence", "detections", "cells"):
+        for table in ("stages", "curves", "evidence", "detections", "measurements", "cells"):
             rows, self.rows[table] = self.rows[table], []
             self.session.tables.append(table, self.session.run_id, rows)
         self.flushed = time.monotonic()

@@ -39,7 +39,7 @@ class FineTuning(WhiteBoxAttack):
         if self.mode.startswith("rt"):
             last.load_state_dict(nets.fresh_like(net, net.last, ctx.generator).state_dict())
         parameters = list(last.parameters()) if self.mode.endswith("ll") else None
-        epochs = self.epochs or max(1, pool.dataset.epochs // 2)
+        epochs = self.epochs or max(1, pool.recipe.epochs // 2)
         stream = ctx.stream(Split(pool.x, pool.labels()))
         return ctx.train(net, [stream], epochs, learning_rate=self.learning_rate, parameters=parameters)
 

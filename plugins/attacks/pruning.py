@@ -1,4 +1,4 @@
-"""Removal by pruning the units that clean inputs use least."""
+"""Removal by pruning the units that clean inputs use least, alone or with fine-tuning after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, cast
 
 import torch
 
-from harness import Attack, Context, Pool, WhiteBoxAttack, hookimpl, nets, require
+from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, require
 from harness.contracts import Family
 
 
@@ -28,35 +28,57 @@ class Pruning(WhiteBoxAttack):
         require(0 <= self.fraction <= 1, f"fraction must be in 0..1, not {self.fraction}")
 
     def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
+        return prune(cast(nets.Net, victim), pool.x, self.fraction, self.layers)
+
+
+@dataclass(frozen=True)
+class FinePruning(WhiteBoxAttack):
+    """Prunes, then trains what is left on the stolen model's own answers; pruned units stay pruned."""
+
+    name: ClassVar[str] = "fine-pruning"
+    family: ClassVar[Family] = "removal"
+    reference: ClassVar[str] = "Liu et al., Fine-Pruning, RAID 2018"
+
+    fraction: float = 0.5
+    """Share of each layer's units that is pruned; at least one unit a layer stays."""
+    layers: Literal["all", "last-conv"] = "all"
+    """Every hidden layer, or the last convolution alone (the paper's)."""
+    epochs: int = 3
+    """Of the fine-tuning."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.fraction <= 1, f"fraction must be in 0..1, not {self.fraction}")
+        require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
+
+    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
         net = cast(nets.Net, victim)
-        for layer, frequency in activation_frequencies(net, pool.x).items():
-            if layer in self._chosen(net):
-                count = min(int(self.fraction * len(frequency)), len(frequency) - 1)
-                least = frequency.argsort()[:count]
-                nets.silence(net, layer, torch.zeros_like(frequency, dtype=torch.bool).index_fill(0, least, True))
-        return net
-
-    def _chosen(self, net: nets.Net) -> tuple[str, ...]:
-        if self.layers == "all":
-            return net.hidden
-        convolutions = [name for name in net.hidden if isinstance(net.get_submodule(name), torch.nn.Conv2d)]
-        return tuple(convolutions[-1:]) or net.hidden[-1:]
+        # Asked before it is pruned: the attacker has no labels, and the whole model knows better than what is left.
+        labels = ctx.predict(net, pool.x).argmax(1)
+        prune(net, pool.x, self.fraction, self.layers)
+        return ctx.train(net, [ctx.stream(Split(pool.x, labels))], self.epochs)
 
 
-def activation_frequencies(net: nets.Net, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """By hidden layer, the share ``[units]`` of inputs (and positions) on which a unit is above 0 after the ReLU."""
-    net.eval()
-    totals: dict[str, torch.Tensor] = {}
-    with torch.inference_mode():
-        for part in x.split(1000):
-            for name, activation in net.activations(part)[1].items():
-                active = (
-                    (activation > 0).float().flatten(2).mean(2) if activation.ndim > 2 else (activation > 0).float()
-                )
-                totals[name] = totals.get(name, torch.zeros_like(active[0])) + active.sum(0)
-    return {name: total / len(x) for name, total in totals.items()}
+def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str) -> nets.Net:
+    """Silence, in place, the units of each chosen layer that are active on the smallest shares of ``x``."""
+    for layer, frequency in nets.activation_frequencies(net, x).items():
+        if layer in _chosen(net, layers):
+            count = min(int(fraction * len(frequency)), len(frequency) - 1)
+            least = frequency.argsort()[:count]
+            net.silence(layer, torch.zeros_like(frequency, dtype=torch.bool).index_fill(0, least, True))
+    return net
+
+
+def _chosen(net: nets.Net, layers: str) -> tuple[str, ...]:
+    if layers == "all":
+        return net.hidden
+    convolutions = [name for name in net.hidden if _convolves(net.get_submodule(name))]
+    return tuple(convolutions[-1:]) or net.hidden[-1:]
+
+
+def _convolves(module: torch.nn.Module) -> bool:
+    return any(isinstance(part, torch.nn.Conv2d) for part in module.modules())
 
 
 @hookimpl
 def harness_attacks() -> list[type[Attack]]:
-    return [Pruning]
+    return [Pruning, FinePruning]

@@ -50,8 +50,8 @@ class Retraining(BlackBoxAttack):
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> torch.nn.Module:
         x = pool.x if self.queries is None else pool.x[: self.queries]
-        stolen = Split(x, self._ask(victim, x, len(pool.dataset.classes)))
-        return ctx.train(ctx.build(), [ctx.stream(stolen)], self.epochs or pool.dataset.epochs)
+        stolen = Split(x, self._ask(victim, x, len(pool.recipe.classes)))
+        return ctx.train(ctx.build(), [ctx.stream(stolen)], self.epochs or pool.recipe.epochs)
 
     def _ask(self, victim: Oracle, x: torch.Tensor, classes: int) -> torch.Tensor:
         """The targets to train on: labels ``[n]``, or probabilities ``[n, classes]``."""

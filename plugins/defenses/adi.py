@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Key, Marked, Probe, Split, Stream, Task, hookimpl, require
+from harness import Context, Dataset, Defense, Key, Marked, Probe, Split, Stream, Task, hookimpl, nets, require
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Adi(Defense):
     def embed(self, task: Task, ctx: Context) -> Marked:
         recipe = task.dataset
         x = abstract_images(2 * self.count, recipe.input_shape, ctx.generator).to(ctx.device)
+        if task.train.x.is_floating_point():
+            low, high = recipe.value_range
+            x = low + (high - low) * nets.as_float(x)
         y = torch.randint(len(recipe.classes), (2 * self.count,), generator=ctx.generator).to(ctx.device)
         trained = Split(x, y).first(self.count)
         streams = [ctx.stream(task.train), Stream((trained,), min(self.per_batch, self.count))]

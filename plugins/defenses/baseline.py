@@ -21,7 +21,7 @@ class Baseline(Defense):
     arms: ClassVar[tuple[str, ...]] = ("", "placement=gradient")
 
     placement: Literal["corner", "gradient"] = "corner"
-    """Where the trigger's patch is: at the bottom right, or where EWE puts it."""
+    """Where the trigger's patch is: in the corner, or where EWE puts it by default (see the dataset's recipe)."""
     ratio: float = 1.0
     """Task batches for each watermark batch."""
 
@@ -34,8 +34,10 @@ class Baseline(Defense):
 
     def triggers(self, dataset: Dataset) -> triggers.PatchTriggers:
         if self.placement == "corner":
-            return triggers.PatchTriggers(placement="corner")
-        return triggers.PatchTriggers(origin=dataset.origin, refine=dataset.refine)
+            return triggers.PatchTriggers(placement="corner", corners=dataset.corners)
+        return triggers.PatchTriggers(
+            placement=dataset.placement, corners=dataset.corners, origin=dataset.origin, refine=dataset.refine
+        )
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         loss = losses.summed_cross_entropy

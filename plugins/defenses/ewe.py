@@ -37,15 +37,16 @@ class Ewe(Defense):
     distance: Literal["cosine", "euclidean"] | None = None
     reduction: Literal["sum", "mean"] | None = None
     """Of the cross-entropy over a batch: it decides what a weight means."""
-    layers: Literal["all", "last"] | None = None
-    """Entangle every hidden layer, or the last one."""
+    layers: Literal["all", "last-3", "last"] | None = None
+    """Entangle every layer (every tap of the net), the last three (the released code's), or the last one."""
     ratio: float | None = None
     """Task batches for each watermark batch."""
     phases: Literal["one", "two"] | None = None
     """Train from fresh weights, or from the clean model."""
     order: Literal["shuffled", "fixed"] | None = None
     """Of the task data in the watermark phase; ``fixed`` shows only the first of them."""
-    placement: Literal["gradient", "argmin", "corner"] = "gradient"
+    placement: Literal["gradient", "argmin", "corner"] | None = None
+    """Where the trigger's patch is; by default what the dataset's recipe says. See ``harness/triggers.py``."""
     origin: Literal["in-distribution", "out-of-distribution"] | None = None
     """Where trigger images come from; by default what the dataset's recipe says."""
     refine: bool | None = None
@@ -65,7 +66,8 @@ class Ewe(Defense):
     def triggers(self, dataset: Dataset) -> triggers.PatchTriggers:
         chosen = self._settings()
         return triggers.PatchTriggers(
-            placement=self.placement,
+            placement=self.placement or dataset.placement,
+            corners=dataset.corners,
             origin=chosen.origin or dataset.origin,
             refine=dataset.refine if chosen.refine is None else chosen.refine,
             distance=chosen.distance or "cosine",
@@ -79,7 +81,7 @@ class Ewe(Defense):
         net, chosen, recipe = ctx.start(), self._settings(), task.dataset
         weight = 300 * recipe.batch_size / 64 if chosen.weight is None else chosen.weight
         task_loss = losses.cross_entropy if chosen.reduction == "mean" else losses.summed_cross_entropy
-        layers = net.hidden if chosen.layers == "all" else net.hidden[-1:]
+        layers = net.taps[-COUNTS[chosen.layers or "last-3"] :]
         size = recipe.batch_size - recipe.batch_size % 2
         entangled = losses.Entanglement(
             len(layers), chosen.temperature or 0.2, chosen.distance or "cosine", size, ctx.device
@@ -114,16 +116,18 @@ class Ewe(Defense):
         return replace(self, **VARIANTS[self.variant] | given)
 
 
+COUNTS = {"all": 0, "last-3": 3, "last": 1}
+"""Entangled layers, counted from the last; 0 is all."""
 SCALED: dict[str, Any] = {
     **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
-    **{"layers": "all", "ratio": 1.0, "phases": "two", "order": "shuffled"},
+    **{"layers": "last-3", "ratio": 1.0, "phases": "two", "order": "shuffled"},
 }
 # The released factor 32 on a sum over 512 samples, as a factor on their mean.
 PAPER = {"weight": 32 / 512, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"}
 OFFICIAL = {"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "order": "fixed", "refine": True}
 VARIANTS = {
     "scaled": SCALED,
-    "paper": SCALED | PAPER | {"phases": "one", "origin": "in-distribution", "refine": False},
+    "paper": SCALED | PAPER | {"layers": "all", "phases": "one", "origin": "in-distribution", "refine": False},
     "official": SCALED | OFFICIAL,
 }
 

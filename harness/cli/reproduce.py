@@ -1,0 +1,390 @@
+"""``harness reproduce``: a published paper's tables and figures beside ours."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.options import data_option, format_option, load_plugins, plugins_option, results_option
+from harness.cli.running import Machine, execute, machine_options, make_worker, report
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.quantities import Frames
+    from harness.registry import Registry
+    from harness.reproduce import Compared, Experiment, Paper
+    from harness.tables import Tables
+
+COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
+WIDE = 100
+"""Columns of a terminal that has room for the interval."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An experiment, what the rows say, and what became of its cells and its picture."""
+
+    paper: Paper
+    experiment: Experiment
+    scale: str
+    compared: list[Compared]
+    ends: Counter[str]
+    """Cells by status."""
+    reasons: list[str]
+    machines: list[str]
+    picture: Path | None
+    no_picture: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what is not a finite number is null."""
+        from harness.store import plain
+
+        values: dict[str, Any] = plain(
+            {
+                **{"paper": self.paper.name, "experiment": self.experiment.id, "title": self.experiment.title},
+                **{"says": self.experiment.says, "scale": self.scale, "cells": dict(self.ends)},
+                **{"reasons": self.reasons, "machines": self.machines},
+                "picture": str(self.picture) if self.picture else None,
+                "rows": [each.as_dict() for each in self.compared],
+            }
+        )
+        return values
+
+
+@click.command(epilog="Example: harness reproduce ewe-2021 table-1 figure-13 --seeds 0-2")
+@click.argument("paper_name", metavar="[PAPER]", required=False)
+@click.argument("names", metavar="[EXPERIMENT]...", nargs=-1)
+@click.option("--list", "listing", is_flag=True, help="List the experiments, and run nothing.")
+@click.option(
+    "--scale",
+    default="small",
+    show_default=True,
+    help="small: minutes on a CPU, and not the paper's setting; full: the paper's sizes, for a GPU.",
+)
+@click.option("--seeds", help="Instead of the experiment's: 0-4 or 0,2,5-7.")
+@click.option("--no-run", is_flag=True, help="Compare what is in the results folder, and run nothing.")
+@results_option
+@data_option
+@plugins_option
+@machine_options
+@click.option("--quiet", is_flag=True, help="No progress.")
+@format_option
+def reproduce(
+    paper_name: str | None,
+    names: tuple[str, ...],
+    listing: bool,
+    scale: str,
+    seeds: str | None,
+    no_run: bool,
+    results: Path,
+    data_named: Path | None,
+    plugin_folders: tuple[Path, ...],
+    device: str,
+    threads: int,
+    quiet: bool,
+    style: str,
+) -> int:
+    """Run a paper's experiments, and compare its numbers with ours. EXPERIMENT is table-1, figure-13, ..., or all."""
+    from harness.errors import UnknownName, UsageError
+    from harness.reproduce import load_paper, papers
+
+    if listing and not names:
+        _list([load_paper(name) for name in ([paper_name] if paper_name else papers())])
+        return 0
+    if paper_name is None:
+        raise UsageError(f"name a paper: {', '.join(papers())}, or PATH.toml; --list lists their experiments")
+    paper = load_paper(paper_name)
+    if not names:
+        raise UsageError(f"name experiments of {paper_name}, or all: harness reproduce {paper_name} --list lists them")
+    experiments = paper.chosen(names)
+    if scale not in paper.scales:
+        raise UnknownName("scale", scale, paper.scales)
+    if listing:
+        _list([replace(paper, experiments={each.id: each for each in experiments})])
+        return 0
+    bench = _Bench(paper, scale, seeds, no_run, results, Machine(data_named, device, threads), quiet, plugin_folders)
+    code, found = 0, []
+    for experiment in experiments:
+        ended, one = bench.reproduce(experiment)
+        code = max(code, ended)
+        found.append(one)
+        # One at a time where a person reads along; the other formats are one document.
+        if style in ("terminal", "markdown"):
+            {"terminal": _terminal, "markdown": _markdown}[style](one)
+        if ended == 130:
+            break
+    writers: dict[str, Callable[[list[Found]], None]] = {"csv": _csv, "json": _json}
+    if style in writers:
+        writers[style](found)
+    return code
+
+
+def _list(papers: list[Paper]) -> None:
+    """Every experiment: what the paper says, and the cells that it takes at each scale."""
+    for paper in papers:
+        click.echo(f"{paper.name}: {paper.title}\n{paper.source}\n")
+        for experiment in paper.experiments.values():
+            scales = [(scale, experiment.cells(scale)) for scale in paper.scales]
+            cells = ", ".join(f"{count} at {scale}" for scale, count in scales)
+            click.echo(f"{experiment.id}: {experiment.title}")
+            click.echo(f"    {experiment.says}")
+            click.echo(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
+    if papers:
+        click.echo(f"\nnext: harness reproduce {papers[0].name} {next(iter(papers[0].experiments), 'all')}")
+
+
+class _Bench:
+    """Runs experiments in one results folder."""
+
+    def __init__(
+        self,
+        paper: Paper,
+        scale: str,
+        seeds: str | None,
+        no_run: bool,
+        results: Path,
+        machine: Machine,
+        quiet: bool,
+        plugin_folders: tuple[Path, ...],
+    ) -> None:
+        from harness.store import Store
+        from harness.tables import Tables
+
+        self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
+        self.results, self.machine, self.quiet = results, machine, quiet
+        self.registry: Registry = load_plugins(plugin_folders)
+        self.store, self.tables = Store(results), Tables(results)
+        self.store.check_format()
+
+    def reproduce(self, experiment: Experiment) -> tuple[int, Found]:
+        """Run what is left of an experiment, compare, draw; the exit code with what was found."""
+        from harness.reproduce import calculate, compare, gather
+
+        plan = self._plan(experiment)
+        if plan is None:
+            return 0, self._found(experiment, calculate(experiment), None, None)
+        code = 0 if self.no_run else self._run(experiment, plan)
+        frames = gather(plan, self.tables, self.registry.use, experiment.picture.x)
+        return code, self._found(experiment, compare(experiment, frames, self.registry.use), frames, plan)
+
+    def _plan(self, experiment: Experiment) -> Plan | None:
+        """The plan of all the experiment's matrices; ``None`` where it has none."""
+        from harness.cli.options import planned
+        from harness.matrix import parse_seeds
+        from harness.plan import Plan
+
+        matrices = experiment.matrices(self.scale)
+        if self.seeds is not None:
+            matrices = [replace(matrix, seeds=parse_seeds(self.seeds)) for matrix in matrices]
+        plans = [planned(self.registry, matrix) for matrix in matrices]
+        if not plans:
+            return None
+        stages = {id: stage for plan in plans for id, stage in plan.stages.items()}
+        cells = {cell.id: cell for plan in plans for cell in plan.cells}
+        return Plan(stages, tuple(cells.values()))
+
+    def _run(self, experiment: Experiment, plan: Plan) -> int:
+        from harness.execute import Options, Session
+
+        session = Session(plan, self.store, self.tables, Options())
+        for warning in session.warnings:
+            click.echo(f"warning: {warning}", err=True)
+        worker = make_worker(session, self.store, self.registry, plan, self.machine)
+        self.store.prepare()
+        outcome = execute(session, worker, self.quiet)
+        return report(outcome, plan, self.results, err=True, name=experiment.id)
+
+    def _found(
+        self, experiment: Experiment, compared: list[Compared], frames: Frames | None, plan: Plan | None
+    ) -> Found:
+        ends, reasons, machines = _ends(frames, plan, self.tables)
+        picture, why = self._draw(experiment, compared, frames)
+        return Found(self.paper, experiment, self.scale, compared, ends, reasons, machines, picture, why)
+
+    def _draw(self, experiment: Experiment, compared: list[Compared], frames: Frames | None) -> tuple[Path | None, str]:
+        """The picture's file, or why there is none."""
+        from harness.reproduce import drawn
+
+        data = drawn(experiment, compared, frames, self.registry.use)
+        if data.empty:
+            return None, "nothing of what it shows has been measured here"
+        from harness.figures import draw
+
+        path = self.results / "figures" / f"{self.paper.name}-{experiment.id}-{self.scale}.png"
+        setting = "" if self.scale == "full" or frames is None else f", scale {self.scale}: not the paper's setting"
+        draw(experiment.picture.kind, data, f"{experiment.id}: {experiment.title}{setting}", path)
+        return path, ""
+
+
+def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Counter[str], list[str], list[str]]:
+    """Cells by status, the reasons of those that are not ok, and the machines that ran them."""
+    from harness.leaderboard import _machines
+
+    if frames is None or plan is None:
+        return Counter(), [], []
+    ends = Counter[str](frames.cells["status"])
+    if missing := len(plan.cells) - len(frames.cells):
+        ends["not run"] = missing
+    bad = frames.cells[frames.cells["status"] != "ok"]
+    reasons = [
+        f"{status}: {count} cells: {str(reason).partition(chr(10))[0]}"
+        for (status, reason), count in bad.groupby(["status", "reason"]).size().items()
+    ]
+    stages = tables.read("stages")
+    own = stages[stages["stage"].isin(plan.stages)]
+    # An analysis that cannot be made skips itself, not its cell.
+    skipped = own[(own["action"] == "analyse") & (own["status"] != "ok")]
+    reasons += [
+        f"{status}: {count} analyses: {str(reason).partition(chr(10))[0]}"
+        for (status, reason), count in skipped.groupby(["status", "reason"]).size().items()
+    ]
+    return ends, reasons, _machines(own)
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _rows(found: Found) -> list[list[str]]:
+    return [
+        [
+            each.row.label,
+            each.label,
+            _paper(each),
+            _ours(each),
+            _interval(each),
+            str(len(each.values) or "-"),
+            each.verdict,
+        ]
+        for each in found.compared
+    ]
+
+
+def _paper(each: Compared) -> str:
+    if each.row.band is None:
+        return "-"
+    text = each.row.band.text
+    return f"unverified: {text}" if each.verdict == "unverified" else text
+
+
+def _ours(each: Compared) -> str:
+    if each.spread is None:
+        return "-"
+    if math.isinf(each.spread.mean):
+        never = sum(math.isinf(value) for value in each.values.values())
+        return f"never in {never} of {each.spread.n}" if each.values else "never"
+    text = _number(each.spread.mean, each.unit)
+    return text if each.spread.sd is None else f"{text} ± {_number(each.spread.sd, each.unit)}"
+
+
+def _number(value: float, unit: str) -> str:
+    digits = 0 if unit == "queries" else 2
+    # Rounded first, so that -0.0 reads as 0.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _interval(each: Compared) -> str:
+    ours = each.spread
+    if ours is None or ours.low is None or ours.high is None:
+        return "-"
+    return f"{_number(ours.low, each.unit)} to {_number(ours.high, each.unit)}"
+
+
+def _head(found: Found) -> list[str]:
+    lines = [f"The paper says: {found.experiment.says}"]
+    if found.scale != "full" and found.experiment.documents:
+        lines.append(
+            f"Scale {found.scale} is NOT the paper's setting: data, epochs, nets and seeds are cut to CPU minutes, "
+            "so a verdict here is about this setting. The paper's: --scale full, on a GPU."
+        )
+    return lines
+
+
+def _notes(found: Found) -> list[str]:
+    from harness.reproduce import VERDICTS
+
+    verdicts = Counter(each.verdict for each in found.compared)
+    counts = ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name])
+    legend = "; ".join(f"{name}: {VERDICTS[name]}" for name in VERDICTS if verdicts[name])
+    notes = [f"{counts}. {legend[:1].upper()}{legend[1:]}."]
+    units = sorted({f"{each.label} in {each.unit}" for each in found.compared if each.unit})
+    means = "mean ± SD (n - 1) over n seeds, t-interval of the mean" if found.experiment.documents else "no seeds"
+    notes.append(f"Ours: {means}. {', '.join(units)}." if units else f"Ours: {means}.")
+    marks = sorted({each.row.mark for each in found.compared})
+    sources = sorted({each.row.source for each in found.compared})
+    notes.append(f"Paper: {', '.join(sources)}. " + "; ".join(f"{m}: {found.paper.marks[m]}" for m in marks) + ".")
+    if void := max((each.void for each in found.compared), default=0):
+        notes.append(
+            f"Up to {void} cells a row are void (accuracy more than 10 points below the null models'): no success."
+        )
+    notes += [f"Not ok: {reason}" for reason in found.reasons]
+    notes += [f"Measured on {machine}." for machine in found.machines]
+    notes.append(f"Picture: {found.picture}" if found.picture else f"No picture: {found.no_picture}.")
+    if found.ends["not run"]:
+        notes.append(f"{found.ends['not run']} of {sum(found.ends.values())} cells are not run.")
+    return notes
+
+
+def _title(found: Found) -> str:
+    return f"{found.experiment.id}: {found.experiment.title}"
+
+
+def _terminal(found: Found) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(_title(found), style="bold", markup=False, highlight=False)
+    for line in _head(found):
+        console.print(line, markup=False, highlight=False)
+    table = Table(box=box.SIMPLE_HEAD)
+    shown = [i for i, name in enumerate(COLUMNS) if name != "95% interval" or console.width >= WIDE]
+    for i in shown:
+        table.add_column(
+            COLUMNS[i], justify="right" if COLUMNS[i] in ("paper", "ours", "95% interval", "n") else "left"
+        )
+    styles = {"reproduced": "green", "differs": "red"}
+    for row in _rows(found):
+        table.add_row(*(escape(row[i]) for i in shown), style=styles.get(row[-1]))
+    console.print(table)
+    for line in _notes(found):
+        console.print(line, markup=False, highlight=False)
+    console.print()
+
+
+def _markdown(found: Found) -> None:
+    click.echo(f"**{_title(found)}**\n")
+    for line in _head(found):
+        click.echo(f"{line}\n")
+    click.echo(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+    for row in _rows(found):
+        click.echo(f"| {' | '.join(value.replace('|', chr(92) + '|') for value in row)} |")
+    click.echo()
+    for line in _notes(found):
+        click.echo(f"{line}\n")
+
+
+def _csv(found: list[Found]) -> None:
+    import csv
+
+    rows = [
+        {"paper_name": each.paper.name, "experiment": each.experiment.id, "scale": each.scale, **row}
+        for each in found
+        for row in each.as_dict()["rows"]
+    ]
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "values": " ".join(f"{s}:{v}" for s, v in row["values"].items())} for row in rows)
+
+
+def _json(found: list[Found]) -> None:
+    click.echo(json.dumps([each.as_dict() for each in found], indent=1))

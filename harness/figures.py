@@ -1,0 +1,325 @@
+"""Pictures of tidy frames: one function a kind. No display, nothing kept by pyplot, and the same bytes every time.
+
+The frames come from :func:`harness.reproduce.drawn`; a picture is 1,200 pixels wide.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, DPI = 8.0, 150
+PUBLISHED = "0.75"
+"""The grey of what the paper says."""
+LIMIT = 12
+"""Panels that a picture shows at most; the file beside it holds the numbers of all."""
+
+
+def draw(kind: str, data: pd.DataFrame, title: str, path: Path) -> None:
+    """Draw ``data`` as ``kind`` says to ``path``, a PNG, and write the numbers beside it as CSV."""
+    import seaborn as sns
+    from matplotlib import rc_context
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.to_csv(path.with_suffix(".csv"), index=False)
+    style = {**sns.axes_style("whitegrid"), **sns.plotting_context("paper"), "font.size": 9.0}
+    with rc_context(style):
+        figure = KINDS[kind](data)
+        figure.suptitle("\n".join(textwrap.wrap(title, 100)), fontsize=10)
+        # Without the version of matplotlib in it, the file depends on its numbers alone.
+        figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def _figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure that pyplot does not know, and its axes row by row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+
+
+def _colours(names: Sequence[str]) -> dict[str, Any]:
+    """A colour a name, from a palette that the colour-blind can tell apart."""
+    import seaborn as sns
+
+    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+
+
+def _panels(data: pd.DataFrame, column: str) -> tuple[list[str], int, int]:
+    """The values of ``column`` in order, as panels in rows of at most three."""
+    names = list(dict.fromkeys(data[column]))[:LIMIT]
+    columns = min(3, len(names))
+    return names, -(-len(names) // columns), columns
+
+
+def _unit(quantity: str, unit: str) -> str:
+    return f"{quantity} ({unit})" if unit else quantity
+
+
+def _seeds(data: pd.DataFrame) -> str:
+    count = data["seed"].nunique()
+    return f"n = {count} seed{'s' if count != 1 else ''}"
+
+
+def _legend(axes: Sequence[Axes], figure: Figure, **options: Any) -> None:
+    """One legend below all panels, of what any of them shows."""
+    known = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    for ax in axes:
+        if (own := ax.get_legend()) is not None:
+            own.remove()
+    longest = max((len(label) for label in known), default=1)
+    columns = max(1, min(len(known), 110 // (longest + 8)))
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=columns, frameon=False, **options)
+
+
+def strips(data: pd.DataFrame) -> Figure:
+    """Each seed's value as a dot, their mean as a line, on the paper's band; a panel a quantity."""
+    labels = list(dict.fromkeys(data["label"]))
+    quantities = list(dict.fromkeys(zip(data["quantity"], data["unit"], strict=True)))
+    shared = len(labels) < len(data.groupby(["label", "quantity"]))
+    columns = min(4, len(quantities)) if shared else 1
+    rows = -(-len(quantities) // columns)
+    figure, axes = _figure(1.3 + rows * (0.5 + 0.27 * len(labels)), rows, columns, sharey=True)
+    for ax, (quantity, unit) in zip(axes, quantities, strict=False):
+        _strip(ax, data[(data["quantity"] == quantity) & (data["unit"] == unit)], labels)
+        ax.set_xlabel(_unit(quantity, unit))
+        ax.set_yticks(range(len(labels)), ["\n".join(textwrap.wrap(label, 34)) for label in labels])
+        ax.set_ylim(len(labels) - 0.5, -0.5)
+    for ax in axes[len(quantities) :]:
+        ax.set_visible(False)
+    axes[0].set_title(_seeds(data), fontsize=8, loc="left")
+    _legend(axes, figure)
+    return figure
+
+
+def _strip(ax: Axes, data: pd.DataFrame, labels: Sequence[str]) -> None:
+    from math import isfinite
+
+    for label, rows in data.groupby("label", sort=False):
+        y, low, high = labels.index(label), rows["paper_low"].iloc[0], rows["paper_high"].iloc[0]
+        if isfinite(low) or isfinite(high):
+            _band(ax, y, low, high)
+        ax.plot([rows["value"].mean()] * 2, [y - 0.3, y + 0.3], color="black", linewidth=1.5, label="our mean")
+        # Spread by rank, not by chance: the file is then the same every time.
+        spread = [y - 0.15 + 0.3 * (i + 0.5) / len(rows) for i in range(len(rows))]
+        colour = _colours(["ours"])["ours"]
+        ax.scatter(rows["value"], spread, s=14, color=colour, zorder=3, linewidths=0, label="ours, a dot a seed")
+
+
+def _band(ax: Axes, y: float, low: float, high: float) -> None:
+    """The paper's band on row ``y``; a claim without an end goes to the edge of what is drawn, with an arrow."""
+    from math import isfinite
+
+    if isfinite(low) and isfinite(high):
+        ax.fill_between([low, high], y - 0.38, y + 0.38, color=PUBLISHED, linewidth=0, label="the paper")
+        ax.plot([(low + high) / 2] * 2, [y - 0.38, y + 0.38], color="0.4", linewidth=1, label="its mean")
+        return
+    end = low if isfinite(low) else high
+    arrow = ">" if isfinite(low) else "<"
+    ax.plot([end, end], [y - 0.38, y + 0.38], color="0.55", linewidth=2.5, label="the paper's claim: beyond")
+    ax.plot([end], [y], marker=arrow, color="0.55", markersize=7)
+
+
+def sweep(data: pd.DataFrame) -> Figure:
+    """A panel a quantity against the value of an option: each seed's dots, and a line through their means."""
+    quantities = list(dict.fromkeys(zip(data["quantity"], data["unit"], strict=True)))
+    names = list(dict.fromkeys(data["series"]))
+    columns = min(3, len(quantities))
+    rows = -(-len(quantities) // columns)
+    figure, axes = _figure(3.0 * rows + 0.25 * len(names) + 0.3, rows, columns, sharex=True)
+    colours, markers = _colours(names), dict(zip(names, _markers(), strict=False))
+    for ax, (quantity, unit) in zip(axes, quantities, strict=False):
+        part = data[(data["quantity"] == quantity) & (data["unit"] == unit)]
+        for name, each in part.groupby("series", sort=False):
+            look = {"color": colours[name], "marker": markers[name]}
+            means = each.groupby("x")["value"].mean()
+            ax.plot(means.index, means, linewidth=1.5, markersize=4, label=name, **look)
+            ax.scatter(each["x"], each["value"], s=12, alpha=0.5, linewidths=0, **look)
+        if _spans(data["x"]):
+            ax.set_xscale("log")
+        ax.set_ylabel(_unit(quantity, unit))
+        ax.set_xlabel(data.attrs.get("x", "x"))
+    for ax in axes[len(quantities) :]:
+        ax.set_visible(False)
+    axes[0].set_title(f"dots: seeds, {_seeds(data)}; line: mean", fontsize=8, loc="left")
+    _legend(axes, figure)
+    return figure
+
+
+def _markers() -> Iterator[str]:
+    while True:
+        yield from "os^Dv<>P"
+
+
+def _spans(x: pd.Series[float]) -> bool:
+    """Whether positive values span so much that a logarithmic axis shows them better."""
+    return bool(x.min() > 0 and x.max() / x.min() >= 30)
+
+
+def scatter(data: pd.DataFrame) -> Figure:
+    """One quantity of each cell against another."""
+    figure, axes = _figure(4.2)
+    names = list(dict.fromkeys(data["series"]))
+    colours = _colours(names)
+    for (name, each), marker in zip(data.groupby("series", sort=False), _markers(), strict=False):
+        label = f"{name} ({len(each)} cells)"
+        axes[0].scatter(each["x"], each["value"], s=24, color=colours[name], marker=marker, label=label, alpha=0.8)
+    axes[0].set_xlabel(data.attrs.get("x", "x"))
+    axes[0].set_ylabel(_unit(data["quantity"].iloc[0], data["unit"].iloc[0]))
+    axes[0].set_title(_seeds(data), fontsize=8, loc="left")
+    _legend(axes, figure)
+    return figure
+
+
+def histogram(data: pd.DataFrame) -> Figure:
+    """How often neurons are active on task data and on triggers: a panel a model."""
+    names, rows, columns = _panels(data, "panel")
+    bins = [i / 20 for i in range(21)]
+    figure, axes = _figure(2.6 * rows + 0.8, rows, columns, sharex=True, sharey=True)
+    groups = sorted(set(data["group"]))
+    colours = _colours(groups)
+    for ax, name in zip(axes, names, strict=False):
+        part = data[data["panel"] == name]
+        for group, hatch in zip(groups, ("", "//", ".."), strict=False):
+            values = part.loc[part["group"] == group, "value"]
+            look = {"alpha": 0.55, "color": colours[group], "hatch": hatch, "label": group}
+            ax.hist(values, bins, weights=[100 / len(values)] * len(values), **look)
+        models = part["seed"].nunique()
+        ax.set_title(f"{_broken(name)}\n{part['index'].nunique()} neurons, n = {models} models", fontsize=8)
+        ax.set_xlabel("share of inputs that activate the neuron")
+    for ax in axes[::columns]:
+        ax.set_ylabel("neurons (%)")
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    _legend(axes, figure)
+    return figure
+
+
+def _broken(name: str) -> str:
+    return "\n".join(textwrap.wrap(name, 36))
+
+
+def points(data: pd.DataFrame) -> Figure:
+    """Inputs where a projection of their activations puts them: a panel a model, a colour a group."""
+    names, rows, columns = _panels(data, "panel")
+    figure, axes = _figure(2.9 * rows + 0.6, rows, columns)
+    groups = [g for g in ("other", "source", "target", "trigger") if g in set(data["group"])]
+    groups += sorted(set(data["group"]) - set(groups))
+    colours = _colours(groups)
+    for ax, name in zip(axes, names, strict=False):
+        part = data[data["panel"] == name]
+        for group, marker in zip(groups, _markers(), strict=False):
+            own = part[part["group"] == group]
+            look = {"color": colours[group], "marker": marker, "label": group}
+            ax.scatter(own["x"], own["y"], s=7, alpha=0.6, linewidths=0, **look)
+        ax.set_title(f"{_broken(name)}\nn = {len(part)} inputs", fontsize=8)
+        ax.set_xlabel("first component")
+    for ax in axes[::columns]:
+        ax.set_ylabel("second component")
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    _legend(axes, figure, markerscale=2)
+    return figure
+
+
+def heatmap(data: pd.DataFrame) -> Figure:
+    """A number for each pair of a source and a target class: a panel a scheme."""
+    import seaborn as sns
+
+    names, rows, columns = _panels(data, "panel")
+    figure, axes = _figure((6.6 if columns == 1 else 7.0 / columns + 0.6) * rows, rows, columns)
+    classes = sorted(set(data["source"]) | set(data["target"]))
+    for ax, name in zip(axes, names, strict=False):
+        part = data[data["panel"] == name]
+        table = part.pivot_table(index="source", columns="target", values="mean")
+        table = table.reindex(index=classes, columns=classes)
+        sns.heatmap(
+            table, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", square=True,
+            annot_kws={"fontsize": 7}, cbar_kws={"label": "surrogate success (%)", "shrink": 0.7},
+        )  # fmt: skip
+        ax.set_title(f"{_broken(name)}\n{len(part)} pairs, n = {part['count'].max()} seeds", fontsize=8)
+        ax.set_xlabel("target class")
+        ax.set_ylabel("source class")
+    for ax in axes[len(names) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def curves(data: pd.DataFrame) -> Figure:
+    """A panel a quantity against the epoch: each seed's line thin, their mean thick."""
+    quantities = list(dict.fromkeys(data["quantity"]))
+    names = list(dict.fromkeys(data["series"]))
+    columns = min(3, len(quantities))
+    rows = -(-len(quantities) // columns)
+    figure, axes = _figure(2.5 * rows + 0.25 * len(names) + 0.5, rows, columns, sharex=True)
+    colours = _colours(names)
+    for ax, quantity in zip(axes, quantities, strict=False):
+        for name, each in data[data["quantity"] == quantity].groupby("series", sort=False):
+            for _, line in each.groupby("seed"):
+                ax.plot(line["epoch"], line["value"], color=colours[name], linewidth=0.6, alpha=0.5)
+            mean = each.groupby("epoch")["value"].mean()
+            ax.plot(mean.index, mean, color=colours[name], linewidth=1.8, label=name)
+        ax.set_ylabel(f"SNNL of {quantity[5:]} (nats)" if quantity.startswith("snnl:") else f"{quantity} (0..1)")
+        ax.set_xlabel("epoch of embedding")
+    for ax in axes[len(quantities) :]:
+        ax.set_visible(False)
+    axes[0].set_title(f"thin: seeds, {_seeds(data)}; thick: mean", fontsize=8, loc="left")
+    _legend(axes, figure)
+    return figure
+
+
+def queries(data: pd.DataFrame) -> Figure:
+    """Queries that the paper's t-test plans with, those that detect 95% of marks, and the chance with the former."""
+    figure, axes = _figure(3.6, 1, 2)
+    names = ("the paper's t-test", "exact test that detects 95%", "chance to detect with the paper's number")
+    colours = _colours(names)
+    axes[0].plot(data["success"], data["planned"], color=colours[names[0]], label=names[0])
+    axes[0].plot(data["success"], data["power"], color=colours[names[1]], linestyle="--", label=names[1])
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel("queries for 95% confidence")
+    axes[1].plot(data["success"], data["chance"], color=colours[names[2]], linestyle=":", label=names[2])
+    axes[1].set_ylim(0, 100)
+    axes[1].set_ylabel("detected with so many (%)")
+    for ax in axes:
+        ax.set_xlabel("success of the suspect (%); false rate 10%")
+    _legend(axes, figure)
+    return figure
+
+
+def plane(data: pd.DataFrame) -> Figure:
+    """The answers of two small networks on a plane, with the line of the mark."""
+    names = list(dict.fromkeys(data["network"]))
+    figure, axes = _figure(3.8, 1, len(names), sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        table = data[data["network"] == name].pivot_table(index="x2", columns="x1", values="value")
+        mesh = ax.pcolormesh(table.columns, table.index, table, cmap="cividis", vmin=0, vmax=1, shading="nearest")
+        ax.contour(table.columns, table.index, table, levels=[0.5], colors="white", linewidths=1.2)
+        ax.axhline(-1, color="white", linestyle="--", linewidth=1)
+        ax.set_title(f"{name} (solid: 0.5, dashed: the mark's inputs, x2 = -1)", fontsize=8)
+        ax.set_xlabel("x1")
+    axes[0].set_ylabel("x2")
+    figure.colorbar(mesh, ax=axes, label="probability of class 1")
+    return figure
+
+
+KINDS: dict[str, Callable[[pd.DataFrame], Figure]] = {
+    "strips": strips,
+    "sweep": sweep,
+    "scatter": scatter,
+    "histogram": histogram,
+    "points": points,
+    "heatmap": heatmap,
+    "curves": curves,
+    "queries": queries,
+    "plane": plane,
+}
+"""What draws each kind of frame."""

@@ -1,0 +1,51 @@
+"""How alike a model represents triggers and the inputs that they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+
+from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, metrics, nets
+
+
+@dataclass(frozen=True)
+class Cka(Analysis):
+    """Linear CKA of every layer between held-out triggers and their own untriggered sources, pair by pair.
+
+    Rows: quantity ``cka`` (debiased, 1 = alike) and ``pairs`` (the number of rows compared), layer.
+    """
+
+    name: ClassVar[str] = "cka"
+    reference: ClassVar[str] = "Kornblith et al., ICML 2019; debiased: Nguyen, Raghu and Kornblith, ICLR 2021"
+
+    def run(self, model: torch.nn.Module, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
+        triggered, plain = (key.probes.get(name) for name in ("held_out", "control"))
+        if triggered is None or plain is None or len(triggered.x) != len(plain.x):
+            raise Skip("the key's held-out triggers are not paired with untriggered inputs")
+        pairs = len(plain.x)
+        if pairs < metrics.CKA_PAIRS:
+            raise Skip(f"{pairs} pairs: the debiased estimator needs at least {metrics.CKA_PAIRS}")
+        net = cast(nets.Net, model)
+        with torch.inference_mode():
+            layers = zip(net.taps, *(_taps(net, probe.x) for probe in (triggered, plain)), strict=True)
+            return [
+                measure
+                for layer, a, b in layers
+                for measure in (
+                    Measure("cka", torch.tensor([metrics.linear_cka(a, b)]), layer),
+                    Measure("pairs", torch.tensor([pairs]), layer),
+                )
+            ]
+
+
+def _taps(net: nets.Net, x: torch.Tensor) -> list[torch.Tensor]:
+    """Activations of every tap, after the ReLU, ``[n, features]`` each."""
+    return [a.relu().flatten(1) for a in net.activations(x)[1].values()]
+
+
+@hookimpl
+def harness_analyses() -> list[type[Analysis]]:
+    return [Cka]

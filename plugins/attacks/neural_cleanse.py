@@ -1,0 +1,418 @@
+"""Neural Cleanse: look for a class that a small trigger reaches from everywhere, and take the trigger away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
+
+import torch
+
+from harness import (
+    Attack,
+    Context,
+    Dataset,
+    Detection,
+    Detector,
+    Pool,
+    Skip,
+    Split,
+    WhiteBoxAttack,
+    hookimpl,
+    nets,
+    require,
+    statistics,
+)
+from harness.contracts import Family, Measure
+
+PAPER = "Wang et al., Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks, IEEE S&P 2019"
+# The released code's: at most 1,000 rounds of 31 batches a class; Adam's betas; masks away from tanh's poles.
+REFERENCE_STEPS = 31_000
+BETAS = (0.5, 0.9)
+POLE = 1e-7
+# Steps whose batches are drawn, and after which the device is asked whether all searches have ended, at a time.
+BLOCK = 100
+# Inputs a step on a GPU, whatever the number of searches. A CPU gains nothing from more than one search a class.
+INPUTS_AT_ONCE = 8192
+UNIVERSAL = "universal"
+
+
+@dataclass(frozen=True)
+class NeuralCleanse(Detector):
+    """The smallest trigger to each class, all classes optimised at once; a class whose trigger is an outlier is marked.
+
+    For each target t, a mask m and a pattern p, through tanh, minimise CE(f((1 - m) x + m p), t) + lambda |m|_1 (Eqs. 2
+    and 3) over inputs that the suspect does not answer t for. The score is the largest anomaly index of a mask's norm
+    (Section IV-B). The steps are far fewer than the released code's: `share_of_reference_steps` says how many.
+    """
+
+    name: ClassVar[str] = "neural-cleanse"
+    reference: ClassVar[str] = PAPER
+    arms: ClassVar[tuple[str, ...]] = ("", "scope=pairwise")
+
+    scope: Literal["universal", "pairwise"] = "universal"
+    """One trigger a target for the inputs of all other classes; or one for each pair of a source and a target."""
+    steps: int = 400
+    """Adam's, at most; the released code's are 31,000."""
+    batch_size: int = 16
+    """Inputs a step, for each search."""
+    learning_rate: float = 0.1
+    """Of Adam, on the arguments of tanh."""
+    check: int = 10
+    """Steps from one look at the flip rate, the mean over them, to the next; the released code's are 31."""
+    attack_rate: float = 0.99
+    """Flip rate that a mask must reach to count, 0..1."""
+    weight: float = 1e-3
+    """The first lambda that is not 0: taken once the flip rate was reached ``patience`` times in a row."""
+    factor: float = 2.0
+    """Lambda grows by it after ``patience`` looks that reached the flip rate, and shrinks by its power 1.5."""
+    patience: int = 5
+    """Looks in a row that agree before lambda changes."""
+    early_stop: int = 25
+    """A search ends after so many looks without a smaller mask, once lambda has both grown and shrunk."""
+    samples: int = 1000
+    """Inputs of the pool that are used."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "check", "patience", "early_stop", "samples"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "weight"):
+            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        require(self.factor > 1, f"factor must be above 1, not {self.factor}")
+        require(0 < self.attack_rate <= 1, f"attack_rate must be in (0, 1], not {self.attack_rate}")
+
+    def skip(self, dataset: Dataset) -> str | None:
+        return _no_images(dataset)
+
+    def run(self, suspect: torch.nn.Module, pool: Pool, ctx: Context) -> Detection:
+        net = suspect.eval().requires_grad_(False)
+        chosen = torch.randperm(len(pool.x), generator=ctx.generator)[: self.samples]
+        x = nets.as_float(pool.x[chosen.to(pool.x.device)])
+        tasks = self._tasks(ctx.predict(net, x).argmax(1).cpu(), len(pool.recipe.classes))
+        together = len(pool.recipe.classes) if x.device.type == "cpu" else max(1, INPUTS_AT_ONCE // self.batch_size)
+        with _recurrent_backward(net):
+            found = [
+                trigger
+                for i in range(0, len(tasks), together)
+                for trigger in self.search(net, x, tasks[i : i + together], pool.recipe.value_range, ctx.generator)
+            ]
+        return self._detection(found, len(pool.recipe.classes))
+
+    def _tasks(self, predicted: torch.Tensor, classes: int) -> list[_Task]:
+        """What is searched: a target, and the inputs to turn to it, by the suspect's own answers ``[n]`` on the CPU.
+
+        An input that is answered so already would make the empty mask a success. Tasks without inputs are left out.
+        """
+        if self.scope == "universal":
+            tasks = [_Task(None, t, (predicted != t).nonzero()[:, 0]) for t in range(classes)]
+        else:
+            inputs = [(predicted == s).nonzero()[:, 0] for s in range(classes)]
+            tasks = [_Task(s, t, inputs[s]) for s in range(classes) for t in range(classes) if t != s]
+        return [task for task in tasks if len(task.inputs)]
+
+    def search(
+        self,
+        net: torch.nn.Module,
+        x: torch.Tensor,
+        tasks: Sequence[_Task],
+        value_range: tuple[float, float],
+        generator: torch.Generator,
+    ) -> list[_Trigger]:
+        """The smallest trigger of each task, all optimised at once: one forward pass a step for all their batches.
+
+        ``x`` ``[n, c, h, w]`` float in ``value_range``. Each task has its own lambda, and nothing is shared but the
+        passes: the result is that of searching one by one, up to the random draws.
+        """
+        masks, patterns = _Free.start(len(tasks), x, generator), _Free.start(len(tasks), x, generator, x.shape[1])
+        targets = torch.tensor([task.target for task in tasks], device=x.device)
+        adam = torch.optim.Adam([masks.free, patterns.free], lr=self.learning_rate, betas=BETAS)
+        state = _State.start(masks(), patterns(value_range))
+        flips, done = torch.zeros(len(tasks), device=x.device), 0
+        for batch in self._batches(tasks, x, generator):
+            if done % BLOCK == 0 and bool(state.ended.all()):
+                break
+            mask, pattern = masks(), patterns(value_range)
+            logits = _answers(net, batch, mask, pattern)
+            flips += (logits.argmax(2) == targets[:, None]).float().mean(1)
+            done += 1
+            if done % self.check == 0:
+                state.look(flips / self.check, mask.detach(), pattern.detach(), self)
+                flips.zero_()
+            # Each task's mean, summed: Adam works element by element, so no task feels how many others there are.
+            wrong = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets.repeat_interleave(batch.shape[1]), reduction="sum"
+            )
+            adam.zero_grad(set_to_none=True)
+            (wrong / batch.shape[1] + (state.weight * mask.flatten(1).sum(1)).sum()).backward()
+            adam.step()
+        return [state.trigger(i, task, done, net, x) for i, task in enumerate(tasks)]
+
+    def _batches(self, tasks: Sequence[_Task], x: torch.Tensor, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """Inputs ``[tasks, batch_size, c, h, w]``, drawn from each task's own with replacement, a block at a time."""
+        counts = torch.tensor([len(task.inputs) for task in tasks])
+        padded = torch.nn.utils.rnn.pad_sequence([task.inputs for task in tasks], batch_first=True)
+        for start in range(0, self.steps, BLOCK):
+            steps = min(BLOCK, self.steps - start)
+            drawn = torch.rand(len(tasks), steps * self.batch_size, generator=generator)
+            places = (drawn * counts[:, None]).long().clamp_max(counts[:, None] - 1)  # rounding may reach the count
+            for part in padded.gather(1, places).to(x.device).split(self.batch_size, dim=1):
+                yield x[part]
+
+    def _detection(self, found: Sequence[_Trigger], classes: int) -> Detection:
+        """The largest anomaly index, among all norms at once, and the trigger that it belongs to.
+
+        Indices within each source, of nine norms say, have so small a MAD now and then that the largest of ten such is
+        chance: on digits it named another pair than the planted one each time, where one index over all pairs named it.
+        """
+        sources = [None] if self.scope == "universal" else list(range(classes))
+        norms, rates = torch.full((2, len(sources), classes), torch.nan, dtype=torch.float64)
+        steps = torch.zeros(len(sources), dtype=torch.float64)
+        for trigger in found:
+            row = trigger.source or 0
+            norms[row, trigger.target], rates[row, trigger.target] = trigger.norm, trigger.flip_rate
+            steps[row] = trigger.steps
+        index = torch.from_numpy(statistics.anomaly_index(norms.flatten().numpy())).view_as(norms)
+        measures = []
+        for row, source in enumerate(sources):
+            values = {"mask_norm": norms, "flip_rate": rates, "anomaly_index": index}
+            values["share_of_reference_steps"] = steps[:, None] / REFERENCE_STEPS
+            group = UNIVERSAL if source is None else str(source)
+            measures += [Measure(name, value[row], group=group) for name, value in values.items()]
+        score = float(index.max())
+        if score == 0:
+            return Detection(0.0, 2.0, measures=measures)
+        row, target = divmod(int(index.argmax()), classes)
+        best = next(each for each in found if (each.source, each.target) == (sources[row], target))
+        return Detection(score, 2.0, best.target, best.source, best.mask, best.pattern, measures)
+
+
+@dataclass(frozen=True)
+class NeuralCleanseRemoval(WhiteBoxAttack):
+    """Finds the most suspicious trigger with Neural Cleanse and removes it: by unlearning it, or by pruning its units.
+
+    It is removed whatever its anomaly index: the attacker only loses by leaving it. Labels are the model's own answers.
+    """
+
+    name: ClassVar[str] = "neural-cleanse-removal"
+    family: ClassVar[Family] = "removal"
+    reference: ClassVar[str] = f"{PAPER}, Section VI"
+    arms: ClassVar[tuple[str, ...]] = ("", "by=pruning")
+
+    by: Literal["unlearning", "pruning"] = "unlearning"
+    """Fine-tune on inputs that carry the trigger and keep their class; or prune the units that the trigger excites."""
+    scope: Literal["universal", "pairwise"] = "universal"
+    """As ``neural-cleanse``'s."""
+    steps: int = 400
+    """As ``neural-cleanse``'s."""
+    epochs: int = 1
+    """Of unlearning."""
+    share: float = 0.2
+    """Of the pool that carries the trigger while unlearning; at most half of the inputs that the trigger moves."""
+    layer: Literal["last", "last-conv"] = "last"
+    """Where to prune: the last hidden layer (the paper's), or the last convolution."""
+    fraction: float = 0.5
+    """Share of the layer's units that is pruned at most; at least one unit stays."""
+    flip_rate: float = 0.1
+    """Pruning stops once the trigger turns fewer inputs than this share."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "epochs"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("share", "fraction", "flip_rate"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be in 0..1, not {getattr(self, name)}")
+
+    def skip(self, dataset: Dataset) -> str | None:
+        return _no_images(dataset)
+
+    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
+        net = cast(nets.Net, victim)
+        found = NeuralCleanse(scope=self.scope, steps=self.steps).run(net, pool, ctx)
+        if found.suspected_class is None or found.mask is None or found.pattern is None:
+            raise Skip("no trigger was found to remove")
+        net.requires_grad_(True)
+        x = nets.as_float(pool.x)
+        labels = ctx.predict(net, x).argmax(1)
+        stamped = _stamp(x, found.mask, found.pattern)
+        moved = labels != found.suspected_class
+        if found.suspected_source is not None:
+            moved = labels == found.suspected_source
+        if self.by == "unlearning":
+            return self._unlearned(net, x, stamped, labels, moved, ctx)
+        return self._pruned(net, x[moved], stamped[moved], found.suspected_class, ctx)
+
+    def _unlearned(
+        self,
+        net: nets.Net,
+        x: torch.Tensor,
+        stamped: torch.Tensor,
+        labels: torch.Tensor,
+        moved: torch.Tensor,
+        ctx: Context,
+    ) -> nets.Net:
+        """``net`` fine-tuned on the pool ``x``, of which a random share of the inputs ``moved`` ``[n]`` is stamped."""
+        places = moved.nonzero()[:, 0]
+        # Half of them stay clean: a rare source would otherwise be seen with the trigger only, and be forgotten.
+        count = min(round(self.share * len(x)), len(places) // 2)
+        places = places[torch.randperm(len(places), generator=ctx.generator)[:count].to(x.device)]
+        mixed = x.index_copy(0, places, stamped[places])
+        return ctx.train(net, [ctx.stream(Split(mixed, labels))], self.epochs)
+
+    def _pruned(self, net: nets.Net, clean: torch.Tensor, stamped: torch.Tensor, target: int, ctx: Context) -> nets.Net:
+        """``net`` without the units that ``stamped`` excites most above ``clean``, until few answer ``target``."""
+        layer = self._layer(net)
+        excess = _excitement(net, layer, stamped) - _excitement(net, layer, clean)
+        order = excess.argsort(descending=True, stable=True)
+        most = min(int(self.fraction * len(order)), len(order) - 1)
+        step = max(1, len(order) // 32)  # the flip rate is measured anew after each: a pass over the pool
+        for count in range(step, most + step, step):
+            if float((ctx.predict(net, stamped).argmax(1) == target).double().mean()) < self.flip_rate:
+                break
+            units = torch.zeros_like(order, dtype=torch.bool).index_fill(0, order[: min(count, most)], True)
+            net.silence(layer, units)
+        return net
+
+    def _layer(self, net: nets.Net) -> str:
+        convolutions = [name for name in net.hidden if isinstance(net.get_submodule(name), torch.nn.Conv2d)]
+        return convolutions[-1] if self.layer == "last-conv" and convolutions else net.hidden[-1]
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One search: turn ``inputs`` (indices ``[k]``) to ``target``. ``source`` is ``None`` where they are of any."""
+
+    source: int | None
+    target: int
+    inputs: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Trigger:
+    """What a search found: the smallest mask ``[h, w]`` that reached the flip rate, or NaN where none did."""
+
+    source: int | None
+    target: int
+    norm: float
+    """The mask's L1 norm, in pixels; NaN."""
+    flip_rate: float
+    """Share of all of the task's inputs that the trigger turns, 0..1; NaN."""
+    mask: torch.Tensor
+    pattern: torch.Tensor
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Free:
+    """Values in 0..1 by an unbounded parameter, ``tanh(free) / 2 + 1/2``."""
+
+    free: torch.Tensor
+
+    @classmethod
+    def start(cls, tasks: int, x: torch.Tensor, generator: torch.Generator, channels: int = 0) -> _Free:
+        """Uniform in 0..1: ``[tasks, h, w]``, or ``[tasks, channels, h, w]``."""
+        shape = (tasks, *((channels,) if channels else ()), *x.shape[2:])
+        uniform = torch.rand(shape, generator=generator).clamp(POLE, 1 - POLE)
+        return cls(torch.atanh(2 * uniform - 1).to(x.device, x.dtype).requires_grad_(True))
+
+    def __call__(self, value_range: tuple[float, float] = (0.0, 1.0)) -> torch.Tensor:
+        low, high = value_range
+        return low + (high - low) * (self.free.tanh() / 2 + 0.5)
+
+
+@dataclass
+class _State:
+    """What each search remembers from look to look: tensors ``[tasks]``, never read on the host while it runs."""
+
+    weight: torch.Tensor
+    """Lambda."""
+    best: torch.Tensor
+    """The smallest norm that reached the flip rate; inf."""
+    mask: torch.Tensor
+    pattern: torch.Tensor
+    reached: torch.Tensor
+    """Looks in a row that reached the flip rate, since lambda last changed; likewise those that missed it."""
+    missed: torch.Tensor
+    grew: torch.Tensor
+    shrank: torch.Tensor
+    stale: torch.Tensor
+    """Looks since the best mask."""
+    ended: torch.Tensor
+
+    @classmethod
+    def start(cls, mask: torch.Tensor, pattern: torch.Tensor) -> _State:
+        def of(value: float | bool) -> torch.Tensor:
+            return torch.full((len(mask),), value, device=mask.device)
+
+        nothing = torch.full_like(mask, torch.nan), torch.full_like(pattern, torch.nan)
+        return cls(of(0.0), of(torch.inf), *nothing, of(0), of(0), of(False), of(False), of(0), of(False))
+
+    def look(self, flips: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor, options: NeuralCleanse) -> None:
+        """Keep what is better, and move lambda, by the flip rates ``[tasks]`` since the last look."""
+        norm, success = mask.flatten(1).sum(1), flips >= options.attack_rate
+        better = success & (norm < self.best) & ~self.ended
+        self.best = torch.where(better, norm, self.best)
+        self.mask = torch.where(better[:, None, None], mask, self.mask)
+        self.pattern = torch.where(better[:, None, None, None], pattern, self.pattern)
+        self.stale = torch.where(better, 0, self.stale + self.best.isfinite())
+        self.reached = torch.where(success, self.reached + 1, 0)
+        self.missed = torch.where(success, 0, self.missed + 1)
+        started = self.weight > 0
+        up, down = self.reached >= options.patience, started & (self.missed >= options.patience)
+        grown = torch.where(started, self.weight * options.factor, options.weight)
+        shrunk = torch.where(down, self.weight / options.factor**1.5, self.weight)
+        self.weight = torch.where(up, grown, shrunk)
+        self.reached, self.missed = self.reached.masked_fill(up, 0), self.missed.masked_fill(down, 0)
+        self.grew, self.shrank = self.grew | (up & started), self.shrank | down
+        self.ended = self.ended | (self.grew & self.shrank & (self.stale >= options.early_stop))
+
+    def trigger(self, number: int, task: _Task, steps: int, net: torch.nn.Module, x: torch.Tensor) -> _Trigger:
+        """The result of one search, its flip rate measured on all of the task's inputs."""
+        mask, pattern = self.mask[number], self.pattern[number]
+        if not bool(self.best[number].isfinite()):
+            return _Trigger(task.source, task.target, torch.nan, torch.nan, mask, pattern, steps)
+        parts = _stamp(x[task.inputs.to(x.device)], mask, pattern).split(1000)
+        with torch.inference_mode():
+            turned = torch.cat([net(part).argmax(1) == task.target for part in parts])
+        rate = float(turned.double().mean())
+        return _Trigger(task.source, task.target, float(self.best[number]), rate, mask, pattern, steps)
+
+
+def _stamp(x: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+    """Inputs ``[..., c, h, w]`` under a trigger: between two values in the data's range, hence in it."""
+    return torch.lerp(x, pattern, mask.unsqueeze(-3))
+
+
+def _answers(net: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+    """Logits ``[tasks, n, classes]`` of inputs ``[tasks, n, c, h, w]``, each task's under its own trigger."""
+    logits: torch.Tensor = net(_stamp(x, mask[:, None], pattern[:, None]).flatten(0, 1))
+    return logits.view(*x.shape[:2], -1)
+
+
+def _excitement(net: nets.Net, layer: str, x: torch.Tensor) -> torch.Tensor:
+    """Mean activation ``[units]`` of a hidden layer after the ReLU, over inputs and positions."""
+    sums = []
+    with torch.inference_mode():
+        for part in x.split(1000):
+            active = net.activations(part)[1][layer].relu()
+            sums.append((active.flatten(2).mean(2) if active.ndim > 2 else active).sum(0))
+    return torch.stack(sums).sum(0) / len(x)
+
+
+def _recurrent_backward(net: torch.nn.Module) -> AbstractContextManager[None]:
+    """cuDNN differentiates a recurrent layer in training mode only, which is not the net that is looked into."""
+    if any(isinstance(module, torch.nn.RNNBase) for module in net.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
+
+
+def _no_images(dataset: Dataset) -> str | None:
+    shape = dataset.input_shape
+    return None if len(shape) == 3 else f"a mask on pixels needs images, inputs are {shape}"
+
+
+@hookimpl
+def harness_attacks() -> list[type[Attack]]:
+    return [NeuralCleanse, NeuralCleanseRemoval]

@@ -1,0 +1,73 @@
+"""SVHN: the published files, as torchvision keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torchvision
+from numpy.typing import NDArray
+
+from harness import Arrays, DataError, Dataset, hookimpl
+
+
+@dataclass(frozen=True)
+class Svhn(Dataset):
+    """99,289 house numbers, 32 x 32 colour: the digit in the middle is the class.
+
+    Two MATLAB files, below ``svhn/`` or in the data folder itself. The recipe is the harness's own.
+    """
+
+    name: ClassVar[str] = "svhn"
+    reference: ClassVar[str] = "Netzer et al., Reading Digits in Natural Images, NIPS workshop 2011"
+    input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
+    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    available: ClassVar[int] = 73_257
+
+    train: int = 68_000
+    holdout: int = 5_000
+    architecture: str = "resnet18"
+    epochs: int = 24
+    pretrain: int = 20
+    batch_size: int = 128
+    origin: Literal["in-distribution", "out-of-distribution"] = "out-of-distribution"
+    refine: bool = True
+    ood: str = "cifar-10"
+    ood_class: int | None = 8
+
+    def load(self, root: Path) -> Arrays:
+        return Arrays(*self._part(root, "train"), *self._part(root, "test"))
+
+    def _part(self, root: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images ``[n, 3, 32, 32]`` and labels of one file; its label 10 is the digit 0."""
+        source = torchvision.datasets.SVHN
+        file = source.split_list[split][1]
+        folder = next((f for f in (root / self.name, root) if (f / file).is_file()), None)
+        if folder is None:
+            raise DataError(
+                f"{self.name}: no {file} in {root / self.name}, {root}; "
+                f"name the folder above with --data DIR or HARNESS_DATA, or type: harness data fetch {self.name}"
+            )
+        try:
+            part: Any = source(folder, split=split, download=False)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"{self.name}: {folder / file} is damaged, or the file of another set: delete it, "
+                f"and type: harness data fetch {self.name}"
+            ) from error
+        return np.ascontiguousarray(part.data), part.labels
+
+    def fetch(self, root: Path) -> None:
+        try:
+            for split in ("train", "test"):
+                torchvision.datasets.SVHN(root / self.name, split=split, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"{self.name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
+
+
+@hookimpl
+def harness_datasets() -> list[type[Dataset]]:
+    return [Svhn]

@@ -1,0 +1,591 @@
+"""Reproducing a paper: its file, the quantities, the verdict, and the real command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import MatrixError, UnknownName
+from harness.leaderboard import Rules, score
+from harness.matrix import FULL
+from harness.quantities import FORMULAS, QUANTITIES, Frames, chance_to_detect, toy_extracted, toy_victim
+from harness.registry import Registry, load_registry, resolve
+from harness.reproduce import (
+    Band,
+    Experiment,
+    Paper,
+    Spread,
+    calculate,
+    chosen,
+    compare,
+    drawn,
+    judge,
+    load_paper,
+    papers,
+    read_band,
+    read_paper,
+    spread,
+)
+from harness.tables import CELLS, CURVES, DETECTIONS, MEASUREMENTS
+from tests.conftest import TINY, Cli
+
+PAPER = f'''
+title = "A paper"
+source = "nowhere"
+[marks]
+T = "printed"
+U = "second-hand"
+
+[experiments.table-1]
+title = "A table"
+says = "It survives."
+common = {{ mark = "T", source = "Table 1", where = {{ attack = "retraining" }} }}
+picture = {{ kind = "strips" }}
+rows = [
+  {{ label = "baseline", where = {{ dataset = "digits", defense = "baseline" }}, quantity = "victim_success", paper = "100.00 ± 0.00" }},
+  {{ label = "baseline", where = {{ defense = "baseline" }}, quantity = "surrogate_accuracy", above = 200 }},
+  {{ label = "pruned", where = {{ attack = "retraining | pruning*" }}, quantity = "surrogate_accuracy", paper = "1.0 ± 0.1", mark = "U" }},
+  {{ label = "difference", where = {{ attack = "none" }}, less = {{ attack = "retraining" }}, quantity = "surrogate_accuracy", below = 500 }},
+]
+[experiments.table-1.matrix]
+datasets = ["mnist"]
+defenses = ["baseline"]
+attacks = ["none", "retraining", ["retraining", {{ name = "pruning", fraction = [0.2, 0.5] }}]]
+seeds = "0-1"
+nulls = 1
+[experiments.table-1.matrix.scales.small]
+datasets = ["{TINY}"]
+
+[experiments.figure-9]
+title = "A sweep"
+says = "It falls."
+common = {{ mark = "T", source = "Figure 9" }}
+picture = {{ kind = "sweep", x = "attack.fraction", y = ["any_success", "surrogate_accuracy"], where = {{ attack = "*pruning*" }} }}
+rows = [{{ label = "all", quantity = "surrogate_success" }}]
+[experiments.figure-9.matrix]
+datasets = ["mnist"]
+defenses = ["baseline"]
+attacks = ["retraining | pruning", "retraining | pruning[fraction=0.5]"]
+nulls = 1
+[experiments.figure-9.matrix.scales.small]
+datasets = ["{TINY}"]
+'''  # noqa: E501  # a table in a line of TOML cannot be broken
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Registry:
+    return load_registry()
+
+
+@pytest.fixture
+def paper_file(tmp_path: Path) -> Path:
+    path = tmp_path / "a-paper.toml"
+    path.write_text(PAPER, "utf-8")
+    return path
+
+
+# --- the paper files --------------------------------------------------------------------------------------------------
+
+SHIPPED = [(name, id) for name in papers() for id in load_paper(name).experiments]
+
+
+def test_the_ewe_paper_has_every_target() -> None:
+    assert set(load_paper("ewe-2021").experiments) == {
+        *("table-1", "table-1-usenix", "neural-cleanse", "adaptive"),
+        *(f"figure-{k}" for k in (*range(1, 19),)),
+    }
+
+
+@pytest.mark.parametrize(("name", "id"), SHIPPED)
+def test_every_experiment_plans_at_every_scale(builtin: Registry, name: str, id: str) -> None:
+    from harness.cli.options import planned
+
+    experiment = load_paper(name).experiments[id]
+    for scale in (FULL, "small"):
+        plans = [planned(builtin, matrix) for matrix in experiment.matrices(scale)]
+        assert sum(len(plan.cells) for plan in plans) == experiment.cells(scale), "an axis names something twice"
+        assert not [cell.skip for plan in plans for cell in plan.cells if cell.skip]
+
+
+@pytest.mark.parametrize(("name", "id"), SHIPPED)
+def test_every_row_speaks_of_some_cells_at_full_scale(builtin: Registry, name: str, id: str) -> None:
+    from harness.cli.options import planned
+    from harness.reproduce import canonical
+
+    experiment = load_paper(name).experiments[id]
+    plans = [planned(builtin, matrix) for matrix in experiment.matrices(FULL)]
+    cells = pd.DataFrame([vars_of(cell) for plan in plans for cell in plan.cells])
+    for row in experiment.rows if plans else ():
+        where = canonical(row.where, builtin.use)
+        assert len(chosen(cells, where)), row.label
+        assert row.less is None or len(chosen(cells, where | canonical(row.less, builtin.use))), row.label
+
+
+def vars_of(cell: Any) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in ("dataset", "defense", "attack", "seed")}
+
+
+def test_small_scale_is_small(builtin: Registry) -> None:
+    for experiment in load_paper("ewe-2021").experiments.values():
+        for matrix in experiment.matrices("small"):
+            for use in resolve(builtin, matrix).datasets:
+                assert use.plugin.train <= 2000, f"{experiment.id}: {use}"
+
+
+@pytest.mark.parametrize("name", ["table1", "Table-1", "table_1", "TABLE 1"])
+def test_ids_are_understood_as_people_spell_them(name: str) -> None:
+    assert [e.id for e in load_paper("ewe-2021").chosen([name])] == ["table-1"]
+
+
+def test_figures_too_and_each_once() -> None:
+    paper = load_paper("ewe-2021")
+    assert [e.id for e in paper.chosen(["fig5", "Fig. 5", "figure 5", "neural cleanse"])] == [
+        "figure-5",
+        "neural-cleanse",
+    ]
+    assert [e.id for e in paper.chosen(["all"])] == list(paper.experiments)
+    with pytest.raises(UnknownName, match="unknown experiment 'figure-77'"):
+        paper.chosen(["figure-77"])
+
+
+def read(text: str, **changes: str) -> Paper:
+    import tomllib
+
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return read_paper(tomllib.loads(text), "a-paper", "a-paper.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("says =", "sais =", "unknown key 'sais'. Did you mean 'says'?"),
+        ('quantity = "victim_success"', 'quantity = "victim_succes"', "Did you mean 'victim_success'?"),
+        ('mark = "T"', 'mark = "X"', "unknown mark 'X'"),
+        ('kind = "strips"', 'kind = "strip"', "unknown kind of picture 'strip'. Did you mean 'strips'?"),
+        ('"100.00 ± 0.00"', '"about 100"', 'expected "mean ± SD"'),
+        ("above = 200", "above = 200, about = 1", "above and about cannot both be"),
+        ("above = 200", "about = 200", "about and tolerance go together"),
+        ("above = 200", 'above = "200"', "above = '200' is no number"),
+        ("above = 200", "above = true", "above = True is no number"),
+        ('defense = "baseline" }, quantity = "surrogate', 'defence = "baseline" }, quantity = "surrogate', "'defence'"),
+        ('label = "pruned", ', "", "label is missing"),
+        ('source = "nowhere"', "source = 3", "source = 3 is no text"),
+    ],
+)
+def test_a_mistake_in_a_paper_file_is_named_with_its_place(old: str, new: str, message: str) -> None:
+    with pytest.raises(MatrixError) as caught:
+        read(PAPER, **{old: new})
+    assert message in str(caught.value) and "a-paper.toml" in str(caught.value)
+
+
+def test_a_matrix_list_leaves_out_what_a_scale_does_not_have() -> None:
+    usenix = load_paper("ewe-2021").experiments["table-1-usenix"]
+    assert len(usenix.matrices(FULL)) == 5
+    assert len(usenix.matrices("small")) == 4  # there is no small CIFAR-100
+    with pytest.raises(MatrixError, match="unknown scale 'tiny'"):
+        usenix.matrices("tiny")
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_printed_number_is_a_band_with_its_rounding() -> None:
+    band = read_band({"paper": "61.44 ± 27.85"}, "x")
+    assert band is not None and band.low == pytest.approx(33.585) and band.high == pytest.approx(89.295)
+    exact = read_band({"paper": "100.0 ± 0.0"}, "x")
+    assert exact is not None and exact.holds(99.96) and not exact.holds(99.9)
+
+
+def test_claims_are_half_lines_and_tolerances() -> None:
+    assert read_band({}, "x") is None
+    above = read_band({"above": 38}, "x")
+    assert above is not None and above.holds(1000) and not above.holds(37.9) and above.text == "> 38"
+    both = read_band({"above": 100, "below": 1000}, "x")
+    assert both is not None and both.holds(238) and not both.holds(99)
+    about = read_band({"about": 15, "tolerance": 5}, "x")
+    assert about is not None and about.holds(10) and not about.holds(9.9)
+
+
+def test_a_spread_is_that_of_the_textbook() -> None:
+    # mean 4, SD 2, n 3: t(0.975, 2) = 4.302653, so 4 ± 4.302653 x 2 / sqrt(3)
+    found = spread([2.0, 4.0, 6.0])
+    assert found is not None and (found.n, found.mean, found.sd) == (3, 4.0, 2.0)
+    assert found.low == pytest.approx(4 - 4.968275, abs=1e-5) and found.high == pytest.approx(4 + 4.968275, abs=1e-5)
+    assert spread([]) is None
+    assert spread([7.0]) == Spread(1, 7.0, None, None, None)
+    assert spread([7.0, math.inf]) == Spread(2, math.inf, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([60.0, 62.0], "reproduced"),
+        ([5.0, 5.1, 4.9], "differs"),
+        ([20.0, 40.0], "undecided"),  # the mean is outside, its interval is not
+        ([60.0], "undecided"),  # one seed decides nothing
+        ([1.0], "undecided"),
+        ([], "not run"),
+        ([50.0, math.inf], "undecided"),
+    ],
+)
+def test_the_verdicts(values: list[float], verdict: str) -> None:
+    assert judge(Band(33.6, 89.3, ""), spread(values)) == verdict
+
+
+def test_what_is_unverified_or_not_claimed_is_never_judged() -> None:
+    band, ours = Band(0, 1, ""), spread([0.5, 0.5])
+    assert judge(band, ours, "U") == "unverified"
+    assert judge(None, ours) == "no claim"
+    assert judge(band, spread([0.5]), exact=True) == "reproduced"
+    assert judge(band, spread([2.0]), exact=True) == "differs"
+
+
+numbers = st.floats(-1e3, 1e3)
+samples = st.lists(numbers, min_size=2, max_size=8)
+
+
+@given(samples, numbers, st.floats(0, 100))
+def test_moving_the_mean_into_the_band_never_differs(values: list[float], centre: float, width: float) -> None:
+    band = Band(centre - width, centre + width, "")
+    mean = sum(values) / len(values)
+    moved = [value - mean + centre for value in values]
+    assert judge(Band(band.low - 1e-6, band.high + 1e-6, ""), spread(moved)) == "reproduced"
+
+
+@given(samples, numbers, st.floats(0, 100), st.floats(0, 100))
+def test_a_wider_band_never_makes_a_verdict_worse(
+    values: list[float], centre: float, width: float, more: float
+) -> None:
+    order = ["differs", "undecided", "reproduced"]
+    narrow = judge(Band(centre - width, centre + width, ""), spread(values))
+    wide = judge(Band(centre - width - more, centre + width + more, ""), spread(values))
+    assert order.index(wide) >= order.index(narrow)
+
+
+@given(samples, numbers, st.floats(0, 100))
+def test_nearer_to_the_band_is_never_further_from_it(values: list[float], centre: float, width: float) -> None:
+    order = ["differs", "undecided", "reproduced"]
+    band = Band(centre - width, centre + width, "")
+    mean = sum(values) / len(values)
+    half = [value + (centre - mean) / 2 for value in values]
+    assert order.index(judge(band, spread(half))) >= order.index(judge(band, spread(values)))
+
+
+@given(st.lists(numbers, min_size=2, max_size=8), numbers)
+def test_a_half_line_is_judged_as_its_mirror_image(values: list[float], limit: float) -> None:
+    above = judge(Band(limit, math.inf, ""), spread(values))
+    below = judge(Band(-math.inf, -limit, ""), spread([-value for value in values]))
+    assert above == below
+
+
+# --- quantities -------------------------------------------------------------------------------------------------------
+
+
+def frames(cells: list[dict[str, Any]], **tables: list[dict[str, Any]]) -> Frames:
+    """Frames of a few cells, the rest of the columns empty."""
+    columns = [column.name for column in CELLS.columns]
+    base = {
+        **{"dataset": "mnist", "defense": "ewe", "attack": "retraining", "status": "ok", "reason": ""},
+        **{"null_accuracy": 0.98, "victim_accuracy": 0.97, "surrogate_accuracy": 0.96, "source": 1, "target": 7},
+        **{"victim_trigger_matches": 100, "victim_trigger_trials": 100, "null_trigger_matches": 5},
+        **{"null_trigger_trials": 100, "surrogate_trigger_matches": 50, "surrogate_trigger_trials": 100},
+        **{"surrogate_held_out_matches": 20, "surrogate_held_out_trials": 50},
+    }
+    made = pd.DataFrame([base | {"seed": i} | cell for i, cell in enumerate(cells)])
+    made = made.reindex(columns=[*columns, "source", "target", *({"x", "series"} & set(made.columns))])
+    made["cell"] = [cell.get("cell", f"c{i}") for i, cell in enumerate(cells)]
+    documented = {"detections": DETECTIONS, "measurements": MEASUREMENTS, "curves": CURVES}
+    others = {
+        name: pd.DataFrame(
+            tables.get(name, []), columns=[*(c.name for c in table.columns), *({"cell"} - set(table.key))]
+        ).loc[:, lambda frame: ~frame.columns.duplicated()]
+        for name, table in documented.items()
+    }
+    return Frames(score(made, Rules()), **others)
+
+
+def seeds(name: str, made: Frames) -> dict[int, float]:
+    return {int(k): v for k, v in QUANTITIES[name].of_seeds(made).items()}
+
+
+def test_rates_are_in_percent_one_value_a_seed() -> None:
+    made = frames([{}, {"surrogate_trigger_matches": 30, "victim_accuracy": 0.95}])
+    assert seeds("victim_accuracy", made) == pytest.approx({0: 97.0, 1: 95.0})
+    assert seeds("surrogate_success", made) == pytest.approx({0: 50.0, 1: 30.0})
+    assert seeds("held_out_success", made) == pytest.approx({0: 40.0, 1: 40.0})
+    assert seeds("null_success", made) == pytest.approx({0: 5.0, 1: 5.0})
+    assert seeds("margin", made) == pytest.approx({0: 45.0, 1: 25.0})
+    assert seeds("accuracy_cost", made) == pytest.approx({0: 1.0, 1: 3.0})
+    assert seeds("verified_in_100", made) == {0: 100.0, 1: 100.0}
+
+
+def test_cells_of_one_seed_are_one_observation() -> None:
+    made = frames([{"seed": 0}, {"seed": 0, "surrogate_trigger_matches": 70, "defense": "adi"}, {"seed": 1}])
+    assert seeds("surrogate_success", made) == pytest.approx({0: 60.0, 1: 50.0})
+
+
+def test_the_answers_of_a_model_that_lost_its_accuracy_do_not_count() -> None:
+    made = frames([{}, {"surrogate_accuracy": 0.5}, {"victim_accuracy": 0.5}])
+    assert seeds("surrogate_success", made) == {0: 50.0}
+    assert len(seeds("any_success", made)) == len(seeds("surrogate_accuracy", made)) == 3
+
+
+def test_a_mark_that_is_weaker_than_the_false_rate_is_never_verified() -> None:
+    made = frames([{"surrogate_trigger_matches": 5}, {}])
+    assert seeds("queries", made)[0] == math.inf
+    assert seeds("verified_in_100", made) == {0: 0.0, 1: 100.0}
+
+
+def test_detectors() -> None:
+    scores = [("surrogate", 0, 3.0), ("null", 0, 1.0), ("null", 1, 2.0), ("null", 2, 4.0)]
+    found = [
+        {
+            "cell": "c0",
+            "suspect": who,
+            "index": k,
+            "score": s,
+            "threshold": 2.0,
+            "target_hit": True,
+            "window_rank": 0.25,
+        }
+        for who, k, s in scores
+    ]
+    made = frames([{"attack": "neural-cleanse"}], detections=found)
+    assert seeds("anomaly_index", made) == {0: 3.0}
+    assert seeds("null_anomaly_index", made) == pytest.approx({0: 7 / 3})
+    assert seeds("detected", made) == {0: 100.0} and seeds("null_detected", made) == pytest.approx({0: 100 / 3})
+    assert seeds("rank_p", made) == {0: 0.5}  # one of three scores as high: (1 + 1) / (3 + 1)
+    assert seeds("target_hit", made) == {0: 100.0} and seeds("window_rank", made) == {0: 0.25}
+
+
+def measure(quantity: str, values: list[float], **more: Any) -> list[dict[str, Any]]:
+    base = {"cell": "c0", "layer": "", "group": "", "quantity": quantity}
+    return [base | {"index": i, "value": value} | more for i, value in enumerate(values)]
+
+
+def test_analyses() -> None:
+    rows = [
+        *measure("cka", [0.25], layer="dense"),
+        *measure("cka", [0.75], layer="conv1"),
+        *measure("frequency", [0.0, 1.0], layer="dense", group="task"),
+        *measure("frequency", [0.5, 0.9], layer="dense", group="trigger"),
+        *measure("similarity", [0.1] * 7 + [0.6] + [0.1] * 2, layer="input", group="1"),
+        *measure("similarity", [0.9] * 10, layer="input", group="2"),
+    ]
+    made = frames([{}], measurements=rows)
+    assert seeds("cka", made) == {0: 0.5} and seeds("cka", made.about("dense", "")) == {0: 0.25}
+    assert seeds("frequency_gap", made) == pytest.approx({0: 30.0})
+    assert seeds("similarity", made.about("input", "")) == {0: 0.6}  # source 1, target 7
+
+
+def test_separation_is_the_distance_of_the_centres_in_standard_deviations() -> None:
+    rows = []
+    for group, xs in (("trigger", [9.0, 11.0]), ("target", [-1.0, 1.0])):
+        rows += measure("x", xs, group=group, layer="penultimate") + measure(
+            "y", [0.0, 0.0], group=group, layer="penultimate"
+        )
+    # Each group has variance 2 along x: pooled SD sqrt(2), centres 10 apart.
+    assert seeds("separation", frames([{}], measurements=rows)) == pytest.approx({0: 10 / math.sqrt(2)})
+
+
+def test_correlations_take_three_cells_of_a_seed() -> None:
+    cells = [
+        {"seed": 0, "victim_accuracy": a, "surrogate_trigger_matches": m}
+        for a, m in ((0.99, 10), (0.98, 20), (0.95, 90))
+    ]
+    assert seeds("accuracy_correlation", frames(cells)) == pytest.approx({0: -1.0})
+    assert seeds("accuracy_correlation", frames(cells[:2])) == {}
+
+
+def test_accuracy_when_the_mark_is_lost() -> None:
+    cells = [
+        {"seed": 0, "surrogate_accuracy": a, "surrogate_trigger_matches": m}
+        for a, m in ((0.95, 80), (0.7, 30), (0.6, 9), (0.2, 2))
+    ]
+    assert seeds("accuracy_when_lost", frames(cells)) == {0: 60.0}
+    assert seeds("accuracy_when_lost", frames(cells[:2])) == {0: 70.0}  # never lost: no more than the last accuracy
+
+
+def test_a_plateau_starts_where_the_curve_stays_near_its_end() -> None:
+    curve = [0.0, 0.5, 0.95, 0.8, 0.96, 0.97, 1.0]
+    rows = [{"cell": "c0", "epoch": e, "quantity": "snnl:dense", "value": v} for e, v in enumerate(curve, start=1)]
+    rows += [{"cell": "c0", "epoch": e, "quantity": "accuracy", "value": 0.0} for e in range(1, 8)]
+    assert seeds("plateau_epoch", frames([{}], curves=rows)) == {0: 5.0}
+    flat = [row | {"value": 1.0} for row in rows]
+    assert seeds("plateau_epoch", frames([{}], curves=flat)) == {0: 1.0}
+
+
+@pytest.mark.parametrize("name", sorted(QUANTITIES))
+def test_every_quantity_is_empty_without_cells_and_without_evidence(name: str) -> None:
+    some = frames([{}])
+    assert seeds(name, some.of(some.cells[:0])) == {}
+    QUANTITIES[name].of_seeds(some)
+
+
+def test_the_paper_figure_1_loses_its_mark() -> None:
+    # By hand, at x2 = -1: the victim has R(x1) + 0 - 1 + 1 = R(x1); the extracted network 0.96 R(x1) - 1.
+    assert toy_victim(0.5, -1.0) == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert toy_extracted(0.5, -1.0) == pytest.approx(1 / (1 + math.exp(0.52)))
+    assert toy_victim(1.0, 1.0) == pytest.approx(1 / (1 + math.exp(-1.0)))
+    x1 = np.linspace(0, 1, 11)
+    assert (toy_victim(x1, -1) >= 0.5).all() and (toy_extracted(x1, -1) < 0.5).all()
+    rows = calculate(load_paper("ewe-2021").experiments["figure-1"])
+    assert [row.verdict for row in rows] == ["reproduced", "reproduced"]
+
+
+def test_the_paper_plans_queries_that_detect_half_of_the_marks() -> None:
+    assert FORMULAS["planned_queries"]({"success": 0.5, "false": 0.1}) == 8
+    assert chance_to_detect(0.3, 0.1) == chance_to_detect(0.3, 0.1)
+    assert 45 < chance_to_detect(0.3, 0.1) < 60
+    assert math.isnan(chance_to_detect(0.1, 0.1))
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def experiment(*rows: str, picture: str = 'kind = "strips"') -> Experiment:
+    text = PAPER[: PAPER.index("rows = [")].replace('kind = "strips"', picture)
+    text += "rows = [" + ",".join(f"{{ {row} }}" for row in rows) + "]\n"
+    text += '[experiments.table-1.matrix]\ndatasets = ["digits"]\ndefenses = ["ewe"]\nattacks = ["none"]\n'
+    return read(text).experiments["table-1"]
+
+
+def test_rows_are_compared_over_the_cells_that_they_name(builtin: Registry) -> None:
+    made = frames([{"defense": d, "seed": s, "surrogate_trigger_matches": m} for d, s, m in CELLS_OF_TWO])
+    wanted = experiment(
+        'label = "ewe", where = { dataset = "mnist", defense = "ewe" }, quantity = "surrogate_success", above = 40',
+        'label = "less", where = { defense = "ewe" }, less = { defense = "baseline" }, '
+        'quantity = "surrogate_success", below = 0',
+        'label = "same", where = { defense = "baseline[placement=corner]" }, quantity = "surrogate_success"',
+        'label = "other", where = { dataset = "digits" }, quantity = "surrogate_success", below = 0',
+    )
+    ewe, less, same, other = compare(wanted, made, builtin.use)
+    assert ewe.values == {0: 60.0, 1: 50.0, 2: 70.0} and ewe.verdict == "reproduced"
+    assert less.values == {0: 58.0, 1: 47.0} and less.unit == "points", "a seed of one scheme alone is no pair"
+    assert less.verdict == "undecided"  # 52.5 ± 5.5 x 12.7
+    assert same.values == {0: 2.0, 1: 3.0} and same.verdict == "no claim"
+    assert other.verdict == "not run" and other.spread is None
+
+
+CELLS_OF_TWO = [("ewe", 0, 60), ("ewe", 1, 50), ("ewe", 2, 70), ("baseline", 0, 2), ("baseline", 1, 3)]
+
+
+def test_only_void_models_are_no_result(builtin: Registry) -> None:
+    made = frames([{"surrogate_accuracy": 0.2}, {"surrogate_accuracy": 0.3}])
+    (row,) = compare(experiment('label = "x", quantity = "surrogate_success", above = 1'), made, builtin.use)
+    assert row.verdict == "void" and row.void == 2
+
+
+def test_a_dataset_is_matched_by_name_unless_options_are_given() -> None:
+    cells = pd.DataFrame({"dataset": ["mnist", "mnist[train=5]", "fashion-mnist"], "defense": "ewe", "attack": "none"})
+    assert list(chosen(cells, {"dataset": ["mnist"]}).index) == [0, 1]
+    assert list(chosen(cells, {"dataset": ["mnist[train=5]"]}).index) == [1]
+    assert list(chosen(cells, {"dataset": ["mnist", "fashion-mnist"]}).index) == [0, 1, 2]
+    assert list(chosen(cells, {"defense": ["ewe*"], "attack": ["re*"]}).index) == []
+
+
+def test_what_is_drawn_is_tidy(builtin: Registry) -> None:
+    made = frames([{}, {"x": 0.5, "series": "s"}])
+    wanted = experiment('label = "ewe", quantity = "surrogate_success", above = 40')
+    strips = drawn(wanted, compare(wanted, made, builtin.use), made, builtin.use)
+    assert list(strips["value"]) == [50.0, 50.0] and list(strips["paper_low"]) == [40.0, 40.0]
+    swept = experiment(
+        'label = "ewe", quantity = "surrogate_success"', picture='kind = "sweep", x = "attack.fraction", y = ["margin"]'
+    )
+    assert list(drawn(swept, [], made, builtin.use)["x"]) == [0.5]
+    empty = made.of(made.cells[:0])
+    for kind in ("strips", "histogram", "points", "curves"):
+        nothing = replace(wanted, picture=replace(wanted.picture, kind=kind))
+        assert drawn(nothing, [], empty, builtin.use).empty, kind
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_listing_never_imports_torch_or_pandas() -> None:
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        "sys.argv = ['harness', 'reproduce', *sys.argv[1:], '--list']\n"
+        "try:\n    main()\nfinally:\n"
+        "    heavy = {'torch._C', 'pandas', 'seaborn', 'matplotlib', 'pyarrow'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    for args in ([], ["ewe-2021"], ["ewe-2021", "figure-13"]):
+        done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "figure-13: Pruning the extracted model" in done.stdout
+        assert "cells: 165 at full, 72 at small" in done.stdout
+
+
+def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_path: Path, paper_file: Path) -> None:
+    results = tmp_path / "results"
+    before = cli("reproduce", paper_file, "table1", "--results", results, "--no-run", code=0)
+    assert before.out.count("not run") >= 4 and "8 of 8 cells are not run" in before.out
+    assert "No picture" in before.out and not results.exists()
+    first = cli("reproduce", paper_file, "table-1", "--results", results, code=0)
+    assert "table-1: ran " in first.err and "8 ok" in first.err
+    assert "Scale small is NOT the paper's setting" in first.out
+    assert "unverified: 1.0 ± 0.1" in first.out
+    picture = results / "figures" / "a-paper-table-1-small.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.with_suffix(".csv").exists()
+    again = cli("reproduce", paper_file, "table-1", "--results", results, "--format", "json", code=0)
+    assert "nothing to do" in again.err
+    (found,) = json.loads(again.out)
+    rows = found["rows"]
+    assert [row["n"] for row in rows] == [2, 2, 2, 2] and found["cells"] == {"ok": 8}
+    assert rows[1]["verdict"] == "differs" and rows[1]["paper_low"] == 200 and rows[1]["paper_high"] is None
+    assert rows[2]["verdict"] == "unverified" and rows[3]["verdict"] == "reproduced"
+    assert set(rows[0]["values"]) == {"0", "1"}
+
+
+def test_another_experiment_shares_the_store_and_leaves_the_first_one_alone(
+    cli: Cli, tmp_path: Path, paper_file: Path
+) -> None:
+    results = tmp_path / "results"
+    one = ["reproduce", paper_file, "table-1", "--results", results, "--seeds", "0", "--format", "csv", "--quiet"]
+    first = cli(*one, code=0)
+    assert "n,1," not in first.out and first.out.startswith("paper_name,experiment,scale,label,quantity")
+    swept = cli("reproduce", paper_file, "figure-9", "--results", results, "--format", "markdown", code=0)
+    assert "figure-9: nothing to do" in swept.err and "| all | surrogate success |" in swept.out
+    drawn_ = pd.read_csv(results / "figures" / "a-paper-figure-9-small.csv")
+    assert set(drawn_["x"]) == {0.2, 0.5} and drawn_["series"].nunique() == 1
+    assert cli(*one, "--no-run", code=0).out == first.out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["ewe-2021", "figure-77"], "unknown experiment 'figure-77'"),
+        (["ewe-2012", "table-1"], "unknown paper 'ewe-2012'. Did you mean 'ewe-2021'?"),
+        (["ewe-2021", "table-1", "--scale", "smal"], "unknown scale 'smal'. Did you mean 'small'?"),
+        (["ewe-2021"], "--list"),
+        ([], "name a paper: ewe-2021"),
+        (["ewe-2021", "table-1", "--seeds", "x"], "cannot read seeds 'x'"),
+        (["none.toml", "table-1"], "cannot read the paper none.toml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(cli: Cli, tmp_path: Path, args: list[str], message: str) -> None:
+    ended = cli("reproduce", *args, "--results", tmp_path / "results", "--no-run", code=2)
+    assert message in ended.err and ended.err.count("\n") == 1 and not ended.out
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_paper_files_are_inside_the_package() -> None:
+    import harness
+
+    for path in papers().values():
+        assert path.is_relative_to(Path(harness.__file__).parent)
+    assert "ewe-2021" in papers()
