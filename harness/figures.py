@@ -66,8 +66,11 @@ def _unit(quantity: str, unit: str) -> str:
 
 
 def _seeds(data: pd.DataFrame) -> str:
-    count = data["seed"].nunique()
-    return f"n = {count} seed{'s' if count != 1 else ''}"
+    """How many seeds are behind a number: of several numbers, from the fewest to the most."""
+    what = [name for name in ("label", "series", "quantity", "x", "epoch") if name in data]
+    counts = data.groupby(what)["seed"].nunique()
+    few, most = counts.min(), counts.max()
+    return f"n = {most} seed{'s' if most != 1 else ''}" if few == most else f"n = {few} to {most} seeds"
 
 
 def _legend(axes: Sequence[Axes], figure: Figure, **options: Any) -> None:
@@ -82,23 +85,45 @@ def _legend(axes: Sequence[Axes], figure: Figure, **options: Any) -> None:
 
 
 def strips(data: pd.DataFrame) -> Figure:
-    """Each seed's value as a dot, their mean as a line, on the paper's band; a panel a quantity."""
-    labels = list(dict.fromkeys(data["label"]))
-    quantities = list(dict.fromkeys(zip(data["quantity"], data["unit"], strict=True)))
-    shared = len(labels) < len(data.groupby(["label", "quantity"]))
-    columns = min(4, len(quantities)) if shared else 1
-    rows = -(-len(quantities) // columns)
-    figure, axes = _figure(1.3 + rows * (0.5 + 0.27 * len(labels)), rows, columns, sharey=True)
-    for ax, (quantity, unit) in zip(axes, quantities, strict=False):
-        _strip(ax, data[(data["quantity"] == quantity) & (data["unit"] == unit)], labels)
-        ax.set_xlabel(_unit(quantity, unit))
-        ax.set_yticks(range(len(labels)), ["\n".join(textwrap.wrap(label, 34)) for label in labels])
-        ax.set_ylim(len(labels) - 0.5, -0.5)
-    for ax in axes[len(quantities) :]:
-        ax.set_visible(False)
+    """Each seed's value as a dot, their mean as a line, on the paper's band; a panel a quantity.
+
+    Quantities of the same things stand side by side, those of others below.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bands = _bands(data)
+    heights = [0.75 + 0.27 * len(labels) for labels, _ in bands]
+    figure = Figure(figsize=(WIDTH, 0.7 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subfigures(len(bands), 1, squeeze=False, height_ratios=heights)[:, 0]
+    axes: list[Axes] = []
+    for row, (labels, quantities) in zip(rows, bands, strict=True):
+        panels = row.subplots(1, len(quantities), squeeze=False, sharey=True)[0]
+        for ax, (quantity, unit) in zip(panels, quantities, strict=True):
+            _strip(ax, data[(data["quantity"] == quantity) & (data["unit"] == unit)], labels)
+            ax.set_xlabel("\n".join(textwrap.wrap(_unit(quantity, unit), max(12, 48 // len(quantities)))))
+        panels[0].set_yticks(range(len(labels)), ["\n".join(textwrap.wrap(label, 34)) for label in labels])
+        panels[0].set_ylim(len(labels) - 0.5, -0.5)
+        axes += list(panels)
     axes[0].set_title(_seeds(data), fontsize=8, loc="left")
     _legend(axes, figure)
     return figure
+
+
+def _bands(data: pd.DataFrame) -> list[tuple[list[str], list[tuple[str, str]]]]:
+    """The quantities in rows, at most four side by side, with the labels of each row: quantities of other things go to
+    another row."""
+    bands: list[tuple[list[str], list[tuple[str, str]]]] = []
+    for (quantity, unit), part in data.groupby(["quantity", "unit"], sort=False):
+        own = list(dict.fromkeys(part["label"]))
+        band = next((band for band in bands if set(band[0]) & set(own) and len(band[1]) < 4), None)
+        if band is None:
+            bands.append((own, [(str(quantity), str(unit))]))
+        else:
+            band[0].extend(label for label in own if label not in band[0])
+            band[1].append((str(quantity), str(unit)))
+    return bands
 
 
 def _strip(ax: Axes, data: pd.DataFrame, labels: Sequence[str]) -> None:
@@ -175,7 +200,7 @@ def scatter(data: pd.DataFrame) -> Figure:
         axes[0].scatter(each["x"], each["value"], s=24, color=colours[name], marker=marker, label=label, alpha=0.8)
     axes[0].set_xlabel(data.attrs.get("x", "x"))
     axes[0].set_ylabel(_unit(data["quantity"].iloc[0], data["unit"].iloc[0]))
-    axes[0].set_title(_seeds(data), fontsize=8, loc="left")
+    axes[0].set_title(f"n = {data['seed'].nunique()} seeds", fontsize=8, loc="left")
     _legend(axes, figure)
     return figure
 
@@ -246,6 +271,7 @@ def heatmap(data: pd.DataFrame) -> Figure:
             table, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", square=True,
             annot_kws={"fontsize": 7}, cbar_kws={"label": "surrogate success (%)", "shrink": 0.7},
         )  # fmt: skip
+        ax.grid(False)
         ax.set_title(f"{_broken(name)}\n{len(part)} pairs, n = {part['count'].max()} seeds", fontsize=8)
         ax.set_xlabel("target class")
         ax.set_ylabel("source class")

@@ -143,7 +143,7 @@ def make_board(cells: pd.DataFrame, detections: pd.DataFrame, stages: pd.DataFra
     schemes = [_scheme(key, rows) for key, rows in scored.groupby(["dataset", "defense"], sort=False)]
     by_chain = found.groupby(["dataset", "defense", "attack"], sort=False)
     detected = [_detected(key, rows, detections[detections["cell"].isin(rows["cell"])]) for key, rows in by_chain]
-    return Board(rules, _rank(schemes), attacks, detected, _machines(stages))
+    return Board(rules, _rank(schemes), attacks, detected, machines(stages))
 
 
 def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
@@ -282,7 +282,7 @@ def _rank(schemes: Iterable[Ranked]) -> list[Ranked]:
     return ranked
 
 
-def _machines(stages: pd.DataFrame) -> list[str]:
+def machines(stages: pd.DataFrame) -> list[str]:
     """The machines and versions behind the numbers, the most used first."""
     ran = stages[stages["machine"].notna()]
     texts = (

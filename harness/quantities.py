@@ -63,6 +63,8 @@ class Quantity:
     """One value a cell, by its id."""
     by_seed: Callable[[Frames], float] | None = None
     """One value from all the cells of one seed."""
+    by_null: Callable[[Frames], pd.Series[float]] | None = None
+    """One value a null model, by its number: all seeds share them, so a value a seed would count them again."""
 
     def of_cells(self, frames: Frames) -> pd.Series[float]:
         """One value a cell, by its id; NaN where there is none."""
@@ -70,7 +72,9 @@ class Quantity:
         return self.by_cell(frames).reindex(frames.cells["cell"]).astype(float)
 
     def of_seeds(self, frames: Frames) -> pd.Series[float]:
-        """One value a seed, by its number, without those that have none."""
+        """One value a seed (or null model), by its number, without those that have none."""
+        if self.by_null is not None:
+            return self.by_null(frames).dropna()
         if self.by_seed is not None:
             found = {seed: self.by_seed(frames.of(rows)) for seed, rows in frames.cells.groupby("seed")}
             return _series(found).dropna()
@@ -123,16 +127,23 @@ def _detections(frames: Frames, suspect: str) -> pd.DataFrame:
     return found[found["suspect"] == suspect].set_index("cell")
 
 
-def _found(column: str, suspect: str = "surrogate", factor: float = 1.0) -> Callable[[Frames], pd.Series[float]]:
-    return lambda frames: factor * _detections(frames, suspect)[column].astype(float).groupby(level="cell").mean()
+def _found(column: str, factor: float = 1.0) -> Callable[[Frames], pd.Series[float]]:
+    """What the detector, or its judge, says of the surrogate."""
+    return lambda frames: factor * _detections(frames, "surrogate")[column].astype(float).groupby(level="cell").mean()
 
 
-def _detected(suspect: str) -> Callable[[Frames], pd.Series[float]]:
-    def share(frames: Frames) -> pd.Series[float]:
-        found = _detections(frames, suspect)
-        return 100 * (found["score"] > found["threshold"]).astype(float).groupby(level="cell").mean()
+def _detected(frames: Frames) -> pd.Series[float]:
+    found = _detections(frames, "surrogate")
+    return 100 * (found["score"] > found["threshold"]).astype(float).groupby(level="cell").mean()
 
-    return share
+
+def _null_scores(frames: Frames) -> pd.Series[float]:
+    return _detections(frames, "null").groupby("index")["score"].mean().astype(float)
+
+
+def _nulls_detected(frames: Frames) -> pd.Series[float]:
+    found = _detections(frames, "null")
+    return 100 * (found["score"] > found["threshold"]).astype(float).groupby(found["index"]).mean()
 
 
 def _rank_p(frames: Frames) -> pd.Series[float]:
@@ -240,9 +251,9 @@ QUANTITIES: dict[str, Quantity] = {
     "queries": Quantity("queries", "queries", _queries),
     "verified_in_100": Quantity("verified in 100", "%", _verified_in_100),
     "anomaly_index": Quantity("anomaly index", "", _found("score")),
-    "null_anomaly_index": Quantity("anomaly index of nulls", "", _found("score", "null")),
-    "detected": Quantity("detected", "%", _detected("surrogate")),
-    "null_detected": Quantity("nulls detected", "%", _detected("null")),
+    "null_anomaly_index": Quantity("anomaly index of nulls", "", by_null=_null_scores),
+    "detected": Quantity("detected", "%", _detected),
+    "null_detected": Quantity("nulls detected", "%", by_null=_nulls_detected),
     "rank_p": Quantity("rank among nulls, p", "", _rank_p),
     "target_hit": Quantity("target found", "%", _found("target_hit", factor=100)),
     "mask_overlap": Quantity("mask overlap", "", _found("mask_overlap")),

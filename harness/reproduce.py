@@ -275,9 +275,10 @@ def _picture(document: Any, path: str) -> Picture:
     from harness.quantities import QUANTITIES
 
     _check(document, path, {"kind": str}, {"x": str, "y": list, "where": dict})
+    of_cells = [name for name, quantity in QUANTITIES.items() if quantity.by_cell]
     for name in document.get("y", []):
-        if name not in QUANTITIES:
-            raise MatrixError(f"{path}: {UnknownName('quantity', name, QUANTITIES)}")
+        if name not in of_cells:
+            raise MatrixError(f"{path}: {UnknownName('quantity', name, of_cells)}")
     where = document.get("where", {})
     _check_where(where, path)
     if document["kind"] not in KINDS:

@@ -365,8 +365,10 @@ def test_detectors() -> None:
     ]
     made = frames([{"attack": "neural-cleanse"}], detections=found)
     assert seeds("anomaly_index", made) == {0: 3.0}
-    assert seeds("null_anomaly_index", made) == pytest.approx({0: 7 / 3})
-    assert seeds("detected", made) == {0: 100.0} and seeds("null_detected", made) == pytest.approx({0: 100 / 3})
+    assert seeds("detected", made) == {0: 100.0}
+    # One value a null model: every seed sees the same ones.
+    assert seeds("null_anomaly_index", made) == {0: 1.0, 1: 2.0, 2: 4.0}
+    assert seeds("null_detected", made) == {0: 0.0, 1: 0.0, 2: 100.0}
     assert seeds("rank_p", made) == {0: 0.5}  # one of three scores as high: (1 + 1) / (3 + 1)
     assert seeds("target_hit", made) == {0: 100.0} and seeds("window_rank", made) == {0: 0.25}
 

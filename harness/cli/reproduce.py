@@ -226,7 +226,7 @@ class _Bench:
 
 def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Counter[str], list[str], list[str]]:
     """Cells by status, the reasons of those that are not ok, and the machines that ran them."""
-    from harness.leaderboard import _machines
+    from harness.leaderboard import machines
 
     if frames is None or plan is None:
         return Counter(), [], []
@@ -246,7 +246,7 @@ def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Cou
         f"{status}: {count} analyses: {str(reason).partition(chr(10))[0]}"
         for (status, reason), count in skipped.groupby(["status", "reason"]).size().items()
     ]
-    return ends, reasons, _machines(own)
+    return ends, reasons, machines(own)
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
@@ -315,15 +315,18 @@ def _notes(found: Found) -> list[str]:
     legend = "; ".join(f"{name}: {VERDICTS[name]}" for name in VERDICTS if verdicts[name])
     notes = [f"{counts}. {legend[:1].upper()}{legend[1:]}."]
     units = sorted({f"{each.label} in {each.unit}" for each in found.compared if each.unit})
-    means = "mean ± SD (n - 1) over n seeds, t-interval of the mean" if found.experiment.documents else "no seeds"
+    means = (
+        "mean ± SD (n - 1) over n seeds (of nulls: n null models), t-interval of the mean"
+        if found.experiment.documents
+        else "no seeds"
+    )
     notes.append(f"Ours: {means}. {', '.join(units)}." if units else f"Ours: {means}.")
     marks = sorted({each.row.mark for each in found.compared})
     sources = sorted({each.row.source for each in found.compared})
     notes.append(f"Paper: {', '.join(sources)}. " + "; ".join(f"{m}: {found.paper.marks[m]}" for m in marks) + ".")
     if void := max((each.void for each in found.compared), default=0):
-        notes.append(
-            f"Up to {void} cells a row are void (accuracy more than 10 points below the null models'): no success."
-        )
+        lost = "their victim or surrogate is more than 10 points less accurate than the null models"
+        notes.append(f"Void are up to {void} cells a row, whose successes do not count: {lost}.")
     notes += [f"Not ok: {reason}" for reason in found.reasons]
     notes += [f"Measured on {machine}." for machine in found.machines]
     notes.append(f"Picture: {found.picture}" if found.picture else f"No picture: {found.no_picture}.")
@@ -348,10 +351,10 @@ def _terminal(found: Found) -> None:
         console.print(line, markup=False, highlight=False)
     table = Table(box=box.SIMPLE_HEAD)
     shown = [i for i, name in enumerate(COLUMNS) if name != "95% interval" or console.width >= WIDE]
+    numbers = ("paper", "ours", "95% interval", "n")
     for i in shown:
-        table.add_column(
-            COLUMNS[i], justify="right" if COLUMNS[i] in ("paper", "ours", "95% interval", "n") else "left"
-        )
+        justify: Any = "right" if COLUMNS[i] in numbers else "left"
+        table.add_column(COLUMNS[i], justify=justify, no_wrap=COLUMNS[i] in ("n", "verdict"))
     styles = {"reproduced": "green", "differs": "red"}
     for row in _rows(found):
         table.add_row(*(escape(row[i]) for i in shown), style=styles.get(row[-1]))

@@ -27,10 +27,12 @@ from harness import (
 from harness.contracts import Family, Measure
 
 PAPER = "Wang et al., Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks, IEEE S&P 2019"
-# The released code's: at most 1,000 rounds of 31 batches a class; Adam's betas; masks away from tanh's poles.
+# The released code's: at most 1,000 rounds of 31 batches a class; Adam's betas.
 REFERENCE_STEPS = 31_000
 BETAS = (0.5, 0.9)
-POLE = 1e-7
+# Arguments of tanh stay within. In float32 its gradient is exactly 0 from 9 on: a pixel that got there while lambda was
+# 0 would stay in the mask for good, and on digits one or two of five did.
+BOUND = 5.0
 # Steps whose batches are drawn, and after which the device is asked whether all searches have ended, at a time.
 BLOCK = 100
 # Inputs a step on a GPU, whatever the number of searches. A CPU gains nothing from more than one search a class.
@@ -134,10 +136,10 @@ class NeuralCleanse(Detector):
                 break
             mask, pattern = masks(), patterns(value_range)
             logits = _answers(net, batch, mask, pattern)
-            flips += (logits.argmax(2) == targets[:, None]).float().mean(1)
+            flips += (logits.argmax(2) == targets[:, None]).sum(1)
             done += 1
             if done % self.check == 0:
-                state.look(flips / self.check, mask.detach(), pattern.detach(), self)
+                state.look(flips / (self.check * self.batch_size), mask.detach(), pattern.detach(), self)
                 flips.zero_()
             # Each task's mean, summed: Adam works element by element, so no task feels how many others there are.
             wrong = torch.nn.functional.cross_entropy(
@@ -146,6 +148,8 @@ class NeuralCleanse(Detector):
             adam.zero_grad(set_to_none=True)
             (wrong / batch.shape[1] + (state.weight * mask.flatten(1).sum(1)).sum()).backward()
             adam.step()
+            for each in (masks, patterns):
+                each.free.data.clamp_(-BOUND, BOUND)
         return [state.trigger(i, task, done, net, x) for i, task in enumerate(tasks)]
 
     def _batches(self, tasks: Sequence[_Task], x: torch.Tensor, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -306,7 +310,7 @@ class _Trigger:
 
 @dataclass(frozen=True)
 class _Free:
-    """Values in 0..1 by an unbounded parameter, ``tanh(free) / 2 + 1/2``."""
+    """Values in 0..1 by a parameter that is free of them, ``tanh(free) / 2 + 1/2``."""
 
     free: torch.Tensor
 
@@ -314,8 +318,8 @@ class _Free:
     def start(cls, tasks: int, x: torch.Tensor, generator: torch.Generator, channels: int = 0) -> _Free:
         """Uniform in 0..1: ``[tasks, h, w]``, or ``[tasks, channels, h, w]``."""
         shape = (tasks, *((channels,) if channels else ()), *x.shape[2:])
-        uniform = torch.rand(shape, generator=generator).clamp(POLE, 1 - POLE)
-        return cls(torch.atanh(2 * uniform - 1).to(x.device, x.dtype).requires_grad_(True))
+        start = torch.atanh(2 * torch.rand(shape, generator=generator) - 1).clamp(-BOUND, BOUND)
+        return cls(start.to(x.device, x.dtype).requires_grad_(True))
 
     def __call__(self, value_range: tuple[float, float] = (0.0, 1.0)) -> torch.Tensor:
         low, high = value_range
