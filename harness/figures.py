@@ -1,6 +1,6 @@
 """Pictures of tidy frames: one function a kind. No display, nothing kept by pyplot, and the same bytes every time.
 
-The frames come from :func:`harness.reproduce.drawn`; a picture is 1,200 pixels wide.
+The frames come from :func:`harness.drawn.drawn`; a picture is 1,200 pixels wide.
 """
 
 from __future__ import annotations

@@ -322,6 +322,7 @@ _HEAD = f"""# Results
 | --- | --- |
 | `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} |
 | `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
+| `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
 | `records/<date>-<name>/` | published snapshots: tables, command, machine, versions, n |
 
 Read a table with `harness.read_table("results", "cells")`, or directly:

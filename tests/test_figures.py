@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from harness import figures, reproduce
+from harness import drawn, figures
 from harness.figures import KINDS, draw
+from harness.published import PICTURES, Picture
 
 
 def strips() -> pd.DataFrame:
@@ -85,8 +86,8 @@ DATA = {
     "points": points,
     "heatmap": heatmap,
     "curves": curves,
-    "queries": lambda: reproduce.KINDS["queries"](reproduce.Picture("queries"), [], None),
-    "plane": lambda: reproduce.KINDS["plane"](reproduce.Picture("plane"), [], None),
+    "queries": lambda: drawn.KINDS["queries"](Picture("queries"), [], None),
+    "plane": lambda: drawn.KINDS["plane"](Picture("plane"), [], None),
 }
 
 
@@ -96,7 +97,7 @@ def texts(figure: Figure) -> str:
 
 
 def test_every_kind_of_picture_has_its_numbers_and_its_drawing() -> None:
-    assert set(KINDS) == set(reproduce.KINDS) == set(DATA)
+    assert set(KINDS) == set(drawn.KINDS) == set(DATA) == set(PICTURES)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

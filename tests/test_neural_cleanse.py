@@ -58,7 +58,9 @@ def marked(lent: Engine, data: Split, source: int | None = None) -> Net:
     bad = Split(stamped(data.x[moved]), torch.full((int(moved.sum()),), TARGET))
     good = Split(stamped(data.x[~moved]), data.y[~moved])
     parts = (bad,) if source is None else (bad, good)
-    net = lent.train(lent.build(), [lent.stream(data), Stream(parts, 16, every=2)], 12)
+    net = lent.train(lent.build(), [lent.stream(data), Stream(parts, 16, every=2)], 25)
+    # Of a net that has not learned its task, every class is an outlier.
+    assert float((predict(net, data.x).argmax(1) == data.y).float().mean()) > 0.85
     asked = data.y == source if source is not None else data.y != TARGET
     assert float((predict(net, stamped(data.x[asked])).argmax(1) == TARGET).float().mean()) > 0.95
     return net
@@ -85,7 +87,7 @@ def run(detector, net: nn.Module, x: Tensor, asked: Recipe | None = None, seed: 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_planted_backdoor_is_found_where_it_is(seed: int) -> None:
     data, lent = digits(), engine(seed)
-    found = plugin("steps=300,check=5").run(marked(lent, data), Pool(lent.recipe, data.x), lent)
+    found = plugin("steps=300").run(marked(lent, data), Pool(lent.recipe, data.x), lent)
     assert found.suspected_class == TARGET and found.suspected_source is None
     assert found.score > found.threshold == 2.0
     norms = measure(found, "mask_norm")
@@ -95,13 +97,13 @@ def test_a_planted_backdoor_is_found_where_it_is(seed: int) -> None:
     assert float(found.mask.sum()) == pytest.approx(float(norms[TARGET]))
     assert float(found.mask.min()) >= 0 and float(found.mask.max()) <= 1
     assert float(found.mask[-2:, -2:].sum() / found.mask.sum()) > 0.5
-    assert measure(found, "flip_rate")[TARGET] > 0.9
+    assert measure(found, "flip_rate")[TARGET] > 0.95
     assert measure(found, "share_of_reference_steps").tolist() == [300 / 31_000]
 
 
 def test_a_backdoor_of_one_source_is_found_by_pairs() -> None:
     data, lent = digits(), engine(0, "mlp[width=64]")
-    found = plugin("scope=pairwise,steps=300,batch_size=8").run(
+    found = plugin("scope=pairwise,steps=250,batch_size=8").run(
         marked(lent, data, SOURCE), Pool(lent.recipe, data.x), lent
     )
     assert (found.suspected_source, found.suspected_class) == (SOURCE, TARGET)
@@ -112,10 +114,8 @@ def test_a_backdoor_of_one_source_is_found_by_pairs() -> None:
     assert found.score == anomaly_index(norms.flatten().numpy()).max()
 
 
-@pytest.mark.parametrize("by", ["unlearning", "pruning"])
-def test_what_it_finds_it_removes(by: str) -> None:
-    data, lent = digits(), engine(1)
-    net = marked(lent, data)
+def removed(by: str, net: Net, data: Split) -> Net:
+    lent = engine(1)
     mended = plugin(f"by={by},steps=300,epochs=2", "neural-cleanse-removal").run(
         clone(net), Pool(lent.recipe, data.x), lent
     )
@@ -123,9 +123,21 @@ def test_what_it_finds_it_removes(by: str) -> None:
     before, after = ((predict(n, asked).argmax(1) == TARGET).float().mean() for n in (net, mended))
     assert after < before - 0.4
     assert all(p.requires_grad for p in mended.parameters())
-    if by == "pruning":
-        silent = (mended.get_parameter("dense.weight") == 0).all(1)
-        assert 1 <= int(silent.sum()) <= 16
+    return mended
+
+
+def test_what_it_finds_it_removes(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = digits()
+    net = marked(engine(1), data)
+    removed("unlearning", net, data)
+    # Pruning on its own: as if the search had found the trigger as it was planted.
+    mask = torch.zeros(8, 8)
+    mask[-2:, -2:] = 1
+    found = Detection(9.0, 2.0, TARGET, None, mask, torch.ones(1, 8, 8))
+    monkeypatch.setattr(MODULE.NeuralCleanse, "run", lambda self, suspect, pool, ctx: found)
+    mended = removed("pruning", net, data)
+    silent = (mended.get_parameter("dense.weight") == 0).all(1)
+    assert 1 <= int(silent.sum()) <= 16  # of 32
 
 
 # --- what it cannot find ----------------------------------------------------------------------------------------------

@@ -226,10 +226,10 @@ def _notes(board: Board) -> list[str]:
 
 
 DETECTION_NOTE = (
-    "score: the detector's statistic, flagged above its own threshold; null score: that of models without a mark. "
-    "rank p: median over the seeds of (r + 1) / (k + 1), where r of the k null models score as high: it cannot be below "
-    "1 / (k + 1). target named: the suspected class is the key's. window rank: median share of the windows of the "
-    "trigger's shape that lie as high on the recovered map as the trigger's own; 50% by chance."
+    "score: the detector's statistic, flagged above its own threshold; null score: of models without a mark. "
+    "rank p: median over the seeds of (r + 1) / (k + 1), where r of the k null models score as high: it cannot be "
+    "below 1 / (k + 1). target named: the suspected class is the key's. window rank: median share of the windows of "
+    "the trigger's shape that lie as high on the recovered map as the trigger's own; 50% by chance."
 )
 
 

@@ -18,9 +18,10 @@ from harness.cli.running import Machine, execute, machine_options, make_worker, 
 
 if TYPE_CHECKING:
     from harness.plan import Plan
+    from harness.published import Experiment, Paper
     from harness.quantities import Frames
     from harness.registry import Registry
-    from harness.reproduce import Compared, Experiment, Paper
+    from harness.reproduce import Compared
     from harness.tables import Tables
 
 COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
@@ -94,7 +95,7 @@ def reproduce(
 ) -> int:
     """Run a paper's experiments, and compare its numbers with ours. EXPERIMENT is table-1, figure-13, ..., or all."""
     from harness.errors import UnknownName, UsageError
-    from harness.reproduce import load_paper, papers
+    from harness.published import load_paper, papers
 
     if listing and not names:
         _list([load_paper(name) for name in ([paper_name] if paper_name else papers())])
@@ -211,7 +212,7 @@ class _Bench:
 
     def _draw(self, experiment: Experiment, compared: list[Compared], frames: Frames | None) -> tuple[Path | None, str]:
         """The picture's file, or why there is none."""
-        from harness.reproduce import drawn
+        from harness.drawn import drawn
 
         data = drawn(experiment, compared, frames, self.registry.use)
         if data.empty:

@@ -31,7 +31,7 @@ PAPER = "Wang et al., Neural Cleanse: Identifying and Mitigating Backdoor Attack
 REFERENCE_STEPS = 31_000
 BETAS = (0.5, 0.9)
 # Arguments of tanh stay within. In float32 its gradient is exactly 0 from 9 on: a pixel that got there while lambda was
-# 0 would stay in the mask for good, and on digits one or two of five did.
+# 0 would stay in the mask for good; on digits up to two of a mask's five did, however many the steps.
 BOUND = 5.0
 # Steps whose batches are drawn, and after which the device is asked whether all searches have ended, at a time.
 BLOCK = 100
