@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import framework, training
+from benchmarks import attacks, framework, training
 from benchmarks.measure import Row
 
 OUTPUT = Path(__file__).parents[1] / "build" / "bench.json"
@@ -41,6 +41,10 @@ BENCHMARKS = [
     Benchmark("snnl", training.snnl, n=11, quick=3),
     Benchmark("snnl-share", training.snnl_share, n=7, quick=2),
     Benchmark("digits-victim", training.digits_victim, n=3, quick=1),
+    Benchmark("neural-cleanse", attacks.neural_cleanse, n=3, quick=1),
+    Benchmark("jsma", attacks.jsma, n=5, quick=1),
+    Benchmark("pruning-sweep", attacks.pruning_sweep, n=3, quick=1),
+    Benchmark("speech", attacks.speech, n=3, quick=1),
 ]
 
 

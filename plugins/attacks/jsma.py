@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -87,21 +86,20 @@ class Jsma(Detector):
         steps = int(self.share * free.shape[1] / 2)
         pairs = torch.full((len(x), steps, 2), -1, device=x.device)
         active = torch.arange(len(x), device=x.device)
-        with _recurrent_backward(net):
-            for step in range(steps + 1):
-                answers, toward, away = _gradients(net, now[active], targets[active])
-                there = answers == targets[active]
-                reached[active[there]] = True
-                if step == steps:
-                    break
-                best, found = self._best_pairs(toward, away, free[active])
-                going = found & ~there
-                active, best = active[going], best[going]
-                if not len(active):
-                    break
-                pairs[active, step] = best
-                free[active[:, None], best] = False
-                now.flatten(1)[active[:, None], best] = limit
+        for step in range(steps + 1):
+            answers, toward, away = _gradients(net, now[active], targets[active])
+            there = answers == targets[active]
+            reached[active[there]] = True
+            if step == steps:
+                break
+            best, found = self._best_pairs(toward, away, free[active])
+            going = found & ~there
+            active, best = active[going], best[going]
+            if not len(active):
+                break
+            pairs[active, step] = best
+            free[active[:, None], best] = False
+            now.flatten(1)[active[:, None], best] = limit
         return Perturbed(now, reached, pairs)
 
     def _best_pairs(
@@ -193,13 +191,6 @@ def _promising(gain: torch.Tensor, loss: torch.Tensor, count: int) -> torch.Tens
         return values / values.abs().masked_fill(values.isinf(), 0).amax(1, keepdim=True).clamp_min(1e-30)
 
     return (scaled(gain) + scaled(loss)).topk(count, dim=1).indices
-
-
-def _recurrent_backward(net: torch.nn.Module) -> AbstractContextManager[None]:
-    """cuDNN differentiates a recurrent layer in training mode only, which is not the net that is looked into."""
-    if any(isinstance(module, torch.nn.RNNBase) for module in net.modules()):
-        return torch.backends.cudnn.flags(enabled=False)
-    return nullcontext()
 
 
 @hookimpl

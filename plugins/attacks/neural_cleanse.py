@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
@@ -93,12 +92,11 @@ class NeuralCleanse(Detector):
         x = nets.as_float(pool.x[chosen.to(pool.x.device)])
         tasks = self._tasks(ctx.predict(net, x).argmax(1).cpu(), len(pool.recipe.classes))
         together = len(pool.recipe.classes) if x.device.type == "cpu" else max(1, INPUTS_AT_ONCE // self.batch_size)
-        with _recurrent_backward(net):
-            found = [
-                trigger
-                for i in range(0, len(tasks), together)
-                for trigger in self.search(net, x, tasks[i : i + together], pool.recipe.value_range, ctx.generator)
-            ]
+        found = [
+            trigger
+            for i in range(0, len(tasks), together)
+            for trigger in self.search(net, x, tasks[i : i + together], pool.recipe.value_range, ctx.generator)
+        ]
         return self._detection(found, len(pool.recipe.classes))
 
     def _tasks(self, predicted: torch.Tensor, classes: int) -> list[_Task]:
@@ -403,13 +401,6 @@ def _excitement(net: nets.Net, layer: str, x: torch.Tensor) -> torch.Tensor:
             active = net.activations(part)[1][layer].relu()
             sums.append((active.flatten(2).mean(2) if active.ndim > 2 else active).sum(0))
     return torch.stack(sums).sum(0) / len(x)
-
-
-def _recurrent_backward(net: torch.nn.Module) -> AbstractContextManager[None]:
-    """cuDNN differentiates a recurrent layer in training mode only, which is not the net that is looked into."""
-    if any(isinstance(module, torch.nn.RNNBase) for module in net.modules()):
-        return torch.backends.cudnn.flags(enabled=False)
-    return nullcontext()
 
 
 def _no_images(dataset: Dataset) -> str | None:

@@ -1,0 +1,118 @@
+"""What the attacks and the data of the EWE paper cost, on one thread. Without HARNESS_DATA nothing is measured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.framework import folder, harness
+from benchmarks.measure import Row, cpu_seconds, seconds, threads
+from harness.contracts import Pool, Split
+from harness.data import Data
+from harness.nets import Net
+from harness.registry import load_registry
+from harness.train import Engine, clone
+
+CPU = torch.device("cpu")
+MNIST = "mnist[train=3000,holdout=500,test=1000,epochs=5,pretrain=2]"
+CLIPS = 5000
+
+
+def with_data(measure: Callable[[Path, int], list[Row]]) -> Callable[[int], list[Row]]:
+    """A benchmark on the real data sets; no rows where there are none."""
+
+    def measured(n: int) -> list[Row]:
+        root = Path(os.environ.get("HARNESS_DATA", ""))
+        return measure(root, n) if os.environ.get("HARNESS_DATA") and root.is_dir() else []
+
+    return measured
+
+
+def suspect(root: Path) -> tuple[Net, Split, Engine]:
+    """A clean MNIST model of the paper's CNN, its data, and an engine."""
+    registry = load_registry()
+    dataset, cnn = registry.use("dataset", MNIST).plugin, registry.use("architecture", "cnn")
+    train = Data(root).splits(dataset, 0, CPU).train
+    engine = Engine(CPU, torch.Generator().manual_seed(0), dataset.public(), cnn.plugin, cnn.text)
+    return engine.train(engine.build(), [engine.stream(train)], dataset.epochs), train, engine
+
+
+def _detector(root: Path, n: int, name: str, target: float, note: str) -> list[Row]:
+    detector: Any = load_registry().use("attack", name).plugin
+    with threads(1):
+        net, train, engine = suspect(root)
+        pool = Pool(engine.recipe, train.x)
+
+        def search() -> object:
+            return detector.run(clone(net), pool, engine)
+
+        return [Row(name, [cpu_seconds(search) for _ in range(n)], [target], "CPU-s", "target", note)]
+
+
+@with_data
+def neural_cleanse(root: Path, n: int) -> list[Row]:
+    """CPU-seconds of Neural Cleanse on an MNIST model, ten classes as one optimisation."""
+    return _detector(root, n, "neural-cleanse", 60.0, "10 classes, 400 steps")
+
+
+@with_data
+def jsma(root: Path, n: int) -> list[Row]:
+    """CPU-seconds of JSMA on 64 MNIST images, all pairs of pixels searched."""
+    return _detector(root, n, "jsma", 30.0, "64 images")
+
+
+@with_data
+def pruning_sweep(root: Path, n: int) -> list[Row]:
+    """Seconds of 20 fractions pruned from one stored surrogate, against training that surrogate once."""
+    dataset = MNIST.replace("]", ",refine=false]")
+    chosen = ("--dataset", dataset, "--defense", "baseline", "--seeds", "0", "--nulls", "0", "--quiet")
+    sweep = [part for i in range(20) for part in ("--attack", f"retraining | pruning[fraction={i / 20}]")]
+
+    def once(results: Path) -> tuple[float, float]:
+        harness("run", *chosen, "--attack", "none", "--results", results)
+        trained = seconds(lambda: harness("run", *chosen, "--attack", "retraining", "--results", results))
+        return seconds(lambda: harness("run", *chosen, *sweep, "--results", results)), trained
+
+    with folder() as made:
+        times = [once(made / str(i)) for i in range(n)]
+    return [
+        Row(
+            "pruning-sweep",
+            [swept for swept, _ in times],
+            [trained for _, trained in times],
+            "s",
+            "measured: `harness run` that trains the surrogate",
+            "20 fractions",
+        )
+    ]
+
+
+@with_data
+def speech(root: Path, n: int) -> list[Row]:
+    """Seconds to prepare 5,000 clips, the packed ones over and over in a folder of the published layout, and again."""
+    from torchaudio.transforms import MelSpectrogram  # noqa: F401  # importing it is not what is measured
+
+    source = root / "speech-commands"
+    clips = sorted(source.glob("*/*.flac"))
+    if not clips:
+        return []
+    plugin: Any = load_registry().use("dataset", "speech-commands-mini").plugin
+    prepare: Any = __import__(type(plugin).__module__)._spectrograms
+    clip: Any = __import__(type(plugin).__module__).Clip
+    many = [clip(clips[i % len(clips)], 0, "train") for i in range(CLIPS)]
+    with threads(1), folder() as made:
+        os.environ["XDG_CACHE_HOME"] = str(made)
+        fresh = [seconds(lambda: prepare("speech", many, "")) for _ in range(n)]
+        shutil.rmtree(made / "watermark-harness", ignore_errors=True)
+        Data(root).arrays(plugin)
+        cached = [seconds(lambda: Data(root).arrays(plugin)) for _ in range(n)]
+        del os.environ["XDG_CACHE_HOME"]
+    return [
+        Row("speech-prepared", fresh, [60.0], "s", "target", f"{CLIPS} clips, reading included"),
+        Row("speech-cached", cached, [1.0], "s", "target", "the packed set from its cache"),
+    ]
