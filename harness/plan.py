@@ -226,7 +226,13 @@ class _Builder:
                 yield f"pool=disjoint needs {missing} more training samples than {dataset} has"
 
     def _no_data(self, dataset: Use, name: str) -> str | None:
-        return f"{dataset} names no out-of-distribution dataset" if name == "ood" and not dataset.plugin.ood else None
+        if name == "ood" and not dataset.plugin.ood:
+            return f"{dataset} names no out-of-distribution dataset"
+        other = self._data(dataset, name)
+        if other is None or other.plugin.value_range == dataset.plugin.value_range:
+            return None
+        ranges = "{} to {}, not {} to {}".format(*other.plugin.value_range, *dataset.plugin.value_range)
+        return f"{other}'s inputs are of another kind than {dataset}'s: {ranges}"
 
     # --- stages ---
 

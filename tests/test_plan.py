@@ -455,3 +455,13 @@ def test_the_text_of_every_use_gives_the_same_use(registry: Registry) -> None:
         use = registry.use("dataset", entry)
         assert registry.use("dataset", use.text) == use
         assert registry.use("dataset", use.text).plugin == use.plugin
+
+
+def test_inputs_of_another_kind_cannot_stand_for_the_tasks_own(registry: Registry) -> None:
+    (cell,) = planned(registry, ["digits"], ["adi"], ["retraining[pool=speech-commands-one]"]).cells
+    assert cell.skip == (
+        "retraining[pool=speech-commands-one]: speech-commands-one's inputs are of another kind than digits's: "
+        "-8.0 to 8.0, not 0.0 to 1.0"
+    )
+    (cell,) = planned(registry, ["speech-commands-mini"], ["adi"], ["retraining[pool=ood]"]).cells
+    assert not cell.skip
