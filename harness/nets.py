@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 PART = 128
 """Inputs whose activations are held at a time: what a CPU's cache holds is looked at 1.6 times as fast as 1,000."""
 
