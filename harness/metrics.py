@@ -26,23 +26,25 @@ def mask_overlap(found: Tensor, truth: Tensor) -> float:
     return int((a & b).sum()) / union if union else 0.0
 
 
-def window_rank(found: Tensor, truth: Tensor) -> float:
+def window_rank(found: Tensor, truth: Tensor) -> float | None:
     """Share of the windows that lie at least as high on the map ``found`` as the true one, itself included; (0, 1].
 
     The windows are all shifts of the mask ``truth`` (``[height, width]``, binarised at 0.5) that stay on the map, and a
     window's height is the mean of ``found`` inside it. Were the trigger put at random, this would be uniform: a
-    p-value.
+    p-value. ``None`` where there is nothing to rank: an empty mask, or one that fits at one place only (two corners).
     """
     import torch
 
     mask = (truth > 0.5).double()
     rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
     if not len(rows):
-        return 1.0
+        return None
     top, left = int(rows[0]), int(columns[0])
     stamp = mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
     heights = torch.nn.functional.conv2d(found.double()[None, None], stamp[None, None])[0, 0]
     # A hair's slack: the same sum in another order must count as a tie.
+    if heights.numel() == 1:
+        return None
     reached = heights[top, left] - 1e-9 * (1 + heights.abs().max())
     return float((heights >= reached).double().mean())
 

@@ -152,7 +152,7 @@ DETECTIONS = Table(
             "window_rank",
             "double",
             "Share of the windows of the trigger's shape that lie as high on the recovered map as the trigger's own: "
-            "uniform on 0..1 by chance; null if either is unknown.",
+            "uniform on 0..1 by chance; null if either is unknown, or the trigger fits at one place only.",
         ),
     ),
 )
