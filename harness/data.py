@@ -7,7 +7,8 @@ import hashlib
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,6 +174,16 @@ def _check_part(dataset: InputSet, name: str, x: NDArray[np.generic], y: NDArray
             raise DataError(
                 f"{dataset.name}: {name} inputs are in {low:g}..{high:g}, declared value_range = {dataset.value_range}"
             )
+
+
+@contextmanager
+def downloading(name: str) -> Iterator[None]:
+    """What goes wrong while the set ``name`` is downloaded becomes a :class:`DataError`."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -32,30 +32,26 @@ class Pruning(WhiteBoxAttack):
 
 
 @dataclass(frozen=True)
-class FinePruning(WhiteBoxAttack):
+class FinePruning(Pruning):
     """Prunes, then trains what is left on the stolen model's own answers; pruned units stay pruned."""
 
     name: ClassVar[str] = "fine-pruning"
-    family: ClassVar[Family] = "removal"
-    reference: ClassVar[str] = "Liu et al., Fine-Pruning, RAID 2018"
 
     fraction: float = 0.5
-    """Share of each layer's units that is pruned; at least one unit a layer stays."""
-    layers: Literal["all", "last-conv"] = "all"
-    """Every hidden layer, or the last convolution alone (the paper's)."""
     epochs: int = 3
     """Of the fine-tuning."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.fraction <= 1, f"fraction must be in 0..1, not {self.fraction}")
+        super().__post_init__()
         require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
 
     def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
         net = cast(nets.Net, victim)
         # Asked before it is pruned: the attacker has no labels, and the whole model knows better than what is left.
         labels = ctx.predict(net, pool.x).argmax(1)
-        prune(net, pool.x, self.fraction, self.layers)
-        return ctx.train(net, [ctx.stream(Split(pool.x, labels))], self.epochs)
+        return ctx.train(
+            prune(net, pool.x, self.fraction, self.layers), [ctx.stream(Split(pool.x, labels))], self.epochs
+        )
 
 
 def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str) -> nets.Net:

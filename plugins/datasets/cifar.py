@@ -13,8 +13,7 @@ import numpy as np
 import torchvision
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, hookimpl
-from harness.contracts import InputSet
+from harness import Arrays, DataError, Dataset, InputSet, data, hookimpl
 
 REFERENCE = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -78,11 +77,8 @@ class Cifar(Dataset):
         return Arrays(*_images(train), *_images(test))
 
     def fetch(self, root: Path) -> None:
-        try:
+        with data.downloading(self.name):
             self.source_set()(root, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"{self.name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
 
 def _images(part: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

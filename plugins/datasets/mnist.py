@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torchvision
 
-from harness import Arrays, DataError, Dataset, data, hookimpl
+from harness import Arrays, Dataset, data, hookimpl
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,8 @@ class Idx(Dataset):
         return Arrays(x_train[:, None], y_train.astype(np.int64), x_test[:, None], y_test.astype(np.int64))
 
     def fetch(self, root: Path) -> None:
-        try:
+        with data.downloading(self.name):
             self.source_set()(root, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"{self.name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
     @abstractmethod
     def source_set(self) -> Any:

@@ -21,8 +21,7 @@ import torch
 import torchaudio
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, data, hookimpl
-from harness.contracts import InputSet
+from harness import Arrays, DataError, Dataset, InputSet, data, hookimpl
 
 RATE = 16_000
 """Samples a second; a clip has as many."""
@@ -156,11 +155,8 @@ class SpeechCommandsOne(InputSet):
 
 
 def _fetch(name: str, root: Path) -> None:
-    try:
+    with data.downloading(name):
         torchaudio.datasets.SPEECHCOMMANDS(root, download=True)  # makes PUBLISHED, from an archive whose hash it checks
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
 
 # --- which files ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import torchvision
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, hookimpl
+from harness import Arrays, DataError, Dataset, data, hookimpl
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,9 @@ class Svhn(Dataset):
         return np.ascontiguousarray(part.data), part.labels
 
     def fetch(self, root: Path) -> None:
-        try:
+        with data.downloading(self.name):
             for split in ("train", "test"):
                 torchvision.datasets.SVHN(root / self.name, split=split, download=True)
-        except (OSError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"{self.name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
 
 @hookimpl
