@@ -35,7 +35,11 @@ Answers: TypeAlias = Literal["labels", "top-1", "probabilities"]
 Family: TypeAlias = Literal["none", "extraction", "removal", "detection", "evasion", "forgery"]
 
 Loss: TypeAlias = "Callable[[Net, Tensor, Tensor], Tensor | Mapping[str, Tensor]]"
-"""``loss(net, x, y)``: a scalar, or scalars by name of which ``"loss"`` is minimised and the others become curves."""
+"""``loss(net, x, y)``: a scalar, or scalars by name of which ``"loss"`` is minimised and the others become curves.
+
+On a GPU it is called a few times, recorded, and replayed: each step must be the same operations on tensors. A loss that
+counts its calls, or asks the host (``.item()``, ``if tensor``), belongs in a stream with ``capture=False``.
+"""
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -430,6 +434,8 @@ class Stream:
     """Use only the first so many batches of an unshuffled pass, each epoch anew."""
     augment: bool = False
     """Augment the inputs as the recipe says; triggers are not, since they are verified as they are."""
+    capture: bool = True
+    """Record the step on a GPU and replay it. Not for a loss whose Python does something else from step to step."""
 
 
 class Context(ABC):
@@ -471,6 +477,10 @@ class Context(ABC):
     @abstractmethod
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
         """Logits ``[n, classes]`` of ``net`` in evaluation mode, in batches, without gradients."""
+
+    @abstractmethod
+    def activation_frequencies(self, net: Net, x: Tensor) -> dict[str, Tensor]:
+        """By hidden layer, the share ``[units]`` of inputs (and positions) on which a unit is above 0."""
 
 
 def classes_of(logits: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class Data:
     folder: Path
     download: bool = False
     _arrays: dict[str, Arrays] = field(default_factory=dict)
+    _others: dict[tuple[str, tuple[int, ...], torch.device], Split] = field(default_factory=dict)
 
     def arrays(self, dataset: InputSet) -> Arrays:
         """The whole set, from files that were checked. Raises :class:`DataError`."""
@@ -92,10 +93,13 @@ class Data:
         return _split(arrays.x_test[:count], arrays.y_test[:count], device)
 
     def other(self, dataset: InputSet, like: Dataset, device: torch.device) -> Split:
-        """All training samples of another dataset, in the input shape of ``like``."""
-        arrays = self.arrays(dataset)
-        split = _split(arrays.x_train, arrays.y_train, device)
-        return Split(resize(split.x, like.input_shape), split.y)
+        """All training samples of another dataset, in the input shape of ``like``: one copy, for all who ask."""
+        key = (dataset.name, like.input_shape, device)
+        if key not in self._others:
+            arrays = self.arrays(dataset)
+            split = _split(arrays.x_train, arrays.y_train, device)
+            self._others[key] = Split(resize(split.x, like.input_shape), split.y)
+        return self._others[key]
 
 
 @dataclass(frozen=True)

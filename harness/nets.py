@@ -12,13 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PART = 128
-"""Inputs whose activations are held at a time: what a CPU's cache holds is looked at 1.6 times as fast as 1,000."""
+CPU_PART, GPU_PART = 128, 2048
+"""Inputs that are evaluated at a time: on a CPU what its cache holds (1.9 times as fast as 1,000), on a GPU many."""
 
 
 def as_float(x: Tensor) -> Tensor:
     """``uint8`` inputs as float32 in 0..1; float inputs as they are."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def parts(x: Tensor) -> tuple[Tensor, ...]:
+    """``x`` ``[n, ...]`` in parts that its device evaluates fastest; one empty part where there is nothing."""
+    split: tuple[Tensor, ...] = x.split(CPU_PART if x.device.type == "cpu" else GPU_PART)
+    return split
 
 
 class Net(nn.Module):
@@ -162,7 +168,7 @@ class ResNet18(Net):
         return self.logits(taps["pool"]), taps
 
     def forward(self, x: Tensor) -> Tensor:
-        # Not `activations`: keeping every tap takes 2 GB for the 1,000 images that an evaluation passes at a time.
+        # Not `activations`: keeping every tap takes 0.3 GB for the 128 images that an evaluation passes at a time.
         for _, tap in self._steps(x):
             pool = tap
         return self.logits(pool)  # type: ignore[no-any-return]
@@ -264,7 +270,7 @@ def activation_frequencies(net: Net, x: Tensor) -> dict[str, Tensor]:
     counts: dict[str, Tensor] = {}
     sizes: dict[str, int] = {}
     with torch.inference_mode():
-        for part in x.split(PART):
+        for part in parts(x):
             activations = net.activations(part)[1]
             for name in net.hidden:
                 active = (activations[name] > 0).movedim(1, -1).flatten(0, -2)  # units last, as in memory
@@ -276,8 +282,8 @@ def activation_frequencies(net: Net, x: Tensor) -> dict[str, Tensor]:
 def penultimate(net: nn.Module, x: Tensor) -> Tensor:
     """Activations ``[n, units]`` of the layer before the logits, after its ReLU, without gradients."""
     with torch.inference_mode():
-        parts = [next(reversed(cast(Net, net).activations(part)[1].values())).relu() for part in x.split(PART)]
-    return torch.cat(parts).clone()
+        last = [next(reversed(cast(Net, net).activations(part)[1].values())).relu() for part in parts(x)]
+    return torch.cat(last).clone()
 
 
 def fresh_like(net: Net, layer: str, generator: torch.Generator) -> nn.Module:

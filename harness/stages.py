@@ -6,22 +6,20 @@ model that cannot be stored fails its own stage, and nobody else's.
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from operator import index
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import harness
 from harness.artifacts import Loaded, check_model, pack_guard, pack_key, unpack
 from harness.contracts import (
     Analysis,
@@ -50,8 +48,11 @@ from harness.errors import DamagedArtifact, PluginError, Skip
 from harness.metrics import accuracy, agreement, mask_overlap, window_rank
 from harness.nets import Net
 from harness.plan import Lookup, Stage, Use
+from harness.recall import Lent, Memory
+from harness.resources import Peaks, machine
 from harness.store import Store, plain
-from harness.train import Engine, clone, predict
+from harness.trace import NoTrace, Timeline, Trace
+from harness.train import Engine, Precision, clone, predict
 from harness.watch import measure_epochs
 
 CACHED = 32
@@ -79,31 +80,39 @@ class Worker:
     stages: Mapping[str, Stage]
     lookup: Lookup
     device: torch.device
+    precision: Precision = "tf32"
+    profiles: Path | None = None
+    """Where each stage's timeline is written, if anywhere."""
     debug: bool = False
     """Let exceptions of plugins through, for a post-mortem."""
     warn: Callable[[str], None] = lambda message: None
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
+    _memory: Memory = field(default_factory=Memory)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
 
     def run(self, stage: Stage) -> dict[str, Any]:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first."""
-        started, begin = datetime.now(UTC), time.perf_counter()
-        made, status, reason, trace = Made(), "ok", "", ""
+        started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
+        made, status, reason, error_trace = Made(), "ok", "", ""
         tensors: dict[str, Tensor] = {}
+        trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
+        engine = self._engine(stage, trace)
         try:
-            parents = {role: self._parent(id) for role, id in stage.parents}
-            engine = self._engine(stage, parents)
-            made = ACTIONS[stage.action](self, stage, parents, engine)
+            with trace.span("load parents"):
+                parents = {role: self._parent(id) for role, id in stage.parents}
+            engine.clean = parents["clean"].net if "clean" in parents else None
+            with trace.span(stage.action, plugin=str(stage.plugin or "")):
+                made = ACTIONS[stage.action](self, stage, parents, engine)
             self._watch(stage, parents, engine)
             made.record["curves"] = engine.curves
-            tensors = self._pack(stage, parents, made)
+            tensors = self._pack(stage, parents, made, engine)
         except Skip as skip:
             status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
         except Exception as error:
             if self.debug:
                 raise
-            status, trace = "failed", traceback.format_exc()
+            status, error_trace = "failed", traceback.format_exc()
             reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
         record = {
             **made.record,
@@ -114,12 +123,18 @@ class Worker:
             "plugin": stage.plugin.text if stage.plugin else "",
             "status": status,
             "reason": reason,
-            "traceback": trace,
+            "traceback": error_trace,
             "started": started.isoformat(),
             "seconds": time.perf_counter() - begin,
-            **self._machine(),
+            **{f"{name}_samples": count for name, count in vars(engine.counts).items()},
+            "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
+            **peaks.read(),
+            **machine(self.device),
         }
-        self.store.save(stage.id, record, tensors)
+        with trace.span("store"):
+            self.store.save(stage.id, record, tensors)
+        if self.profiles and isinstance(trace, Timeline):
+            trace.write(self.profiles / f"{stage.action}-{stage.id}.json.gz")
         self._cache.pop(stage.id, None)
         return record
 
@@ -144,13 +159,14 @@ class Worker:
             raise PluginError(f"{artifact.record['label']} did not succeed: {artifact.record['reason']}")
         return unpack(artifact, self.lookup, self.device)
 
-    def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made) -> dict[str, Tensor]:
+    def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made, engine: Engine) -> dict[str, Tensor]:
         """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""
         tensors: dict[str, Tensor] = {}
         if made.net is not None:
             description, state = check_model(made.net)
             test = self.test(stage)
-            predictions = classes_of(self._served(made.net, test.x, stage.plugin, made.guard))
+            logits = engine.predict(made.net, test.x)
+            predictions = classes_of(self._served(made.net, test.x, logits, stage.plugin, made.guard))
             made.record |= {"model": dict(description), "accuracy": accuracy(predictions, test.y)}
             victim = parents["embed"].predictions if "embed" in parents else None
             if victim is not None:
@@ -166,13 +182,21 @@ class Worker:
 
     # --- what plugins are given ---
 
-    def _engine(self, stage: Stage, parents: Mapping[str, Loaded]) -> Engine:
+    def _engine(self, stage: Stage, trace: Trace) -> Engine:
         generator = torch.Generator().manual_seed(stage.seed)
         used = stage.architecture or self.lookup("architecture", stage.dataset.plugin.architecture)
-        clean = parents["clean"].net if "clean" in parents else None
         task: Dataset = stage.dataset.plugin
-        watch = task.watch and stage.action in ("embed", "attack")
-        return Engine(self.device, generator, task.public(), used.plugin, used.text, clean, watch=watch)
+        return Engine(
+            self.device,
+            generator,
+            task.public(),
+            used.plugin,
+            used.text,
+            precision=self.precision,
+            warn=lambda message: self.warn(f"{stage.label}: {message}"),
+            trace=trace,
+            watch=task.watch and stage.action in ("embed", "attack"),
+        )
 
     def _watch(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> None:
         """Measure each epoch, where the recipe asks for it and there are triggers to ask."""
@@ -185,7 +209,7 @@ class Worker:
         """The owner's and the attacker's samples of the stage's seed."""
         key = (stage.dataset.text, stage.split_seed)
         if key not in self._splits:
-            if len(self._splits) >= 8:  # a matrix goes seed by seed: older ones are not needed again soon
+            if len(self._splits) >= 4:  # a matrix goes seed by seed: older ones are not needed again soon
                 self._splits.pop(next(iter(self._splits)))
             self._splits[key] = self.data.splits(stage.dataset.plugin, stage.split_seed, self.device)
         return self._splits[key]
@@ -200,40 +224,59 @@ class Worker:
         splits = self.splits(stage)
         other = None
         if stage.data is not None:
-            other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device)
+            other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device).clone()
         return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
     def pool(self, stage: Stage, attack: PoolAttack) -> Pool:
         """What the attacker has, a copy: as many inputs as the owner, or as another dataset has."""
         task: Dataset = stage.dataset.plugin
-        recipe, patch = task.public(), task.patch if attack.knows_patch else None
+        split = self._inputs(stage, attack).clone()
+        return Pool(
+            task.public(), split.x, split.y if attack.labelled else None, task.patch if attack.knows_patch else None
+        )
+
+    def _inputs(self, stage: Stage, attack: PoolAttack) -> Split:
+        """The worker's own of what :meth:`pool` lends."""
+        task: Dataset = stage.dataset.plugin
         if stage.data is None:
             splits = self.splits(stage)
-            split = (splits.train if attack.pool == "same" else splits.disjoint).clone()
-            return Pool(recipe, split.x, split.y if attack.labelled else None, patch)
+            return splits.train if attack.pool == "same" else splits.disjoint
         if attack.labelled:
             raise Skip(f"pool={attack.pool} has labels of another task")
         other = self.data.other(stage.data.plugin, task, self.device)
         order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
-        return Pool(recipe, other.x[order[: task.train].to(self.device)], patch=patch)
+        chosen = order[: task.train].to(self.device)
+        return Split(other.x[chosen], other.y[chosen])
 
-    def oracle(self, stage: Stage, parents: Mapping[str, Loaded], attack: BlackBoxAttack | None = None) -> Oracle:
+    def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> Lent:
+        """What is remembered of the model under attack and the attacker's inputs."""
+        inputs = f"{stage.dataset} {attack.pool} {stage.data or ''} {stage.split_seed}"
+        net = _net(parents["model"])
+        return Lent(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
+
+    def oracle(
+        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: BlackBoxAttack | None = None
+    ) -> Oracle:
         """The model under attack or under verification. The victim itself answers as its scheme serves."""
         model, ids = parents["model"], dict(stage.parents)
         net = _net(model)
         guard = self.lookup("attack", model.record["guard"]) if model.guard else None
+        # Here and not in the engine, which a black-box attack is lent: it has no business with the net.
+        lent = self.lent(stage, parents, attack) if attack else None
 
         def logits(x: Tensor) -> Tensor:
+            answers = engine.known("logits", net, x, partial(predict, net, x), lent)
             if ids["model"] != ids["embed"]:
-                return self._served(net, x, guard, model.guard)
+                return self._served(net, x, answers, guard, model.guard)
             defense: Defense = self._plugin_of(ids["embed"])
-            return defense.serve(x, predict(net, x), parents["embed"].key)
+            return defense.serve(x, answers, parents["embed"].key)
 
         return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
 
-    def _served(self, net: nn.Module, x: Tensor, use: Use | None, guard: Mapping[str, Tensor] | None) -> Tensor:
+    def _served(
+        self, net: nn.Module, x: Tensor, logits: Tensor, use: Use | None, guard: Mapping[str, Tensor] | None
+    ) -> Tensor:
         """What the API of a thief answers: the net's logits, through the guard if there is one."""
-        logits = predict(net, x)
         if use is None or guard is None:
             return logits
         evasion: Evasion = use.plugin
@@ -242,28 +285,6 @@ class Worker:
     def _plugin_of(self, id: str) -> Any:
         use = self.stages[id].plugin
         return use.plugin if use else None
-
-    def _machine(self) -> dict[str, Any]:
-        cuda = self.device.type == "cuda"
-        return {
-            "device": torch.cuda.get_device_name(self.device) if cuda else "cpu",
-            "threads": torch.get_num_threads(),
-            "peak_memory_mib": peak_memory_mib(),
-            "torch": torch.__version__,
-            "harness": harness.__version__,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
-            f"Python {platform.python_version()}",
-        }
-
-
-def peak_memory_mib() -> float | None:
-    """Peak resident memory of this process up to now; ``None`` where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
@@ -297,8 +318,10 @@ def _attack(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
     pool = worker.pool(stage, attack)
     queries = guard = None
+    if not isinstance(attack, BlackBoxAttack):
+        engine.lent = worker.lent(stage, parents, attack)
     if isinstance(attack, BlackBoxAttack):
-        oracle = worker.oracle(stage, parents, attack)
+        oracle = worker.oracle(stage, parents, engine, attack)
         surrogate = attack.run(oracle, pool, engine)
         queries = oracle.queries
     elif isinstance(attack, Evasion):
@@ -313,6 +336,7 @@ def _attack(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
 
 def _detect(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
     detector: Detector = _plugin(stage)
+    engine.lent = worker.lent(stage, parents, detector)
     found = detector.run(clone(_net(parents["model"])), worker.pool(stage, detector), engine)
     _expect(found, Detection, f"{detector.name}.run")
     tensors = {"mask": found.mask, "pattern": found.pattern}
@@ -364,7 +388,7 @@ def _verify(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
     if isinstance(defense, WhiteBoxDefense):
         evidence = defense.verify_weights(clone(_net(parents["model"])), key)
     else:
-        evidence = defense.verify(worker.oracle(stage, parents), key)
+        evidence = defense.verify(worker.oracle(stage, parents, engine), key)
     _expect(evidence, Evidence, f"{defense.name}.verify")
     counts = {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
     return Made(record={"evidence": counts})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _VERSION_KEY = b"watermark-harness schema"
 
 
@@ -211,7 +211,29 @@ STAGES = Table(
         Column("seconds", "double", "Wall seconds."),
         Column("device", "string", "`cpu`, or the GPU's name."),
         Column("threads", "int64", "CPU threads that torch used."),
-        Column("peak_memory_mib", "double", "Peak resident memory of the process up to then, MiB."),
+        Column(
+            "precision",
+            "string",
+            "What nets were trained in: `fp32`; on a GPU `tf32` (its matrix products); or `bf16` (autocast).",
+        ),
+        Column(
+            "peak_memory_mib",
+            "double",
+            "Peak resident memory of the process during the stage, MiB; since the process began, where the system "
+            "cannot count anew.",
+        ),
+        Column(
+            "peak_device_memory_mib",
+            "double",
+            "Peak memory of the GPU that torch held in the stage, MiB; null on a CPU.",
+        ),
+        Column("trained_samples", "int64", "Samples that went through training steps, each as often as it was shown."),
+        Column("evaluated_samples", "int64", "Samples that nets answered for without being trained."),
+        Column(
+            "recalled_samples",
+            "int64",
+            "Samples that no net had to answer for, since an earlier stage had been told the same.",
+        ),
         Column("accuracy", "double", "Test accuracy of the model that it made, 0..1; null if it made none."),
         Column("queries", "int64", "Queries asked of an oracle; null if none."),
         Column("torch", "string", "Version of torch."),

@@ -7,20 +7,43 @@ Every net of the harness is trained here. A plugin describes its batches as :cla
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from harness import losses
+from harness import losses, nets
+from harness.batches import Source, schedule
+from harness.capture import Captured, Recorder, Step, recording
 from harness.contracts import Architecture, Context, Loss, Recipe, Split, Stream
 from harness.nets import Net, seeded
+from harness.recall import Lent
+from harness.trace import NoTrace, Trace
 
 # The released EWE code's Adam, which the prototypes behind the recipes used for every model.
 BETAS = (0.9, 0.99)
 EPSILON = 1e-5
-EVALUATION_BATCH = 1000
+
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
+"""What trains: float32; on a GPU, its matrix products in TF32; or autocast to bfloat16. Answers are never bfloat16."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Counts:
+    """Samples that a stage's nets saw: what "nothing is computed twice" is checked by."""
+
+    trained: int = 0
+    """Through training steps, each as often as it was shown."""
+    evaluated: int = 0
+    """Through nets in evaluation mode."""
+    recalled: int = 0
+    """Not evaluated, since an earlier stage had been told the same."""
 
 
 @dataclass
@@ -35,6 +58,14 @@ class Engine(Context):
     architecture_text: str
     clean: Net | None = None
     """The clean model, for plugins that declared ``from_clean``."""
+    precision: Precision = "tf32"
+    capture: bool = True
+    """Whether steps are captured where the device can: see :mod:`harness.capture`."""
+    lent: Lent | None = None
+    """The model and the inputs that a white-box attack was lent: what is known of them need not be computed again."""
+    warn: Callable[[str], None] = lambda message: None
+    trace: Trace = field(default_factory=NoTrace)
+    counts: Counts = field(default_factory=Counts)
     curves: list[dict[str, list[float]]] = field(default_factory=list)
     """One entry a training: means over each epoch's batches, by quantity."""
     watch: bool = False
@@ -60,7 +91,19 @@ class Engine(Context):
         return Stream((split,), self.recipe.batch_size, loss, augment=True)
 
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
-        return predict(net, x)
+        return self.known("logits", net, x, partial(predict, net, x), self.lent)
+
+    def activation_frequencies(self, net: Net, x: Tensor) -> dict[str, Tensor]:
+        compute = partial(nets.activation_frequencies, net, x)
+        return self.known("activation frequencies", net, x, compute, self.lent)
+
+    def known(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T], lent: Lent | None) -> T:
+        """What ``compute()`` gives of ``net`` on ``x``; not computed again where ``lent`` remembers it. Counted."""
+        with self.trace.span(what, samples=len(x)):
+            known, value = lent.recall(what, net, x, compute) if lent else (False, compute())
+        self.counts.recalled += len(x) * known
+        self.counts.evaluated += len(x) * (not known)
+        return value
 
     def train(
         self,
@@ -73,144 +116,138 @@ class Engine(Context):
         optimizers: Sequence[torch.optim.Optimizer] = (),
     ) -> Net:
         trained = list(net.parameters()) if parameters is None else list(parameters)
-        chosen = {id(p) for p in trained}
-        frozen = [p for p in net.parameters() if id(p) not in chosen and p.requires_grad]
         adam = torch.optim.Adam(
-            trained, lr=learning_rate or self.recipe.learning_rate, betas=BETAS, eps=EPSILON, fused=True
+            trained,
+            lr=learning_rate or self.recipe.learning_rate,
+            betas=BETAS,
+            eps=EPSILON,
+            fused=True,
+            capturable=self.device.type == "cuda",
         )
         self.curves.append({})
         if self.watch:
             self.snapshots.append((net, []))
-        # A frozen parameter needs no gradient: its share of the backward pass is not computed.
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        try:
-            with seeded(self.generator, self.device):  # dropout draws
-                net.train()
-                for _ in range(epochs):
-                    self._epoch(net, streams, [adam, *optimizers])
-        finally:
-            net.eval()
-            for parameter in frozen:
-                parameter.requires_grad_(True)
+        with ExitStack() as stack:
+            stack.enter_context(_trained_alone(net, trained))
+            stack.enter_context(seeded(self.generator, self.device))  # dropout draws
+            recorder = stack.enter_context(recording(self.device))
+            stack.enter_context(self.trace.span("train", epochs=epochs))
+            stack.enter_context(self.trace.operations())
+            net.train()
+            training = _Training(self, net, streams, [adam, *optimizers], recorder if self.capture else None)
+            for number in range(1, epochs + 1):
+                with self.trace.span(f"epoch {number}"):
+                    self._ended(net, training.epoch())
+            self.counts.trained += epochs * training.samples
         return net
 
-    def _epoch(self, net: Net, streams: Sequence[Stream], optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        """One pass over the first stream, with the others' batches between. Sums stay on the device until its end."""
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        sources = [_batches(stream, self.generator) for stream in streams]
-        augmented = [stream.augment and self.recipe.augment == "crop-flip" for stream in streams]
-        for number in _schedule(streams):
-            x, y = next(sources[number])
-            if augmented[number]:
-                x = crop_flip(x, self.generator)
-            step(
-                net,
-                streams[number].loss or losses.cross_entropy,
-                x,
-                y,
-                optimizers,
-                _Sums(sums, counts, number),
-            )
-        means = {name: float(total) / counts[name] for name, total in sums.items()}
+    def _ended(self, net: Net, means: Mapping[str, float]) -> None:
+        """An epoch ended."""
         for name, mean in means.items():
             self.curves[-1].setdefault(name, []).append(mean)
         if self.watch:
             self.snapshots[-1][1].append({name: tensor.clone() for name, tensor in net.state_dict().items()})
 
 
-@dataclass
+@contextmanager
+def _trained_alone(net: Net, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Only ``parameters`` need gradients within: of a frozen one its share of the backward pass is not computed."""
+    chosen = {id(p) for p in parameters}
+    frozen = [p for p in net.parameters() if id(p) not in chosen and p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.eval()
+        for parameter in net.parameters():
+            parameter.grad = None  # memory, and on a GPU a captured step's own
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+class _Training:
+    """One training: the sources of its batches, and a step for each stream."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        net: Net,
+        streams: Sequence[Stream],
+        optimizers: Sequence[torch.optim.Optimizer],
+        recorder: Recorder | None,
+    ) -> None:
+        self.engine, self.net, self.optimizers = engine, net, optimizers
+        self.schedule = list(schedule(streams))
+        crop_flip = engine.recipe.augment == "crop-flip"
+        self.sources = [
+            Source(stream, self.schedule.count(number), crop_flip and stream.augment)
+            for number, stream in enumerate(streams)
+        ]
+        self.samples = sum(source.size * source.count for source in self.sources)
+        """Samples an epoch."""
+        self.sums = _Sums([source.count for source in self.sources])
+        self.steps = [self._prepared(number, stream, recorder) for number, stream in enumerate(streams)]
+
+    def _prepared(self, number: int, stream: Stream, recorder: Recorder | None) -> Step:
+        step = partial(self._step, number, stream.loss or losses.cross_entropy)
+        return Captured(step, recorder, self.engine.warn) if recorder and stream.capture else step
+
+    def epoch(self) -> dict[str, float]:
+        """One pass over the first stream, with the others' batches between; the means of what was measured."""
+        for source in self.sources:
+            source.shuffle(self.engine.generator)
+        for number in self.schedule:
+            self.steps[number]()
+            self.engine.trace.stepped()
+        return self.sums.means()
+
+    def _step(self, number: int, loss: Loss) -> None:
+        """One step of every optimizer by the gradient of ``loss`` on the next batch of a stream."""
+        x, y = self.sources[number].batch()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            value = loss(self.net, x, y)
+        values = value if isinstance(value, Mapping) else {"loss": value}
+        values["loss"].backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.sums.add(number, values)
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.engine.precision != "bf16":
+            return nullcontext()
+        # Without its cache of cast weights, which a captured step would keep from the step that recorded it.
+        return torch.autocast(self.engine.device.type, torch.bfloat16, cache_enabled=False)
+
+
 class _Sums:
-    """Where a step adds its quantities: the first stream's loss is ``loss``, the second's ``loss:1``."""
+    """Sums of a training's quantities: on the device, until the epoch's end reads them all at once."""
 
-    sums: dict[str, Tensor]
-    counts: dict[str, int]
-    number: int
+    def __init__(self, steps: Sequence[int]) -> None:
+        self._steps = steps
+        """Steps of each stream in an epoch."""
+        self._totals: dict[str, Tensor] = {}
+        self._named: dict[str, set[int]] = {}
+        """The streams that have a quantity of that name."""
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
+    def add(self, number: int, values: Mapping[str, Tensor]) -> None:
+        """What a step of stream ``number`` measured: the first stream's loss is ``loss``, the second's ``loss:1``."""
         for name, value in values.items():
-            key = f"loss:{self.number}" if name == "loss" and self.number else name
-            self.sums[key] = self.sums[key] + value.detach() if key in self.sums else value.detach()
-            self.counts[key] = self.counts.get(key, 0) + 1
+            key = f"loss:{number}" if name == "loss" and number else name
+            if key not in self._totals:
+                self._totals[key] = torch.zeros((), dtype=torch.float32, device=value.device)
+            self._totals[key] += value.detach()
+            self._named.setdefault(key, set()).add(number)
 
-
-def step(net: Net, loss: Loss, x: Tensor, y: Tensor, optimizers: Sequence[torch.optim.Optimizer], sums: _Sums) -> None:
-    """One step of every optimizer by the gradient of ``loss`` on one batch."""
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    value = loss(net, x, y)
-    values = value if isinstance(value, Mapping) else {"loss": value}
-    values["loss"].backward()
-    for optimizer in optimizers:
-        optimizer.step()
-    sums.add(values)
-
-
-def batches_per_pass(stream: Stream) -> int:
-    """Batches in one pass over the stream's first part: whole ones, or a single one when there is less."""
-    count = max(1, len(stream.parts[0]) // max(1, stream.batch_size // len(stream.parts)))
-    return count if stream.limit is None else min(count, stream.limit)
-
-
-def _schedule(streams: Sequence[Stream]) -> Iterator[int]:
-    """The number of the stream that each step of an epoch draws from."""
-    for i in range(batches_per_pass(streams[0])):
-        yield 0
-        for number, stream in enumerate(streams[1:], start=1):
-            # Ratios need not be whole: after i batches of the first, floor(i / every) of this one.
-            for _ in range(int((i + 1) / stream.every) - int(i / stream.every)):
-                yield number
-
-
-def _batches(stream: Stream, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without end: passes over each part, of which the batches take equal shares."""
-    share = max(1, stream.batch_size // len(stream.parts))
-    orders = [_indices(len(part), share, stream, generator) for part in stream.parts]
-    while True:
-        chosen = [_at(part, next(order)) for part, order in zip(stream.parts, orders, strict=True)]
-        if len(chosen) == 1:
-            yield chosen[0].x, chosen[0].y
-        else:
-            yield torch.cat([c.x for c in chosen]), torch.cat([c.y for c in chosen])
-
-
-def _at(split: Split, indices: Tensor) -> Split:
-    """The samples at ``indices`` ``[n]``."""
-    where = indices.to(split.x.device, non_blocking=True)
-    return Split(split.x.index_select(0, where), split.y.index_select(0, where))
-
-
-def _indices(length: int, share: int, stream: Stream, generator: torch.Generator) -> Iterator[Tensor]:
-    """Index batches of ``share``; fewer samples than that are repeated, a remainder is left to the next shuffle."""
-    if length == 0:
-        raise ValueError("a stream of no samples: the class or the trigger set is empty")
-    while True:
-        order = torch.randperm(length, generator=generator) if stream.shuffle else torch.arange(length)
-        if length < share and len(stream.parts) > 1:
-            order = order.repeat(-(-share // length))[:share]
-        whole = max(1, len(order) // share)
-        limit = whole if stream.limit is None else min(whole, stream.limit)
-        yield from order.split(share)[:limit]
-
-
-def crop_flip(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each of the images ``[n, c, h, w]`` shifted by up to an eighth of its side, zeros coming in; half are mirrored.
-
-    Drawn on the CPU, so that it is the same on every device; gathered on the images' own, with no loop over them.
-    """
-    count, _, height, width = x.shape
-    reach = torch.tensor([height // 8, width // 8])
-    shifts = (torch.rand(count, 2, generator=generator) * (2 * reach + 1)).long() - reach
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    rows = shifts[:, :1] + torch.arange(height)
-    columns = torch.arange(width).expand(count, width)
-    columns = shifts[:, 1:] + torch.where(mirrored[:, None], columns.flip(1), columns)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    where = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    where, inside = (t.flatten(1)[:, None].to(x.device, non_blocking=True) for t in (where, inside))
-    moved = x.flatten(2).gather(2, where.expand(-1, x.shape[1], -1))
-    return moved.masked_fill(~inside, 0).view_as(x)
+    def means(self) -> dict[str, float]:
+        """The mean of each quantity over the steps that have it; the sums begin anew."""
+        read = torch.stack(list(self._totals.values())).tolist()  # the one time that the host waits
+        for total in self._totals.values():
+            total.zero_()
+        counts = [sum(self._steps[number] for number in self._named[name]) for name in self._totals]
+        return {name: total / count for name, total, count in zip(self._totals, read, counts, strict=True)}
 
 
 def predict(net: nn.Module, x: Tensor) -> Tensor:
@@ -218,7 +255,7 @@ def predict(net: nn.Module, x: Tensor) -> Tensor:
     training = net.training
     net.eval()
     with torch.inference_mode():
-        logits = torch.cat([net(part) for part in x.split(EVALUATION_BATCH)])
+        logits = torch.cat([net(part) for part in nets.parts(x)])
     net.train(training)
     return logits.clone()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from harness.batches import Source, batches_per_pass, crop_flip, draw_moves, schedule
 from harness.contracts import Architecture, Arrays, Dataset, Split, Stream
 from harness.losses import summed_cross_entropy
-from harness.nets import Cnn, Net
-from harness.train import EVALUATION_BATCH, Engine, _batches, _schedule, batches_per_pass, clone, crop_flip, predict
+from harness.nets import CPU_PART, Cnn, Net
+from harness.train import Engine, clone, predict
 
 CPU = torch.device("cpu")
 
@@ -78,6 +79,14 @@ def trained(seed: int = 0, **recipe: object) -> Net:
 
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def batches(stream: Stream, count: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch of ``count``."""
+    source = Source(stream, count)
+    source.shuffle(torch.Generator().manual_seed(seed))
+    for _ in range(count):
+        yield source.batch()
 
 
 class Watched:
@@ -159,13 +168,15 @@ def plain_loop(lent: Engine, net: Net, streams: list[Stream], epochs: int) -> di
         optimizer.step()
         return value.item()
 
+    sources = [Source(stream, count) for stream, count in zip(streams, (4, 2), strict=True)]
     for _ in range(epochs):
-        task, mark = (_batches(stream, lent.generator) for stream in streams)
+        for source in sources:
+            source.shuffle(lent.generator)
         values: list[list[float]] = [[], []]
         for number in range(1, 64 // 16 + 1):
-            values[0].append(one(*next(task), lambda net, x, y: F.cross_entropy(net(x), y)))
+            values[0].append(one(*sources[0].batch(), lambda net, x, y: F.cross_entropy(net(x), y)))
             if number % 2 == 0:
-                values[1].append(one(*next(mark), lambda net, x, y: F.cross_entropy(net(x), y, reduction="sum")))
+                values[1].append(one(*sources[1].batch(), summed_cross_entropy))
         for name, each in zip(curves, values, strict=True):
             curves[name].append(sum(each) / len(each))
     return curves
@@ -207,7 +218,7 @@ def test_the_learning_rate_can_be_given() -> None:
 @given(count=st.integers(1, 300), every=st.floats(0.1, 50))
 def test_a_second_stream_gets_its_share_of_every_epoch(count: int, every: float) -> None:
     streams = [Stream((numbered(count),), 1), Stream((numbered(3),), 1, every=every)]
-    order = list(_schedule(streams))
+    order = list(schedule(streams))
     assert order.count(0) == count and order.count(1) == int(count / every)
     # Never early: after n batches of the first, at most n / every of the second.
     firsts = 0
@@ -230,14 +241,14 @@ def test_the_engine_draws_from_streams_at_their_ratios() -> None:
 
 def test_a_batch_takes_equal_shares_of_its_parts_in_their_order() -> None:
     stream = Stream((numbered(20), numbered(12, 100), numbered(30, 200)), 12)
-    for x, y in islice(_batches(stream, torch.Generator().manual_seed(0)), 10):
+    for x, y in batches(stream, 10):
         assert len(x) == len(y) == 12
         assert [int(value) // 100 for value in x[:, 0]] == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_a_pass_shows_each_sample_once_and_passes_differ() -> None:
-    batches = [x[:, 0].tolist() for x, _ in islice(_batches(Stream((numbered(20),), 6), torch.Generator()), 9)]
-    passes = [[*chain(*batches[i : i + 3])] for i in (0, 3, 6)]
+    drawn = [x[:, 0].tolist() for x, _ in batches(Stream((numbered(20),), 6), 9)]
+    passes = [[*chain(*drawn[i : i + 3])] for i in (0, 3, 6)]
     assert all(len(set(each)) == 18 for each in passes)
     assert all(a != b for a, b in pairwise(passes))
     assert {value for each in passes for value in each} == set(range(20))  # the remainder has its turn
@@ -245,7 +256,7 @@ def test_a_pass_shows_each_sample_once_and_passes_differ() -> None:
 
 def test_parts_of_different_lengths_each_pass_over_all_of_their_own() -> None:
     stream = Stream((numbered(9), numbered(4, 100)), 6)
-    drawn = torch.cat([x for x, _ in islice(_batches(stream, torch.Generator()), 6)])[:, 0].tolist()
+    drawn = torch.cat([x for x, _ in batches(stream, 6)])[:, 0].tolist()
     assert all(drawn.count(float(i)) == 2 for i in range(9))  # six batches of three: two whole passes
     assert {value for value in drawn if value >= 100} == {100.0, 101.0, 102.0, 103.0}
 
@@ -254,7 +265,7 @@ def test_parts_of_different_lengths_each_pass_over_all_of_their_own() -> None:
 @given(count=st.integers(1, 15), size=st.integers(2, 40))
 def test_a_part_smaller_than_its_share_is_repeated(count: int, size: int) -> None:
     share = size // 2
-    for x, _ in islice(_batches(Stream((numbered(40), numbered(count, 100)), size), torch.Generator()), 4):
+    for x, _ in batches(Stream((numbered(40), numbered(count, 100)), size), 4):
         second = x[share:, 0].tolist()
         assert len(x) == 2 * share and all(value >= 100 for value in second)
         times = [second.count(value) for value in set(second)]
@@ -299,7 +310,7 @@ def test_an_unshuffled_stream_begins_anew_each_epoch(limit: int | None, expected
 def test_the_recipes_stream_is_shuffled_and_of_its_size() -> None:
     stream = engine(batch_size=24).stream(split())
     assert (stream.batch_size, stream.shuffle, stream.every, stream.limit) == (24, True, 1.0, None)
-    batch, _ = next(_batches(stream, torch.Generator().manual_seed(1)))
+    batch, _ = next(batches(stream, 1, seed=1))
     assert len(batch) == 24 and not torch.equal(batch, split().x[:24])
 
 
@@ -382,7 +393,7 @@ def test_predict_leaves_the_mode_and_gives_plain_tensors(training: bool) -> None
 
 
 def test_predict_in_parts_is_predict_at_once() -> None:
-    net, x = trained(), split(2 * EVALUATION_BATCH + 1).x
+    net, x = trained(), split(2 * CPU_PART + 1).x
     with torch.no_grad():
         torch.testing.assert_close(predict(net, x), net(x), rtol=1e-4, atol=1e-5)
     assert predict(net, x[:0]).shape == (0, 4)
@@ -415,20 +426,21 @@ def shifted(image: Tensor, down: int, right: int, mirrored: bool) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_each_image_is_shifted_by_up_to_an_eighth_and_half_are_mirrored(dtype: torch.dtype) -> None:
     x = torch.randint(1, 256, (300, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
-    moved = crop_flip(x, torch.Generator().manual_seed(1))
+    moves = draw_moves(1, 300, 16, 16, torch.Generator().manual_seed(1))[0]
+    moved = crop_flip(x, moves)
     assert moved.dtype == dtype and moved.shape == x.shape
     ways = [(d, r, m) for d in range(-2, 3) for r in range(-2, 3) for m in (False, True)]
     candidates = {way: torch.stack([shifted(image, *way) for image in x]) for way in ways}
     found = [next(way for way in ways if torch.equal(candidates[way][i], moved[i])) for i in range(len(x))]
     assert len({way[:2] for way in found}) == 25  # every shift occurs, none beyond
     assert 0.4 < sum(mirrored for *_, mirrored in found) / len(found) < 0.6
-    assert torch.equal(moved, crop_flip(x, torch.Generator().manual_seed(1)))
+    assert found == [(int(down), int(right), bool(mirrored)) for down, right, mirrored in moves]
 
 
 def test_task_data_are_augmented_where_the_recipe_says_so_and_triggers_never() -> None:
     data = split(64)
 
-    def batches(**recipe: object) -> list[Tensor]:
+    def shown(**recipe: object) -> list[Tensor]:
         lent, seen = engine(**recipe), []
 
         def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -439,7 +451,41 @@ def test_task_data_are_augmented_where_the_recipe_says_so_and_triggers_never() -
         return seen
 
     known = {row.numpy().tobytes() for row in data.x}
-    augmented, plain = batches(augment="crop-flip"), batches()
+    augmented, plain = shown(augment="crop-flip"), shown()
     share = [sum(row.numpy().tobytes() in known for row in batch) / len(batch) for batch in augmented]
     assert max(share[0::2]) < 1 and set(share[1::2]) == {1.0}
     assert all(row.numpy().tobytes() in known for batch in plain for row in batch)
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def test_tf32_is_float32_where_there_is_no_gpu() -> None:
+    nets = []
+    for precision in ("fp32", "tf32"):
+        lent = engine()
+        lent.precision = precision  # type: ignore[assignment]
+        nets.append(lent.train(lent.build(), [lent.stream(split())], 2))
+    assert same(*nets)
+
+
+def test_bfloat16_trains_as_well_with_weights_and_answers_in_float32() -> None:
+    right = {}
+    for precision in ("fp32", "bf16"):
+        lent = engine(learning_rate=0.01, dropout=0)
+        lent.precision = precision  # type: ignore[assignment]
+        net, fresh = lent.train(lent.build(), [lent.stream(split(256))], 5), split(200, seed=9)
+        logits = lent.predict(net, fresh.x)
+        assert logits.dtype == torch.float32 == next(iter(net.state_dict().values())).dtype
+        right[precision] = float((logits.argmax(1) == fresh.y).float().mean())
+    assert right["fp32"] > 0.9 and abs(right["bf16"] - right["fp32"]) < 0.05
+    assert not same(trained(), net)
+
+
+def test_the_engine_counts_what_passes_through_nets() -> None:
+    lent = engine()
+    net = lent.train(lent.build(), [lent.stream(split(40)), Stream((split(24).of(1), split(24).of(2)), 8, every=2)], 3)
+    lent.predict(net, split(50).x)
+    lent.activation_frequencies(net, split(7).x)
+    # Two whole batches of 16 in 40 samples, and one of eight watermark samples after them.
+    assert vars(lent.counts) == {"trained": 3 * (2 * 16 + 8), "evaluated": 57, "recalled": 0}

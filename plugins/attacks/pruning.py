@@ -28,7 +28,7 @@ class Pruning(WhiteBoxAttack):
         require(0 <= self.fraction <= 1, f"fraction must be in 0..1, not {self.fraction}")
 
     def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
-        return prune(cast(nets.Net, victim), pool.x, self.fraction, self.layers)
+        return prune(cast(nets.Net, victim), pool.x, self.fraction, self.layers, ctx)
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,13 @@ class FinePruning(Pruning):
         net = cast(nets.Net, victim)
         # Asked before it is pruned: the attacker has no labels, and the whole model knows better than what is left.
         labels = ctx.predict(net, pool.x).argmax(1)
-        return ctx.train(
-            prune(net, pool.x, self.fraction, self.layers), [ctx.stream(Split(pool.x, labels))], self.epochs
-        )
+        pruned = prune(net, pool.x, self.fraction, self.layers, ctx)
+        return ctx.train(pruned, [ctx.stream(Split(pool.x, labels))], self.epochs)
 
 
-def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str) -> nets.Net:
+def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str, ctx: Context) -> nets.Net:
     """Silence, in place, the units of each chosen layer that are active on the smallest shares of ``x``."""
-    for layer, frequency in nets.activation_frequencies(net, x).items():
+    for layer, frequency in ctx.activation_frequencies(net, x).items():
         if layer in _chosen(net, layers):
             count = min(int(fraction * len(frequency)), len(frequency) - 1)
             least = frequency.argsort()[:count]

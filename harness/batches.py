@@ -1,0 +1,129 @@
+"""Batches: which samples each step of an epoch takes, drawn on the CPU and gathered on the device.
+
+The order of a whole epoch goes to the device at once, into a tensor that stays there, and a counter on the device says
+which row of it is next. Between two steps the host has nothing to say, so a step can be captured once and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from harness.contracts import Stream
+
+
+def batches_per_pass(stream: Stream) -> int:
+    """Batches in one pass over the stream's first part: whole ones, or a single one when there is less."""
+    count = max(1, len(stream.parts[0]) // _share(stream))
+    return count if stream.limit is None else min(count, stream.limit)
+
+
+def schedule(streams: Sequence[Stream]) -> Iterator[int]:
+    """The number of the stream that each step of an epoch draws from."""
+    for i in range(batches_per_pass(streams[0])):
+        yield 0
+        for number, stream in enumerate(streams[1:], start=1):
+            # Ratios need not be whole: after i batches of the first, floor(i / every) of this one.
+            for _ in range(int((i + 1) / stream.every) - int(i / stream.every)):
+                yield number
+
+
+class Source:
+    """The batches of one stream: ``count`` an epoch, passes over each part, of which a batch takes equal shares."""
+
+    def __init__(self, stream: Stream, count: int, crop_flip: bool = False) -> None:
+        """``crop_flip`` augments the inputs. Raises ``ValueError`` where a part has no samples."""
+        if not all(len(part) for part in stream.parts):
+            raise ValueError("a stream of no samples: the class or the trigger set is empty")
+        self.stream, self.count = stream, count
+        self.device = stream.parts[0].x.device
+        self.size = sum(_width(stream, len(part)) for part in stream.parts)
+        """Samples a batch."""
+        self._place = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._orders = [
+            torch.zeros(count, _width(stream, len(part)), dtype=torch.int64, device=self.device)
+            for part in stream.parts
+        ]
+        self._moves = torch.zeros(count, self.size, 3, dtype=torch.int64, device=self.device) if crop_flip else None
+
+    def shuffle(self, generator: torch.Generator) -> None:
+        """Begin an epoch: draw its order."""
+        self._place.zero_()
+        for part, order in zip(self.stream.parts, self._orders, strict=True):
+            self._send(_order(self.stream, len(part), self.count, generator), order)
+        if self._moves is not None:
+            height, width = self.stream.parts[0].x.shape[2:]
+            self._send(draw_moves(self.count, self.size, height, width, generator), self._moves)
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The next inputs and labels, by operations on the device alone."""
+        rows = [order.index_select(0, self._place)[0] for order in self._orders]
+        chosen = [
+            (part.x.index_select(0, row), part.y.index_select(0, row))
+            for part, row in zip(self.stream.parts, rows, strict=True)
+        ]
+        x, y = chosen[0] if len(chosen) == 1 else (torch.cat(each) for each in zip(*chosen, strict=True))
+        if self._moves is not None:
+            x = crop_flip(x, self._moves.index_select(0, self._place)[0])
+        self._place += 1
+        return x, y
+
+    def _send(self, drawn: Tensor, to: Tensor) -> None:
+        # From pinned memory the copy waits for the steps before it on the device, and the host for nothing.
+        to.copy_(drawn.pin_memory() if self.device.type == "cuda" else drawn, non_blocking=True)
+
+
+def _share(stream: Stream) -> int:
+    """Samples of each part in a batch."""
+    return max(1, stream.batch_size // len(stream.parts))
+
+
+def _width(stream: Stream, length: int) -> int:
+    """Samples that a batch takes of a part: fewer than its share where it is the only part and has no more."""
+    return min(length, _share(stream)) if len(stream.parts) == 1 else _share(stream)
+
+
+def _order(stream: Stream, length: int, count: int, generator: torch.Generator) -> Tensor:
+    """Indices ``[count, width]`` into a part of ``length`` samples, pass after pass.
+
+    Fewer samples than a share are repeated; the remainder of a pass is left to the next shuffle.
+    """
+    width = _width(stream, length)
+    rows = max(1, length // width)
+    kept = rows if stream.limit is None else min(rows, stream.limit)
+    passes = []
+    for _ in range(-(-count // kept)):
+        order = torch.randperm(length, generator=generator) if stream.shuffle else torch.arange(length)
+        order = order.repeat(-(-width // length))[: rows * width]
+        passes.append(order.view(rows, width)[:kept])
+    return torch.cat(passes)[:count] if passes else torch.zeros(0, width, dtype=torch.int64)
+
+
+# --- augmentation -----------------------------------------------------------------------------------------------------
+
+
+def draw_moves(count: int, size: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Random moves ``[count, size, 3]`` for :func:`crop_flip`: by up to an eighth of the sides, half of them mirrored.
+
+    Drawn on the CPU, so that they are the same on every device.
+    """
+    reach = torch.tensor([height // 8, width // 8, 0])
+    choices = torch.tensor([2 * (height // 8) + 1, 2 * (width // 8) + 1, 2])
+    return (torch.rand(count, size, 3, generator=generator) * choices).long().minimum(choices - 1) - reach
+
+
+def crop_flip(x: Tensor, moves: Tensor) -> Tensor:
+    """Each of the images ``[n, c, h, w]`` moved as ``moves`` ``[n, 3]`` says: down, right (zeros come in), mirrored.
+
+    Gathered on the images' own device, with no loop over them.
+    """
+    count, _, height, width = x.shape
+    columns = torch.arange(width, device=x.device)
+    rows = moves[:, :1] + torch.arange(height, device=x.device)
+    columns = moves[:, 1:2] + torch.where(moves[:, 2:] > 0, columns.flip(0), columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    where = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    moved = x.flatten(2).gather(2, where.view(count, 1, -1).expand(-1, x.shape[1], -1))
+    return moved.masked_fill(~inside.view(count, 1, -1), 0).view_as(x)

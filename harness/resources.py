@@ -1,0 +1,61 @@
+"""What a stage ran on and what it took: the machine, and peak memory on the host and on the device."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where this process runs, as columns of the table ``stages``."""
+    import harness
+
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "harness": harness.__version__,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"Python {platform.python_version()}",
+    }
+
+
+class Peaks:
+    """Peak memory since it was made, where the system can begin to count anew; else since the process began."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with suppress(OSError):
+            _CLEAR.write_text("5")  # Linux: the resident peak becomes what is resident now
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self) -> dict[str, float | None]:
+        """The peaks in MiB, as columns of the table ``stages``."""
+        cuda = self.device.type == "cuda"
+        return {
+            "peak_memory_mib": _resident_peak_mib(),
+            "peak_device_memory_mib": torch.cuda.max_memory_reserved(self.device) / 2**20 if cuda else None,
+        }
+
+
+def _resident_peak_mib() -> float | None:
+    """Peak resident memory of this process; ``None`` where the system does not tell (Windows)."""
+    with suppress(OSError, KeyError):
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text("ascii").splitlines())
+        return int(lines["VmHWM"].split()[0]) / 2**10  # KiB
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
