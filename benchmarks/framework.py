@@ -134,7 +134,7 @@ def run(plan: Plan, registry: Registry, results: Path, data: Data) -> Outcome:
     store.prepare()
     session = Session(plan, store, Tables(results), Options())
     worker = Worker(store, data, plan.stages, registry.use, torch.device("cpu"))
-    outcome = session.run(Serial(), worker.run, Nobody())
+    outcome = session.run(Serial(worker.run), Nobody())
     if outcome.counts["ok"] != len(plan.cells):
         raise RuntimeError(f"{dict(outcome.counts)} of {len(plan.cells)} cells: {outcome.failures[:3]}")
     return outcome

@@ -93,13 +93,13 @@ class Data:
         return _split(arrays.x_test[:count], arrays.y_test[:count], device)
 
     def other(self, dataset: InputSet, like: Dataset, device: torch.device) -> Split:
-        """All training samples of another dataset, in the input shape of ``like``: one copy, for all who ask."""
+        """All training samples of another dataset, in the input shape of ``like``: a copy, resized once."""
         key = (dataset.name, like.input_shape, device)
         if key not in self._others:
             arrays = self.arrays(dataset)
             split = _split(arrays.x_train, arrays.y_train, device)
             self._others[key] = Split(resize(split.x, like.input_shape), split.y)
-        return self._others[key]
+        return self._others[key].clone()
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ class Worker:
         splits = self.splits(stage)
         other = None
         if stage.data is not None:
-            other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device).clone()
+            other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device)
         return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
     def pool(self, stage: Stage, attack: PoolAttack) -> Pool:

@@ -2,10 +2,12 @@
 
 ``results/tables/<table>/<run>.parquet``: one file a run (or a part of one), never appended in place, merged on read.
 The tables are a projection of the stored artifacts: what a run that was killed did not write, the next run writes.
+A results folder may come from a stranger: what no run would have written is a :class:`harness.errors.ResultsError`.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 3
 _VERSION_KEY = b"watermark-harness schema"
+MAX_ROWS = 10_000_000
+"""Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame ten million are 7 GB."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,7 @@ class Tables:
         if not data.num_rows:
             return
         folder = self.folder / table
+        refuse_links(self.folder, folder)
         folder.mkdir(parents=True, exist_ok=True)
         part = len(list(folder.glob(f"{run}*.parquet")))
         path = folder / f"{run}-{part:04d}.parquet"
@@ -285,37 +290,94 @@ class Tables:
 
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         schema = TABLES[table].schema()
-        parts = []
-        for path in sorted((self.folder / table).glob("*.parquet")):
-            try:
-                # One file at a time, and by handle: a path would be taken for a partitioned data set.
-                with path.open("rb") as handle:
-                    file = pq.ParquetFile(handle, page_checksum_verification=True)
-                    self._check_version(path, file.schema_arrow.metadata)
-                    if file.schema_arrow != schema:
-                        raise pa.ArrowInvalid("other columns than its schema version has")
-                    parts.append(file.read(columns))
-            except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-                reason = " ".join(str(error).split())
-                raise ResultsError(
-                    f"{path} is damaged ({reason}): delete {self.folder}, "
-                    "and `harness run` writes it anew from the artifacts"
-                ) from error
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        frame = pa.concat_tables(parts).to_pandas() if parts else wanted.empty_table().to_pandas()
+        where = folder = self.folder / table
+        parts, rows = [wanted.empty_table()], 0
+        try:
+            for where in sorted(folder.glob("*.parquet")):
+                parts.append(_read_file(where, schema, wanted.names, MAX_ROWS - rows))
+                rows += len(parts[-1])
+            where, data = folder, pa.concat_tables(parts)
+            _check_values(data, TABLES[table])
+            # Not by the files' own metadata: pandas would name, type and index columns as a stranger wrote there.
+            frame = data.to_pandas(ignore_metadata=True)
+        except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
+            raise ResultsError(
+                f"{printable(where)} is damaged ({printable(' '.join(str(error).split()))}): delete {self.folder}, "
+                "and `harness run` writes it anew from the artifacts"
+            ) from error
         return frame.drop_duplicates(list(TABLES[table].key), keep="last")
 
-    @staticmethod
-    def _check_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
-        version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
-        if version != str(SCHEMA_VERSION):
+
+def _read_file(path: Path, schema: pa.Schema, columns: list[str], room: int) -> pa.Table:
+    """Columns of one file of ``schema``, which has ``room`` rows at most.
+
+    Raises :class:`ResultsError` for another schema version, and ``ArrowInvalid`` for what no run would have written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise pa.ArrowInvalid("it is no plain file")
+    # One file at a time, and by handle: a path would be taken for a partitioned data set.
+    with path.open("rb") as handle:
+        file = pq.ParquetFile(handle, page_checksum_verification=True)
+        _check_version(path, file.schema_arrow.metadata)
+        if file.schema_arrow != schema:
+            raise pa.ArrowInvalid("other columns than its schema version has")
+        rows = sum(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+        if rows > room:
+            raise pa.ArrowInvalid(f"with it the table has more than {MAX_ROWS:,} rows")
+        data = file.read(columns).select(columns)
+    if len(data) != rows:
+        raise pa.ArrowInvalid("another number of rows than it says")
+    return data
+
+
+def _check_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
+    version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if version != str(SCHEMA_VERSION):
+        raise ResultsError(
+            f"{printable(path)} has schema version {printable(version[:20])}, this harness writes {SCHEMA_VERSION}: "
+            "choose another folder with --results"
+        )
+
+
+def _check_values(data: pa.Table, table: Table) -> None:
+    """Raise ``ArrowInvalid`` for values that no run writes: text that is none, a row without its key, an infinite
+    number, a count beyond its trials."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    data.validate(full=True)
+    for name in data.column_names:
+        column = data[name]
+        if name in table.key and column.null_count:
+            raise pa.ArrowInvalid(f"a row without {name}")
+        if pa.types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py():
+            raise pa.ArrowInvalid(f"{name} is infinite")
+        trials = f"{name.removesuffix('matches')}trials"
+        if name.endswith("matches") and trials in data.column_names:
+            wrong = pc.or_(pc.less(column, 0), pc.greater(column, data[trials]))
+            if pc.any(wrong).as_py():
+                raise pa.ArrowInvalid(f"{name} is not in 0..{trials}")
+
+
+def refuse_links(*paths: Path) -> None:
+    """Raise :class:`ResultsError` where one of ``paths`` is a link: what is written there would land elsewhere."""
+    for path in paths:
+        if path.is_symlink():
             raise ResultsError(
-                f"{path} has schema version {version}, this harness writes {SCHEMA_VERSION}: "
-                "choose another folder with --results"
+                f"{printable(path)} is a link, and only a results folder as a whole may be one: "
+                "put what it leads to in its place, or choose another folder with --results"
             )
+
+
+def printable(text: object) -> str:
+    """``text`` for a terminal: what would not show as a character, such as an escape sequence, stands as its code."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def document() -> str:

@@ -250,6 +250,13 @@ class _Sums:
         return {name: total / count for name, total, count in zip(self._totals, read, counts, strict=True)}
 
 
+def set_matmul_precision(precision: Precision) -> None:
+    """Let this process's GPUs multiply in TF32, or not. For a process that the harness owns."""
+    # Not `torch.set_float32_matmul_precision`, which speaks of CPUs too.
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
 def predict(net: nn.Module, x: Tensor) -> Tensor:
     """Logits ``[n, classes]`` of ``net`` in evaluation mode, in batches, without gradients."""
     training = net.training

@@ -57,21 +57,26 @@ class Json(Quiet):
 
 
 class Bar(Quiet):
-    """A bar with the current stage and the time left, on stderr; what failed stays above it."""
+    """A bar on stderr, with the time left and the latest of the stages that run; what failed stays above it."""
 
     def __init__(self, total: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
 
         self.progress = Progress(
             TextColumn("{task.fields[left]}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
+            # The one column that gives way where a terminal is narrow.
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             console=Console(stderr=True),
+            expand=True,
         )
         self.task = self.progress.add_task("", total=total, left="")
+        self.running: dict[str, str] = {}
+        """What runs now, by the stage's id, the latest last."""
 
     def __enter__(self) -> Watcher:
         self.progress.start()
@@ -84,13 +89,22 @@ class Bar(Quiet):
         self.progress.stop()
 
     def started(self, stage: Stage) -> None:
-        self.progress.update(self.task, description=f"{stage.action}: {stage.label}")
+        self.running[stage.id] = f"{stage.action}: {stage.label}"
+        self._describe()
 
     def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
         left = "" if seconds_left is None or done == total else f"{duration(seconds_left)} left"
         self.progress.update(self.task, completed=done, left=left)
+        self.running.pop(record["stage"], None)  # a stage that is blocked never began
+        self._describe()
         if record["status"] == "failed":
             self.progress.console.print(f"failed: {record['label']}: {first_line(record['reason'])}", markup=False)
+
+    def _describe(self) -> None:
+        if self.running:  # else what ended stays until the next begins, or the bar would flicker
+            count = f"({len(self.running)} run) " if len(self.running) > 1 else ""
+            latest = next(reversed(self.running.values()))
+            self.progress.update(self.task, description=count + latest)
 
 
 def watcher(total: int, quiet: bool, log_json: bool) -> Quiet:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import data_option, format_option, load_plugins, plugins_option, results_option
-from harness.cli.running import Machine, execute, machine_options, make_worker, report
+from harness.cli.running import Machine, execute, machine_options, make_executor, report
 
 if TYPE_CHECKING:
     from harness.plan import Plan
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from harness.registry import Registry
     from harness.reproduce import Compared
     from harness.tables import Tables
+    from harness.train import Precision
 
 COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
 WIDE = 100
@@ -89,7 +90,9 @@ def reproduce(
     data_named: Path | None,
     plugin_folders: tuple[Path, ...],
     device: str,
+    jobs: int | None,
     threads: int,
+    precision: Precision,
     quiet: bool,
     style: str,
 ) -> int:
@@ -111,7 +114,8 @@ def reproduce(
     if listing:
         _list([replace(paper, experiments={each.id: each for each in experiments})])
         return 0
-    bench = _Bench(paper, scale, seeds, no_run, results, Machine(data_named, device, threads), quiet, plugin_folders)
+    machine = Machine(data_named, device, threads, jobs, precision, plugins=plugin_folders)
+    bench = _Bench(paper, scale, seeds, no_run, results, machine, quiet)
     code, found = 0, []
     for experiment in experiments:
         ended, one = bench.reproduce(experiment)
@@ -154,14 +158,13 @@ class _Bench:
         results: Path,
         machine: Machine,
         quiet: bool,
-        plugin_folders: tuple[Path, ...],
     ) -> None:
         from harness.store import Store
         from harness.tables import Tables
 
         self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
         self.results, self.machine, self.quiet = results, machine, quiet
-        self.registry: Registry = load_plugins(plugin_folders)
+        self.registry: Registry = load_plugins(machine.plugins)
         self.store, self.tables = Store(results), Tables(results)
         self.store.check_format()
 
@@ -198,9 +201,9 @@ class _Bench:
         session = Session(plan, self.store, self.tables, Options())
         for warning in session.warnings:
             click.echo(f"warning: {warning}", err=True)
-        worker = make_worker(session, self.store, self.registry, plan, self.machine)
+        executor = make_executor(session, self.store, self.registry, plan, self.machine)
         self.store.prepare()
-        outcome = execute(session, worker, self.quiet)
+        outcome = execute(session, executor, self.quiet)
         return report(outcome, plan, self.results, err=True, name=experiment.id)
 
     def _found(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,10 @@ from harness.cli.options import (
     plugins_option,
     results_option,
 )
-from harness.cli.running import Machine, execute, machine_options, make_worker, report
+from harness.cli.running import Machine, execute, machine_options, make_executor, report
+
+if TYPE_CHECKING:
+    from harness.train import Precision
 
 
 @click.command(epilog="Example: harness run --matrix smoke --defense 'ewe*' --seeds 0-4")
@@ -32,6 +35,9 @@ from harness.cli.running import Machine, execute, machine_options, make_worker, 
     default="failed",
     show_default=True,
     help="Finished stages to run again.",
+)
+@click.option(
+    "--profile", is_flag=True, help="Write a timeline of each stage, for ui.perfetto.dev or chrome://tracing."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first stage that fails.")
@@ -51,9 +57,12 @@ def run(
     data_named: Path | None,
     plugin_folders: tuple[Path, ...],
     device: str,
+    jobs: int | None,
     threads: int,
+    precision: Precision,
     deterministic: bool,
     rerun: Any,
+    profile: bool,
     dry_run: bool,
     fail_fast: bool,
     debug: bool,
@@ -75,13 +84,14 @@ def run(
     if dry_run:
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
-    worker = make_worker(session, store, registry, plan, Machine(data_named, device, threads, deterministic))
-    if worker:
-        worker.debug = debug
+    machine = Machine(data_named, device, threads, jobs, precision, deterministic, profile, debug, plugin_folders)
+    executor = make_executor(session, store, registry, plan, machine)
     # Last, so that a mistake in the command leaves the results folder as it was.
     store.prepare()
-    outcome = execute(session, worker, quiet, log_json)
+    outcome = execute(session, executor, quiet, log_json, debug)
     code = report(outcome, plan, results, err=log_json)
+    if profile and outcome.ran:
+        click.echo(f"timelines in {store.profiles}", err=True)
     if outcome.counts["ok"] and not outcome.interrupted:
         where = "" if str(results) == "results" else f" --results {results}"
         click.echo(f"next: harness leaderboard{where}", err=log_json)

@@ -1,4 +1,5 @@
-"""Running a plan from the command line: the options, the worker, the progress, Ctrl-C. Shared by the commands that run.
+"""Running a plan from the command line: the options, the executor, the progress, Ctrl-C. Shared by the commands that
+run.
 
 Only what there is to run imports torch.
 """
@@ -7,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +20,53 @@ import click
 from harness.cli.options import F
 
 if TYPE_CHECKING:
-    from harness.execute import Outcome, Session
-    from harness.plan import Plan
+    from harness.execute import Executor, Outcome, Session
+    from harness.execute.local import Warn
+    from harness.execute.serial import Work
+    from harness.plan import Lookup, Plan, Stage
     from harness.registry import Registry
     from harness.stages import Worker
     from harness.store import Store
+    from harness.train import Precision
+
+WORKERS_A_GPU = 2
+"""What ``--jobs auto`` takes: small nets leave a GPU idle between two kernels."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to run: what the command line says of devices and data."""
+    """Where to run: what the command line says of devices, processes and data."""
 
     data: Path | None = None
     device: str = "auto"
     threads: int = 1
+    jobs: int | None = 1
+    """Stages at a time, each in a worker process; 1 is this process, ``None`` is as many as suit the machine."""
+    precision: Precision = "tf32"
     deterministic: bool = False
+    profile: bool = False
+    debug: bool = False
+    plugins: tuple[Path, ...] = ()
+
+
+def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
+        raise click.BadParameter(f"expected a whole number from 1 to 1024, or auto, not {value!r}")
+    return int(value)
 
 
 def machine_options(command: F) -> F:
-    """``--device`` and ``--threads``."""
+    """``--device``, ``--jobs``, ``--threads`` and ``--precision``."""
     for option in (
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "tf32", "bf16"]),
+            default="tf32",
+            show_default=True,
+            help="Of training. tf32: of a GPU's matrix products (a CPU trains in fp32). bf16: autocast to bfloat16.",
+        ),
         click.option(
             "--threads",
             type=click.IntRange(1, 1024),
@@ -45,34 +74,102 @@ def machine_options(command: F) -> F:
             show_default=True,
             help="CPU threads of torch. Another number sums in another order: other numbers, within rounding.",
         ),
+        click.option(
+            "--jobs",
+            metavar="N|auto",
+            callback=_jobs,
+            default="1",
+            show_default=True,
+            help=f"Stages at a time; from 2 on in worker processes. auto: one a CPU, {WORKERS_A_GPU} a GPU.",
+        ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     ):
         command = option(command)
     return command
 
 
-def make_worker(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine) -> Worker | None:
-    """The worker, once it is sure that every data set that is needed is there; ``None`` if there is nothing to run."""
+def make_executor(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine) -> Executor:
+    """What runs the stages that are left, once it is sure that every data set that they need is there."""
+    from harness.errors import UsageError
+    from harness.execute import Local, Serial
+
+    if machine.debug and machine.jobs != 1:
+        raise UsageError("--debug opens the debugger in this process: it needs --jobs 1")
     if not session.todo:
-        return None
+        return Serial(_nothing)
+    worker = _worker(machine, store, registry.use, plan.stages, _warn)
+    # A dict, not a set: of two sets that are missing it is always the same one that is named.
+    for dataset in dict.fromkeys(use for stage in session.todo for use in (stage.dataset, stage.data) if use):
+        worker.data.arrays(dataset.plugin)
+    jobs = machine.jobs or _suitable(worker.device, machine.threads)
+    if jobs == 1:
+        return Serial(worker.run)
+    make = partial(_work_of, machine, store.results)
+    return Local(min(jobs, len(session.todo)), make, plan.stages, _warn)
+
+
+def _nothing(stage: Stage) -> dict[str, Any]:
+    raise AssertionError(f"{stage.label} is run where nothing is left to run")
+
+
+def _warn(message: str) -> None:
+    click.echo(f"warning: {message}", err=True)
+
+
+def _suitable(device: Any, threads: int) -> int:
+    """How many workers suit the machine."""
+    import torch
+
+    if device.type == "cuda":
+        return WORKERS_A_GPU * (torch.cuda.device_count() if device.index is None else 1)
+    # Those that this process may use, where the system tells: a container has fewer than the machine.
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cpus // threads)
+
+
+def _work_of(machine: Machine, results: Path, number: int, stages: Mapping[str, Stage], warn: Warn) -> Work:
+    """What runs stages in the worker process ``number``, which has no plugins yet."""
+    from harness.registry import load_registry
+    from harness.store import Store
+
+    lookup = load_registry(machine.plugins).use
+    return _worker(machine, Store(results), lookup, stages, warn, number).run
+
+
+def _worker(
+    machine: Machine,
+    store: Store,
+    lookup: Lookup,
+    stages: Mapping[str, Stage],
+    warn: Warn,
+    number: int | None = None,
+) -> Worker:
+    """The worker of this process; of the worker process ``number`` if there is one."""
     import torch
 
     from harness.data import Data, data_folder
     from harness.stages import Worker
+    from harness.train import set_matmul_precision
 
     torch.set_num_threads(machine.threads)
+    set_matmul_precision(machine.precision)
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
-    chosen, data = _device(machine.device), Data(*data_folder(machine.data))
-    # A dict, not a set: of two sets that are missing it is always the same one that is named.
-    for dataset in dict.fromkeys(use for stage in session.todo for use in (stage.dataset, stage.data) if use):
-        data.arrays(dataset.plugin)
-
-    def warn(message: str) -> None:
-        click.echo(f"warning: {message}", err=True)
-
-    return Worker(store, data, plan.stages, registry.use, chosen, warn=warn)
+    device = _device(machine.device)
+    if number is not None and device.type == "cuda":
+        device = _shared(device, number)
+    return Worker(
+        store,
+        Data(*data_folder(machine.data)),
+        stages,
+        lookup,
+        device,
+        machine.precision,
+        store.profiles if machine.profile else None,
+        machine.debug,
+        warn,
+    )
 
 
 def _device(name: str) -> Any:
@@ -94,20 +191,24 @@ def _device(name: str) -> Any:
     return device
 
 
-def execute(session: Session, worker: Worker | None, quiet: bool, log_json: bool = False) -> Outcome:
+def _shared(device: Any, number: int) -> Any:
+    """The GPU of a worker: the one that was named, or else the workers go round all that there are."""
+    import torch
+
+    index = number % torch.cuda.device_count() if device.index is None else device.index
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def execute(session: Session, executor: Executor, quiet: bool, log_json: bool = False, debug: bool = False) -> Outcome:
     """Run what is left of a session, watched, until it ends or is interrupted."""
     from harness.cli.progress import watcher
-    from harness.execute import Serial
-
-    def work(stage: Any) -> dict[str, Any]:
-        assert worker is not None  # there is one whenever there is something to run
-        return worker.run(stage)
 
     with _stop_on_interrupt() as stopping, watcher(len(session.todo), quiet, log_json) as watching:
         try:
-            return session.run(Serial(), work, watching, stopping)
+            return session.run(executor, watching, stopping)
         except Exception:
-            if worker is not None and worker.debug:
+            if debug:
                 import pdb
 
                 pdb.post_mortem()
@@ -116,7 +217,7 @@ def execute(session: Session, worker: Worker | None, quiet: bool, log_json: bool
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[Any]:
-    """Ctrl-C asks to stop after the current stage; a second one stops at once."""
+    """Ctrl-C asks to stop after what runs now; a second one stops at once."""
     asked = False
 
     def handle(signum: int, frame: object) -> None:
@@ -124,7 +225,7 @@ def _stop_on_interrupt() -> Iterator[Any]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        click.echo("\nstopping after the current stage (Ctrl-C again: at once)", err=True)
+        click.echo("\nstopping after what runs now (Ctrl-C again: at once)", err=True)
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -140,7 +241,7 @@ def report(outcome: Outcome, plan: Plan, results: Path, err: bool, name: str = "
         click.echo(f"failed: {cell}: {reason.partition(chr(10))[0]}", err=True)
     if len(outcome.failures) > 20:
         click.echo(f"... and {len(outcome.failures) - 20} more: see the cells table", err=True)
-    did = f"ran {outcome.ran} stages" if outcome.ran else "nothing to do"
+    did = f"ran {outcome.ran} stages" if outcome.ran or outcome.interrupted else "nothing to do"
     start = f"{name}: " if name else ""
     click.echo(f"{start}{did}: {len(plan.cells)} cells ({counts}), tables in {results / 'tables'}", err=err)
     if outcome.interrupted:

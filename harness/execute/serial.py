@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from harness.plan import Stage
 
-Record = dict[str, Any]
+Record: TypeAlias = dict[str, Any]
+Work: TypeAlias = Callable[[Stage], Record]
+"""Runs a stage, stores what it made, and returns its record."""
+
+
+class Control(Protocol):
+    """What an executor asks of whoever had the stages run, and tells them. All in the process of the run itself."""
+
+    def going(self) -> bool:
+        """Whether another stage may begin. Those that run may end, and their records count."""
+
+    def begin(self, stage: Stage) -> Record | None:
+        """A stage is about to run. A record says that it cannot, and is its outcome: give it to :meth:`end`."""
+
+    def end(self, stage: Stage, record: Record) -> None:
+        """A stage ended."""
 
 
 class Executor(Protocol):
     """Runs stages: each only after its parents, which come first. How and where is its own affair."""
 
-    def run(
-        self, stages: Iterable[Stage], work: Callable[[Stage], Record], done: Callable[[Stage, Record], bool]
-    ) -> None:
-        """Call ``work`` for each of ``stages`` and ``done`` with its record; stop when ``done`` says False."""
+    jobs: int
+    """How many stages run at a time."""
+
+    def run(self, stages: Sequence[Stage], control: Control) -> None:
+        """Run ``stages`` while ``control`` is going."""
 
 
 class Serial:
     """In this process, in the plan's order."""
 
-    def run(
-        self, stages: Iterable[Stage], work: Callable[[Stage], Record], done: Callable[[Stage, Record], bool]
-    ) -> None:
+    jobs = 1
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def run(self, stages: Sequence[Stage], control: Control) -> None:
         for stage in stages:
-            if not done(stage, work(stage)):
+            if not control.going():
                 return
+            control.end(stage, control.begin(stage) or self.work(stage))
+
+
+def unstored(stage: Stage, status: str, reason: str, seconds: float = 0.0) -> Record:
+    """The record of a stage that left none. It is not stored: the next run tries the stage again."""
+    return {
+        "stage": stage.id,
+        "action": stage.action,
+        "label": stage.label,
+        "dataset": stage.dataset.text,
+        "plugin": stage.plugin.text if stage.plugin else "",
+        "status": status,
+        "reason": reason,
+        "seconds": seconds,
+    }

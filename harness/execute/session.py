@@ -25,7 +25,7 @@ from harness.execute.rows import (
     outcome,
     stage_row,
 )
-from harness.execute.serial import Executor, Record
+from harness.execute.serial import Executor, Record, unstored
 from harness.plan import Cell, Plan, Stage
 from harness.store import Store
 from harness.tables import Tables
@@ -118,44 +118,16 @@ class Session:
 
     # --- doing it ---
 
-    def run(
-        self,
-        executor: Executor,
-        work: Callable[[Stage], Record],
-        watcher: Watcher,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> Outcome:
+    def run(self, executor: Executor, watcher: Watcher, stopping: Callable[[], bool] = lambda: False) -> Outcome:
         """Run what is left; every outcome is in the tables when this returns, also after an exception."""
-        book = _Book(self)
-        clock = _Clock(self.tables, self.todo)
-        result = Outcome()
-        book.known(list(self.records.values()))
-
-        def attempt(stage: Stage) -> Record:
-            blocker = next((r for _, id in stage.parents if (r := self.records[id])["status"] != "ok"), None)
-            if blocker:
-                return _blocked(stage, blocker)
-            watcher.started(stage)
-            return work(stage)
-
-        def done(stage: Stage, record: Record) -> bool:
-            self.records[stage.id] = record
-            book.stage(record)
-            result.ran += 1
-            clock.ended(stage, record)
-            watcher.ended(record, result.ran, len(self.todo), clock.left())
-            if stopping():
-                result.interrupted = result.ran < len(self.todo)
-                return False
-            return not (self.options.fail_fast and record["status"] == "failed")
-
+        run = _Run(self, watcher, stopping, executor.jobs)
         try:
-            if not stopping():
-                executor.run(self.todo, attempt, done)
+            executor.run(self.todo, run)
         finally:
-            book.flush()
-        self._summarise(result)
-        return result
+            run.book.flush()
+        run.result.interrupted = stopping() and run.result.ran < len(self.todo)
+        self._summarise(run.result)
+        return run.result
 
     def _summarise(self, result: Outcome) -> None:
         for cell in self.plan.cells:
@@ -171,19 +143,38 @@ class Session:
                 result.failures.append((f"{cell.dataset} / {cell.defense} / {cell.attack} #{cell.seed}", reason))
 
 
-def _blocked(stage: Stage, parent: Record) -> Record:
-    """The record of a stage that cannot be, since a parent did not succeed. It is not stored: the parent may yet."""
-    root = parent["reason"]
-    return {
-        "stage": stage.id,
-        "action": stage.action,
-        "label": stage.label,
-        "dataset": stage.dataset.text,
-        "plugin": stage.plugin.text if stage.plugin else "",
-        "status": "skipped",
-        "reason": root,
-        "seconds": 0.0,
-    }
+class _Run:
+    """What an executor asks and tells while it runs what is left of a session."""
+
+    def __init__(self, session: Session, watcher: Watcher, stopping: Callable[[], bool], jobs: int) -> None:
+        self.session, self.watcher, self.stopping = session, watcher, stopping
+        self.book, self.clock = _Book(session), _Clock(session.tables, session.todo, jobs)
+        self.result = Outcome()
+        self.failed = False
+        self.book.known(list(session.records.values()))
+
+    def going(self) -> bool:
+        return not self.stopping() and not (self.failed and self.session.options.fail_fast)
+
+    def begin(self, stage: Stage) -> Record | None:
+        """The record of a stage that cannot be, since a parent did not succeed. It is not stored: the parent may yet.
+
+        ``None`` for one that can.
+        """
+        records = self.session.records
+        blocker = next((r for _, id in stage.parents if (r := records[id])["status"] != "ok"), None)
+        if blocker:
+            return unstored(stage, "skipped", blocker["reason"])
+        self.watcher.started(stage)
+        return None
+
+    def end(self, stage: Stage, record: Record) -> None:
+        self.session.records[stage.id] = record
+        self.book.stage(record)
+        self.result.ran += 1
+        self.failed |= record["status"] == "failed"
+        self.clock.ended(stage, record)
+        self.watcher.ended(record, self.result.ran, len(self.session.todo), self.clock.left())
 
 
 class _Book:
@@ -246,7 +237,8 @@ class _Clock:
     A kind is an action, a dataset with its options and a plugin without: a sweep's stages are of one kind.
     """
 
-    def __init__(self, tables: Tables, todo: list[Stage]) -> None:
+    def __init__(self, tables: Tables, todo: list[Stage], jobs: int) -> None:
+        self.jobs = jobs
         self.open = Counter(self._kind(stage) for stage in todo)
         self.count = Counter[_Kind]()
         self.seconds: dict[_Kind, float] = defaultdict(float)
@@ -277,7 +269,7 @@ class _Clock:
         kinds = [kind for kind, count in self.open.items() if count]
         if any(kind not in self.count for kind in kinds):
             return None
-        return sum(self.open[kind] * self.seconds[kind] / self.count[kind] for kind in kinds)
+        return sum(self.open[kind] * self.seconds[kind] / self.count[kind] for kind in kinds) / self.jobs
 
 
 _Kind: TypeAlias = tuple[str, str, str]

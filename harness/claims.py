@@ -1,0 +1,104 @@
+"""Who computes which stage: locks on one file of the results folder, that die with the process that holds them.
+
+Two runs may share a results folder. A stage has one byte of ``claims/locks``, by its id; who has locked it computes the
+stage, and the others do something else meanwhile. The system gives a lock back when its process ends, however it does,
+so there is nothing to clean up and no clock to trust. A note beside it says what a process is at.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: without locks, two runs on one folder may compute a stage twice, and store the same
+    fcntl = None  # type: ignore[assignment]
+
+
+class Claims:
+    """The claims of one results folder, as this process takes and sees them. One object a process and folder.
+
+    (A process that closes the file gives back all of its locks on it, whichever object took them.)
+    """
+
+    def __init__(self, results: Path) -> None:
+        self.folder = results / "claims"
+        self._file: int | None = None
+        self._note = self.folder / f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.json"
+
+    def take(self, id: str, **note: str) -> bool:
+        """Claim a stage; False where another process has it. ``note`` says more of it to whoever looks."""
+        if not self._lock(id):
+            return False
+        about = {"stage": id, "host": platform.node(), "pid": os.getpid(), **note}
+        partial = self._note.with_suffix(".partial")
+        partial.write_text(json.dumps(about), "utf-8")
+        partial.replace(self._note)
+        return True
+
+    def drop(self, id: str) -> None:
+        """Give a claim back."""
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
+        if self._file is not None and fcntl is not None:
+            with suppress(OSError):
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(id))
+
+    def is_taken(self, id: str) -> bool:
+        """Whether another process has the claim of a stage now."""
+        if not (self.folder / "locks").exists():
+            return False
+        if not self._lock(id):
+            return True
+        if fcntl is not None and self._file is not None:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(id))
+        return False
+
+    def running(self) -> list[Mapping[str, Any]]:
+        """The notes of the processes that compute a stage now; those that died left a note and no lock."""
+        notes = [_read(path) for path in sorted(self.folder.glob("*.json"))]
+        return [note for note in notes if note and self.is_taken(note["stage"])]
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._note.unlink(missing_ok=True)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _lock(self, id: str) -> bool:
+        if fcntl is None:
+            return True
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(id))
+        except OSError as error:
+            # A file system without locks grants every claim: what two runs compute twice is the same.
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
+        return True
+
+
+def _place(id: str) -> int:
+    """The byte of a stage: 60 bits of its id."""
+    return int(id[:15], 16)
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """A note; ``None`` for anything that is none."""
+    try:
+        note = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    stage = note.get("stage") if isinstance(note, dict) else None
+    is_id = isinstance(stage, str) and len(stage) == 32 and set(stage) <= set("0123456789abcdef")
+    return note if is_id else None

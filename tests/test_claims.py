@@ -1,0 +1,74 @@
+"""Claims: one process at a time, given back however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.claims import Claims
+
+ONE, TWO = "1" * 32, "2" * 32
+HOLD = """
+import sys, time
+from pathlib import Path
+from harness.claims import Claims
+claims = Claims(Path(sys.argv[1]))
+print(claims.take(sys.argv[2], label="held"), flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def held(results: Path, id: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has claimed a stage."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, results, id], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_claim_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    with held(tmp_path, ONE) as other:
+        assert not claims.take(ONE) and claims.is_taken(ONE)
+        assert claims.take(TWO) and not claims.is_taken(TWO)  # ours is not another's
+        (note,) = claims.running()
+        assert (note["stage"], note["pid"], note["label"]) == (ONE, other.pid, "held")
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+        assert not claims.is_taken(ONE) and claims.running() == []
+        assert claims.take(ONE)
+    claims.close()
+
+
+def test_what_is_dropped_can_be_taken_by_another(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    assert claims.take(ONE)
+    claims.drop(ONE)
+    with held(tmp_path, ONE):
+        assert claims.is_taken(ONE)
+    claims.close()
+
+
+def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    assert not claims.is_taken(ONE) and claims.running() == [] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"stage": "../../x"}', '{"stage": 3}', "\xff"])
+def test_a_note_that_is_none_is_passed_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "a.json").write_text(text, "latin-1")
+    (tmp_path / "claims" / "b.json").write_text(json.dumps({"stage": ONE}))
+    assert Claims(tmp_path).running() == []
