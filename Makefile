@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # Tests and checks are many small computations: one thread each, and as many processes as there are cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test test-wheel check bench docs clean
+.PHONY: venv demo test test-wheel check bench bench-gpu docs clean
 
 venv: $(INSTALLED)
 
@@ -41,6 +41,9 @@ check: venv
 
 bench: venv
 	$(BIN)/python -m benchmarks.bench
+
+bench-gpu: venv
+	$(BIN)/python -m benchmarks.bench --device cuda
 
 docs: venv
 	$(BIN)/python -c "from pathlib import Path; from harness.tables import document; Path('results/README.md').write_text(document())"

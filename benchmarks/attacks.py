@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -12,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.framework import folder, harness
-from benchmarks.measure import Row, cpu_seconds, seconds, threads
+from benchmarks.measure import Row, cpu_seconds, seconds, threads, with_data
 from harness.contracts import Pool, Split
 from harness.data import Data
 from harness.nets import Net
@@ -22,16 +21,6 @@ from harness.train import Engine, clone
 CPU = torch.device("cpu")
 MNIST = "mnist[train=3000,holdout=500,test=1000,epochs=5,pretrain=2]"
 CLIPS = 5000
-
-
-def with_data(measure: Callable[[Path, int], list[Row]]) -> Callable[[int], list[Row]]:
-    """A benchmark on the real data sets; no rows where there are none."""
-
-    def measured(n: int) -> list[Row]:
-        root = Path(os.environ.get("HARNESS_DATA", ""))
-        return measure(root, n) if os.environ.get("HARNESS_DATA") and root.is_dir() else []
-
-    return measured
 
 
 def suspect(root: Path) -> tuple[Net, Split, Engine]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 Side = Callable[[], float]
@@ -36,19 +39,42 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Ours / peer."""
-        return self.ours / self.peer
+        """Ours / peer; NaN where the peer is 0."""
+        return self.ours / self.peer if self.peer else math.nan
 
-    def as_json(self) -> dict[str, str | float | int]:
+    def as_json(self) -> dict[str, str | float | int | None]:
         """The row as ``build/bench.json`` holds it."""
         return {
             "name": self.name,
             "ours": self.ours,
             "peer": self.peer,
-            "ratio": self.ratio,
+            "ratio": None if math.isnan(self.ratio) else self.ratio,
             "unit": self.unit,
             "n": len(self.samples),
+            "note": self.note,
         }
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark: the function that measures it, and how many repetitions it gets."""
+
+    name: str
+    measure: Callable[[int], list[Row]]
+    n: int
+    quick: int
+    long: bool = False
+    """Takes longer than five minutes: run only when it is named, or with ``--long``."""
+
+
+def with_data(measure: Callable[[Path, int], list[Row]]) -> Callable[[int], list[Row]]:
+    """A benchmark on the real data sets; no rows where there are none."""
+
+    def measured(n: int) -> list[Row]:
+        root = Path(os.environ.get("HARNESS_DATA", ""))
+        return measure(root, n) if os.environ.get("HARNESS_DATA") and root.is_dir() else []
+
+    return measured
 
 
 def alternate(n: int, *sides: Side) -> list[list[float]]:

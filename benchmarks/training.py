@@ -1,4 +1,4 @@
-"""What training costs: the engine's steps, the SNNL's share of them, threads against processes, and one whole arm."""
+"""What training costs besides its steps: the SNNL's share of them, threads against processes, and one whole arm."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.ceilings import CPU
 from benchmarks.framework import folder, make, run
-from benchmarks.measure import Row, Side, alternate, cpu_seconds, seconds, threads
-from benchmarks.peers import PlainLoop, snnl_by_pairs
-from harness.contracts import Key, Probe, Split, Stream, Task
+from benchmarks.measure import Row, alternate, cpu_seconds, seconds, threads
+from benchmarks.peers import snnl_by_pairs
+from benchmarks.steps import Case, EngineLoop, random_inputs
+from harness.contracts import Key, Probe, Stream, Task
 from harness.data import Data
 from harness.losses import Entanglement
 from harness.matrix import Entry, Matrix
@@ -26,88 +27,8 @@ from harness.nets import Net
 from harness.registry import load_registry
 from harness.train import Engine
 
-IMAGES, BATCH = 4096, 128
-RECIPE = f"mnist[train={IMAGES},holdout=100,batch_size={BATCH}]"
-CPU = torch.device("cpu")
-
-
-def images(count: int = IMAGES) -> Split:
-    """Random images of MNIST's shape and type: what a step costs does not depend on what it sees."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=generator)
-    return Split(x, torch.randint(0, 10, (count,), generator=generator))
-
-
-def engine(kind: type[Engine] = Engine) -> Engine:
-    """The harness's engine with MNIST's recipe and the paper's CNN."""
-    registry = load_registry()
-    dataset, cnn = registry.use("dataset", RECIPE), registry.use("architecture", "cnn")
-    return kind(CPU, torch.Generator().manual_seed(0), dataset.plugin.public(), cnn.plugin, cnn.text)
-
-
-class EngineLoop:
-    """One epoch after the other through :meth:`Engine.train`, as every stage of the harness trains."""
-
-    def __init__(self, data: Split) -> None:
-        self.engine = engine()
-        self.net = self.engine.build()
-        self.stream = self.engine.stream(data)
-
-    def epoch(self) -> None:
-        """One pass over the data."""
-        self.engine.train(self.net, [self.stream], 1)
-
-
-# --- cnn-step ---------------------------------------------------------------------------------------------------------
-
-
-def rate(epoch: Callable[[], object]) -> Side:
-    """Images a second of one epoch."""
-    return lambda: IMAGES / seconds(epoch)
-
-
-def matmul_gflops() -> float:
-    """GFLOP/s of one fp32 matrix product that fills the caches: what this processor reaches at best."""
-    size = 2048
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    return 2 * size**3 / seconds(lambda: a @ b) / 1e9
-
-
-def flops_per_image(net: nn.Module, shape: tuple[int, ...] = (1, 28, 28)) -> int:
-    """Operations of a training step an image, from the shapes of the layers: backward is twice forward."""
-    total = 0
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], out: Tensor) -> None:
-        nonlocal total
-        if isinstance(layer, nn.Conv2d):
-            total += 2 * prod(out.shape[1:]) * prod(layer.weight.shape[1:])
-        elif isinstance(layer, nn.Linear):
-            total += 2 * prod(layer.weight.shape)
-
-    hooks = [layer.register_forward_hook(count) for layer in net.modules()]
-    with torch.inference_mode():
-        net(torch.zeros(1, *shape))
-    for hook in hooks:
-        hook.remove()
-    return 3 * total
-
-
-def cnn_step(n: int) -> list[Row]:
-    """Images a second of the CNN's training, against a plain PyTorch loop and the machine's matrix products."""
-    return [row for count in (2, 1) for row in _cnn_step(n, count)]
-
-
-def _cnn_step(n: int, count: int) -> Iterator[Row]:
-    name = f"cnn-step, {count} thread" + "s" * (count > 1)
-    data = images()
-    ours, plain = EngineLoop(data), PlainLoop(data.x, data.y, BATCH)
-    with threads(count):
-        alternate(1, rate(ours.epoch), rate(plain.epoch), matmul_gflops)
-        engine_rate, plain_rate, ceiling = alternate(n, rate(ours.epoch), rate(plain.epoch), matmul_gflops)
-    target = "target 3000 on two idle cores" if count == 2 else ""
-    yield Row(name, engine_rate, plain_rate, "images/s", "measured: plain PyTorch loop (see peers.py)", target)
-    reached = [images_per_second * flops_per_image(ours.net) / 1e9 for images_per_second in engine_rate]
-    yield Row(f"{name}: arithmetic", reached, ceiling, "GFLOP/s", "measured: fp32 product of 2048 x 2048")
+BATCH = 128
+CASE = Case("cnn", f"mnist[batch_size={BATCH}]", 4096)
 
 
 # --- two-workers ------------------------------------------------------------------------------------------------------
@@ -119,12 +40,12 @@ def _prepare(count: int) -> None:
     """In a new process: ``count`` threads, and one epoch to warm up."""
     global _loop
     torch.set_num_threads(count)
-    _loop = EngineLoop(images())
-    _loop.epoch()
+    _loop = EngineLoop(CASE.engine(), CASE.data())
+    _loop.train()
 
 
 def _epoch() -> float:
-    _loop.epoch()
+    _loop.train()
     return time.monotonic()
 
 
@@ -140,7 +61,7 @@ def together(pools: Sequence[ProcessPoolExecutor]) -> float:
     """Images a second, in all, of an epoch in each of the processes at the same time, until the last has ended."""
     begin = time.monotonic()
     ends = [future.result() for future in [pool.submit(_epoch) for pool in pools]]
-    return IMAGES * len(pools) / (max(ends) - begin)
+    return CASE.images * len(pools) / (max(ends) - begin)
 
 
 def two_workers(n: int) -> list[Row]:
@@ -212,7 +133,7 @@ def snnl(n: int) -> list[Row]:
 
 
 @dataclass
-class Capture(Engine):
+class KeepsStreams(Engine):
     """An engine that keeps what a scheme would train on, instead of training."""
 
     streams: Sequence[Stream] = field(default_factory=list)
@@ -225,15 +146,15 @@ class Capture(Engine):
 
 def watermark_epoch(scheme: str) -> Callable[[], object]:
     """An epoch of the watermark batches alone, with the very loss that ``scheme`` trains them with."""
-    dataset = load_registry().use("dataset", RECIPE).plugin
-    capture = engine(Capture)
-    assert isinstance(capture, Capture)
-    data, triggers = images(), images(1024)
+    registry = load_registry()
+    dataset, cnn = registry.use("dataset", CASE.dataset).plugin, registry.use("architecture", CASE.architecture)
+    engine = KeepsStreams(CPU, torch.Generator().manual_seed(0), dataset.public(), cnn.plugin, cnn.text)
+    data, triggers = CASE.data(), random_inputs(CASE.recipe, 1024)
     key = Key({"trigger": Probe(triggers.x, torch.zeros_like(triggers.y))})
-    load_registry().use("defense", scheme).plugin.embed(Task(dataset, data, data, None, key), capture)
-    trainer = engine()
+    registry.use("defense", scheme).plugin.embed(Task(dataset, data, data, None, key), engine)
+    trainer = CASE.engine()
     net = trainer.build()
-    return lambda: trainer.train(net, [capture.streams[1]], 1)
+    return lambda: trainer.train(net, [engine.streams[1]], 1)
 
 
 def snnl_share(n: int) -> list[Row]:
