@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness import data, losses, metrics, nets, statistics, testing, triggers
+    from harness.export import load_model
 
 __version__ = "0.1.0"
 
@@ -93,6 +94,7 @@ __all__ = [
     "__version__",
     "data",
     "hookimpl",
+    "load_model",
     "losses",
     "metrics",
     "nets",
@@ -111,6 +113,10 @@ def __getattr__(name: str) -> Any:
         from harness._lazy import lazy_module
 
         return lazy_module(f"harness.{name}")
+    if name == "load_model":
+        from harness._lazy import lazy_module
+
+        return lazy_module("harness.export").load_model
     raise AttributeError(f"module 'harness' has no attribute {name!r}")
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.contracts import Key, Probe
-from harness.errors import PluginError
+from harness.contracts import Evasion, Key, Probe
+from harness.errors import DamagedArtifact, PluginError, UsageError
 from harness.nets import Net
 from harness.plan import Lookup
 from harness.store import Artifact
+from harness.tables import printable
 from harness.train import on_device
 
 
@@ -32,25 +34,78 @@ class Loaded:
 
 
 def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
-    """An artifact as objects on ``device``; ``lookup`` finds the architecture of its model."""
+    """An artifact as objects on ``device``; ``lookup`` finds the architecture of its model.
+
+    Raises :class:`DamagedArtifact` for what no stage would have stored: it may be a stranger's.
+    """
     groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "probe", "tensor", "test", "guard", "found")}
     for name, tensor in artifact.tensors.items():
         group, _, rest = name.partition("/")
+        if group not in groups:
+            raise DamagedArtifact(f"an artifact has no tensor {name!r}")
         groups[group][rest] = tensor.to(device)
-    x, y = ({n.removesuffix(e): t for n, t in groups["probe"].items() if n.endswith(e)} for e in ("/x", "/y"))
     description = artifact.record.get("model")
     net = on_device(_rebuild(description, groups["model"], lookup), device).eval() if description else None
-    key = Key({name: Probe(x[name], y[name]) for name in x}, groups["tensor"])
+    key = Key(_probes(groups["probe"]), groups["tensor"])
+    if groups["guard"]:
+        _check_guard(artifact.record.get("guard"), lookup)
     return Loaded(artifact.record, net, key, groups["test"].get("predictions"), groups["guard"], groups["found"])
 
 
-def _rebuild(description: Mapping[str, Any], state: Mapping[str, Tensor], lookup: Lookup) -> Net:
-    architecture = lookup("architecture", description["architecture"]).plugin
-    with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
-        net: Net = architecture.build(tuple(description["input_shape"]), description["classes"])
-    net.load_state_dict(state)
-    net.description = description
+def _check_guard(text: Any, lookup: Lookup) -> None:
+    try:
+        known = isinstance(text, str) and isinstance(lookup("attack", text).plugin, Evasion)
+    except UsageError as error:
+        raise DamagedArtifact(f"its guard is unknown: {printable(error)}") from error
+    if not known:
+        raise DamagedArtifact(f"{text!r} guards no model")
+
+
+def _probes(tensors: Mapping[str, Tensor]) -> dict[str, Probe]:
+    """The probes of a key, as :func:`pack_key` names their inputs and labels."""
+    names = {name.rpartition("/")[0] for name in tensors}
+    if tensors.keys() != {f"{name}/{part}" for name in names for part in "xy"}:
+        raise DamagedArtifact(f"a key of probes has inputs and labels, not {', '.join(map(repr, sorted(tensors)))}")
+    probes = {name: Probe(tensors[f"{name}/x"], tensors[f"{name}/y"]) for name in names}
+    for name, probe in probes.items():
+        if probe.x.shape[:1] != probe.y.shape[:1] or not probe.y.ndim:
+            raise DamagedArtifact(
+                f"the probe {name!r} has {tuple(probe.x.shape)} inputs, {tuple(probe.y.shape)} labels"
+            )
+    return probes
+
+
+def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> Net:
+    try:
+        text, shape, classes = (description[name] for name in ("architecture", "input_shape", "classes"))
+        if not all(type(size) is int and size > 0 for size in (*shape, classes)):
+            raise ValueError("its sizes are no whole numbers")
+        build = partial(lookup("architecture", text).plugin.build, tuple(shape), classes)
+        with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
+            _check_shapes(build, state)
+            net: Net = build()
+        net.load_state_dict(state)
+    except Exception as error:  # whatever torch, or an architecture, makes of a stranger's description and weights
+        reason = printable(str(error).partition("\n")[0])
+        raise DamagedArtifact(f"its model cannot be built ({type(error).__name__}: {reason})") from error
+    net.description = {"architecture": text, "input_shape": list(shape), "classes": classes}
     return net
+
+
+def _check_shapes(build: Callable[[], Net], state: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless ``state`` has the shapes of the net that ``build`` makes.
+
+    A net without memory is asked: a stranger's description may be of one for which there is not enough.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    except Exception as error:
+        if "meta" in str(error):  # it computes with its numbers while it is built, which only the real one has
+            return
+        raise
+    if shapes != {name: tensor.shape for name, tensor in state.items()}:
+        raise ValueError("its weights are of other shapes than the architecture's")
 
 
 def check_model(net: nn.Module) -> tuple[Mapping[str, Any], dict[str, Tensor]]:

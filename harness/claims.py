@@ -11,16 +11,22 @@ import errno
 import json
 import os
 import platform
+import time
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from harness.errors import ResultsError
 
 try:
     import fcntl
 except ImportError:  # Windows: without locks, two runs on one folder may compute a stage twice, and store the same
     fcntl = None  # type: ignore[assignment]
+
+PAUSE = 0.3
+"""Seconds after which a claim that another process has is asked for again."""
 
 
 class Claims:
@@ -32,32 +38,57 @@ class Claims:
     def __init__(self, results: Path) -> None:
         self.folder = results / "claims"
         self._file: int | None = None
+        self._held: dict[str, Mapping[str, Any]] = {}
+        """The notes of the stages claimed here: one, or the stage that runs and a parent that is computed again."""
         self._note = self.folder / f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.json"
 
     def take(self, id: str, **note: str) -> bool:
         """Claim a stage; False where another process has it. ``note`` says more of it to whoever looks."""
         if not self._lock(id):
             return False
-        about = {"stage": id, "host": platform.node(), "pid": os.getpid(), **note}
-        partial = self._note.with_suffix(".partial")
-        partial.write_text(json.dumps(about), "utf-8")
-        partial.replace(self._note)
+        self._held[id] = {"stage": id, "host": platform.node(), "pid": os.getpid(), **note}
+        self._write_note()
         return True
+
+    @contextmanager
+    def taken(self, id: str, **note: str) -> Iterator[None]:
+        """Claim a stage as soon as no other process has it."""
+        while not self.take(id, **note):
+            time.sleep(PAUSE)
+        try:
+            yield
+        finally:
+            self.drop(id)
 
     def drop(self, id: str) -> None:
         """Give a claim back."""
-        with suppress(OSError):
-            self._note.unlink(missing_ok=True)
-        if self._file is not None and fcntl is not None:
+        self._held.pop(id, None)
+        self._write_note()
+        if not self._held:
+            self.close()
+        elif self._file is not None and fcntl is not None:
             with suppress(OSError):
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(id))
 
+    def _write_note(self) -> None:
+        """Say what was claimed last. A disk that is full keeps nobody from computing: the lock is what counts."""
+        partial = self._note.with_suffix(".partial")
+        with suppress(OSError):
+            if not self._held:
+                self._note.unlink(missing_ok=True)
+                return
+            partial.write_text(json.dumps(list(self._held.values())[-1]), "utf-8")
+            partial.replace(self._note)
+
     def is_taken(self, id: str) -> bool:
-        """Whether another process has the claim of a stage now."""
-        if not (self.folder / "locks").exists():
+        """Whether another process has the claim of a stage now; not where this one may not ask."""
+        if id in self._held or not (self.folder / "locks").exists():
             return False
-        if not self._lock(id):
-            return True
+        try:
+            if not self._lock(id):
+                return True
+        except ResultsError:  # the folder is another user's
+            return False
         if fcntl is not None and self._file is not None:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(id))
         return False
@@ -69,7 +100,8 @@ class Claims:
 
     def close(self) -> None:
         """Give everything back."""
-        self._note.unlink(missing_ok=True)
+        self._held.clear()
+        self._write_note()
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -78,8 +110,11 @@ class Claims:
         if fcntl is None:
             return True
         if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise ResultsError(f"cannot write {str(self.folder)!r}: {error.strerror}") from error
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(id))
         except OSError as error:

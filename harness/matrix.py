@@ -14,22 +14,28 @@ In a matrix file an entry may also be a table, where a list of values sweeps: ``
 from __future__ import annotations
 
 import re
+import reprlib
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import resources
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from harness.errors import MatrixError, UnknownName, UsageError
 
 Value: TypeAlias = "str | int | float | bool"
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_.*?-]+")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-MAX_SEEDS = 100_000
+MAX_SEEDS = MAX_ENTRIES = 100_000
+"""Seeds, and entries of an axis, that a few characters of a matrix file can stand for."""
+MAX_NULLS = 1000
+MAX_CELLS = 1_000_000
+"""Cells of a matrix, each times its null models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,8 @@ def load_matrix(name: str, scale: str = "") -> Matrix:
         raise MatrixError(f"cannot read the matrix {path}: {error.strerror}") from error
     except ValueError as error:  # tomllib's, that of bytes that are no UTF-8, and int's of thousands of digits
         raise MatrixError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise MatrixError(f"{path}: its values are nested too deeply") from error
     return read_matrix(document, path.stem, str(path), scale)
 
 
@@ -173,15 +181,17 @@ def read_matrix(document: dict[str, Any], name: str, path: str, scale: str = "")
     if not isinstance(analyses, list):
         raise MatrixError(f"{path}: analyses must be a list")
     if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
-        raise MatrixError(f"{path}: nulls must be a whole number of at least 0, not {nulls!r}")
+        raise MatrixError(f"{path}: nulls must be a whole number of at least 0, not {_short(nulls)}")
+    if nulls > MAX_NULLS:
+        raise MatrixError(f"{path}: nulls must be at most {MAX_NULLS:,}, not {_short(nulls)}")
     if not isinstance(seeds, str):
-        raise MatrixError(f'{path}: seeds must be text such as "0-4", not {seeds!r}')
+        raise MatrixError(f'{path}: seeds must be text such as "0-4", not {_short(seeds)}')
     try:
         return Matrix(
             name=name,
             datasets=_entries(document["datasets"]),
             defenses=_entries(document["defenses"]),
-            attacks=tuple(chain for item in document["attacks"] for chain in _chains(item)),
+            attacks=_limited(chain for item in document["attacks"] for chain in _chains(item)),
             seeds=parse_seeds(seeds),
             nulls=nulls,
             analyses=_entries(analyses),
@@ -204,32 +214,48 @@ def _scaled(document: dict[str, Any], path: str, scale: str) -> dict[str, Any]:
 
 
 def _entries(items: Sequence[Any]) -> tuple[Entry, ...]:
-    return tuple(entry for item in items for entry in _sweep(item))
+    return _limited(entry for item in items for entry in _sweep(item))
 
 
-def _chains(item: Any) -> list[Chain]:
+def _limited(items: Iterable[T]) -> tuple[T, ...]:
+    """All of ``items``, which sweeps multiply. Raises :class:`UsageError` for more than anybody runs."""
+    made = tuple(islice(items, MAX_ENTRIES + 1))
+    if len(made) > MAX_ENTRIES:
+        raise UsageError(f"its sweeps make more than {MAX_ENTRIES:,} entries of one axis")
+    return made
+
+
+def _chains(item: Any) -> Iterator[Chain]:
     """A chain as text, as one entry, or as a list of entries; sweeps inside it multiply."""
     if isinstance(item, str):
-        return [parse_chain(item)]
+        return iter([parse_chain(item)])
     links = item if isinstance(item, list) else [item]
     if not links:
         raise UsageError("a chain must have at least one attack")
-    return [tuple(chain) for chain in product(*(_sweep(link) for link in links))]
+    return product(*(_limited(_sweep(link)) for link in links))
 
 
-def _sweep(item: Any) -> list[Entry]:
+def _sweep(item: Any) -> Iterator[Entry]:
     """An entry as text, or as a table in which each list of values sweeps."""
     if isinstance(item, str):
-        return [parse_entry(item)]
+        yield parse_entry(item)
+        return
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        raise UsageError(f'cannot read {item!r}: expected "name[option=value]" or {{name = "...", option = value}}')
+        raise UsageError(
+            f'cannot read {_short(item)}: expected "name[option=value]" or {{name = "...", option = value}}'
+        )
     keys = [key for key in item if key != "name"]
     values = [item[key] if isinstance(item[key], list) else [item[key]] for key in keys]
     for key, choices in zip(keys, values, strict=True):
         if not choices or not all(isinstance(choice, (str, int, float, bool)) for choice in choices):
-            raise UsageError(f"cannot read {key} = {item[key]!r}: expected a value or a list of values")
+            raise UsageError(f"cannot read {key} = {_short(item[key])}: expected a value or a list of values")
     name = parse_entry(item["name"]).name
-    return [Entry(name, tuple(zip(keys, choice, strict=True))) for choice in product(*values)]
+    for choice in product(*values):
+        yield Entry(name, tuple(zip(keys, choice, strict=True)))
+
+
+# Of a value that is large, or nested thousands of times, only the beginning.
+_short = reprlib.repr
 
 
 def expand(entry: Entry, known: Iterable[str]) -> list[Entry]:

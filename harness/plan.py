@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -419,33 +419,29 @@ class _Builder:
         epochs: int = 0,
         parents: tuple[tuple[str, str], ...] = (),
     ) -> str:
-        uses = (dataset, plugin, architecture, data)
-        id = make_id(
-            action,
-            VERSIONS[action],
-            *map(_identity, uses),
-            _recipe_identity(recipe),
-            seed,
-            split_seed,
-            epochs,
-            parents,
-        )
+        stage = Stage("", action, label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
+        id = make_id(*inputs_of(stage).values())
         if id not in self.stages:
-            self.stages[id] = Stage(
-                id,
-                action,
-                label,
-                seed,
-                split_seed,
-                dataset,
-                plugin,
-                architecture,
-                data,
-                recipe,
-                epochs,
-                parents,
-            )
+            self.stages[id] = replace(stage, id=id)
         return id
+
+
+def inputs_of(stage: Stage) -> dict[str, Any]:
+    """What a stage's output depends on, by name: its id is the digest of these values. A record keeps them, so that
+    ``harness why`` can tell which of them changed."""
+    return {
+        "action": stage.action,
+        "version": VERSIONS[stage.action],
+        "dataset": _identity(stage.dataset),
+        "plugin": _identity(stage.plugin),
+        "architecture": _identity(stage.architecture),
+        "data": _identity(stage.data),
+        "recipe": _recipe_identity(stage.recipe),
+        "seed": stage.seed,
+        "split_seed": stage.split_seed,
+        "epochs": stage.epochs,
+        "parents": stage.parents,
+    }
 
 
 def _identity(use: Use | None) -> str:

@@ -28,7 +28,7 @@ from harness import hookspecs
 from harness._lazy import lazy_module
 from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, Plugin
 from harness.errors import OptionError, PluginError, UnknownName, UsageError
-from harness.matrix import Chain, Entry, Matrix, Value, expand, parse_entry
+from harness.matrix import MAX_CELLS, Chain, Entry, Matrix, Value, expand, parse_entry
 from harness.plan import Kind, Use, describe, make_id, source_digest
 
 KINDS: dict[Kind, type[Plugin]] = {
@@ -139,7 +139,10 @@ class Resolved:
 
 
 def resolve(registry: Registry, matrix: Matrix) -> Resolved:
-    """A matrix's datasets, defenses, attack chains and analyses, every name and option checked."""
+    """A matrix's datasets, defenses, attack chains and analyses, every name and option checked.
+
+    Raises :class:`UsageError`, also for more cells than anybody runs.
+    """
     datasets = registry.uses("dataset", matrix.datasets)
     for use in datasets:
         if not isinstance(use.plugin, Dataset):
@@ -147,12 +150,18 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
                 f"{use} is a set of inputs to draw from, not a task to train on: name it as ood={use} of a dataset, "
                 "or as pool= of an attack"
             )
-    return Resolved(
+    resolved = Resolved(
         datasets,
         registry.uses("defense", matrix.defenses),
         registry.chains(matrix.attacks),
         registry.uses("analysis", matrix.analyses),
     )
+    cells = len(datasets) * len(resolved.defenses) * len(resolved.chains) * len(matrix.seeds)
+    if cells * max(1, matrix.nulls) > MAX_CELLS:
+        raise UsageError(
+            f"the matrix has {cells:,} cells of {matrix.nulls:,} null models: of both together at most {MAX_CELLS:,}"
+        )
+    return resolved
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

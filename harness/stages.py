@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.artifacts import Loaded, check_model, pack_guard, pack_key, unpack
+from harness.claims import Claims
 from harness.contracts import (
     Analysis,
     BlackBoxAttack,
@@ -47,10 +49,10 @@ from harness.data import Data, Splits
 from harness.errors import DamagedArtifact, PluginError, Skip
 from harness.metrics import accuracy, agreement, mask_overlap, window_rank
 from harness.nets import Net
-from harness.plan import Lookup, Stage, Use
+from harness.plan import Lookup, Stage, Use, inputs_of
 from harness.recall import Lent, Memory
 from harness.resources import Peaks, machine
-from harness.store import Store, plain
+from harness.store import Artifact, Store, plain
 from harness.trace import NoTrace, Timeline, Trace
 from harness.train import Engine, Precision, clone, predict
 from harness.watch import measure_epochs
@@ -86,6 +88,8 @@ class Worker:
     debug: bool = False
     """Let exceptions of plugins through, for a post-mortem."""
     warn: Callable[[str], None] = lambda message: None
+    claims: Claims | None = None
+    """Where other processes may be at the same stages."""
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
     _memory: Memory = field(default_factory=Memory)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
@@ -117,6 +121,7 @@ class Worker:
         record = {
             **made.record,
             "stage": stage.id,
+            "inputs": inputs_of(stage),
             "action": stage.action,
             "label": stage.label,
             "dataset": stage.dataset.text,
@@ -152,12 +157,20 @@ class Worker:
         try:
             artifact = self.store.load(id)
         except DamagedArtifact as damage:
-            self.warn(f"{damage}: computed again")
-            self.run(self.stages[id])
-            artifact = self.store.load(id)
+            artifact = self._again(self.stages[id], damage)
         if artifact.record["status"] != "ok":
             raise PluginError(f"{artifact.record['label']} did not succeed: {artifact.record['reason']}")
         return unpack(artifact, self.lookup, self.device)
+
+    def _again(self, stage: Stage, damage: DamagedArtifact) -> Artifact:
+        """A damaged artifact, computed again: here, or by the process that is at it."""
+        claim = self.claims.taken(stage.id, label=stage.label, action=stage.action) if self.claims else nullcontext()
+        with claim:
+            with suppress(DamagedArtifact):
+                return self.store.load(stage.id)
+            self.warn(f"{damage}: computed again")
+            self.run(stage)
+            return self.store.load(stage.id)
 
     def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made, engine: Engine) -> dict[str, Tensor]:
         """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""

@@ -66,7 +66,10 @@ class Store:
             if not marker.exists():
                 # Whole or not at all: another process may start in the same folder.
                 partial = marker.with_name(f"{marker.name}.{uuid.uuid4().hex[:8]}.partial")
-                partial.write_text(json.dumps({"format": FORMAT}), "utf-8")
+                with partial.open("w", encoding="utf-8") as file:
+                    file.write(json.dumps({"format": FORMAT}))
+                    file.flush()
+                    os.fsync(file.fileno())  # no checksum would tell that a power cut tore it
                 partial.replace(marker)
             probe = self.folder / f".probe-{uuid.uuid4().hex}"
             probe.touch()
@@ -98,7 +101,7 @@ class Store:
 
     def ids(self) -> set[str]:
         """The ids of all artifacts, ok or failed, without reading them."""
-        shelves = (shelf for shelf in _entries(self.folder) if len(shelf.name) == 2)
+        shelves = [Path(entry) for entry in _entries(self.folder) if len(entry.name) == 2]
         return {entry.name for shelf in shelves for entry in _entries(shelf) if _is_id(entry.name)}
 
     def path(self, id: str) -> Path:
@@ -123,11 +126,9 @@ class Store:
             _remove(path)
             partial.replace(path)
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
             raise ResultsError(f"cannot write {str(path)!r}: {error.strerror}") from error
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # there no more, once it was renamed
 
     def record(self, id: str) -> dict[str, Any] | None:
         """The record of an artifact; ``None`` if there is none. Raises :class:`DamagedArtifact`."""
@@ -225,7 +226,7 @@ def _load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """The bytes of a file. Raises :class:`DamagedArtifact` for more than ``limit``, and for a link, a pipe and so on."""
+    """The bytes of a file. Raises :class:`DamagedArtifact` for more than ``limit``, for a link, a pipe and so on."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):

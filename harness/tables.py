@@ -7,9 +7,13 @@ A results folder may come from a stranger: what no run would have written is a :
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 3
+_TIME = "%Y%m%dT%H%M%S"
+_RUN_TIME = re.compile(r"\d{8}T\d{6}-")
+_MAGIC = b"PAR1"
 _VERSION_KEY = b"watermark-harness schema"
 MAX_ROWS = 10_000_000
 """Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame ten million are 7 GB."""
@@ -55,7 +62,11 @@ class Table:
         return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
 
 
-_RUN = Column("run", "string", "The run that wrote the row: its start in UTC and a random suffix; sorts by time.")
+_RUN = Column(
+    "run",
+    "string",
+    "The run that wrote the row: its start in UTC and a random suffix; sorts by time, whatever clocks do.",
+)
 _LABELS = (
     Column("cell", "string", "Id of the cell: a digest of its stages' ids."),
     Column("dataset", "string", "The dataset with its options."),
@@ -265,12 +276,45 @@ class Tables:
             return
         folder = self.folder / table
         refuse_links(self.folder, folder)
-        folder.mkdir(parents=True, exist_ok=True)
         part = len(list(folder.glob(f"{run}*.parquet")))
         path = folder / f"{run}-{part:04d}.parquet"
         partial = path.with_suffix(".partial")
-        pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
-        partial.replace(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise ResultsError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+    def time_of_next_run(self, now: datetime) -> str:
+        """With what the name of a run begins: now, or just after the latest run where a clock was set back since.
+
+        Rows are merged in the order of these names.
+        """
+        runs = (path.name[:15] for path in self.folder.glob("*/*.parquet") if _RUN_TIME.match(path.name))
+        with suppress(ValueError, OverflowError):  # a stranger's thirteenth month
+            latest = datetime.strptime(max(runs, default=""), _TIME).replace(tzinfo=UTC)
+            now = max(now, latest + timedelta(seconds=1))
+        return f"{now:{_TIME}}"
+
+    def mend(self) -> list[Path]:
+        """Set aside the files that a power cut tore, with all that this and later runs wrote; the torn ones' names.
+
+        Rows of these runs may lean on what was torn. A run then finds cells without rows, and writes them anew.
+        """
+        parts = [path for table in TABLES for path in sorted((self.folder / table).glob("*.parquet"))]
+        torn = [path for path in parts if _is_torn(path)]
+        first = min((_run_of(path) for path in torn), default=None)
+        try:
+            for path in parts:
+                if first is not None and _run_of(path) >= first:
+                    with suppress(FileNotFoundError):  # another run mends too
+                        path.replace(path.with_name(f".{path.name}.aside"))
+        except OSError as error:
+            raise ResultsError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+        return torn
 
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The table merged over its runs: the newest row of each key; empty when nothing has been written.
@@ -311,6 +355,25 @@ class Tables:
         return frame.drop_duplicates(list(TABLES[table].key), keep="last")
 
 
+def _run_of(path: Path) -> str:
+    return path.name.rpartition("-")[0]
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file lacks a Parquet file's start or end: a look at both, and not at the rows."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        with path.open("rb") as handle:
+            head, size = handle.read(4), handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - 8))
+            tail = handle.read(8)
+    except OSError:
+        return False
+    footer = int.from_bytes(tail[:4], "little")
+    return size < 12 or head != _MAGIC or tail[4:] != _MAGIC or footer > size - 12
+
+
 def _read_file(path: Path, schema: pa.Schema, columns: list[str], room: int) -> pa.Table:
     """Columns of one file of ``schema``, which has ``room`` rows at most.
 
@@ -346,8 +409,8 @@ def _check_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
 
 
 def _check_values(data: pa.Table, table: Table) -> None:
-    """Raise ``ArrowInvalid`` for values that no run writes: text that is none, a row without its key, an infinite
-    number, a count beyond its trials."""
+    """Raise ``ArrowInvalid`` for values that no run writes: text that is none, a row without its key, a whole number
+    that is none as a float, a count without its trials or beyond them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -356,12 +419,13 @@ def _check_values(data: pa.Table, table: Table) -> None:
         column = data[name]
         if name in table.key and column.null_count:
             raise pa.ArrowInvalid(f"a row without {name}")
-        if pa.types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py():
-            raise pa.ArrowInvalid(f"{name} is infinite")
+        if pa.types.is_integer(column.type) and pc.any(pc.greater(pc.abs_checked(column), 2**62)).as_py():
+            raise pa.ArrowInvalid(f"{name} is beyond 2^62")
         trials = f"{name.removesuffix('matches')}trials"
         if name.endswith("matches") and trials in data.column_names:
-            wrong = pc.or_(pc.less(column, 0), pc.greater(column, data[trials]))
-            if pc.any(wrong).as_py():
+            beyond = pc.or_(pc.less(column, 0), pc.greater(column, data[trials]))
+            alone = pc.xor(column.is_null(), data[trials].is_null())
+            if pc.any(beyond).as_py() or pc.any(alone).as_py():
                 raise pa.ArrowInvalid(f"{name} is not in 0..{trials}")
 
 
@@ -405,6 +469,7 @@ _HEAD = f"""# Results
 | path | holds |
 | --- | --- |
 | `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} |
+| `claims/` | which process computes which stage now; nothing that is worth keeping |
 | `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
 | `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
 | `records/<date>-<name>/` | published snapshots: tables, command, machine, versions, n |

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -59,6 +60,29 @@ def test_what_is_dropped_can_be_taken_by_another(tmp_path: Path) -> None:
     with held(tmp_path, ONE):
         assert claims.is_taken(ONE)
     claims.close()
+
+
+def test_a_parent_that_is_computed_again_is_claimed_within_its_child(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    assert claims.take(ONE) and not claims.is_taken(ONE)  # which asks, and gives nothing back
+    with held(tmp_path, TWO) as other:
+        Timer(0.5, other.kill).start()
+        with claims.taken(TWO, label="again"):  # once the other is dead
+            (path,) = (
+                path for path in claims.folder.glob("*.json") if json.loads(path.read_text())["pid"] == os.getpid()
+            )
+            assert json.loads(path.read_text())["stage"] == TWO
+        assert json.loads(path.read_text())["stage"] == ONE
+    with held(tmp_path, TWO):
+        assert claims.is_taken(TWO)
+    command = [sys.executable, "-c", HOLD, tmp_path, ONE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "False\n", "the child's claim still holds"
+        process.kill()
+    claims.drop(ONE)
+    assert not path.exists()
+    with held(tmp_path, ONE):
+        pass
 
 
 def test_looking_leaves_nothing_behind(tmp_path: Path) -> None:

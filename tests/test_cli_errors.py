@@ -336,7 +336,7 @@ def test_a_table_of_another_schema_version_is_left_alone(
 
 
 @pytest.mark.parametrize("damage", ["not Parquet", "cut short", "empty"])
-@pytest.mark.parametrize(("command", "table"), READ_TABLES, ids=str)
+@pytest.mark.parametrize(("command", "table"), READ_TABLES[2:], ids=str)  # a run mends them: test_faults.py
 def test_a_damaged_table_is_named(
     refused: Refused, tmp_path: Path, command: list[str], table: str, damage: str
 ) -> None:

@@ -328,7 +328,8 @@ def test_a_curve_has_a_value_for_every_epoch(cli: Cli, tmp_path: Path) -> None:
 
 def test_folders_of_the_results_hold_only_documented_things(cli: Cli, tmp_path: Path) -> None:
     cli("run", *arguments(tmp_path, "none"), code=0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "format.json", "tables"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "claims", "format.json", "tables"]
+    assert [path.name for path in (tmp_path / "claims").iterdir()] == ["locks"]
     assert not list(tmp_path.rglob("*.partial")) and not list(tmp_path.rglob(".probe*"))
 
 

@@ -62,6 +62,7 @@ def harness_attacks() -> list[type[Attack]]:
 WORK = '''
 """What stands in for the harness's worker, and needs no torch: a stage does what its label says."""
 import os, signal, time
+from harness.errors import ResultsError
 
 def make(number, stages, warn):
     def work(stage):
@@ -72,6 +73,8 @@ def make(number, stages, warn):
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "raise":
             raise OSError(rest)
+        if word == "refuse":
+            raise ResultsError(rest)
         if word == "warn":
             warn(rest)
         if word == "sleep":
@@ -366,9 +369,11 @@ def test_a_worker_that_cannot_start_is_one_clear_error(work: Any, make: str, rea
         executed(getattr(work, make), [stage("a")])
 
 
-def test_an_error_of_the_harness_itself_ends_the_run_with_its_traceback(work: Any) -> None:
-    with pytest.raises(HarnessError, match=r"(?s)a worker process broke.*stand_in\.py.*OSError: the disk is full"):
-        executed(work.make, [stage("a", "raise the disk is full"), stage("b")])
+def test_an_error_outside_the_plugins_ends_the_run(work: Any) -> None:
+    with pytest.raises(UsageError, match="^the disk is full$"):
+        executed(work.make, [stage("a", "refuse the disk is full"), stage("b")])
+    with pytest.raises(HarnessError, match=r"(?s)a worker process broke.*stand_in\.py.*OSError: no idea"):
+        executed(work.make, [stage("a", "raise no idea"), stage("b")])
 
 
 def gone(pid: int) -> bool:

@@ -9,12 +9,16 @@ import click
 from harness import __version__
 from harness.cli.data import data
 from harness.cli.doctor import doctor
+from harness.cli.export import export
+from harness.cli.gc import gc
 from harness.cli.leaderboard import leaderboard
 from harness.cli.new import new
 from harness.cli.plan import plan
 from harness.cli.plugins import plugins
 from harness.cli.reproduce import reproduce
 from harness.cli.run import run
+from harness.cli.status import status
+from harness.cli.why import why
 from harness.errors import PluginError, UsageError
 
 
@@ -24,7 +28,7 @@ def cli() -> None:
     """Which ownership watermark of a neural network survives which attack: run the matrix, rank the schemes."""
 
 
-for command in (run, plan, leaderboard, reproduce, plugins, new, data, doctor):
+for command in (run, plan, status, why, leaderboard, reproduce, export, gc, plugins, new, data, doctor):
     cli.add_command(command)
 
 

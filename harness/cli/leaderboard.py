@@ -75,6 +75,7 @@ def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
     from fnmatch import fnmatchcase
 
     from harness.errors import UnknownName
+    from harness.tables import printable
 
     if not wanted:
         return cells
@@ -83,7 +84,7 @@ def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
     for pattern in wanted:
         found = {name for name in known if fnmatchcase(name, pattern.replace("[", "[[]"))}
         if not found:
-            raise UnknownName(column, pattern, known)
+            raise UnknownName(column, pattern, map(printable, known))
         fitting |= found
     return cells[cells[column].isin(fitting)]
 
@@ -94,22 +95,22 @@ def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
 def _terminal(board: Board) -> None:
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    # No markup and no emoji codes: names may be a stranger's.
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False)
     for title, columns, rows in _sections(board):
-        table = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for column in columns:
             left = column in ("scheme", "attack", "not counted")
             # Two words over narrow numbers stand one above the other, so that the names have room.
             header = column if left else column.replace(" ", "\n")
             table.add_column(header, justify="left" if left else "right", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(value) for value in row))
+            table.add_row(*row)
         console.print(table)
     for line in _notes(board):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
 
 
 def _markdown(board: Board) -> None:
@@ -125,15 +126,19 @@ def _markdown(board: Board) -> None:
 
 def _csv(board: Board) -> None:
     import csv
+    from dataclasses import fields
+
+    from harness.leaderboard import Ranked
+    from harness.tables import printable
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    schemes = board.as_dict()["schemes"]
     summaries = ("margin", "victim_success", "false_rate", "accuracy_cost")
-    plain = [key for key in schemes[0] if key not in summaries]
+    plain = [field.name for field in fields(Ranked) if field.name not in summaries]
     writer.writerow([*plain, *(f"{name}_{part}" for name in summaries for part in ("mean", "sd", "low", "high"))])
-    for scheme in schemes:
+    for scheme in board.as_dict()["schemes"]:
         values = [(scheme[name] or {}).get(part) for name in summaries for part in ("mean", "sd", "low", "high")]
-        writer.writerow([*(scheme[key] for key in plain), *values])
+        named = (printable(scheme[key]) if isinstance(scheme[key], str) else scheme[key] for key in plain)
+        writer.writerow([*named, *values])
 
 
 def _json(board: Board) -> None:
@@ -141,11 +146,13 @@ def _json(board: Board) -> None:
 
 
 Section: TypeAlias = tuple[str, tuple[str, ...], list[list[str]]]
-"""Title, columns and rows of a table."""
+"""Title, columns and rows of a table, ready for a terminal."""
 
 
 def _sections(board: Board) -> list[Section]:
     """For each dataset the ranking, then its attacks."""
+    from harness.tables import printable
+
     sections: list[Section] = []
     for dataset in dict.fromkeys(scheme.dataset for scheme in board.schemes):
         ranked = [_scheme_row(scheme) for scheme in board.schemes if scheme.dataset == dataset]
@@ -158,7 +165,10 @@ def _sections(board: Board) -> list[Section]:
         sections.append((f"{dataset}: what each attack leaves", ATTACK_COLUMNS, by_attack))
         if detected:
             sections.append((f"{dataset}: what detectors see", DETECTION_COLUMNS, detected))
-    return sections
+    return [
+        (printable(title), columns, [[printable(value) for value in row] for row in rows])
+        for title, columns, rows in sections
+    ]
 
 
 def _scheme_row(scheme: Ranked) -> list[str]:
@@ -206,6 +216,8 @@ def _detection_row(detected: Detected) -> list[str]:
 
 
 def _notes(board: Board) -> list[str]:
+    from harness.tables import printable
+
     rules = board.rules
     tests = {
         "binomial": "an exact binomial test against the upper confidence limit of the null models' rate",
@@ -221,7 +233,7 @@ def _notes(board: Board) -> list[str]:
         "queries: median for that confidence by the paper's t-test. "
         f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
         *([DETECTION_NOTE] if board.detections else []),
-        *(f"Measured on {machine}." for machine in board.machines),
+        *(f"Measured on {printable(machine)}." for machine in board.machines),
     ]
 
 

@@ -48,9 +48,14 @@ format_option = click.option(
 
 def matrix_options(command: F) -> F:
     """What names a matrix and narrows it."""
+    named = click.option("--matrix", "matrix_name", default="quick", show_default=True, help="A preset, or PATH.toml.")
+    return named(narrowing_options(command))
+
+
+def narrowing_options(command: F) -> F:
+    """What narrows a matrix."""
     for option in reversed(
         [
-            click.option("--matrix", "matrix_name", default="quick", show_default=True, help="A preset, or PATH.toml."),
             click.option(
                 "--scale", default="full", show_default=True, help="Of the matrix: a table [scales.NAME] in it."
             ),

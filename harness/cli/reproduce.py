@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import data_option, format_option, load_plugins, plugins_option, results_option
-from harness.cli.running import Machine, execute, machine_options, make_executor, report
+from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report
 
 if TYPE_CHECKING:
     from harness.plan import Plan
@@ -91,6 +91,7 @@ def reproduce(
     plugin_folders: tuple[Path, ...],
     device: str,
     jobs: int | None,
+    stage_timeout: float | None,
     threads: int,
     precision: Precision,
     quiet: bool,
@@ -114,7 +115,7 @@ def reproduce(
     if listing:
         _list([replace(paper, experiments={each.id: each for each in experiments})])
         return 0
-    machine = Machine(data_named, device, threads, jobs, precision, plugins=plugin_folders)
+    machine = Machine(data_named, device, threads, jobs, stage_timeout, precision, plugins=plugin_folders)
     bench = _Bench(paper, scale, seeds, no_run, results, machine, quiet)
     code, found = 0, []
     for experiment in experiments:
@@ -198,6 +199,7 @@ class _Bench:
     def _run(self, experiment: Experiment, plan: Plan) -> int:
         from harness.execute import Options, Session
 
+        mend(self.tables)
         session = Session(plan, self.store, self.tables, Options())
         for warning in session.warnings:
             click.echo(f"warning: {warning}", err=True)

@@ -16,7 +16,7 @@ from harness.cli.options import (
     plugins_option,
     results_option,
 )
-from harness.cli.running import Machine, execute, machine_options, make_executor, report
+from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report
 
 if TYPE_CHECKING:
     from harness.train import Precision
@@ -58,6 +58,7 @@ def run(
     plugin_folders: tuple[Path, ...],
     device: str,
     jobs: int | None,
+    stage_timeout: float | None,
     threads: int,
     precision: Precision,
     deterministic: bool,
@@ -78,13 +79,18 @@ def run(
     plan = planned(registry, chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls))
     store = Store(results)
     store.check_format()
-    session = Session(plan, store, Tables(results), Options(rerun, fail_fast or debug))
+    tables = Tables(results)
+    if not dry_run:
+        mend(tables)
+    session = Session(plan, store, tables, Options(rerun, fail_fast or debug))
     for warning in session.warnings:
         click.echo(f"warning: {warning}", err=True)
     if dry_run:
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
-    machine = Machine(data_named, device, threads, jobs, precision, deterministic, profile, debug, plugin_folders)
+    machine = Machine(
+        data_named, device, threads, jobs, stage_timeout, precision, deterministic, profile, debug, plugin_folders
+    )
     executor = make_executor(session, store, registry, plan, machine)
     # Last, so that a mistake in the command leaves the results folder as it was.
     store.prepare()

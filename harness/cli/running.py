@@ -21,12 +21,14 @@ from harness.cli.options import F
 
 if TYPE_CHECKING:
     from harness.execute import Executor, Outcome, Session
+    from harness.execute.claimed import Mark
     from harness.execute.local import Warn
     from harness.execute.serial import Work
     from harness.plan import Lookup, Plan, Stage
     from harness.registry import Registry
     from harness.stages import Worker
     from harness.store import Store
+    from harness.tables import Tables
     from harness.train import Precision
 
 WORKERS_A_GPU = 2
@@ -42,6 +44,8 @@ class Machine:
     threads: int = 1
     jobs: int | None = 1
     """Stages at a time, each in a worker process; 1 is this process, ``None`` is as many as suit the machine."""
+    stage_timeout: float | None = None
+    """Seconds that a stage may take. With it also one stage at a time has a worker process, which can be killed."""
     precision: Precision = "tf32"
     deterministic: bool = False
     profile: bool = False
@@ -58,7 +62,7 @@ def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | 
 
 
 def machine_options(command: F) -> F:
-    """``--device``, ``--jobs``, ``--threads`` and ``--precision``."""
+    """``--device``, ``--jobs``, ``--stage-timeout``, ``--threads`` and ``--precision``."""
     for option in (
         click.option(
             "--precision",
@@ -75,6 +79,12 @@ def machine_options(command: F) -> F:
             help="CPU threads of torch. Another number sums in another order: other numbers, within rounding.",
         ),
         click.option(
+            "--stage-timeout",
+            type=click.FloatRange(0, min_open=True),
+            metavar="SECONDS",
+            help="A stage that takes longer fails: its process is killed, and the others go on.",
+        ),
+        click.option(
             "--jobs",
             metavar="N|auto",
             callback=_jobs,
@@ -88,6 +98,12 @@ def machine_options(command: F) -> F:
     return command
 
 
+def mend(tables: Tables) -> None:
+    """Set aside what a power cut left of tables, and say so."""
+    for path in tables.mend():
+        _warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written anew")
+
+
 def make_executor(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine) -> Executor:
     """What runs the stages that are left, once it is sure that every data set that they need is there."""
     from harness.errors import UsageError
@@ -95,6 +111,8 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
 
     if machine.debug and machine.jobs != 1:
         raise UsageError("--debug opens the debugger in this process: it needs --jobs 1")
+    if machine.debug and machine.stage_timeout:
+        raise UsageError("--debug opens the debugger in this process, which --stage-timeout cannot kill: leave one out")
     if not session.todo:
         return Serial(_nothing)
     worker = _worker(machine, store, registry.use, plan.stages, _warn)
@@ -102,10 +120,10 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
     for dataset in dict.fromkeys(use for stage in session.todo for use in (stage.dataset, stage.data) if use):
         worker.data.arrays(dataset.plugin)
     jobs = machine.jobs or _suitable(worker.device, machine.threads)
-    if jobs == 1:
-        return Serial(worker.run)
-    make = partial(_work_of, machine, store.results)
-    return Local(min(jobs, len(session.todo)), make, plan.stages, _warn)
+    if jobs == 1 and machine.stage_timeout is None:
+        return Serial(_claimed(worker, session.seen))
+    make = partial(_work_of, machine, store.results, session.seen)
+    return Local(min(jobs, len(session.todo)), make, plan.stages, _warn, machine.stage_timeout)
 
 
 def _nothing(stage: Stage) -> dict[str, Any]:
@@ -127,13 +145,24 @@ def _suitable(device: Any, threads: int) -> int:
     return max(1, cpus // threads)
 
 
-def _work_of(machine: Machine, results: Path, number: int, stages: Mapping[str, Stage], warn: Warn) -> Work:
+def _claimed(worker: Worker, seen: Mapping[str, Mark]) -> Work:
+    """What runs stages under their claims; ``seen`` of what was stored when the session began."""
+    from harness.claims import Claims
+    from harness.execute import Claimed
+
+    worker.claims = Claims(worker.store.results)
+    return Claimed(worker.run, worker.claims, worker.store, seen)
+
+
+def _work_of(
+    machine: Machine, results: Path, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+) -> Work:
     """What runs stages in the worker process ``number``, which has no plugins yet."""
     from harness.registry import load_registry
     from harness.store import Store
 
     lookup = load_registry(machine.plugins).use
-    return _worker(machine, Store(results), lookup, stages, warn, number).run
+    return _claimed(_worker(machine, Store(results), lookup, stages, warn, number), seen)
 
 
 def _worker(
@@ -241,7 +270,9 @@ def report(outcome: Outcome, plan: Plan, results: Path, err: bool, name: str = "
         click.echo(f"failed: {cell}: {reason.partition(chr(10))[0]}", err=True)
     if len(outcome.failures) > 20:
         click.echo(f"... and {len(outcome.failures) - 20} more: see the cells table", err=True)
-    did = f"ran {outcome.ran} stages" if outcome.ran or outcome.interrupted else "nothing to do"
+    did = f"ran {outcome.ran - outcome.elsewhere} stages" if outcome.ran or outcome.interrupted else "nothing to do"
+    if outcome.elsewhere:
+        did += f", and another run {outcome.elsewhere} more"
     start = f"{name}: " if name else ""
     click.echo(f"{start}{did}: {len(plan.cells)} cells ({counts}), tables in {results / 'tables'}", err=err)
     if outcome.interrupted:

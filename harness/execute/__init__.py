@@ -1,7 +1,8 @@
 """Running a plan: what is stored is skipped, the rest is run by an executor, and every outcome becomes rows."""
 
+from harness.execute.claimed import Claimed
 from harness.execute.local import Local
 from harness.execute.serial import Control, Executor, Serial
 from harness.execute.session import Options, Outcome, Session, Watcher
 
-__all__ = ["Control", "Executor", "Local", "Options", "Outcome", "Serial", "Session", "Watcher"]
+__all__ = ["Claimed", "Control", "Executor", "Local", "Options", "Outcome", "Serial", "Session", "Watcher"]

@@ -7,14 +7,12 @@ but its own stage.
 
 from __future__ import annotations
 
-import heapq
 import os
 import pickle
 import signal
 import time
 import traceback
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -22,6 +20,7 @@ from threading import Thread
 from typing import Any, TypeAlias
 
 from harness.errors import HarnessError, UsageError
+from harness.execute.queue import Queue as Queue
 from harness.execute.serial import Control, Record, Work, unstored
 from harness.plan import Stage
 
@@ -37,10 +36,15 @@ PATIENCE = 5.0
 
 
 class Local:
-    """In ``jobs`` worker processes on this machine; ``stages`` are all of the plan, by id."""
+    """In ``jobs`` worker processes on this machine; ``stages`` are all of the plan, by id.
 
-    def __init__(self, jobs: int, make: Make, stages: Mapping[str, Stage], warn: Warn) -> None:
-        self.jobs, self.make, self.stages, self.warn = jobs, make, stages, warn
+    A stage that takes more than ``limit`` seconds fails, and its process is killed.
+    """
+
+    def __init__(
+        self, jobs: int, make: Make, stages: Mapping[str, Stage], warn: Warn, limit: float | None = None
+    ) -> None:
+        self.jobs, self.make, self.stages, self.warn, self.limit = jobs, make, stages, warn, limit
 
     def run(self, stages: Sequence[Stage], control: Control) -> None:
         crew = _Crew(self, Queue(stages), control)
@@ -51,56 +55,6 @@ class Local:
             raise
         finally:
             crew.close()
-
-
-# --- what is next -----------------------------------------------------------------------------------------------------
-
-
-class Queue:
-    """The stages that wait: each is ready once all its parents are done. Logarithmic in their number, each time."""
-
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = stages
-        self.left = len(stages)
-        """Stages that were not taken yet."""
-        self._taken = bytearray(len(stages))
-        self._ready: list[int] = []
-        self._below: dict[str, list[int]] = defaultdict(list)
-        """The ready children of a stage. These, and what is ready, are heaps of places in the plan."""
-        self._children: dict[str, list[int]] = defaultdict(list)
-        self._missing: list[int] = []
-        ids = {stage.id for stage in stages}
-        for place, stage in enumerate(stages):
-            parents = {id for _, id in stage.parents} & ids
-            self._missing.append(len(parents))
-            for id in parents:
-                self._children[id].append(place)
-            if not parents:
-                self._push(place)
-
-    def take(self, held: Iterable[str] = ()) -> Stage | None:
-        """The stage to run next where the artifacts of ``held`` are at hand: a child of theirs, or else the first that
-        is ready; ``None`` while none is."""
-        for heap in (*(self._below[id] for id in held if id in self._below), self._ready):
-            while heap:
-                place = heapq.heappop(heap)
-                if not self._taken[place]:
-                    self._taken[place] = True
-                    self.left -= 1
-                    return self.stages[place]
-        return None
-
-    def done(self, stage: Stage) -> None:
-        """A stage ended, well or not: its children need not wait for it."""
-        for place in self._children.pop(stage.id, ()):
-            self._missing[place] -= 1
-            if not self._missing[place]:
-                self._push(place)
-
-    def _push(self, place: int) -> None:
-        heapq.heappush(self._ready, place)
-        for id in {id for _, id in self.stages[place].parents}:
-            heapq.heappush(self._below[id], place)
 
 
 # --- in the process of the run ----------------------------------------------------------------------------------------
@@ -119,8 +73,24 @@ class _Crew:
         for number in range(min(self.local.jobs, self.queue.left)):
             self._hire(number)
         while self._hand_out():
-            for connection in wait(list(self.workers)):
+            for connection in wait(list(self.workers), self._patience()):
                 self._hear(self.workers[connection])
+            for worker in list(self.workers.values()):
+                if self._time_left(worker) == 0:
+                    self._overdue(worker)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for a message: until a stage is overdue, or one that was set aside can be handed out."""
+        times = [self._time_left(worker) for worker in self.workers.values()]
+        if any(worker.ready and worker.stage is None for worker in self.workers.values()):
+            times.append(self.queue.pause())
+        return min((seconds for seconds in times if seconds is not None), default=None)
+
+    def _time_left(self, worker: _Worker) -> float | None:
+        """The seconds that the stage of a worker still has; ``None`` for any number."""
+        if self.local.limit is None or worker.stage is None:
+            return None
+        return max(0.0, worker.since + self.local.limit - time.monotonic())
 
     def _hire(self, number: int) -> None:
         worker = _Worker(number, self.local)
@@ -158,11 +128,13 @@ class _Crew:
             self.local.warn(value)
         elif kind == "record":
             self._done(worker.free(), value)
+        elif kind == "claimed":
+            self.queue.set_aside(worker.free())
         elif kind == "unread":
             worker.sent.clear()
             self._fail(worker, f"a worker process cannot read the stage: {value}")
-        elif kind == "unmade":
-            raise UsageError(f"a worker process cannot start: {value}; {_WITHOUT}")
+        elif kind == "usage":
+            raise UsageError(value)
         else:
             raise HarnessError(f"a worker process broke:\n{value}")
 
@@ -176,6 +148,12 @@ class _Crew:
             self._fail(worker, f"the worker process {end}")
         if self.queue.left and self.control.going():
             self._hire(worker.number)
+
+    def _overdue(self, worker: _Worker) -> None:
+        """The stage of a worker took too long. Only killing its process ends it."""
+        worker.process.kill()
+        self._fail(worker, f"took longer than --stage-timeout {self.local.limit:g} s")
+        self._lost(worker)
 
     def _fail(self, worker: _Worker, reason: str) -> None:
         seconds = time.monotonic() - worker.since
@@ -303,7 +281,8 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
         try:
             work = make(number, stages, lambda text: connection.send(("warning", text)))
         except Exception as error:
-            connection.send(("unmade", f"{type(error).__name__}: {error}"))
+            reason = f"{type(error).__name__}: {error}"
+            connection.send(("usage", f"a worker process cannot start: {reason}; {_WITHOUT}"))
             return
         connection.send(("ready", None))
         while True:
@@ -317,7 +296,10 @@ def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, 
         return "unread", f"{type(error).__name__}: {error}"
     stages.update((stage.id, stage) for stage in sent)
     try:
-        return "record", work(stages[id])
+        record = work(stages[id])
+        return ("claimed", None) if record is None else ("record", record)
+    except UsageError as error:  # a full disk, say
+        return "usage", str(error)
     except Exception:
         return "broken", traceback.format_exc()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
+from harness.execute.queue import Queue
 from harness.plan import Stage
 
 Record: TypeAlias = dict[str, Any]
-Work: TypeAlias = Callable[[Stage], Record]
-"""Runs a stage, stores what it made, and returns its record."""
+Work: TypeAlias = Callable[[Stage], Record | None]
+"""Runs a stage, stores what it made, and returns its record; ``None`` while another process is at that stage."""
 
 
 class Control(Protocol):
@@ -19,7 +21,10 @@ class Control(Protocol):
         """Whether another stage may begin. Those that run may end, and their records count."""
 
     def begin(self, stage: Stage) -> Record | None:
-        """A stage is about to run. A record says that it cannot, and is its outcome: give it to :meth:`end`."""
+        """A stage is about to run. A record says that it cannot, and is its outcome: give it to :meth:`end`.
+
+        Asked again for a stage that another process was at.
+        """
 
     def end(self, stage: Stage, record: Record) -> None:
         """A stage ended."""
@@ -44,10 +49,18 @@ class Serial:
         self.work = work
 
     def run(self, stages: Sequence[Stage], control: Control) -> None:
-        for stage in stages:
-            if not control.going():
-                return
-            control.end(stage, control.begin(stage) or self.work(stage))
+        queue = Queue(stages)
+        while queue.left and control.going():
+            stage = queue.take()
+            if stage is None:  # another process is at each that is left, or at a parent of it
+                time.sleep(queue.pause() or 0.0)
+                continue
+            record = control.begin(stage) or self.work(stage)
+            if record is None:
+                queue.set_aside(stage)
+            else:
+                control.end(stage, record)
+                queue.done(stage)
 
 
 def unstored(stage: Stage, status: str, reason: str, seconds: float = 0.0) -> Record:

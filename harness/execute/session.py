@@ -7,7 +7,7 @@ earlier run stored and did not write down (it was killed) is written by this one
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 from uuid import uuid4
 
 from harness.errors import DamagedArtifact
+from harness.execute.claimed import Mark, mark_of
+from harness.execute.clock import Clock
 from harness.execute.rows import (
     cell_row,
     curve_rows,
@@ -27,7 +29,7 @@ from harness.execute.rows import (
 )
 from harness.execute.serial import Executor, Record, unstored
 from harness.plan import Cell, Plan, Stage
-from harness.store import Store
+from harness.store import Store, check_record
 from harness.tables import Tables
 
 Rerun: TypeAlias = Literal["never", "failed", "all"]
@@ -47,6 +49,8 @@ class Outcome:
     """How a run ended."""
 
     ran: int = 0
+    elsewhere: int = 0
+    """Of these, the stages that another run on the same folder computed meanwhile."""
     interrupted: bool = False
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Cells by status, those of earlier runs included."""
@@ -69,8 +73,10 @@ class Session:
 
     def __init__(self, plan: Plan, store: Store, tables: Tables, options: Options) -> None:
         self.plan, self.store, self.tables, self.options = plan, store, tables, options
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}"
+        self.run_id = f"{tables.time_of_next_run(datetime.now(UTC))}-{uuid4().hex[:6]}"
         self.records: dict[str, Record] = {}
+        self.seen: dict[str, Mark] = {}
+        """What is stored of stages that are to run all the same, as it was found."""
         self.warnings: list[str] = []
         self._settled = self._settled_cells()
         self.cells = [cell for cell in plan.cells if cell.id not in self._settled]
@@ -99,14 +105,18 @@ class Session:
 
     def _stored(self, stage: Stage) -> bool:
         """Whether the stage's outcome is stored and stands; reads its record if so."""
-        if self.options.rerun == "all" or stage.id not in self._ids:
+        if stage.id not in self._ids:
             return False
         try:
             record = self.store.record(stage.id)
+            if record is None:
+                return False
+            check_record(record, stage)
         except DamagedArtifact as damage:
             self.warnings.append(f"{damage}: computed again")
             return False
-        if record is None or (record["status"] == "failed" and self.options.rerun == "failed"):
+        if self.options.rerun == "all" or (record["status"] == "failed" and self.options.rerun == "failed"):
+            self.seen[stage.id] = mark_of(record)
             return False
         self.records[stage.id] = record
         return True
@@ -148,9 +158,11 @@ class _Run:
 
     def __init__(self, session: Session, watcher: Watcher, stopping: Callable[[], bool], jobs: int) -> None:
         self.session, self.watcher, self.stopping = session, watcher, stopping
-        self.book, self.clock = _Book(session), _Clock(session.tables, session.todo, jobs)
+        self.book, self.clock = _Book(session), Clock(session.tables, session.todo, jobs)
         self.result = Outcome()
         self.failed = False
+        self._told: set[str] = set()
+        """The stages that the watcher knows of."""
         self.book.known(list(session.records.values()))
 
     def going(self) -> bool:
@@ -165,10 +177,13 @@ class _Run:
         blocker = next((r for _, id in stage.parents if (r := records[id])["status"] != "ok"), None)
         if blocker:
             return unstored(stage, "skipped", blocker["reason"])
-        self.watcher.started(stage)
+        if stage.id not in self._told:
+            self._told.add(stage.id)
+            self.watcher.started(stage)
         return None
 
     def end(self, stage: Stage, record: Record) -> None:
+        self.result.elsewhere += record.pop("elsewhere", False)
         self.session.records[stage.id] = record
         self.book.stage(record)
         self.result.ran += 1
@@ -197,9 +212,13 @@ class _Book:
 
     def known(self, records: list[Record]) -> None:
         """Rows of stages that an earlier run stored but did not write down."""
-        written = set(self.session.tables.read("stages", ["stage"])["stage"]) if records else set()
+        if not records:
+            return
+        frame = self.session.tables.read("stages", ["stage", "seconds"])
+        # With the seconds: a row may be of an earlier attempt, which failed.
+        written = set(zip(frame["stage"], frame["seconds"], strict=True))
         for record in records:
-            if record["stage"] not in written:
+            if (record["stage"], record.get("seconds")) not in written:
                 self._stage_rows(record)
 
     def stage(self, record: Record) -> None:
@@ -224,58 +243,8 @@ class _Book:
         self.rows["measurements"].extend(measurement_rows(cell, records))
 
     def flush(self) -> None:
-        """Write what was collected. Cells last: a cell's row says that all others of it are there."""
-        for table in ("stages", "curves", "evidence", "detections", "measurements", "cells"):
-            rows, self.rows[table] = self.rows[table], []
-            self.session.tables.append(table, self.session.run_id, rows)
+        """Write what was collected. Curves before stages and cells last: such a row says that the others are there."""
+        for table in ("curves", "stages", "evidence", "detections", "measurements", "cells"):
+            self.session.tables.append(table, self.session.run_id, self.rows[table])
+            self.rows[table] = []
         self.flushed = time.monotonic()
-
-
-class _Clock:
-    """Estimates the time left from what stages of the same kind took on average, in this run and in earlier ones.
-
-    A kind is an action, a dataset with its options and a plugin without: a sweep's stages are of one kind.
-    """
-
-    def __init__(self, tables: Tables, todo: list[Stage], jobs: int) -> None:
-        self.jobs = jobs
-        self.open = Counter(self._kind(stage) for stage in todo)
-        self.count = Counter[_Kind]()
-        self.seconds: dict[_Kind, float] = defaultdict(float)
-        if todo:
-            past = tables.read("stages", ["action", "dataset", "plugin", "status", "seconds"])
-            past = past[past["status"] == "ok"]
-            columns = (past[name] for name in ("action", "dataset", "plugin", "seconds"))
-            for action, dataset, plugin, seconds in zip(*columns, strict=True):
-                self._add((action, dataset, _name(plugin)), seconds)
-
-    @staticmethod
-    def _kind(stage: Stage) -> _Kind:
-        return (stage.action, stage.dataset.text, _name(stage.plugin.text if stage.plugin else ""))
-
-    def _add(self, kind: _Kind, seconds: float) -> None:
-        self.count[kind] += 1
-        self.seconds[kind] += seconds
-
-    def ended(self, stage: Stage, record: Record) -> None:
-        """One less of its kind, and what it took."""
-        kind = self._kind(stage)
-        self.open[kind] -= 1
-        if record["status"] == "ok":
-            self._add(kind, record["seconds"])
-
-    def left(self) -> float | None:
-        """Seconds left; None while a kind of stage that is still to come has never been seen."""
-        kinds = [kind for kind, count in self.open.items() if count]
-        if any(kind not in self.count for kind in kinds):
-            return None
-        return sum(self.open[kind] * self.seconds[kind] / self.count[kind] for kind in kinds) / self.jobs
-
-
-_Kind: TypeAlias = tuple[str, str, str]
-"""Action, dataset, and the plugin's name."""
-
-
-def _name(text: str) -> str:
-    """The name in ``name[option=value]``."""
-    return text.partition("[")[0]

@@ -1,0 +1,124 @@
+"""``harness gc``: deleting what nobody needs any more."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.lines import say
+from harness.cli.options import (
+    chosen_matrix,
+    load_plugins,
+    narrowing_options,
+    planned,
+    plugins_option,
+    results_option,
+)
+
+if TYPE_CHECKING:
+    from harness.keep import Goes, Keeper
+
+SHOWN = 20
+"""Of what goes, so much is named: the largest."""
+
+
+@click.command(epilog="Example: harness gc --matrix paper --matrix mine.toml --delete")
+@click.option(
+    "--matrix",
+    "matrix_names",
+    multiple=True,
+    help="A preset, or PATH.toml, whose cells are needed too; may be repeated. Then all that neither they nor the "
+    "table `cells` need goes; else only what was computed anew since.",
+)
+@narrowing_options
+@results_option
+@plugins_option
+@click.option("--prepared", is_flag=True, help="Also the decoded copies of data sets in the per-user cache.")
+@click.option("--delete", is_flag=True, help="Delete it; else it is only told.")
+def gc(
+    matrix_names: tuple[str, ...],
+    scale: str,
+    datasets: tuple[str, ...],
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    analyses: tuple[str, ...],
+    seeds: str | None,
+    nulls: int | None,
+    results: Path,
+    plugin_folders: tuple[Path, ...],
+    prepared: bool,
+    delete: bool,
+) -> None:
+    """Tell what in the results folder nobody needs: artifacts of plugins edited since, and what killed runs left.
+
+    What the rows of the tables were computed from stays, and so does what a running process has claimed.
+    """
+    began = time.time()
+    from harness.claims import Claims
+    from harness.keep import Keeper
+    from harness.store import Store
+    from harness.tables import Tables
+
+    narrowed = any((datasets, defenses, attacks, analyses, seeds is not None, nulls is not None))
+    names = matrix_names or (("quick",) if narrowed else ())
+    registry = load_plugins(plugin_folders)
+    plans = [
+        planned(registry, chosen_matrix(name, scale, datasets, defenses, attacks, analyses, seeds, nulls))
+        for name in names
+    ]
+    store, claims = Store(results), Claims(results)
+    store.check_format()
+    keeper = Keeper(store, Tables(results), claims, plans, began)
+    _refuse_strangers(keeper)
+    goes = [*keeper.goes(), *(_prepared() if prepared else ())]
+    _tell(goes)
+    if keeper.untold:
+        click.echo(f"{keeper.untold} artifacts stay since their records do not say what they were made of")
+    if not goes or not delete:
+        click.echo("nothing was deleted: --delete does" if goes else "nothing to delete")
+        return
+    gone = keeper.delete(goes)
+    claims.close()
+    left = f"; {len(goes) - len(gone)} are claimed or newer, and stay" if len(gone) < len(goes) else ""
+    click.echo(f"deleted {len(gone)}, {_mib(gone)} MiB{left}")
+
+
+def _refuse_strangers(keeper: Keeper) -> None:
+    """Raise :class:`harness.UsageError` where a process computes what no matrix that was named has."""
+    from harness.errors import UsageError
+    from harness.tables import printable
+
+    if keeper.plans and keeper.strangers:
+        pid, host, label = (printable(keeper.strangers[0].get(name)) for name in ("pid", "host", "label"))
+        raise UsageError(
+            f"process {pid} on {host} computes a stage of no matrix named here ({label}): "
+            "name its matrix too, or wait for its end"
+        )
+
+
+def _prepared() -> list[Goes]:
+    from harness.data import cache_folder
+    from harness.keep import prepared_copies
+
+    return prepared_copies(cache_folder() / "prepared")
+
+
+def _tell(goes: list[Goes]) -> None:
+    for kind, count in Counter(each.kind for each in goes).items():
+        size = _mib(each for each in goes if each.kind == kind)
+        click.echo(f"{kind:9}  {count:6}  {size:>10} MiB")
+    if goes:
+        click.echo(f"{'all':9}  {len(goes):6}  {_mib(goes):>10} MiB\n")
+    for each in sorted(goes, key=lambda each: -each.size)[:SHOWN]:
+        say(f"  {each.id[:8]:8}  {_mib([each]):>8} MiB  ", f"{each.kind}: {each.label}")
+    if len(goes) > SHOWN:
+        click.echo(f"  ... and {len(goes) - SHOWN} more")
+
+
+def _mib(goes: Iterable[Goes]) -> str:
+    return f"{sum(each.size for each in goes) / 2**20:.2f}"

@@ -1,0 +1,168 @@
+"""``harness status``: how far a matrix is, and who is at it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli.lines import say
+from harness.cli.options import (
+    chosen_matrix,
+    load_plugins,
+    matrix_options,
+    planned,
+    plugins_option,
+    results_option,
+)
+
+if TYPE_CHECKING:
+    from harness.status import Survey
+
+SHOWN = 10
+"""Failures that are listed in a terminal."""
+
+
+@click.command(epilog="Example: harness status --matrix paper --scale small")
+@matrix_options
+@results_option
+@plugins_option
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["terminal", "json"]),
+    default="terminal",
+    show_default=True,
+    help="How to print.",
+)
+def status(
+    matrix_name: str,
+    scale: str,
+    datasets: tuple[str, ...],
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    analyses: tuple[str, ...],
+    seeds: str | None,
+    nulls: int | None,
+    results: Path,
+    plugin_folders: tuple[Path, ...],
+    style: str,
+) -> None:
+    """Show what of a matrix is done, runs now, failed or waits, who is at it, and the time left.
+
+    It may be asked while other processes run; it writes nothing.
+    """
+    from harness.claims import Claims
+    from harness.status import Survey
+    from harness.store import Store
+    from harness.tables import Tables
+
+    registry = load_plugins(plugin_folders)
+    matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
+    plan = planned(registry, matrix)
+    store = Store(results)
+    store.check_format()
+    told = _told(Survey(plan, store, Tables(results), Claims(results)), matrix.name, results)
+    if style == "json":
+        click.echo(json.dumps(told, indent=1))
+    else:
+        _terminal(told)
+
+
+def _told(survey: Survey, matrix: str, results: Path) -> dict[str, Any]:
+    """What there is to say, as JSON says it."""
+    from harness.status import STATES
+
+    def counted(counts: Counter[Any]) -> dict[str, int]:
+        return {"total": counts.total(), **{state: counts[state] for state in STATES}}
+
+    actions = survey.count_stages()
+    now = datetime.now(UTC)
+    return {
+        "matrix": matrix,
+        "results": str(results),
+        "cells": counted(survey.count_cells()),
+        "stages": counted(sum(actions.values(), Counter())),
+        "actions": {action: counted(counts) for action, counts in actions.items()},
+        "processes": survey.processes,
+        "seconds_left": survey.seconds_left(now),
+        "running": _running(survey, now),
+        "failures": [{"what": what, "reason": reason} for what, reason in survey.failures()],
+    }
+
+
+def _running(survey: Survey, now: datetime) -> list[dict[str, Any]]:
+    """The stages that are computed now, those that began first at the top."""
+    from harness.status import seconds_since
+
+    rows = [
+        {
+            **{name: note.get(name) for name in ("stage", "action", "label", "host", "pid", "started")},
+            "seconds": seconds_since(note, now),
+            "of_this_matrix": note["stage"] in survey.plan.stages,
+        }
+        for note in survey.notes
+    ]
+    return sorted(rows, key=lambda row: -(row["seconds"] or 0.0))
+
+
+# --- in a terminal ----------------------------------------------------------------------------------------------------
+
+
+def _terminal(told: dict[str, Any]) -> None:
+    click.echo(f"matrix {told['matrix']}, results in {told['results']}")
+    for what in ("cells", "stages"):
+        click.echo(f"{told[what]['total']} {what}: {_counts(told[what])}")
+    click.echo(_time_left(told))
+    if told["actions"]:
+        click.echo()
+        _table(told["actions"])
+    if told["running"]:
+        click.echo("\nrunning now:")
+        for row in told["running"]:
+            other = "" if row["of_this_matrix"] else ", of another matrix"
+            since = "" if row["seconds"] is None else f"for {_duration(row['seconds'])}, "
+            say("  ", f"{row['action'] or 'stage'}: {row['label'] or row['stage']}")
+            say("    ", f"{since}in process {row['pid']} on {row['host']}{other}")
+    if told["failures"]:
+        click.echo("\nfailed:")
+        for failure in told["failures"][:SHOWN]:
+            say("  ", failure["what"])
+            say("    ", failure["reason"])
+    if len(told["failures"]) > SHOWN:
+        click.echo(f"  ... and {len(told['failures']) - SHOWN} more: --format json lists all")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    said = [f"{count} {state}" for state, count in counts.items() if state != "total" and count]
+    return ", ".join(said) if said else "none"
+
+
+def _time_left(told: dict[str, Any]) -> str:
+    stages, processes, left = told["stages"], told["processes"], told["seconds_left"]
+    at_it = f"{processes} process{'es are' if processes != 1 else ' is'} at it" if processes else "nobody is at it"
+    if not stages["waiting"] + stages["running"]:
+        return "nothing is left to do" if not stages["failed"] else "nothing else is left to do"
+    if left is None:
+        return f"{at_it}; the time left is not known before each kind of stage has run once"
+    return f"{at_it}; about {_duration(left)} left" + ("" if processes else ", for one process")
+
+
+def _duration(seconds: float) -> str:
+    from harness.cli.progress import duration
+
+    return duration(seconds)
+
+
+def _table(actions: dict[str, dict[str, int]]) -> None:
+    """A row an action, a column a state."""
+    from harness.status import STATES
+
+    columns = ("total", *STATES)
+    click.echo("  ".join([f"{'stages':9}", *(f"{name:>7}" for name in columns)]))
+    for action, counts in actions.items():
+        click.echo("  ".join([f"{action:9}", *(f"{counts[name] or '-':>7}" for name in columns)]))

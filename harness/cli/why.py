@@ -1,0 +1,70 @@
+"""``harness why``: how it stands with one stage or cell, and what changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli.lines import say
+from harness.cli.options import (
+    chosen_matrix,
+    load_plugins,
+    matrix_options,
+    planned,
+    plugins_option,
+    results_option,
+)
+
+if TYPE_CHECKING:
+    from harness.why import Part
+
+
+@click.command(epilog="Example: harness why 'digits / ewe / retraining #0'")
+@click.argument("what", metavar="STAGE|CELL")
+@matrix_options
+@results_option
+@plugins_option
+def why(
+    what: str,
+    matrix_name: str,
+    scale: str,
+    datasets: tuple[str, ...],
+    defenses: tuple[str, ...],
+    attacks: tuple[str, ...],
+    analyses: tuple[str, ...],
+    seeds: str | None,
+    nulls: int | None,
+    results: Path,
+    plugin_folders: tuple[Path, ...],
+) -> None:
+    """Tell why a stage or cell of a matrix is done, waits or is to be run again.
+
+    STAGE|CELL is an id, the beginning of one, or a cell's words: 'digits / ewe / retraining #0'.
+    """
+    from harness.claims import Claims
+    from harness.status import Survey
+    from harness.store import Store
+    from harness.tables import Tables
+    from harness.why import Asked
+
+    registry = load_plugins(plugin_folders)
+    matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
+    plan = planned(registry, matrix)
+    store = Store(results)
+    store.check_format()
+    survey = Survey(plan, store, Tables(results), Claims(results))
+    answer = Asked(plan, matrix.name, survey).answer(what)
+    say("", answer.title)
+    for name, fact in answer.facts:
+        say(f"  {name:9}  ", fact)
+    if answer.parts:
+        say("", "made from")
+        _tell(answer.parts)
+
+
+def _tell(parts: tuple[Part, ...], depth: int = 1) -> None:
+    for part in parts:
+        say(f"{'  ' * depth}{part.state:7}  {part.id[:8]}  ", f"{part.role}: {part.label}")
+        _tell(part.parts, depth + 1)
