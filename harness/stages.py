@@ -139,7 +139,10 @@ class Worker:
         with trace.span("store"):
             self.store.save(stage.id, record, tensors)
         if self.profiles and isinstance(trace, Timeline):
-            trace.write(self.profiles / f"{stage.action}-{stage.id}.json.gz")
+            try:
+                trace.write(self.profiles / f"{stage.action}-{stage.id}.json.gz")
+            except OSError as error:  # the stage is done and stored: a full disk costs its timeline
+                self.warn(f"{stage.label}: no timeline ({error.strerror})")
         self._cache.pop(stage.id, None)
         return record
 
