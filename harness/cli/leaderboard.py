@@ -154,15 +154,17 @@ def _sections(board: Board) -> list[Section]:
     from harness.tables import printable
 
     sections: list[Section] = []
-    for dataset in dict.fromkeys(scheme.dataset for scheme in board.schemes):
+    named = [scheme.dataset for scheme in board.schemes] + [detected.dataset for detected in board.detections]
+    for dataset in dict.fromkeys(named):
         ranked = [_scheme_row(scheme) for scheme in board.schemes if scheme.dataset == dataset]
         attacked = [a for a in board.attacks if a.dataset == dataset]
         by_attack = [
             _attack_row(a) for name in dict.fromkeys(a.attack for a in attacked) for a in attacked if a.attack == name
         ]
         detected = [_detection_row(d) for d in board.detections if d.dataset == dataset]
-        sections.append((f"{dataset}: schemes, ranked by margin", SCHEME_COLUMNS, ranked))
-        sections.append((f"{dataset}: what each attack leaves", ATTACK_COLUMNS, by_attack))
+        if ranked:
+            sections.append((f"{dataset}: schemes, ranked by margin", SCHEME_COLUMNS, ranked))
+            sections.append((f"{dataset}: what each attack leaves", ATTACK_COLUMNS, by_attack))
         if detected:
             sections.append((f"{dataset}: what detectors see", DETECTION_COLUMNS, detected))
     return [
