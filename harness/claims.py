@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import platform
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -131,8 +132,9 @@ def _place(id: str) -> int:
 def _read(path: Path) -> Mapping[str, Any] | None:
     """A note; ``None`` for anything that is none."""
     try:
-        note = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        # A link or a pipe is a stranger's: who reads a pipe waits.
+        note = json.loads(path.read_text("utf-8")) if stat.S_ISREG(path.lstat().st_mode) else None
+    except (OSError, ValueError, RecursionError):
         return None
     stage = note.get("stage") if isinstance(note, dict) else None
     is_id = isinstance(stage, str) and len(stage) == 32 and set(stage) <= set("0123456789abcdef")

@@ -273,13 +273,15 @@ def _checksum(arrays: Mapping[str, NDArray[np.generic]]) -> str:
 
 def _read_prepared(path: Path) -> Mapping[str, NDArray[np.generic]] | None:
     """The arrays of a copy; ``None`` where there is none, or it is damaged."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
             expected = (file.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError):
+    except Exception:  # whatever safetensors and NumPy make of a file that is none of ours
         return None
     return arrays if _checksum(arrays) == expected else None
 

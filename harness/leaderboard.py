@@ -213,8 +213,8 @@ def _detected(key: Any, rows: pd.DataFrame, found: pd.DataFrame) -> Detected:
     models = found[(found["suspect"] == "surrogate") & found["cell"].isin(rows["cell"][~rows["void"]])]
     # The same null models stand beside every seed: each is one observation.
     nulls = found[found["suspect"] == "null"].drop_duplicates("index")
-    scores = nulls["score"].to_numpy(dtype=float)
-    ranks = [float(rank_p_value(score, scores)) for score in models["score"]]
+    scores = nulls["score"].dropna().to_numpy(dtype=float)
+    ranks = [float(rank_p_value(score, scores)) for score in models["score"].dropna()]
     return Detected(
         dataset=key[0],
         defense=key[1],
@@ -261,7 +261,8 @@ def _ends(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def _summary(values: pd.Series[float]) -> Summary | None:
-    known = values.dropna().to_numpy(dtype=float)
+    known = values.to_numpy(dtype=float)
+    known = known[np.isfinite(known)]
     return summary(known) if len(known) else None
 
 

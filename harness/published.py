@@ -17,6 +17,7 @@ from typing import Any
 from harness.errors import MatrixError, UnknownName
 from harness.matrix import FULL, Matrix, read_matrix
 
+_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 NUMBER = r"[-+]?\d+(?:\.(\d+))?"
 PICTURES = ("strips", "sweep", "scatter", "histogram", "points", "heatmap", "curves", "queries", "plane")
 """The kinds of pictures: :mod:`harness.drawn` makes their numbers, :mod:`harness.figures` draws them."""
@@ -141,6 +142,8 @@ def load_paper(name: str) -> Paper:
         raise MatrixError(f"cannot read the paper {path}: {error.strerror}") from error
     except ValueError as error:  # also that of bytes that are no UTF-8
         raise MatrixError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise MatrixError(f"{path}: its values are nested too deeply") from error
     return read_paper(document, path.stem, str(path))
 
 
@@ -148,6 +151,9 @@ def read_paper(document: Mapping[str, Any], name: str, path: str) -> Paper:
     """The paper in a TOML document found at ``path``. Raises :class:`MatrixError`."""
     _check(document, path, {"title": str, "source": str, "marks": dict, "experiments": dict})
     marks = document["marks"]
+    for id in document["experiments"]:
+        if not _ID.fullmatch(id):  # a picture's file is named after it
+            raise MatrixError(f"{path}: {id!r} is no name of an experiment: lower-case letters, digits, '-' and '.'")
     experiments = {
         id: _experiment(each, id, f"{path}: experiments.{id}", marks) for id, each in document["experiments"].items()
     }

@@ -52,7 +52,7 @@ from harness.nets import Net
 from harness.plan import Lookup, Stage, Use, inputs_of
 from harness.recall import Lent, Memory
 from harness.resources import Peaks, machine
-from harness.store import Artifact, Store, plain
+from harness.store import Store, check_record, plain
 from harness.trace import NoTrace, Timeline, Trace
 from harness.train import Engine, Precision, clone, predict
 from harness.watch import measure_epochs
@@ -157,23 +157,28 @@ class Worker:
         return self._cache[id]
 
     def _load(self, id: str) -> Loaded:
+        stage = self.stages[id]
         try:
-            artifact = self.store.load(id)
+            return self._loaded(stage)
         except DamagedArtifact as damage:
-            artifact = self._again(self.stages[id], damage)
+            return self._again(stage, damage)
+
+    def _loaded(self, stage: Stage) -> Loaded:
+        artifact = self.store.load(stage.id)
+        check_record(artifact.record, stage)
         if artifact.record["status"] != "ok":
             raise PluginError(f"{artifact.record['label']} did not succeed: {artifact.record['reason']}")
         return unpack(artifact, self.lookup, self.device)
 
-    def _again(self, stage: Stage, damage: DamagedArtifact) -> Artifact:
+    def _again(self, stage: Stage, damage: DamagedArtifact) -> Loaded:
         """A damaged artifact, computed again: here, or by the process that is at it."""
         claim = self.claims.taken(stage.id, label=stage.label, action=stage.action) if self.claims else nullcontext()
         with claim:
             with suppress(DamagedArtifact):
-                return self.store.load(stage.id)
+                return self._loaded(stage)
             self.warn(f"{damage}: computed again")
             self.run(stage)
-            return self.store.load(stage.id)
+            return self._loaded(stage)
 
     def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made, engine: Engine) -> dict[str, Tensor]:
         """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""

@@ -499,12 +499,11 @@ def test_hostile_tensors_are_computed_again(name: str, results: Path, cli: Cli) 
 
 
 @pytest.mark.parametrize("architecture", ["unregistered", "mlp", "mlp[width=1000000000]"])
-def test_a_hostile_model_ends_its_own_stages_and_no_run(architecture: str, results: Path, cli: Cli) -> None:
-    """It is computed again, or fails the stages that need it with its reason."""
+def test_a_hostile_model_is_computed_again(architecture: str, results: Path, cli: Cli) -> None:
     embed = by_action(results)["embed"]
     rewrite(embed, lambda body: body["model"].update(architecture=architecture))
     code, said = run(cli, results, "pruning")
-    assert (code, "computed again" in said) == (0, True) or (code, "its model cannot be built" in said) == (1, True)
+    assert code == 0 and "its model cannot be built" in said and "computed again" in said
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
@@ -969,6 +968,105 @@ def test_printable_text_is_printable(text: str) -> None:
     printable(text).encode()
 
 
+def test_what_the_command_says_is_shown_and_not_executed(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'datasets = ["digits"]\ndefenses = [{name = "ewe", weight = "\\u001b]0;title\\u0007"}]\nattacks = ["none"]\n'
+    )
+    (line,) = cli("plan", "--matrix", tmp_path / "mine.toml", code=2).err.splitlines()
+    assert "\\x1b]0;title" in line and line.isprintable()
+    (tmp_path / "mine.toml").write_text(AXES + 'description = "\\u001b]0;title\\u0007"')
+    assert "\\x1b]0;title" in cli("plan", "--matrix", tmp_path / "mine.toml", code=0).out.splitlines()[0]
+
+
+def test_a_stored_reason_is_shown_and_not_executed(results: Path, cli: Cli) -> None:
+    hostile = {"status": "failed", "reason": "\x1b]0;title\x07 [red]", "label": ":skull:\x1b[2J"}
+    rewrite(by_action(results)["verify"], lambda body: body.update(hostile))
+    ended = cli("run", *CELL, "--attack", "none", "--results", results, "--rerun", "never", code=1)
+    (line,) = (line for line in ended.err.splitlines() if line.startswith("failed: "))
+    assert line.isprintable() and "\\x1b]0;title\\x07 [red]" in line
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_a_watcher_shows_and_does_not_execute(bar: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    from harness.cli.progress import Bar, Plain
+
+    watching = Bar(1) if bar else Plain()
+    hostile = {"action": "verify", "status": "failed", "seconds": 1.0, "stage": ID}
+    with watching:
+        watching.ended(hostile | {"reason": "\x1b]0;a\x07[red]:skull:", "label": "\x9b31m"}, 1, 1, None)
+    said = capsys.readouterr().err
+    assert "\\x1b]0;a\\x07[red]:skull:" in re.sub(r"\s", "", said) and "\\x9b31m" in said
+    assert "\x1b]" not in said and "\x9b" not in said
+
+
+def test_hostile_rows_neither_end_a_run_nor_stand_for_it(finished: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(finished, tmp_path / "results")
+    tables = Tables(tmp_path / "results")
+    known = harness.read_table(finished, "cells").iloc[0]
+    labels = {name: known[name] for name in ("cell", *CELLS.key)} | {"seed": 0}
+    for number, status in enumerate([None, "", "OK", "\x1b[2J"]):
+        tables.append("cells", f"99990101T00000{number}-aaaaaa", [labels | {"status": status}])
+        code, said = run(cli, tmp_path / "results")
+        assert code == 0 and "(1 ok)" in said
+    hostile = {"stage": ID, "action": "attack", "dataset": None, "plugin": None, "status": "ok"}
+    for number, seconds in enumerate([None, 1e308, -1.0]):
+        tables.append("stages", f"99990101T00000{number}-aaaaaa", [hostile | {"seconds": seconds}])
+        assert run(cli, tmp_path / "results", f"pruning[fraction=0.{number + 1}]")[0] == 0
+
+
+def test_a_detector_without_a_number_is_ranked(tmp_path: Path, cli: Cli) -> None:
+    tables = Tables(tmp_path)
+    tables.append("cells", "run", [row(seed=seed, cell=str(seed), family="detection") for seed in range(4)])
+    scores = [None, float("inf"), 2.0, 1.0]
+    rows = [{"suspect": who, "index": 0, "score": x} for who in ("surrogate", "null") for x in scores]
+    tables.append("detections", "run", [each | {"cell": str(i % 4)} for i, each in enumerate(rows)])
+    assert "what detectors see" in cli("leaderboard", "--results", tmp_path, code=0).out
+
+
+@linked
+@piped
+def test_notes_of_strangers_are_no_notes(tmp_path: Path) -> None:
+    from harness.claims import Claims
+
+    claims = Claims(tmp_path)
+    claims.folder.mkdir()
+    os.mkfifo(claims.folder / "pipe.json")
+    (claims.folder / "nested.json").write_text("[" * DEEP)
+    (claims.folder / "list.json").write_text("[]")
+    (claims.folder / "id.json").write_text('{"stage": "../x"}')
+    assert claims.running() == []
+
+
+def test_a_prepared_copy_that_is_none_is_made_again(tmp_path: Path) -> None:
+    from harness.data import _read_prepared
+
+    more = {
+        "bfloat16": safetensors({"a": entry("BF16", (2,))}, bytes(4)),
+        "sound": safetensors({"a": entry()}, bytes(4)),
+    }
+    for data in (HOSTILE_TENSORS | more).values():
+        (tmp_path / "copy").write_bytes(data)
+        assert _read_prepared(tmp_path / "copy") is None
+    assert _read_prepared(tmp_path) is None
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        assert _read_prepared(tmp_path / "pipe") is None
+
+
+@pytest.mark.parametrize("id", ["../x", "/tmp/x", "a/b", "", ".", "..", "A", "x\n", "\u0661"])
+def test_an_experiment_is_no_path(id: str, tmp_path: Path) -> None:
+    """Its picture's file is named after it."""
+    from harness.published import load_paper
+
+    named = f'title = "t"\nsource = "s"\n[marks]\n[experiments.{json.dumps(id)}]\n'
+    (tmp_path / "mine.toml").write_text(named + 'title = "t"\nsays = "s"\nrows = []\npicture = {kind = "strips"}\n')
+    with pytest.raises(MatrixError, match="is no name of an experiment"):
+        load_paper(str(tmp_path / "mine.toml"))
+    (tmp_path / "mine.toml").write_text("a = " + "[" * DEEP)
+    with pytest.raises(MatrixError, match="nested too deeply"):
+        load_paper(str(tmp_path / "mine.toml"))
+
+
 # --- matrices ---------------------------------------------------------------------------------------------------------
 
 AXES = 'datasets = ["digits"]\ndefenses = ["ewe"]\nattacks = ["none"]\n'
@@ -1053,6 +1151,15 @@ HIDING_PLACES = ("evil.py", "plugins/evil.py", "_builtin/evil.py", "artifacts/ev
 
 
 @pytest.fixture
+def script() -> Path:
+    """The installed command: ``python -m`` puts the current folder on the path, whatever module is named."""
+    path = Path(sysconfig.get_path("scripts")) / "harness"
+    if not path.exists():
+        pytest.skip("the harness script is not installed here")
+    return path
+
+
+@pytest.fixture
 def trap(finished: Path, tmp_path: Path) -> Path:
     """A results folder with Python files wherever somebody might look for plugins."""
     folder = tmp_path / "trap"
@@ -1067,11 +1174,9 @@ def trap(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", [("plugins", "list"), ("leaderboard",), ("run", *CELL, "--attack", "pruning")])
-def test_no_file_of_a_results_folder_or_of_the_current_one_is_a_plugin(command: tuple[str, ...], trap: Path) -> None:
-    """By the installed script: ``python -m`` puts the current folder on the path, whatever module is named."""
-    script = Path(sysconfig.get_path("scripts")) / "harness"
-    if not script.exists():
-        pytest.skip("the harness script is not installed here")
+def test_no_file_of_a_results_folder_or_of_the_current_one_is_a_plugin(
+    command: tuple[str, ...], script: Path, trap: Path
+) -> None:
     results = () if command == ("plugins", "list") else ("--results", ".")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     done = subprocess.run(
@@ -1100,6 +1205,16 @@ def test_a_name_that_is_not_registered_runs_nothing(
     with pytest.raises((UsageError, PluginError)):
         builtin.use(kind, name)
     assert list(trap.rglob("ran")) == []
+
+
+def test_worker_processes_run_nothing_of_the_current_folder(script: Path, trap: Path) -> None:
+    for module in ("multiprocessing", "pickle", "socket", "struct", "tempfile"):
+        (trap / f"{module}.py").write_text(EVIL)
+    command = [script, "run", *CELL, "--attack", "pruning", "--results", ".", "--jobs", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(command, cwd=trap, env=environment, capture_output=True, text=True, check=False)
+    assert list(trap.rglob("ran")) == []
+    assert done.returncode == 0 and "1 ok" in done.stdout, done.stderr
 
 
 # --- the source -------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.why import why
 from harness.errors import PluginError, UsageError
+from harness.tables import printable
 
 
 @click.group(epilog="Example: harness run --matrix smoke && harness leaderboard")
@@ -44,7 +45,7 @@ def main() -> None:
         click.echo(f"harness: {error.format_message()}{where}", err=True)
         code = 2
     except (UsageError, PluginError) as error:
-        click.echo(f"harness: {error}", err=True)
+        click.echo(f"harness: {printable(error)}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         code = 130

@@ -88,10 +88,11 @@ def narrowing_options(command: F) -> F:
 def load_plugins(folders: tuple[Path, ...]) -> Registry:
     """The registry; plugins that could not be used are named on stderr."""
     from harness.registry import load_registry
+    from harness.tables import printable
 
     registry = load_registry(folders)
     for problem in registry.problems:
-        click.echo(f"warning: plugin not loaded: {problem}", err=True)
+        click.echo(f"warning: plugin not loaded: {printable(problem)}", err=True)
     return registry
 
 

@@ -37,6 +37,7 @@ def plan(
 ) -> None:
     """Show a matrix's cells and stages, what is stored already, and what is skipped and why."""
     from harness.store import Store
+    from harness.tables import printable
 
     registry = load_plugins(plugin_folders)
     matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
@@ -44,23 +45,25 @@ def plan(
     store = Store(results)
     store.check_format()
     stored = store.ids()
-    click.echo(f"matrix {matrix.name}: {matrix.description}".rstrip(": "))
+    click.echo(printable(f"matrix {matrix.name}: {matrix.description}".rstrip(": ")))
     for kind, names in (
         ("datasets", {c.dataset: None for c in made.cells}),
         ("defenses", {c.defense: None for c in made.cells}),
         ("attacks", {c.attack: None for c in made.cells}),
     ):
-        click.echo(f"  {kind:9} {', '.join(names)}")
+        click.echo(f"  {kind:9} {printable(', '.join(names))}")
     click.echo(f"  {'seeds':9} {', '.join(map(str, matrix.seeds))}    null models: {matrix.nulls}")
     total, done = Counter[str](), Counter[str]()
     for stage in made.stages.values():
         total[stage.action] += 1
         done[stage.action] += stage.id in stored
         if list_stages:
-            click.echo(f"  {stage.id}  {'stored' if stage.id in stored else '-':6}  {stage.action}: {stage.label}")
+            click.echo(
+                f"  {stage.id}  {'stored' if stage.id in stored else '-':6}  {stage.action}: {printable(stage.label)}"
+            )
     click.echo(f"{len(made.cells)} cells, {len(made.stages)} stages, {sum(done.values())} stored:")
     for action, count in total.items():
         click.echo(f"  {action:9} {count:6}  ({done[action]} stored)")
     skipped = Counter(cell.skip for cell in made.cells if cell.skip)
     for reason, count in skipped.items():
-        click.echo(f"skipped: {count} cells: {reason}")
+        click.echo(f"skipped: {count} cells: {printable(reason)}")

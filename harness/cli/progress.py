@@ -11,6 +11,7 @@ import click
 
 from harness.execute import Watcher
 from harness.plan import Stage
+from harness.tables import printable
 
 
 class Quiet:
@@ -38,7 +39,7 @@ class Plain(Quiet):
         left = f", about {duration(seconds_left)} left" if seconds_left is not None and done < total else ""
         click.echo(
             f"[{done}/{total}{left}] {record['status']:<7} {record['seconds']:6.1f} s  "
-            f"{record['action']}: {record['label']}"
+            f"{record['action']}: {printable(record['label'])}"
             + (f"  ({first_line(record['reason'])})" if record["reason"] else ""),
             err=True,
         )
@@ -89,7 +90,7 @@ class Bar(Quiet):
         self.progress.stop()
 
     def started(self, stage: Stage) -> None:
-        self.running[stage.id] = f"{stage.action}: {stage.label}"
+        self.running[stage.id] = f"{stage.action}: {printable(stage.label)}"
         self._describe()
 
     def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
@@ -98,7 +99,8 @@ class Bar(Quiet):
         self.running.pop(record["stage"], None)  # a stage that is blocked never began
         self._describe()
         if record["status"] == "failed":
-            self.progress.console.print(f"failed: {record['label']}: {first_line(record['reason'])}", markup=False)
+            text = f"failed: {printable(record['label'])}: {first_line(record['reason'])}"
+            self.progress.console.print(text, markup=False, emoji=False)
 
     def _describe(self) -> None:
         if self.running:  # else what ended stays until the next begins, or the bar would flicker
@@ -128,5 +130,5 @@ def duration(seconds: float) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line of a message."""
-    return text.partition("\n")[0]
+    """The first line of a message, as a terminal may show it."""
+    return printable(text.partition("\n")[0])

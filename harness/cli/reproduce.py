@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import data_option, format_option, load_plugins, plugins_option, results_option
-from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report
+from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
 
 if TYPE_CHECKING:
     from harness.plan import Plan
@@ -135,13 +135,15 @@ def reproduce(
 
 def _list(papers: list[Paper]) -> None:
     """Every experiment: what the paper says, and the cells that it takes at each scale."""
+    from harness.tables import printable
+
     for paper in papers:
-        click.echo(f"{paper.name}: {paper.title}\n{paper.source}\n")
+        click.echo(f"{printable(f'{paper.name}: {paper.title}')}\n{printable(paper.source)}\n")
         for experiment in paper.experiments.values():
             scales = [(scale, experiment.cells(scale)) for scale in paper.scales]
             cells = ", ".join(f"{count} at {scale}" for scale, count in scales)
-            click.echo(f"{experiment.id}: {experiment.title}")
-            click.echo(f"    {experiment.says}")
+            click.echo(printable(f"{experiment.id}: {experiment.title}"))
+            click.echo(f"    {printable(experiment.says)}")
             click.echo(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
     if papers:
         click.echo(f"\nnext: harness reproduce {papers[0].name} {next(iter(papers[0].experiments), 'all')}")
@@ -202,7 +204,7 @@ class _Bench:
         mend(self.tables)
         session = Session(plan, self.store, self.tables, Options())
         for warning in session.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            warn(warning)
         executor = make_executor(session, self.store, self.registry, plan, self.machine)
         self.store.prepare()
         outcome = execute(session, executor, self.quiet)
@@ -348,13 +350,15 @@ def _title(found: Found) -> str:
 def _terminal(found: Found) -> None:
     from rich import box
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_title(found), style="bold", markup=False, highlight=False)
+    from harness.tables import printable
+
+    # No markup and no emoji codes: a paper's file, and the rows, may be a stranger's.
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False)
+    console.print(printable(_title(found)), style="bold")
     for line in _head(found):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line))
     table = Table(box=box.SIMPLE_HEAD)
     shown = [i for i, name in enumerate(COLUMNS) if name != "95% interval" or console.width >= WIDE]
     numbers = ("paper", "ours", "95% interval", "n")
@@ -363,23 +367,25 @@ def _terminal(found: Found) -> None:
         table.add_column(COLUMNS[i], justify=justify, no_wrap=COLUMNS[i] in ("n", "verdict"))
     styles = {"reproduced": "green", "differs": "red"}
     for row in _rows(found):
-        table.add_row(*(escape(row[i]) for i in shown), style=styles.get(row[-1]))
+        table.add_row(*(printable(row[i]) for i in shown), style=styles.get(row[-1]))
     console.print(table)
     for line in _notes(found):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line))
     console.print()
 
 
 def _markdown(found: Found) -> None:
-    click.echo(f"**{_title(found)}**\n")
+    from harness.tables import printable
+
+    click.echo(f"**{printable(_title(found))}**\n")
     for line in _head(found):
-        click.echo(f"{line}\n")
+        click.echo(f"{printable(line)}\n")
     click.echo(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     for row in _rows(found):
-        click.echo(f"| {' | '.join(value.replace('|', chr(92) + '|') for value in row)} |")
+        click.echo(f"| {' | '.join(printable(value).replace('|', chr(92) + '|') for value in row)} |")
     click.echo()
     for line in _notes(found):
-        click.echo(f"{line}\n")
+        click.echo(f"{printable(line)}\n")
 
 
 def _csv(found: list[Found]) -> None:

@@ -16,7 +16,7 @@ from harness.cli.options import (
     plugins_option,
     results_option,
 )
-from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report
+from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
 
 if TYPE_CHECKING:
     from harness.train import Precision
@@ -84,7 +84,7 @@ def run(
         mend(tables)
     session = Session(plan, store, tables, Options(rerun, fail_fast or debug))
     for warning in session.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        warn(warning)
     if dry_run:
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0

@@ -101,7 +101,7 @@ def machine_options(command: F) -> F:
 def mend(tables: Tables) -> None:
     """Set aside what a power cut left of tables, and say so."""
     for path in tables.mend():
-        _warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written anew")
+        warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written anew")
 
 
 def make_executor(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine) -> Executor:
@@ -115,7 +115,7 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
         raise UsageError("--debug opens the debugger in this process, which --stage-timeout cannot kill: leave one out")
     if not session.todo:
         return Serial(_nothing)
-    worker = _worker(machine, store, registry.use, plan.stages, _warn)
+    worker = _worker(machine, store, registry.use, plan.stages, warn)
     # A dict, not a set: of two sets that are missing it is always the same one that is named.
     for dataset in dict.fromkeys(use for stage in session.todo for use in (stage.dataset, stage.data) if use):
         worker.data.arrays(dataset.plugin)
@@ -123,15 +123,17 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
     if jobs == 1 and machine.stage_timeout is None:
         return Serial(_claimed(worker, session.seen))
     make = partial(_work_of, machine, store.results, session.seen)
-    return Local(min(jobs, len(session.todo)), make, plan.stages, _warn, machine.stage_timeout)
+    return Local(min(jobs, len(session.todo)), make, plan.stages, warn, machine.stage_timeout)
 
 
 def _nothing(stage: Stage) -> dict[str, Any]:
     raise AssertionError(f"{stage.label} is run where nothing is left to run")
 
 
-def _warn(message: str) -> None:
-    click.echo(f"warning: {message}", err=True)
+def warn(message: str) -> None:
+    from harness.tables import printable
+
+    click.echo(f"warning: {printable(message)}", err=True)
 
 
 def _suitable(device: Any, threads: int) -> int:
@@ -265,9 +267,12 @@ def _stop_on_interrupt() -> Iterator[Any]:
 
 def report(outcome: Outcome, plan: Plan, results: Path, err: bool, name: str = "") -> int:
     """Say how a run ended, on stderr if ``err``; its exit code."""
+    from harness.cli.progress import first_line
+    from harness.tables import printable
+
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
     for cell, reason in outcome.failures[:20]:
-        click.echo(f"failed: {cell}: {reason.partition(chr(10))[0]}", err=True)
+        click.echo(f"failed: {printable(cell)}: {first_line(reason)}", err=True)
     if len(outcome.failures) > 20:
         click.echo(f"... and {len(outcome.failures) - 20} more: see the cells table", err=True)
     did = f"ran {outcome.ran - outcome.elsewhere} stages" if outcome.ran or outcome.interrupted else "nothing to do"

@@ -26,7 +26,8 @@ class Clock:
         self.seconds: dict[Kind, float] = defaultdict(float)
         if self.open:
             past = tables.read("stages", ["action", "dataset", "plugin", "status", "seconds"])
-            past = past[(past["status"] == "ok") & past["seconds"].notna()]
+            # A stranger's rows may lack what is always there, or say that a stage took no time or forever.
+            past = past[(past["status"] == "ok") & past["seconds"].between(0, 1e9)].dropna()
             columns = (past[name] for name in ("action", "dataset", "plugin", "seconds"))
             for action, dataset, plugin, seconds in zip(*columns, strict=True):
                 self._add((action, dataset, _name(plugin)), seconds)

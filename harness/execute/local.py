@@ -191,7 +191,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, local.make, number), name=f"worker {number}")
         try:
-            with _no_interrupts():
+            with _not_from_here(), _no_interrupts():  # in this order: the second starts a process too
                 self.process.start()
         except OSError as error:
             raise UsageError(f"cannot start a worker process ({error}); {_WITHOUT}") from error
@@ -250,6 +250,26 @@ def _end(code: int) -> str:
         return f"ended with exit code {code}"
     name = {each.value: each.name for each in signal.Signals}.get(-code, f"signal {-code}")
     return f"was killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+
+
+@contextmanager
+def _not_from_here() -> Iterator[None]:
+    """A new interpreter looks for its first modules in the folder that it is started in, which may be a stranger's.
+
+    Not with this variable. The path of this process, which it then takes over, is what the user wanted.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
+
+
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @contextmanager

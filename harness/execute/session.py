@@ -92,7 +92,8 @@ class Session:
         frame = self.tables.read("cells", ["cell", "status", "reason"])
         rows = zip(frame["cell"], frame["status"], frame["reason"], strict=True)
         again = self.options.rerun == "failed"
-        return {cell: (status, reason) for cell, status, reason in rows if not (again and status == "failed")}
+        settled = ("ok", "skipped") if again else ("ok", "skipped", "failed")
+        return {cell: (status, str(reason)) for cell, status, reason in rows if status in settled}
 
     def _needed_stages(self) -> list[Stage]:
         """The stages of unsettled cells with all their ancestors' ids known, parents first."""
