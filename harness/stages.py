@@ -54,7 +54,7 @@ from harness.recall import Lent, Memory
 from harness.resources import Peaks, machine
 from harness.store import Store, check_record, plain
 from harness.trace import NoTrace, Timeline, Trace
-from harness.train import Engine, Precision, clone, predict
+from harness.train import Counts, Engine, Precision, clone, predict
 from harness.watch import measure_epochs
 
 CACHED = 32
@@ -101,8 +101,9 @@ class Worker:
         made, status, reason, error_trace = Made(), "ok", "", ""
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
-        engine = self._engine(stage, trace)
+        counts = Counts()
         try:
+            engine = self._engine(stage, trace, counts)
             with trace.span("load parents"):
                 parents = {role: self._parent(id) for role, id in stage.parents}
             engine.clean = parents["clean"].net if "clean" in parents else None
@@ -131,7 +132,7 @@ class Worker:
             "traceback": error_trace,
             "started": started.isoformat(),
             "seconds": time.perf_counter() - begin,
-            **{f"{name}_samples": count for name, count in vars(engine.counts).items()},
+            **{f"{name}_samples": count for name, count in vars(counts).items()},
             "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
             **peaks.read(),
             **machine(self.device),
@@ -203,7 +204,7 @@ class Worker:
 
     # --- what plugins are given ---
 
-    def _engine(self, stage: Stage, trace: Trace) -> Engine:
+    def _engine(self, stage: Stage, trace: Trace, counts: Counts) -> Engine:
         generator = torch.Generator().manual_seed(stage.seed)
         used = stage.architecture or self.lookup("architecture", stage.dataset.plugin.architecture)
         task: Dataset = stage.dataset.plugin
@@ -216,6 +217,7 @@ class Worker:
             precision=self.precision,
             warn=lambda message: self.warn(f"{stage.label}: {message}"),
             trace=trace,
+            counts=counts,
             watch=task.watch and stage.action in ("embed", "attack"),
         )
 

@@ -355,3 +355,13 @@ def test_deterministic_is_accepted_and_gives_the_same_numbers_on_a_cpu(tmp_path:
     process("run", *arguments(tmp_path / "a", "none"), code=0)
     process("run", *arguments(tmp_path / "b", "none"), "--deterministic", code=0)
     pd.testing.assert_frame_equal(measured(tmp_path / "a", "evidence"), measured(tmp_path / "b", "evidence"))
+
+
+def test_a_recipe_that_breaks_fails_its_own_stages(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object) -> None:
+        raise RuntimeError("no recipe today")
+
+    monkeypatch.setattr("harness.contracts.Dataset.public", broken)
+    chosen = ("--dataset", TINY, "--defense", "adi", "--attack", "none", "--seeds", "0", "--nulls", "0")
+    ended = cli("run", *chosen, "--results", tmp_path, code=1)
+    assert "RuntimeError: no recipe today" in ended.err and "Traceback" not in ended.err
