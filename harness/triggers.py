@@ -17,13 +17,16 @@ from harness import losses, nets
 from harness.contracts import Context, Dataset, Key, Loss, Probe, Split, Stream, Task, TriggerRecipe
 from harness.errors import Skip, require
 
-# The released code's refinement: rounds, steps against the target logit a round, last such steps, and step size.
+# The released code's refinement: rounds, at most so many steps against the target logit in all of them together, last
+# such steps, and step size; of so many triggers at a time (half a batch of its MNIST recipe).
 ROUNDS, STEPS, LAST_STEPS, STEP_SIZE = 10, 50, 5, 0.01
+AT_A_TIME = 256
 # A patch on pixels that are bright already changes nothing: an image counts as marked when its window changes by this
 # much on average, and the position is refused when too many images are not (measured: 0 to 11% where the patch is good,
 # 33 to 39% where a sign error had put it).
 VISIBLE, HIDDEN_SHARE = 0.25, 0.2
 GRADIENT_BATCH = 128
+HELD_OUT = 128
 Span: TypeAlias = tuple[float, float]
 """Smallest and largest value of an input."""
 
@@ -45,13 +48,14 @@ class PatchTriggers(TriggerRecipe):
     threshold: float = 0.1
     distance: losses.Distance = "cosine"
     temperature: float = 0.2
-    count: int = 256
-    """At most so many trained triggers, and half as many held-out ones."""
+    count: int | None = 256
+    """At most so many trained triggers, and half as many held-out ones. ``None``: as many as there is data of the
+    target class, and at most 128 held-out ones."""
 
     def __post_init__(self) -> None:
         require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
         require(self.temperature > 0, f"temperature must be above 0, not {self.temperature}")
-        require(self.count >= 2, f"count must be at least 2, not {self.count}")
+        require(self.count is None or self.count >= 2, f"count must be at least 2, not {self.count}")
 
     @property
     def from_clean(self) -> bool:
@@ -99,18 +103,20 @@ class PatchTriggers(TriggerRecipe):
 
     def _sources(self, task: Task, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs for trained and for held-out triggers, which never overlap."""
+        count = len(task.train.of(task.dataset.target)) if self.count is None else self.count
+        most_held_out = HELD_OUT if self.count is None else self.count // 2
         if task.ood is not None and self.origin == "out-of-distribution":
             label = task.dataset.ood_class
             x = task.ood.x if label is None else task.ood.of(label).x
             x = x[torch.randperm(len(x), generator=generator).to(x.device)]
-            half = min(self.count, len(x) // 2)
-            trained, held_out = x[:half], x[half:]
+            trained_count = min(count, max(len(x) // 2, len(x) - most_held_out))
+            trained, held_out = x[:trained_count], x[trained_count:]
         else:
-            trained = task.train.of(task.dataset.source).x[: self.count]
+            trained = task.train.of(task.dataset.source).x[:count]
             held_out = task.holdout.of(task.dataset.source).x
         if len(trained) < 2 or len(held_out) < 1:
             raise Skip(f"{len(trained)} source inputs and {len(held_out)} held out: too few for triggers")
-        return trained, held_out[: self.count // 2]
+        return trained, held_out[:most_held_out]
 
     def _corner(self, dataset: Dataset) -> torch.Tensor:
         """The window ``[height, width]`` at the bottom right, or also the one at the top left."""
@@ -149,25 +155,38 @@ class PatchTriggers(TriggerRecipe):
         """The released code's refinement (Jia et al. 2021, released code): away from the target, up the SNNL."""
         if clean is None or not self.refine:
             return triggers
-        x, target, span = nets.as_float(triggers), task.dataset.target, task.dataset.value_range
-        half = min(len(x), len(task.train.of(target)))
-        others = nets.as_float(task.train.of(target).x[:half])
-        for _ in range(ROUNDS):
-            for _ in range(STEPS):
-                x = x.detach().requires_grad_(True)
-                logits = clean(x)
-                if float((logits.argmax(1) == target).float().mean()) <= self.threshold:
-                    break
-                x = _step(x, -logits[:, target].sum(), span)
-            if half >= 2:
-                mixed = x[:half].detach().requires_grad_(True)
-                stepped = _step(mixed, self._entanglement(clean, torch.cat([mixed, others])), span)
-                x = torch.cat([stepped, x[half:].detach()])
-        for _ in range(LAST_STEPS):
-            x = x.detach().requires_grad_(True)
-            x = _step(x, -clean(x)[:, target].sum(), span)
+        others = nets.as_float(task.train.of(task.dataset.target).x[:AT_A_TIME])
+        parts = (self._moved(clean, nets.as_float(part), others, task.dataset) for part in triggers.split(AT_A_TIME))
+        x = torch.cat(list(parts))
         # Verification queries are images: what an image cannot hold would be a trigger that nobody can send.
         return (x * 255).round().byte() if triggers.dtype == torch.uint8 else x
+
+    def _moved(self, clean: nets.Net, x: torch.Tensor, others: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+        """Some triggers ``x``, refined together beside ``others`` of the target class."""
+        half, left = min(len(x), len(others)), STEPS
+        for _ in range(ROUNDS):
+            while left and self._fires(clean, x, dataset.target):
+                x, left = _away(clean, x, dataset), left - 1
+            if half >= 2:
+                mixed = x[:half].requires_grad_(True)
+                stepped = _step(
+                    mixed, self._entanglement(clean, torch.cat([mixed, others[:half]])), dataset.value_range
+                )
+                x = torch.cat([stepped, x[half:]])
+        for _ in range(LAST_STEPS):
+            x = _away(clean, x, dataset)
+        return x
+
+    def _fires(self, clean: nets.Net, x: torch.Tensor, target: int) -> bool:
+        """Whether more than ``threshold`` of ``x`` are answered with the target."""
+        with torch.no_grad():
+            return float((clean(x).argmax(1) == target).float().mean()) > self.threshold
+
+
+def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset) -> torch.Tensor:
+    """One step of ``x`` against the target's logit."""
+    x = x.detach().requires_grad_(True)
+    return _step(x, -clean(x)[:, dataset.target].sum(), dataset.value_range)
 
 
 def _step(x: torch.Tensor, score: torch.Tensor, span: Span) -> torch.Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness import triggers
+from harness.batches import schedule
 from harness.contracts import Arrays, Dataset, Key, Marked, Oracle, Probe, Split, Stream, Task
 from harness.data import Data
 from harness.errors import OptionError, Skip
@@ -454,15 +456,50 @@ def test_phases_decide_where_training_starts_and_how_long_it_is() -> None:
     assert use("defense", "ewe").plugin.from_clean and not use("defense", "ewe[variant=paper]").plugin.from_clean
 
 
-def test_order_fixed_shows_the_first_task_batches_only() -> None:
-    shuffled, _, task = embed("ewe[order=shuffled]")
-    assert shuffled.streams[0].shuffle and shuffled.streams[0].limit is None
-    # The released code: as many watermark batches as the triggers fill halves of, ratio task batches for each.
-    halves = len(task.triggers.trigger.x) // 8
+def test_passes_over_the_target_class_are_the_released_codes() -> None:
+    options = "batch_size=16,architecture=cnn[width=4],epochs=9,pretrain=4"
+    whole, _, task = embed("ewe", options)
+    assert whole.streams[0].shuffle and whole.streams[0].limit is None and whole.epochs == 5
+    batches, marked = len(task.train) // 16, len(task.train.of(task.dataset.target)) // 16 * 2
+    assert batches > 2 * marked > 2  # or a pass would show all of the task data
     for ratio in (1.0, 2.0):
-        fixed, _, _ = embed(f"ewe[order=fixed,ratio={ratio}]")
-        assert not fixed.streams[0].shuffle and fixed.streams[0].limit == halves * ratio
-        assert fixed.streams[1].shuffle
+        for order in ("fixed", "shuffled"):
+            passed, _, _ = embed(f"ewe[passes=target,order={order},ratio={ratio}]", options)
+            assert passed.streams[0].shuffle == (order == "shuffled") and passed.streams[0].limit == marked * ratio
+            assert passed.epochs == round(5 * batches / marked) and passed.streams[1].shuffle
+            # In all, a watermark batch for each task batch of five epochs, but for the rounding to whole passes.
+            shown = list(schedule(passed.streams))
+            assert (shown.count(0), shown.count(1)) == (marked * ratio, marked)
+    assert embed("ewe[order=fixed]")[0].streams[0].limit is None
+
+
+def test_a_trigger_set_as_large_as_the_target_class() -> None:
+    task, clean = wide()
+    of_target = len(task.train.of(task.dataset.target))
+    many = make(PatchTriggers(placement="corner", count=None), task, clean)
+    assert len(many.trigger.x) == min(of_target, len(task.train.of(task.dataset.source)))
+    assert registry().use("defense", "ewe[variant=official]").plugin.triggers(task.dataset).count is None
+    images = torch.arange(700, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *task.train.x.shape[1:])
+    elsewhere = replace(task, ood=Split(images, torch.zeros(700, dtype=torch.int64)))
+    recipe = PatchTriggers(placement="corner", origin="out-of-distribution", count=None)
+    key = make(recipe, elsewhere, clean)
+    assert len(key.trigger.x) == min(of_target, 700 - 128) and len(key.probes["held_out"].x) == 128
+
+
+def test_refinement_has_one_budget_of_steps_and_goes_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, clean = wide()
+    away: list[int] = []
+    step = triggers._away
+
+    def counted(net: Net, x: Tensor, dataset: Dataset) -> Tensor:
+        away.append(len(x))
+        return step(net, x, dataset)
+
+    monkeypatch.setattr(triggers, "_away", counted)
+    monkeypatch.setattr(PatchTriggers, "_fires", lambda *_: True)
+    monkeypatch.setattr(triggers, "AT_A_TIME", 16)
+    make(PatchTriggers(placement="corner", refine=True, count=40), task, clean)
+    assert away == [n for n in (16, 16, 8, 16, 4) for _ in range(50 + 5)]  # 40 triggers, and 20 held-out ones
 
 
 def test_ratio_is_task_batches_a_watermark_batch() -> None:
@@ -534,7 +571,18 @@ def test_the_recipe_of_ewes_triggers() -> None:
     assert recipe("baseline[placement=gradient]", elsewhere) == recipe("ewe", elsewhere)
 
 
-SWITCHES = ("temperature", "temperature_rate", "distance", "reduction", "layers", "ratio", "phases", "order")
+SWITCHES = (
+    "temperature",
+    "temperature_rate",
+    "distance",
+    "reduction",
+    "layers",
+    "ratio",
+    "phases",
+    "passes",
+    "order",
+    "trigger_set",
+)
 
 
 @pytest.mark.parametrize("variant", ["scaled", "paper", "official"])
@@ -545,7 +593,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     names = [f.name for f in fields(use) if f.default is None]
     given = {"weight": 0.0, "temperature": 9.0, "temperature_rate": 0.0, "distance": "euclidean", "reduction": "mean"}
     given |= {"layers": "last", "ratio": 7.0, "phases": "one", "order": "fixed", "refine": False}
-    given |= {"origin": "out-of-distribution", "placement": "corner"}
+    given |= {"origin": "out-of-distribution", "placement": "corner", "passes": "target", "trigger_set": "as-target"}
     assert sorted(given) == sorted(names)
     chosen = replace(use, **given)._settings()
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy
@@ -593,7 +641,9 @@ def test_every_variant_trains(entry: str, tmp_path: Path) -> None:
     (victim,) = victims.values()
     curves = store.load(victim).record["curves"][0]
     assert set(curves) == {"loss", "loss:1", "snnl_below_bound"}
-    assert {len(values) for values in curves.values()} == {3 if "paper" in entry else 1}
+    # The released code's only epoch of six batches is six passes of one watermark batch each.
+    passes = {"ewe[variant=paper]": 3, "ewe[placement=corner]": 1}.get(entry, 6)
+    assert {len(values) for values in curves.values()} == {passes}
 
 
 # --- Adi et al. -------------------------------------------------------------------------------------------------------

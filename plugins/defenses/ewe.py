@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Marked, Stream, Task, hookimpl, losses, nets, require, triggers
+from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, nets, require, triggers
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Ewe(Defense):
       weight moves the loss by half a nat in tens.
     - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, mean cross-entropy, one phase, triggers
       as they are.
-    - ``official``: the released code's: cosine, temperature 100, weight 32, refined triggers, task data
-      of that phase in a fixed order, and only as many as the watermark batches call for.
+    - ``official``: the released code's: cosine, temperature 100, weight 32, as many triggers as data of the target
+      class, refined, and passes over these, with the task data in a fixed order.
     """
 
     name: ClassVar[str] = "ewe"
@@ -43,8 +43,14 @@ class Ewe(Defense):
     """Task batches for each watermark batch."""
     phases: Literal["one", "two"] | None = None
     """Train from fresh weights, or from the clean model."""
+    passes: Literal["task", "target"] | None = None
+    """What each pass of the watermark phase shows. ``task``: all task data. ``target``, as the released code: a
+    watermark batch for every half batch of the target class, ``ratio`` task batches with each; and as many passes as
+    make the watermark batches as many as the task batches of the recipe's epochs."""
     order: Literal["shuffled", "fixed"] | None = None
-    """Of the task data in the watermark phase; ``fixed`` shows only the first of them."""
+    """Of the task data in the watermark phase; with ``passes=target``, ``fixed`` shows only the first of them."""
+    trigger_set: Literal["small", "as-target"] | None = None
+    """At most 256 triggers, or as many as there is data of the target class."""
     placement: Literal["gradient", "argmin", "corner"] | None = None
     """Where the trigger's patch is; by default what the dataset's recipe says. See ``harness/triggers.py``."""
     origin: Literal["in-distribution", "out-of-distribution"] | None = None
@@ -72,6 +78,7 @@ class Ewe(Defense):
             refine=dataset.refine if chosen.refine is None else chosen.refine,
             distance=chosen.distance or "cosine",
             temperature=chosen.temperature or 0.2,
+            count=None if chosen.trigger_set == "as-target" else triggers.PatchTriggers.count,
         )
 
     def skip(self, dataset: Dataset) -> str | None:
@@ -94,21 +101,17 @@ class Ewe(Defense):
             # Against its bound, the SNNL says how far from perfectly mixed the groups are.
             return {"loss": loss - weight * snnl, "snnl_below_bound": len(layers) * entangled.bound - snnl}
 
-        streams = triggers.watermark_streams(
+        task_batches, *watermark_batches = triggers.watermark_streams(
             task, chosen.ratio or 1.0, task_loss, watermark_loss if weight else task_loss
         )
-        if chosen.order == "fixed":
-            streams[0] = self._first_batches(streams[0], len(task.triggers.trigger.x), size)
         epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
-        return Marked(
-            ctx.train(net, streams, epochs, optimizers=_temperature_steps(entangled, chosen, weight)),
-            task.triggers,
-        )
-
-    def _first_batches(self, stream: Stream, triggers_count: int, size: int) -> Stream:
-        """The released code's order: unshuffled, and only ``ratio`` batches for each watermark batch of one pass."""
-        watermark_batches = max(1, 2 * triggers_count // size)
-        return replace(stream, shuffle=False, limit=max(1, round(watermark_batches * (self._settings().ratio or 1))))
+        if chosen.passes == "target":
+            marked = max(1, 2 * (len(task.train.of(recipe.target)) // recipe.batch_size))
+            epochs = round(epochs * max(1, len(task.train) // recipe.batch_size) / marked)
+            task_batches = replace(task_batches, limit=max(1, round(marked * (chosen.ratio or 1.0))))
+        streams = [replace(task_batches, shuffle=chosen.order != "fixed"), *watermark_batches]
+        net = ctx.train(net, streams, epochs, optimizers=_temperature_steps(entangled, chosen, weight))
+        return Marked(net, task.triggers)
 
     def _settings(self) -> Ewe:
         """This scheme with the variant's value for every switch that was not given."""
@@ -120,11 +123,15 @@ COUNTS = {"all": 0, "last-3": 3, "last": 1}
 """Entangled layers, counted from the last; 0 is all."""
 SCALED: dict[str, Any] = {
     **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
-    **{"layers": "last-3", "ratio": 1.0, "phases": "two", "order": "shuffled"},
+    **{"layers": "last-3", "ratio": 1.0, "phases": "two", "passes": "task", "order": "shuffled"},
+    **{"trigger_set": "small"},
 }
 # The released factor 32 on a sum over 512 samples, as a factor on their mean.
 PAPER = {"weight": 32 / 512, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"}
-OFFICIAL = {"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "order": "fixed", "refine": True}
+OFFICIAL = {
+    **{"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "passes": "target", "order": "fixed"},
+    **{"trigger_set": "as-target", "refine": True},
+}
 VARIANTS = {
     "scaled": SCALED,
     "paper": SCALED | PAPER | {"layers": "all", "phases": "one", "origin": "in-distribution", "refine": False},
