@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -14,6 +19,7 @@ from benchmarks.needs import needs
 from benchmarks.peers import LoaderLoop, PlainLoop, PlainLstm, plain_resnet18
 from harness.contracts import Recipe, Split
 from harness.registry import load_registry
+from harness.resources import keep_memory
 from harness.train import Engine
 
 
@@ -52,6 +58,7 @@ CNN = Case("cnn", "mnist", 4096)
 LSTM = Case("lstm", "speech-commands-mini", 896)
 RESNET = Case("resnet18", "cifar-10", 256)
 CASES = (MLP, LENET, CNN, LSTM, RESNET)
+UNAUGMENTED = replace(RESNET, dataset="cifar-10[augment=none]")
 
 
 def random_inputs(recipe: Recipe, count: int, device: torch.device = CPU) -> Split:
@@ -94,41 +101,97 @@ def rate(images: int, epoch: Callable[[], object], device: torch.device = CPU) -
     return lambda: images / timed(device, epoch)
 
 
+# --- processes of their own -------------------------------------------------------------------------------------------
+
+Epoch = Callable[[], object]
+
+_epoch: Epoch
+
+
+def _prepare(make: Callable[[], Epoch], count: int) -> None:
+    """In a new process: ``count`` threads, and one epoch to warm up."""
+    global _epoch
+    torch.set_num_threads(count)
+    _epoch = make()
+    _epoch()
+
+
+def end_of_epoch() -> float:
+    """The time when an epoch of this process ended."""
+    _epoch()
+    return time.monotonic()
+
+
+@contextmanager
+def process(make: Callable[[], Epoch], count: int) -> Iterator[ProcessPoolExecutor]:
+    """A process of its own that trains with ``count`` threads by what ``make`` gives there, warmed up."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _prepare, (make, count)) as pool:
+        pool.submit(end_of_epoch).result()
+        yield pool
+
+
+def images_a_second(images: int, *pools: ProcessPoolExecutor) -> float:
+    """Images a second, in all, of an epoch of ``images`` in each process at the same time, until the last has ended."""
+    begin = time.monotonic()
+    ends = [future.result() for future in [pool.submit(end_of_epoch) for pool in pools]]
+    return images * len(pools) / (max(ends) - begin)
+
+
+def by_engine(case: Case) -> Epoch:
+    """Trainings as a worker of the harness does them, which keeps its memory."""
+    keep_memory()
+    return EngineLoop(case.engine(), case.data()).train
+
+
 # --- cnn-step, lstm-step, resnet-step ---------------------------------------------------------------------------------
+
+
+def plain_cnn_epoch() -> Epoch:
+    """The plain loop's, of the CNN."""
+    data = CNN.data()
+    return PlainLoop(data.x, data.y, CNN.recipe.batch_size).epoch
+
+
+def plain_lstm_epoch() -> Epoch:
+    """The plain loop's, of the LSTM."""
+    data = LSTM.data()
+    return LoaderLoop(PlainLstm(), data.x, data.y, LSTM.recipe.batch_size).epoch
+
+
+def plain_resnet_epoch() -> Epoch:
+    """The plain loop's, of ResNet-18."""
+    data = UNAUGMENTED.data()
+    return LoaderLoop(plain_resnet18(), data.x, data.y, UNAUGMENTED.recipe.batch_size).epoch
 
 
 def cnn_step(n: int) -> list[Row]:
     """Images a second of the CNN's training, against a plain PyTorch loop and the machine's matrix products."""
-    recipe, data = CNN.recipe, CNN.data()
     rows: list[Row] = []
     for count, note in ((2, "target 1.8 x; 3000 on two idle cores"), (1, "")):
-        plain = PlainLoop(data.x, data.y, recipe.batch_size).epoch
-        rows += _step(f"cnn-step, {count} thread" + "s" * (count > 1), n, CNN, plain, count, note)
+        rows += _step(f"cnn-step, {count} thread" + "s" * (count > 1), n, CNN, plain_cnn_epoch, count, note)
     return rows
 
 
 def lstm_step(n: int) -> list[Row]:
     """The same of the LSTM, on spectrograms, against a plain loop with a ``DataLoader``."""
-    data = LSTM.data()
-    plain = LoaderLoop(PlainLstm(), data.x, data.y, LSTM.recipe.batch_size)
-    return list(_step("lstm-step, 2 threads", n, LSTM, plain.epoch, 2, "target 2 x"))
+    return list(_step("lstm-step, 2 threads", n, LSTM, plain_lstm_epoch, 2, "target 2 x"))
 
 
 def resnet_step(n: int) -> list[Row]:
     """The same of ResNet-18, on CIFAR-10's shape without augmentation, which the plain loop has not either."""
-    case = replace(RESNET, dataset="cifar-10[augment=none]")
-    data = case.data()
-    plain = LoaderLoop(plain_resnet18(), data.x, data.y, case.recipe.batch_size)
-    return list(_step("resnet-step, 2 threads", n, case, plain.epoch, 2, "target 2 x"))
+    return list(_step("resnet-step, 2 threads", n, UNAUGMENTED, plain_resnet_epoch, 2, "target 2 x"))
 
 
-def _step(name: str, n: int, case: Case, plain: Callable[[], object], count: int, note: str) -> Iterator[Row]:
-    loop = EngineLoop(case.engine(), case.data())
-    sides = (rate(case.images, loop.train), rate(case.images, plain), product_gflops)
-    with threads(count):
-        alternate(1, *sides)
-        ours, peer, ceiling = alternate(n, *sides)
+def _step(name: str, n: int, case: Case, plain: Callable[[], Epoch], count: int, note: str) -> Iterator[Row]:
+    with ExitStack() as stack:
+        # Each in a process of its own: what the engine sets there (see `keep_memory`) would help the plain loop too.
+        pools = [stack.enter_context(process(make, count)) for make in (partial(by_engine, case), plain)]
+        stack.enter_context(threads(count))
+        sides = [partial(images_a_second, case.images, pool) for pool in pools]
+        product_gflops()
+        ours, peer, ceiling = alternate(n, *sides, product_gflops)
     yield Row(name, ours, peer, "images/s", "measured: plain PyTorch loop (see peers.py)", note)
-    flops = needs(loop.net, case.data().x[: case.recipe.batch_size]).flops / case.recipe.batch_size
+    net = case.engine().build()
+    flops = needs(net, case.data().x[: case.recipe.batch_size]).flops / case.recipe.batch_size
     reached = [images * flops / 1e9 for images in ours]
     yield Row(f"{name}: arithmetic", reached, ceiling, "GFLOP/s", "measured: fp32 product of 2048 x 2048")

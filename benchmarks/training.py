@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from benchmarks.ceilings import CPU
 from benchmarks.framework import folder, make, run
 from benchmarks.measure import Row, alternate, cpu_seconds, seconds, threads
 from benchmarks.peers import snnl_by_pairs
-from benchmarks.steps import Case, EngineLoop, random_inputs
+from benchmarks.steps import Case, by_engine, images_a_second, process, random_inputs
 from harness.contracts import Key, Probe, Stream, Task
 from harness.data import Data
 from harness.losses import Entanglement
@@ -33,42 +33,13 @@ CASE = Case("cnn", f"mnist[batch_size={BATCH}]", 4096)
 
 # --- two-workers ------------------------------------------------------------------------------------------------------
 
-_loop: EngineLoop
-
-
-def _prepare(count: int) -> None:
-    """In a new process: ``count`` threads, and one epoch to warm up."""
-    global _loop
-    torch.set_num_threads(count)
-    _loop = EngineLoop(CASE.engine(), CASE.data())
-    _loop.train()
-
-
-def _epoch() -> float:
-    _loop.train()
-    return time.monotonic()
-
-
-@contextmanager
-def worker(count: int) -> Iterator[ProcessPoolExecutor]:
-    """A process of its own that trains with ``count`` threads, warmed up."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _prepare, (count,)) as pool:
-        pool.submit(_epoch).result()
-        yield pool
-
-
-def together(pools: Sequence[ProcessPoolExecutor]) -> float:
-    """Images a second, in all, of an epoch in each of the processes at the same time, until the last has ended."""
-    begin = time.monotonic()
-    ends = [future.result() for future in [pool.submit(_epoch) for pool in pools]]
-    return CASE.images * len(pools) / (max(ends) - begin)
-
 
 def two_workers(n: int) -> list[Row]:
     """Images a second of two processes with one thread each, against one process with two threads."""
     with ExitStack() as stack:
-        one, other, wide = (stack.enter_context(worker(count)) for count in (1, 1, 2))
-        ours, peer = alternate(n, lambda: together([one, other]), lambda: together([wide]))
+        one, other, wide = (stack.enter_context(process(partial(by_engine, CASE), count)) for count in (1, 1, 2))
+        together = partial(images_a_second, CASE.images)
+        ours, peer = alternate(n, lambda: together(one, other), lambda: together(wide))
     return [Row("two-workers", ours, peer, "images/s", "measured: one process, two threads")]
 
 

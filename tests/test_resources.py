@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,3 +29,35 @@ def test_a_peak_is_of_the_time_since() -> None:
 
 def test_the_machine_names_no_device_but_the_cpu() -> None:
     assert machine(CPU)["device"] == "cpu" and machine(CPU)["threads"] == torch.get_num_threads()
+
+
+KEEPS = """
+import sys
+from pathlib import Path
+import torch
+from harness.resources import Peaks, keep_memory
+
+def resident():
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii").splitlines())
+    return int(lines["VmRSS"].split()[0]) // 1024
+
+def used_and_freed():
+    before = resident()
+    large = torch.ones(80 * 2**20)  # 320 MiB
+    del large
+    return resident() - before
+
+print(used_and_freed())
+keep_memory()
+print(used_and_freed())
+before = resident()
+Peaks(torch.device("cpu"))
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process's memory is read from /proc")
+def test_memory_is_kept_for_the_next_step_and_given_back_for_the_next_stage() -> None:
+    done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True)
+    by_default, kept, given_back = map(int, done.stdout.split())
+    assert by_default < 50 < 250 < kept and given_back > 250
