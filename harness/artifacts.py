@@ -27,8 +27,8 @@ class Loaded:
     net: Net | None
     key: Key
     predictions: Tensor | None
-    guard: dict[str, Tensor]
-    """What an evasion's :meth:`harness.Evasion.serve` needs; empty if none guards the model."""
+    guard: dict[str, Tensor] | None
+    """What an evasion's :meth:`harness.Evasion.serve` needs; ``None`` if none guards the model."""
     found: dict[str, Tensor]
     """What a detector recovered."""
 
@@ -47,9 +47,11 @@ def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
     description = artifact.record.get("model")
     net = on_device(_rebuild(description, groups["model"], lookup), device).eval() if description else None
     key = Key(_probes(groups["probe"]), groups["tensor"])
-    if groups["guard"]:
+    guarded = bool(groups["guard"]) or artifact.record.get("guard") is not None
+    if guarded:
         _check_guard(artifact.record.get("guard"), lookup)
-    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), groups["guard"], groups["found"])
+    guard = groups["guard"] if guarded else None
+    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), guard, groups["found"])
 
 
 def _check_guard(text: Any, lookup: Lookup) -> None:

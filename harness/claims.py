@@ -26,6 +26,8 @@ try:
 except ImportError:  # Windows: without locks, two runs on one folder may compute a stage twice, and store the same
     fcntl = None  # type: ignore[assignment]
 
+_HELD = (errno.EACCES, errno.EAGAIN)
+"""What the system says of a lock that another process has."""
 PAUSE = 0.3
 """Seconds after which a claim that another process has is asked for again."""
 
@@ -83,16 +85,23 @@ class Claims:
 
     def is_taken(self, id: str) -> bool:
         """Whether another process has the claim of a stage now; not where this one may not ask."""
-        if id in self._held or not (self.folder / "locks").exists():
+        if id in self._held or fcntl is None:
+            return False
+        file = self._file
+        try:
+            # To read is enough to ask (not a pipe, though), in a folder that is another user's too.
+            asked = os.open(self.folder / "locks", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC) if file is None else file
+        except OSError:
             return False
         try:
-            if not self._lock(id):
-                return True
-        except ResultsError:  # the folder is another user's
+            fcntl.lockf(asked, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _place(id))
+            fcntl.lockf(asked, fcntl.LOCK_UN, 1, _place(id))
             return False
-        if fcntl is not None and self._file is not None:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(id))
-        return False
+        except OSError as error:
+            return error.errno in _HELD
+        finally:
+            if file is None:
+                os.close(asked)
 
     def running(self) -> list[Mapping[str, Any]]:
         """The notes of the processes that compute a stage now; those that died left a note and no lock."""
@@ -120,7 +129,7 @@ class Claims:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _place(id))
         except OSError as error:
             # A file system without locks grants every claim: what two runs compute twice is the same.
-            return error.errno not in (errno.EACCES, errno.EAGAIN)
+            return error.errno not in _HELD
         return True
 
 

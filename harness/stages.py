@@ -283,7 +283,7 @@ class Worker:
         """The model under attack or under verification. The victim itself answers as its scheme serves."""
         model, ids = parents["model"], dict(stage.parents)
         net = _net(model)
-        guard = self.lookup("attack", model.record["guard"]) if model.guard else None
+        guard = None if model.guard is None else self.lookup("attack", model.record["guard"])
         # Here and not in the engine, which a black-box attack is lent: it has no business with the net.
         lent = self.lent(stage, parents, attack) if attack else None
 

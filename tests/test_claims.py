@@ -96,3 +96,15 @@ def test_a_note_that_is_none_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "claims" / "a.json").write_text(text, "latin-1")
     (tmp_path / "claims" / "b.json").write_text(json.dumps({"stage": ONE}))
     assert Claims(tmp_path).running() == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can look with another user's eyes")
+def test_what_runs_in_a_folder_that_may_only_be_read_is_seen(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):  # pytest's own
+        folder.chmod(0o755)
+    look = "import sys, os; from pathlib import Path; from harness.claims import Claims; os.setuid(65534); "
+    look += "print(*(note['label'] for note in Claims(Path(sys.argv[1])).running()))"
+    with held(tmp_path, ONE):
+        (tmp_path / "claims" / "locks").chmod(0o644)
+        looked = subprocess.run([sys.executable, "-c", look, tmp_path], capture_output=True, text=True)
+    assert (looked.stdout, looked.stderr) == ("held\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
@@ -139,3 +140,33 @@ def test_a_pool_too_small_to_filter_by_is_skipped() -> None:
 def test_options_out_of_range_are_refused(entry: str) -> None:
     with pytest.raises(OptionError):
         plugin(entry)
+
+
+def test_a_guard_that_needs_no_tensors_guards_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "silence.py").write_text(
+        dedent("""
+        from dataclasses import dataclass
+        from harness import Evasion, hookimpl
+
+        @dataclass(frozen=True)
+        class Silence(Evasion):
+            "Refuses every query."
+            name = "silence"
+
+            def prepare(self, suspect, pool, ctx):
+                return {}
+
+            def serve(self, suspect, inputs, logits, guard):
+                return logits * float("nan")
+
+        @hookimpl
+        def harness_attacks():
+            return [Silence]
+        """)
+    )
+    chosen = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "0")
+    given = ("--plugins", tmp_path / "plugins", "--results", tmp_path / "r")
+    cli("run", *chosen, "--attack", "none", "--attack", "silence", *given, code=0)
+    cells = harness.read_table(tmp_path / "r", "cells").set_index("attack")
+    assert cells.loc["silence", "surrogate_trigger_matches"] == 0 < cells.loc["none", "surrogate_trigger_matches"]
