@@ -1,6 +1,7 @@
 """Kills a run at random points, resumes it, and compares its tables with those of a run that nobody killed.
 
     python -m benchmarks.faults --kills 200
+    python -m benchmarks.faults --kills 200 --matrix smoke
 
 A warm process forks a child an attempt, which runs the command line. Half of the children die at a random file
 operation: before it, after it, or in its middle; or a power cut takes a random part of what was just renamed into
@@ -27,12 +28,15 @@ import click
 import pandas as pd
 
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
-MATRIX = ["--dataset", TINY, "--defense", "baseline", "--defense", "adi", "--attack", "none", "--attack", "retraining"]
-MATRIX += ["--attack", "pruning", "--seeds", "0", "--nulls", "1"]
+_ENTRIES = {"dataset": [TINY], "defense": ["baseline", "adi"], "attack": ["none", "retraining", "pruning"]}
+TINIEST = [text for axis, names in _ENTRIES.items() for name in names for text in (f"--{axis}", name)]
+MATRICES = {"tiny": [*TINIEST, "--seeds", "0", "--nulls", "1"], "smoke": ["--matrix", "smoke"]}
 OPERATIONS = 25
 """A child dies at one of so many first file operations: a stage has about twelve."""
 NOWHERE = Path("/nowhere")
 VOLATILE = ("run", "started", "seconds", "embed_seconds", "attack_seconds", "peak_memory_mib")
+LONGEST = 8.0
+"""Seconds after which a child is killed at the latest, where it does not die at a file operation."""
 
 
 # --- in the child -----------------------------------------------------------------------------------------------------
@@ -96,7 +100,7 @@ class Death:
             setattr(module, name, self.at(getattr(module, name), written))
 
 
-def command(results: Path, death: Death | None) -> None:
+def command(matrix: str, results: Path, death: Death | None) -> None:
     """Run the matrix in this process, and end it with the exit code."""
     from harness.cli import main
 
@@ -106,7 +110,7 @@ def command(results: Path, death: Death | None) -> None:
         said = os.open(results.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(nowhere, 1)
         os.dup2(said, 2)
-        sys.argv = ["harness", "run", *MATRIX, "--results", str(results), "--quiet"]
+        sys.argv = ["harness", "run", *MATRICES[matrix], "--results", str(results), "--quiet"]
         if death:
             death.lurk()
         main()
@@ -119,12 +123,12 @@ def command(results: Path, death: Death | None) -> None:
 # --- in the parent ----------------------------------------------------------------------------------------------------
 
 
-def attempt(results: Path, dice: random.Random | None, longest: float) -> int:
+def attempt(matrix: str, results: Path, dice: random.Random | None, longest: float) -> int:
     """Run the command in a child that may die. Its exit code; negative, the signal that killed it."""
     death = None if dice is None or dice.random() < 0.5 else Death(dice)
     child = os.fork()
     if not child:
-        command(results, death)
+        command(matrix, results, death)
     if dice is not None and death is None:
         time.sleep(dice.uniform(0, longest))
         os.kill(child, signal.SIGKILL)
@@ -151,18 +155,18 @@ def differing(results: Path, whole: dict[str, pd.DataFrame]) -> list[str]:
     return [name for name, frame in tables(results).items() if not frame.equals(whole[name])]
 
 
-def suffer(folder: Path, kills: int, seed: int) -> tuple[Counter[str], list[str]]:
+def suffer(matrix: str, folder: Path, kills: int, seed: int) -> tuple[Counter[str], list[str]]:
     """Kill so many times, and count; and what went wrong."""
     begin = time.monotonic()
-    if code := attempt(folder / "whole", None, 0):
+    if code := attempt(matrix, folder / "whole", None, 0):
         raise SystemExit(f"the run that nobody kills ended with {code}")
-    longest = (time.monotonic() - begin) / 4
+    longest = min(LONGEST, (time.monotonic() - begin) / 4)
     whole = tables(folder / "whole")
     dice, count, wrong = random.Random(seed), Counter[str](), list[str]()
     killed_of_this = 0
     while count["killed"] < kills or killed_of_this:
         results = folder / f"run-{count['finished']}"
-        code = attempt(results, dice if count["killed"] < kills else None, longest)
+        code = attempt(matrix, results, dice if count["killed"] < kills else None, longest)
         if code in (99, -signal.SIGKILL):
             count["killed"] += 1
             killed_of_this += 1
@@ -183,12 +187,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--matrix", choices=MATRICES, default="tiny")
     chosen = parser.parse_args(arguments)
     for name in ("harness.stages", "pyarrow.parquet", "sklearn.datasets"):
         importlib.import_module(name)  # what every child needs
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        count, wrong = suffer(Path(folder), chosen.kills, chosen.seed)
+        count, wrong = suffer(chosen.matrix, Path(folder), chosen.kills, chosen.seed)
     for line in wrong:
         click.echo(line)
     click.echo(

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -311,6 +313,32 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
     assert not list(tmp_path.rglob("*.partial"))
     cli("run", *arguments(tmp_path, *ATTACKS), code=0)
     assert_equal(tmp_path, whole)
+
+
+@contextmanager
+def disk(path: Path, kib: int) -> Iterator[None]:
+    """A disk of its own, of so many KiB. Skips where no disk may be mounted."""
+    path.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", path)
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk, and not everywhere")
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "--lazy", path), check=True)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("kib", [64, 300])
+def test_a_disk_that_is_really_full(cli: Cli, tmp_path: Path, whole: Path, jobs: int, kib: int) -> None:
+    results = tmp_path / "disk"
+    with disk(results, kib):
+        ended = cli("run", *arguments(results, *ATTACKS), "--quiet", "--jobs", jobs, code=2)
+        assert ended.err.startswith("harness: cannot write ") and ended.err.endswith(": No space left on device\n")
+        assert ended.err.count("\n") == 1
+        subprocess.run(("mount", "-o", "remount,size=64m", results), check=True)
+        cli("run", *arguments(results, *ATTACKS), "--jobs", jobs, code=0)
+        assert_equal(results, whole)
 
 
 class SetBack(datetime):
