@@ -121,12 +121,10 @@ def __getattr__(name: str) -> Any:
 
 
 def read_table(results: str | Path, table: str) -> pd.DataFrame:
-    """One table of a results folder, such as ``"cells"``, merged over its runs: the newest row of each key.
+    """One table of a results folder or URL, such as ``"cells"``, merged over its runs: the newest row of each key.
 
     Raises :class:`harness.UsageError` when the folder has no such table, or one of another schema version.
     """
-    from pathlib import Path
+    from harness.remote import open_results
 
-    from harness.tables import Tables
-
-    return Tables(Path(results)).read(table)
+    return open_results(str(results))[1].read(table)

@@ -17,7 +17,7 @@ import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +54,8 @@ class Store:
 
     def __init__(self, results: Path) -> None:
         self.results = results
+        self.address = str(results)
+        """What it is opened by, here or in another process."""
         self.folder = results / "artifacts"
         self.profiles = results / "profiles"
 
@@ -158,6 +160,12 @@ class Store:
             raise DamagedArtifact(f"{self.path(id)} is missing")
         digest = record.get("tensors_sha256")
         return Artifact(record, _load_tensors(self.path(id) / "tensors.safetensors", digest) if digest else {})
+
+    def settle(self) -> None:
+        """A run ended: have all that it left in place. Here it is; a subclass may have to upload some."""
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """The folders of these artifacts were deleted. A subclass has copies elsewhere, which go too."""
 
     def _unlinked(self, id: str) -> Path:
         """The folder of an artifact. Raises :class:`DamagedArtifact` where a link leads there."""

@@ -28,8 +28,8 @@ _TIME = "%Y%m%dT%H%M%S"
 _RUN_TIME = re.compile(r"\d{8}T\d{6}-")
 _MAGIC = b"PAR1"
 _VERSION_KEY = b"watermark-harness schema"
-MAX_ROWS = 10_000_000
-"""Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame ten million are 7 GB."""
+MAX_ROWS = 20_000_000
+"""Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame twenty million are 8 GB."""
 
 
 @dataclass(frozen=True)
@@ -276,8 +276,7 @@ class Tables:
             return
         folder = self.folder / table
         refuse_links(self.folder, folder)
-        part = len(list(folder.glob(f"{run}*.parquet")))
-        path = folder / f"{run}-{part:04d}.parquet"
+        path = self._part(table, run)
         partial = path.with_suffix(".partial")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -287,6 +286,12 @@ class Tables:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise ResultsError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+    def _part(self, table: str, run: str) -> Path:
+        """The next file of ``run``."""
+        folder = self.folder / table
+        part = len(list(folder.glob(f"{run}*.parquet")))
+        return folder / f"{run}-{part:04d}.parquet"
 
     def time_of_next_run(self, now: datetime) -> str:
         """With what the name of a run begins: now, or just after the latest run where a clock was set back since.
@@ -310,11 +315,14 @@ class Tables:
         try:
             for path in parts:
                 if first is not None and _run_of(path) >= first:
-                    with suppress(FileNotFoundError):  # another run mends too
-                        path.replace(path.with_name(f".{path.name}.aside"))
+                    self._set_aside(path)
         except OSError as error:
             raise ResultsError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
         return torn
+
+    def _set_aside(self, path: Path) -> None:
+        with suppress(FileNotFoundError):  # another run mends too
+            path.replace(path.with_name(f".{path.name}.aside"))
 
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The table merged over its runs: the newest row of each key; empty when nothing has been written.
@@ -329,7 +337,7 @@ class Tables:
         frame = self._merged(table, [*wanted, owner] if wanted and owner and owner not in wanted else wanted)
         if owner and len(frame):
             current = self._merged("cells", [*CELLS.key, owner])[owner]
-            frame = frame[frame[owner].isin(current)]
+            frame = frame[_among(frame[owner], current)]
         return (frame if wanted is None else frame[wanted]).reset_index(drop=True)
 
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
@@ -353,6 +361,15 @@ class Tables:
                 "and `harness run` writes it anew from the artifacts"
             ) from error
         return frame.drop_duplicates(list(TABLES[table].key), keep="last")
+
+
+def _among(values: pd.Series[str], known: pd.Series[str]) -> Any:
+    """Which of ``values`` are among those ``known``. In Arrow: pandas would make Python's strings of them all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ours, theirs = (pa.array(each, pa.large_string(), from_pandas=True) for each in (values, known))
+    return pc.is_in(ours, value_set=theirs).to_numpy(zero_copy_only=False)
 
 
 def _run_of(path: Path) -> str:

@@ -30,13 +30,14 @@ PACKAGES = (
 @results_option
 @data_option
 @plugins_option
-def doctor(results: Path, data_named: Path | None, plugin_folders: tuple[Path, ...]) -> int:
+def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ...]) -> int:
     """Versions, devices, data found, free disk, broken plugins. Exit code 1 if something needs mending."""
     import torch
 
     from harness.data import Data, data_folder
     from harness.errors import DataError
     from harness.registry import load_registry
+    from harness.remote import results_folder
 
     click.echo(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
@@ -46,7 +47,8 @@ def doctor(results: Path, data_named: Path | None, plugin_folders: tuple[Path, .
         click.echo(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
         click.echo("cuda: none; everything runs on the CPU")
-    there = next(p for p in (results, *results.absolute().parents) if p.exists())
+    here = results_folder(results)
+    there = next(p for p in (here, *here.absolute().parents) if p.exists())
     click.echo(f"results: {results}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")
     folder, download = data_folder(data_named)
     click.echo(f"data: {folder}" + (" (missing sets are downloaded)" if download else ""))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import results_option
+from harness.cli.options import open_results, results_option
 
 
 @click.command(epilog="Example: harness export 'digits / ewe / none #0' out --without-key")
@@ -14,19 +14,16 @@ from harness.cli.options import results_option
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @results_option
 @click.option("--without-key", is_flag=True, help="Leave the owner's secret out.")
-def export(cell: str, folder: Path, results: Path, without_key: bool) -> None:
+def export(cell: str, folder: Path, results: str, without_key: bool) -> None:
     """Write the victim, the key and the surrogate of a cell into the new folder DIR, with a page on how to load them.
 
     CELL is its id, the beginning of it, or its words: 'digits / ewe / retraining #0'.
     """
     from harness.export import export as write
     from harness.export import find_cell
-    from harness.store import Store
-    from harness.tables import Tables, printable
+    from harness.tables import printable
 
-    store = Store(results)
-    store.check_format()
-    found = find_cell(store, Tables(results), cell)
+    found = find_cell(*open_results(results), cell)
     files = write(found, folder, not without_key)
     click.echo(f"{printable(found.words)}: wrote {folder}: {', '.join(files)}")
     if not without_key:

@@ -15,6 +15,7 @@ from harness.cli.options import (
     chosen_matrix,
     load_plugins,
     narrowing_options,
+    open_results,
     planned,
     plugins_option,
     results_option,
@@ -49,7 +50,7 @@ def gc(
     analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
-    results: Path,
+    results: str,
     plugin_folders: tuple[Path, ...],
     prepared: bool,
     delete: bool,
@@ -61,8 +62,6 @@ def gc(
     began = time.time()
     from harness.claims import Claims
     from harness.keep import Keeper
-    from harness.store import Store
-    from harness.tables import Tables
 
     narrowed = any((datasets, defenses, attacks, analyses, seeds is not None, nulls is not None))
     names = matrix_names or (("quick",) if narrowed else ())
@@ -71,9 +70,9 @@ def gc(
         planned(registry, chosen_matrix(name, scale, datasets, defenses, attacks, analyses, seeds, nulls))
         for name in names
     ]
-    store, claims = Store(results), Claims(results)
-    store.check_format()
-    keeper = Keeper(store, Tables(results), claims, plans, began)
+    store, tables = open_results(results)
+    claims = Claims(store.results)
+    keeper = Keeper(store, tables, claims, plans, began)
     _refuse_strangers(keeper)
     goes = [*keeper.goes(), *(_prepared() if prepared else ())]
     _tell(goes)
@@ -83,6 +82,7 @@ def gc(
         click.echo("nothing was deleted: --delete does" if goes else "nothing to delete")
         return
     gone = keeper.delete(goes)
+    store.forget(each.id for each in gone if each.id and each.kind != "partial")
     claims.close()
     left = f"; {len(goes) - len(gone)} are claimed or newer, and stay" if len(gone) < len(goes) else ""
     click.echo(f"deleted {len(gone)}, {_mib(gone)} MiB{left}")

@@ -6,12 +6,11 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from harness.cli.options import format_option, results_option
+from harness.cli.options import format_option, open_results, results_option
 
 if TYPE_CHECKING:
     from harness.leaderboard import Attacked, Board, Detected, Ranked
@@ -44,7 +43,7 @@ DETECTION_COLUMNS = (
 @click.option("--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids.")
 @format_option
 def leaderboard(
-    results: Path,
+    results: str,
     datasets: tuple[str, ...],
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
@@ -55,12 +54,9 @@ def leaderboard(
 ) -> None:
     """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
     from harness.leaderboard import Rules, make_board
-    from harness.store import Store
-    from harness.tables import Tables
 
     rules = Rules(test, confidence, max_drop)
-    Store(results).check_format()
-    tables = Tables(results)
+    _, tables = open_results(results)
     cells = tables.read("cells")
     for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
         cells = _chosen(cells, column, wanted)

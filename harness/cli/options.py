@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
     from harness.plan import Plan
     from harness.registry import Registry
+    from harness.store import Store
+    from harness.tables import Tables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 results_option = click.option(
     "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
+    metavar="DIR|URL",
+    default="results",
     show_default=True,
-    help="Folder of artifacts and tables.",
+    help="Folder of artifacts and tables: here, or where fsspec reaches, such as s3://bucket/folder.",
 )
 plugins_option = click.option(
     "--plugins",
@@ -83,6 +85,16 @@ def narrowing_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def open_results(named: str) -> tuple[Store, Tables]:
+    """The artifacts and tables that ``--results`` names, of a format that this harness reads."""
+    from harness import remote
+    from harness.tables import printable
+
+    store, tables = remote.open_results(named, lambda message: click.echo(f"warning: {printable(message)}", err=True))
+    store.check_format()
+    return store, tables
 
 
 def load_plugins(folders: tuple[Path, ...]) -> Registry:

@@ -11,6 +11,7 @@ from harness.cli.options import (
     chosen_matrix,
     load_plugins,
     matrix_options,
+    open_results,
     planned,
     plugins_option,
     results_option,
@@ -31,19 +32,17 @@ def plan(
     analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
-    results: Path,
+    results: str,
     plugin_folders: tuple[Path, ...],
     list_stages: bool,
 ) -> None:
     """Show a matrix's cells and stages, what is stored already, and what is skipped and why."""
-    from harness.store import Store
     from harness.tables import printable
 
     registry = load_plugins(plugin_folders)
     matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
     made = planned(registry, matrix)
-    store = Store(results)
-    store.check_format()
+    store, _ = open_results(results)
     stored = store.ids()
     click.echo(printable(f"matrix {matrix.name}: {matrix.description}".rstrip(": ")))
     for kind, names in (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import data_option, format_option, load_plugins, plugins_option, results_option
+from harness.cli.options import data_option, format_option, load_plugins, open_results, plugins_option, results_option
 from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def reproduce(
     scale: str,
     seeds: str | None,
     no_run: bool,
-    results: Path,
+    results: str,
     data_named: Path | None,
     plugin_folders: tuple[Path, ...],
     device: str,
@@ -127,6 +127,8 @@ def reproduce(
             {"terminal": _terminal, "markdown": _markdown}[style](one)
         if ended == 130:
             break
+    if not no_run:
+        bench.store.settle()
     writers: dict[str, Callable[[list[Found]], None]] = {"csv": _csv, "json": _json}
     if style in writers:
         writers[style](found)
@@ -158,18 +160,14 @@ class _Bench:
         scale: str,
         seeds: str | None,
         no_run: bool,
-        results: Path,
+        results: str,
         machine: Machine,
         quiet: bool,
     ) -> None:
-        from harness.store import Store
-        from harness.tables import Tables
-
         self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
-        self.results, self.machine, self.quiet = results, machine, quiet
+        self.machine, self.quiet = machine, quiet
         self.registry: Registry = load_plugins(machine.plugins)
-        self.store, self.tables = Store(results), Tables(results)
-        self.store.check_format()
+        self.store, self.tables = open_results(results)
 
     def reproduce(self, experiment: Experiment) -> tuple[int, Found]:
         """Run what is left of an experiment, compare, draw; the exit code with what was found."""
@@ -208,7 +206,7 @@ class _Bench:
         executor = make_executor(session, self.store, self.registry, plan, self.machine)
         self.store.prepare()
         outcome = execute(session, executor, self.quiet)
-        return report(outcome, plan, self.results, err=True, name=experiment.id)
+        return report(outcome, plan, self.store.address, err=True, name=experiment.id)
 
     def _found(
         self, experiment: Experiment, compared: list[Compared], frames: Frames | None, plan: Plan | None
@@ -226,7 +224,7 @@ class _Bench:
             return None, "nothing of what it shows has been measured here"
         from harness.figures import draw
 
-        path = self.results / "figures" / f"{self.paper.name}-{experiment.id}-{self.scale}.png"
+        path = self.store.results / "figures" / f"{self.paper.name}-{experiment.id}-{self.scale}.png"
         setting = "" if self.scale == "full" or frames is None else f", scale {self.scale}: not the paper's setting"
         draw(experiment.picture.kind, data, f"{experiment.id}: {experiment.title}{setting}", path)
         return path, ""

@@ -12,13 +12,15 @@ from harness.cli.options import (
     data_option,
     load_plugins,
     matrix_options,
+    open_results,
     planned,
     plugins_option,
     results_option,
 )
-from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
+from harness.cli.running import Machine, execute, executor_options, machine_options, make_executor, mend, report, warn
 
 if TYPE_CHECKING:
+    from harness.cli.running import Where
     from harness.train import Precision
 
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 @data_option
 @plugins_option
 @machine_options
+@executor_options
 @click.option("--deterministic", is_flag=True, help="On a GPU: only operations that give the same bits every time.")
 @click.option(
     "--rerun",
@@ -53,10 +56,12 @@ def run(
     analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
-    results: Path,
+    results: str,
     data_named: Path | None,
     plugin_folders: tuple[Path, ...],
     device: str,
+    executor: Where,
+    address: str | None,
     jobs: int | None,
     stage_timeout: float | None,
     threads: int,
@@ -72,14 +77,10 @@ def run(
 ) -> int:
     """Run a matrix: every dataset x defense x attack x seed. What is stored already is not run again."""
     from harness.execute import Options, Session
-    from harness.store import Store
-    from harness.tables import Tables
 
     registry = load_plugins(plugin_folders)
     plan = planned(registry, chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls))
-    store = Store(results)
-    store.check_format()
-    tables = Tables(results)
+    store, tables = open_results(results)
     if not dry_run:
         mend(tables)
     session = Session(plan, store, tables, Options(rerun, fail_fast or debug))
@@ -89,16 +90,28 @@ def run(
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
     machine = Machine(
-        data_named, device, threads, jobs, stage_timeout, precision, deterministic, profile, debug, plugin_folders
+        data_named,
+        device,
+        threads,
+        jobs,
+        stage_timeout,
+        precision,
+        deterministic,
+        profile,
+        debug,
+        plugin_folders,
+        executor,
+        address,
     )
-    executor = make_executor(session, store, registry, plan, machine)
+    runner = make_executor(session, store, registry, plan, machine)
     # Last, so that a mistake in the command leaves the results folder as it was.
     store.prepare()
-    outcome = execute(session, executor, quiet, log_json, debug)
-    code = report(outcome, plan, results, err=log_json)
+    outcome = execute(session, runner, quiet, log_json, debug)
+    code = report(outcome, plan, store.address, err=log_json)
+    store.settle()
     if profile and outcome.ran:
         click.echo(f"timelines in {store.profiles}", err=True)
     if outcome.counts["ok"] and not outcome.interrupted:
-        where = "" if str(results) == "results" else f" --results {results}"
+        where = "" if store.address == "results" else f" --results {store.address}"
         click.echo(f"next: harness leaderboard{where}", err=log_json)
     return code

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -22,7 +22,7 @@ from harness.cli.options import F
 if TYPE_CHECKING:
     from harness.execute import Executor, Outcome, Session
     from harness.execute.claimed import Mark
-    from harness.execute.local import Warn
+    from harness.execute.crew import Warn
     from harness.execute.serial import Work
     from harness.plan import Lookup, Plan, Stage
     from harness.registry import Registry
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.tables import Tables
     from harness.train import Precision
 
+Where: TypeAlias = Literal["local", "ray"]
 WORKERS_A_GPU = 2
 """What ``--jobs auto`` takes: small nets leave a GPU idle between two kernels."""
 
@@ -51,9 +52,14 @@ class Machine:
     profile: bool = False
     debug: bool = False
     plugins: tuple[Path, ...] = ()
+    executor: Where = "local"
+    address: str | None = None
+    """Of the Ray cluster; ``None`` is one of this machine alone."""
 
 
-def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | None:
+def _jobs(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    if value is None:  # Ray knows what suits a cluster
+        return None if context.params.get("executor") == "ray" else 1
     if value == "auto":
         return None
     if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
@@ -88,14 +94,38 @@ def machine_options(command: F) -> F:
             "--jobs",
             metavar="N|auto",
             callback=_jobs,
-            default="1",
-            show_default=True,
+            show_default="1; with --executor ray auto",
             help=f"Stages at a time; from 2 on in worker processes. auto: one a CPU, {WORKERS_A_GPU} a GPU.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     ):
         command = option(command)
     return command
+
+
+def _address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and context.params.get("executor") != "ray":
+        raise click.BadParameter(f"{value!r} names a Ray cluster, which needs --executor ray")
+    return value
+
+
+def executor_options(command: F) -> F:
+    """``--executor`` and ``--address``."""
+    address = click.option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        callback=_address,
+        help="Of the Ray cluster's head. Without: a cluster of this machine alone, for this run.",
+    )
+    executor = click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        is_eager=True,  # --jobs and --address depend on it
+        help="local: this machine. ray: a Ray cluster, see docs/clusters.md.",
+    )
+    return executor(address(command))
 
 
 def mend(tables: Tables) -> None:
@@ -109,21 +139,69 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
     from harness.errors import UsageError
     from harness.execute import Local, Serial
 
+    if machine.debug and machine.executor == "ray":
+        raise UsageError("--debug opens the debugger in this process: it needs --executor local")
     if machine.debug and machine.jobs != 1:
         raise UsageError("--debug opens the debugger in this process: it needs --jobs 1")
     if machine.debug and machine.stage_timeout:
         raise UsageError("--debug opens the debugger in this process, which --stage-timeout cannot kill: leave one out")
     if not session.todo:
         return Serial(_nothing)
-    worker = _worker(machine, store, registry.use, plan.stages, warn)
-    # A dict, not a set: of two sets that are missing it is always the same one that is named.
-    for dataset in dict.fromkeys(use for stage in session.todo for use in (stage.dataset, stage.data) if use):
-        worker.data.arrays(dataset.plugin)
+    # The nodes have the devices of a cluster: its head need not have one.
+    here = replace(machine, device="cpu") if machine.executor == "ray" else machine
+    worker = _worker(here, store, registry.use, plan.stages, warn)
+    _load_data(worker, session.todo)
+    if machine.executor == "ray":
+        return _on_ray(session, store, plan, machine)
     jobs = machine.jobs or _suitable(worker.device, machine.threads)
     if jobs == 1 and machine.stage_timeout is None:
         return Serial(_claimed(worker, session.seen))
-    make = partial(_work_of, machine, store.results, session.seen)
+    make = partial(_work_of, machine, store.address, session.seen)
     return Local(min(jobs, len(session.todo)), make, plan.stages, warn, machine.stage_timeout)
+
+
+def _load_data(worker: Worker, stages: Iterable[Stage]) -> None:
+    """Have every data set that the stages need. Raises :class:`harness.UsageError` for one that is not there."""
+    # A dict, not a set: of two sets that are missing it is always the same one that is named.
+    for dataset in dict.fromkeys(use for stage in stages for use in (stage.dataset, stage.data) if use):
+        worker.data.arrays(dataset.plugin)
+
+
+def _on_ray(session: Session, store: Store, plan: Plan, machine: Machine) -> Executor:
+    """What runs the stages on a Ray cluster. A worker's GPU is the only one that it sees, so it has no number."""
+    from harness.errors import UsageError
+    from harness.execute import Cluster, Ray
+    from harness.remote import is_url
+
+    if machine.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device {machine.device!r}: a cluster gives each worker its GPU; expected auto, cpu or cuda"
+        )
+    cluster = Cluster(machine.address)
+    gpu = machine.device == "cuda" or (machine.device == "auto" and cluster.has_gpus())
+    folder = None if is_url(store.address) else store.results.absolute()
+    there = replace(_absolute(machine), device="cuda" if gpu else "cpu")
+    return Ray(
+        cluster,
+        partial(_work_on_node, there, str(folder or store.address), session.seen),
+        plan.stages,
+        warn,
+        jobs=machine.jobs,
+        cpus=machine.threads,
+        gpus=1 / WORKERS_A_GPU if gpu else 0,
+        folder=folder,
+        limit=machine.stage_timeout,
+    )
+
+
+def _absolute(machine: Machine) -> Machine:
+    """With the folders that the options and the environment name here, whatever is current or set elsewhere."""
+    from harness.data import data_folder
+    from harness.registry import plugin_folders
+
+    data, is_cache = data_folder(machine.data)
+    plugins = tuple(folder.absolute() for folder in plugin_folders(machine.plugins))
+    return replace(machine, data=None if is_cache else data.absolute(), plugins=plugins)
 
 
 def _nothing(stage: Stage) -> dict[str, Any]:
@@ -157,14 +235,35 @@ def _claimed(worker: Worker, seen: Mapping[str, Mark]) -> Work:
 
 
 def _work_of(
-    machine: Machine, results: Path, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+    machine: Machine, address: str, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
 ) -> Work:
     """What runs stages in the worker process ``number``, which has no plugins yet."""
     from harness.registry import load_registry
-    from harness.store import Store
+    from harness.remote import open_store
 
     lookup = load_registry(machine.plugins).use
-    return _claimed(_worker(machine, Store(results), lookup, stages, warn, number), seen)
+    return _claimed(_worker(machine, open_store(address, warn), lookup, stages, warn, number), seen)
+
+
+def _work_on_node(
+    machine: Machine, address: str, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+) -> tuple[Work, Lookup]:
+    """What runs stages in a worker on a cluster, and finds their plugins there.
+
+    Data that this node alone lacks end the run: else it would fail one stage after the other, faster than others run.
+    """
+    from harness.registry import load_registry
+    from harness.remote import open_store
+
+    lookup = load_registry(machine.plugins).use
+    worker = _worker(machine, open_store(address, warn), lookup, stages, warn, number)
+    claimed = _claimed(worker, seen)
+
+    def work(stage: Stage) -> dict[str, Any] | None:
+        _load_data(worker, [stage])
+        return claimed(stage)
+
+    return work, lookup
 
 
 def _worker(
@@ -179,11 +278,13 @@ def _worker(
     import torch
 
     from harness.data import Data, data_folder
+    from harness.resources import keep_memory
     from harness.stages import Worker
     from harness.train import set_matmul_precision
 
     torch.set_num_threads(machine.threads)
     set_matmul_precision(machine.precision)
+    keep_memory()
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)
@@ -200,6 +301,7 @@ def _worker(
         store.profiles if machine.profile else None,
         machine.debug,
         warn,
+        shares_device=number is not None,
     )
 
 
@@ -265,7 +367,7 @@ def _stop_on_interrupt() -> Iterator[Any]:
         signal.signal(signal.SIGINT, before)
 
 
-def report(outcome: Outcome, plan: Plan, results: Path, err: bool, name: str = "") -> int:
+def report(outcome: Outcome, plan: Plan, results: str, err: bool, name: str = "") -> int:
     """Say how a run ended, on stderr if ``err``; its exit code."""
     from harness.cli.progress import first_line
     from harness.tables import printable
@@ -279,7 +381,7 @@ def report(outcome: Outcome, plan: Plan, results: Path, err: bool, name: str = "
     if outcome.elsewhere:
         did += f", and another run {outcome.elsewhere} more"
     start = f"{name}: " if name else ""
-    click.echo(f"{start}{did}: {len(plan.cells)} cells ({counts}), tables in {results / 'tables'}", err=err)
+    click.echo(f"{start}{did}: {len(plan.cells)} cells ({counts}), tables in {results}/tables", err=err)
     if outcome.interrupted:
         click.echo("interrupted: the same command goes on where this one stopped", err=True)
         return 130

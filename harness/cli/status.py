@@ -15,6 +15,7 @@ from harness.cli.options import (
     chosen_matrix,
     load_plugins,
     matrix_options,
+    open_results,
     planned,
     plugins_option,
     results_option,
@@ -48,7 +49,7 @@ def status(
     analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
-    results: Path,
+    results: str,
     plugin_folders: tuple[Path, ...],
     style: str,
 ) -> None:
@@ -58,22 +59,19 @@ def status(
     """
     from harness.claims import Claims
     from harness.status import Survey
-    from harness.store import Store
-    from harness.tables import Tables
 
     registry = load_plugins(plugin_folders)
     matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
     plan = planned(registry, matrix)
-    store = Store(results)
-    store.check_format()
-    told = _told(Survey(plan, store, Tables(results), Claims(results)), matrix.name, results)
+    store, tables = open_results(results)
+    told = _told(Survey(plan, store, tables, Claims(store.results)), matrix.name, store.address)
     if style == "json":
         click.echo(json.dumps(told, indent=1))
     else:
         _terminal(told)
 
 
-def _told(survey: Survey, matrix: str, results: Path) -> dict[str, Any]:
+def _told(survey: Survey, matrix: str, results: str) -> dict[str, Any]:
     """What there is to say, as JSON says it."""
     from harness.status import STATES
 
@@ -84,7 +82,7 @@ def _told(survey: Survey, matrix: str, results: Path) -> dict[str, Any]:
     now = datetime.now(UTC)
     return {
         "matrix": matrix,
-        "results": str(results),
+        "results": results,
         "cells": counted(survey.count_cells()),
         "stages": counted(sum(actions.values(), Counter())),
         "actions": {action: counted(counts) for action, counts in actions.items()},

@@ -12,6 +12,7 @@ from harness.cli.options import (
     chosen_matrix,
     load_plugins,
     matrix_options,
+    open_results,
     planned,
     plugins_option,
     results_option,
@@ -36,7 +37,7 @@ def why(
     analyses: tuple[str, ...],
     seeds: str | None,
     nulls: int | None,
-    results: Path,
+    results: str,
     plugin_folders: tuple[Path, ...],
 ) -> None:
     """Tell why a stage or cell of a matrix is done, waits or is to be run again.
@@ -45,16 +46,13 @@ def why(
     """
     from harness.claims import Claims
     from harness.status import Survey
-    from harness.store import Store
-    from harness.tables import Tables
     from harness.why import Asked
 
     registry = load_plugins(plugin_folders)
     matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
     plan = planned(registry, matrix)
-    store = Store(results)
-    store.check_format()
-    survey = Survey(plan, store, Tables(results), Claims(results))
+    store, tables = open_results(results)
+    survey = Survey(plan, store, tables, Claims(store.results))
     answer = Asked(plan, matrix.name, survey).answer(what)
     say("", answer.title)
     for name, fact in answer.facts:
