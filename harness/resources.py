@@ -47,8 +47,10 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Parameters of ``mallopt``: bytes from which a block is the system's own, and of free memory to keep."""
 
 
-def _give_back() -> None:
-    """Give the system back what :func:`keep_memory` kept."""
+def give_back(device: torch.device) -> None:
+    """Give the system and the device back what a stage freed: what is kept here, no other process can have."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -58,7 +60,6 @@ class Peaks:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        _give_back()  # what the stage before used is not this one's
         with suppress(OSError):
             _CLEAR.write_text("5")  # Linux: the resident peak becomes what is resident now
         if device.type == "cuda":

@@ -46,12 +46,12 @@ from harness.contracts import (
     classes_of,
 )
 from harness.data import Data, Splits
-from harness.errors import DamagedArtifact, PluginError, Skip
+from harness.errors import Crowded, DamagedArtifact, PluginError, Skip
 from harness.metrics import accuracy, agreement, mask_overlap, window_rank
 from harness.nets import Net
 from harness.plan import Lookup, Stage, Use, inputs_of
 from harness.recall import Lent, Memory
-from harness.resources import Peaks, machine
+from harness.resources import Peaks, give_back, machine
 from harness.store import Store, check_record, plain
 from harness.trace import NoTrace, Timeline, Trace
 from harness.train import Counts, Engine, Precision, clone, predict
@@ -90,13 +90,18 @@ class Worker:
     warn: Callable[[str], None] = lambda message: None
     claims: Claims | None = None
     """Where other processes may be at the same stages."""
+    shares_device: bool = False
+    """Whether stages run beside this one's on its device: then one that runs out of memory may try again alone."""
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
     _memory: Memory = field(default_factory=Memory)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
 
     def run(self, stage: Stage) -> dict[str, Any]:
-        """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first."""
+        """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
+
+        Raises :class:`Crowded`, and stores nothing, where it ran out of a device's memory that others use too.
+        """
         started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
         made, status, reason, error_trace = Made(), "ok", "", ""
         tensors: dict[str, Tensor] = {}
@@ -114,9 +119,14 @@ class Worker:
             tensors = self._pack(stage, parents, made, engine)
         except Skip as skip:
             status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
+        except Crowded:  # of a parent that was computed again
+            raise
         except Exception as error:
             if self.debug:
                 raise
+            if self.shares_device and isinstance(error, torch.OutOfMemoryError):
+                give_back(self.device)
+                raise Crowded(str(error)) from error
             status, error_trace = "failed", traceback.format_exc()
             reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
         record = {
@@ -145,6 +155,7 @@ class Worker:
             except OSError as error:  # the stage is done and stored: a full disk costs its timeline
                 self.warn(f"{stage.label}: no timeline ({error.strerror})")
         self._cache.pop(stage.id, None)
+        give_back(self.device)
         return record
 
     # --- artifacts and objects ---

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,20 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import harness
 from harness.claims import Claims
+from harness.data import Data
+from harness.errors import Crowded
 from harness.execute import Claimed, Local, Serial, session
-from harness.plan import Stage
+from harness.plan import Stage, make_plan
+from harness.registry import load_registry
+from harness.stages import Worker
 from harness.store import Store
 from harness.tables import TABLES, Tables
-from tests.conftest import ROOT, Cli
+from harness.train import Engine
+from tests.conftest import ROOT, TINY, Cli
 from tests.test_claims import held
 from tests.test_session import SCHEME, arguments, measured, ran
 from tests.test_workers import Books, stage
@@ -205,6 +212,65 @@ def test_workers_put_off_what_is_claimed_and_die_of_what_hangs(tmp_path: Path, m
         **{"c": "ok", "h": "failed", "i": "skipped", "a": "ok", "b": "ok"}
     }
     assert list(books.ended).index("c") < list(books.ended).index("a") < list(books.ended).index("b")
+
+
+# --- out of a device's memory -----------------------------------------------------------------------------------------
+
+CROWDED = """
+from pathlib import Path
+import time
+from harness.errors import Crowded
+here = Path(__file__).parent
+
+def make(number, stages, warn):
+    def work(stage):
+        mine = here / f"{stage.id}.running"
+        mine.touch()
+        time.sleep(0.2)
+        beside = len(list(here.glob("*.running"))) - 1
+        mine.unlink()
+        tried = here / f"{stage.id}.tried"
+        if stage.label == "huge" or (stage.label == "big" and not tried.exists()):
+            tried.touch()
+            raise Crowded("CUDA out of memory")
+        return {"stage": stage.id, "status": "ok", "beside": beside}
+    return work
+"""
+
+
+def test_a_stage_that_ran_out_of_memory_is_tried_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crowded_work.py").write_text(CROWDED)
+    monkeypatch.syspath_prepend(tmp_path)
+    import crowded_work  # type: ignore[import-not-found]
+
+    stages = [stage("a", "big"), stage("b", "huge"), stage("c", "big"), stage("d", parents="b")]
+    stages += [stage("e", parents="ac"), *(stage(f"{n}") for n in range(6))]
+    books = Books()
+    Local(3, crowded_work.make, {each.id: each for each in stages}, print).run(stages, books)
+    ended = books.ended
+    assert ended["a"]["beside"] == ended["c"]["beside"] == 0, "alone"
+    assert max(ended[f"{n}"]["beside"] for n in range(6)) > 0, "as others are not"
+    assert ended["b"]["reason"] == "dots: it ran out of memory with no other stage beside it: CUDA out of memory"
+    assert {id for id, record in ended.items() if record["status"] != "ok"} == {"b", "d"} and len(ended) == 11
+
+
+def test_only_what_shares_a_device_asks_to_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use = load_registry().use
+    plan = make_plan([use("dataset", TINY)], [use("defense", "baseline")], [(use("attack", "none"),)], [0], 0, use)
+    first = next(iter(plan.stages.values()))
+
+    def out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Engine, "build", out)
+    store = Store(tmp_path)
+    store.prepare()
+    worker = Worker(store, Data(Path("no-folder")), plan.stages, use, torch.device("cpu"), shares_device=True)
+    with pytest.raises(Crowded, match="CUDA out of memory"):
+        worker.run(first)
+    assert store.ids() == set(), "nothing is stored of it"
+    record = replace(worker, shares_device=False).run(first)
+    assert record["status"] == "failed" and "OutOfMemoryError: CUDA out of memory" in record["reason"]
 
 
 # --- hanging ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """The executor that runs stages in worker processes on this machine.
 
 A worker lives as long as the run and keeps what it has loaded. A pipe leads to each: stages go there, records and
-warnings come back. The process of the run keeps the books and waits, so a worker may die without taking anything along
-but its own stage.
+warnings come back.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,20 +17,19 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import Any, TypeAlias
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import Crowded, UsageError
+from harness.execute.crew import Crew, Message, Warn, Worker
 from harness.execute.queue import Queue as Queue
-from harness.execute.serial import Control, Record, Work, unstored
+from harness.execute.serial import Control, Work
 from harness.plan import Stage
 
-Warn: TypeAlias = Callable[[str], None]
 Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], Work]
 """Called once in each worker process, so it must pickle: makes what runs stages there. It is given the worker's number,
 the stages sent so far (a stage's ancestors come with it) and where warnings go."""
 
-HELD = 8
-"""Of how many stages a worker's latest artifacts are taken to be at hand there: fewer than it caches."""
 PATIENCE = 5.0
 """Seconds that a worker has for leaving when there is no more to do."""
+_WITHOUT = "--jobs 1 runs without"
 
 
 class Local:
@@ -60,133 +57,45 @@ class Local:
 # --- in the process of the run ----------------------------------------------------------------------------------------
 
 
-class _Crew:
-    """The workers of one run."""
+class _Crew(Crew["_Worker"]):
+    """The worker processes of one run."""
+
+    without = _WITHOUT
 
     def __init__(self, local: Local, queue: Queue, control: Control) -> None:
-        self.local, self.queue, self.control = local, queue, control
-        self.workers: dict[Any, _Worker] = {}
-        """By their connections."""
+        super().__init__(queue, control, local.warn, local.limit)
+        self.local = local
 
-    def run(self) -> None:
-        """Hand out stages and hear what became of them, until there is nothing to wait for."""
-        for number in range(min(self.local.jobs, self.queue.left)):
-            self._hire(number)
-        while self._hand_out():
-            for connection in wait(list(self.workers), self._patience()):
-                self._hear(self.workers[connection])
-            for worker in list(self.workers.values()):
-                if self._time_left(worker) == 0:
-                    self._overdue(worker)
+    def places(self) -> int:
+        return self.local.jobs
 
-    def _patience(self) -> float | None:
-        """Seconds to wait for a message: until a stage is overdue, or one that was set aside can be handed out."""
-        times = [self._time_left(worker) for worker in self.workers.values()]
-        if any(worker.ready and worker.stage is None for worker in self.workers.values()):
-            times.append(self.queue.pause())
-        return min((seconds for seconds in times if seconds is not None), default=None)
+    def hire(self, number: int) -> _Worker:
+        return _Worker(number, self.local)
 
-    def _time_left(self, worker: _Worker) -> float | None:
-        """The seconds that the stage of a worker still has; ``None`` for any number."""
-        if self.local.limit is None or worker.stage is None:
-            return None
-        return max(0.0, worker.since + self.local.limit - time.monotonic())
-
-    def _hire(self, number: int) -> None:
-        worker = _Worker(number, self.local)
-        self.workers[worker.connection] = worker
-
-    def _hand_out(self) -> bool:
-        """Give every idle worker a stage, as far as there are; whether there is something to wait for."""
-        for worker in self.workers.values():
-            if worker.ready and worker.stage is None:
-                self._give(worker)
-        if any(worker.stage for worker in self.workers.values()):
-            return True
-        return self.queue.left > 0 and self.control.going()  # the workers are starting up
-
-    def _give(self, worker: _Worker) -> None:
-        while self.control.going() and (stage := self.queue.take(worker.held)):
-            record = self.control.begin(stage) or worker.send(stage)
-            if record is None:
-                return
-            self._done(stage, record)
-
-    def _done(self, stage: Stage, record: Record) -> None:
-        self.control.end(stage, record)
-        self.queue.done(stage)
-
-    def _hear(self, worker: _Worker) -> None:
-        """One message of a worker, or its end."""
-        try:
-            kind, value = worker.connection.recv()
-        except (EOFError, OSError):
-            return self._lost(worker)
-        if kind == "ready":
-            worker.ready = True
-        elif kind == "warning":
-            self.local.warn(value)
-        elif kind == "record":
-            self._done(worker.free(), value)
-        elif kind == "claimed":
-            self.queue.set_aside(worker.free())
-        elif kind == "unread":
-            worker.sent.clear()
-            self._fail(worker, f"a worker process cannot read the stage: {value}")
-        elif kind == "usage":
-            raise UsageError(value)
-        else:
-            raise HarnessError(f"a worker process broke:\n{value}")
-
-    def _lost(self, worker: _Worker) -> None:
-        """A worker is gone, and its stage with it; another one takes its place."""
-        del self.workers[worker.connection]
-        end = worker.close()
-        if not worker.ready:
-            raise UsageError(f"a worker process {end} while it started; {_WITHOUT}")
-        if worker.stage is not None:
-            self._fail(worker, f"the worker process {end}")
-        if self.queue.left and self.control.going():
-            self._hire(worker.number)
-
-    def _overdue(self, worker: _Worker) -> None:
-        """The stage of a worker took too long. Only killing its process ends it."""
-        worker.process.kill()
-        self._fail(worker, f"took longer than --stage-timeout {self.local.limit:g} s")
-        self._lost(worker)
-
-    def _fail(self, worker: _Worker, reason: str) -> None:
-        seconds = time.monotonic() - worker.since
-        stage = worker.free()
-        self._done(stage, _failed(stage, reason, seconds))
-
-    def kill(self) -> None:
-        """End all workers at once, whatever they do."""
-        for worker in self.workers.values():
-            worker.process.kill()
+    def listen(self, seconds: float | None) -> Iterator[tuple[_Worker, Message | None]]:
+        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
+        for connection in wait(list(by_connection), seconds):
+            try:
+                message = by_connection[connection].connection.recv()
+            except (EOFError, OSError):
+                message = None
+            yield by_connection[connection], message
 
     def close(self) -> None:
         """Tell all workers that there is no more to do, and see them off."""
-        for worker in self.workers.values():
+        for worker in self.workers:
             worker.connection.close()
             if not worker.ready:  # it is still importing, and would not notice
                 worker.process.kill()
-        for worker in self.workers.values():
+        for worker in self.workers:
             worker.close()
 
 
-class _Worker:
+class _Worker(Worker):
     """A worker process, as the process of the run sees it."""
 
     def __init__(self, number: int, local: Local) -> None:
-        self.number, self.stages = number, local.stages
-        self.ready = False
-        """Whether it has started up."""
-        self.stage: Stage | None = None
-        self.since = 0.0
-        self.held: tuple[str, ...] = ()
-        """The stages whose artifacts it made or loaded, the latest first."""
-        self.sent: set[str] = set()
+        super().__init__(number, local.stages)
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, local.make, number), name=f"worker {number}")
@@ -197,52 +106,20 @@ class _Worker:
             raise UsageError(f"cannot start a worker process ({error}); {_WITHOUT}") from error
         theirs.close()  # else the pipe would not end when the worker does
 
-    def send(self, stage: Stage) -> Record | None:
-        """Have it run ``stage``. A record says that this cannot be."""
-        unsent = self._unsent(stage)
-        try:
-            message = pickle.dumps((stage.id, unsent))
-        except Exception as error:  # whatever a plugin's object raises
-            return _failed(stage, f"it cannot be sent to a worker process: {type(error).__name__}: {error}")
-        self.stage, self.since = stage, time.monotonic()
-        self.sent.update(each.id for each in unsent)
-        parents = (id for _, id in stage.parents)
-        self.held = tuple(dict.fromkeys((stage.id, *parents, *self.held)))[:HELD]
+    def send(self, id: str, stages: Sequence[Stage]) -> None:
+        message = pickle.dumps((id, stages))
         with suppress(OSError):  # it has died just now: its end of the pipe will tell
             self.connection.send_bytes(message)
-        return None
 
-    def _unsent(self, stage: Stage) -> list[Stage]:
-        """``stage`` and those of its ancestors that the worker does not know."""
-        found: dict[str, Stage] = {}
-        ids = [stage.id]
-        while ids:
-            id = ids.pop()
-            if id not in self.sent and id not in found:
-                found[id] = self.stages[id]
-                ids.extend(parent for _, parent in found[id].parents)
-        return list(found.values())
-
-    def free(self) -> Stage:
-        """The stage that it ran; it runs none from now on."""
-        assert self.stage is not None
-        stage, self.stage = self.stage, None
-        return stage
+    def kill(self) -> None:
+        self.process.kill()
 
     def close(self) -> str:
-        """Wait for its end, and say how it ended."""
         self.connection.close()
         self.process.join(PATIENCE)
         self.process.kill()
         self.process.join()
         return _end(self.process.exitcode or 0)
-
-
-_WITHOUT = "--jobs 1 runs without"
-
-
-def _failed(stage: Stage, reason: str, seconds: float = 0.0) -> Record:
-    return unstored(stage, "failed", f"{stage.plugin or stage.dataset}: {reason}", seconds)
 
 
 def _end(code: int) -> str:
@@ -318,6 +195,8 @@ def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, 
     try:
         record = work(stages[id])
         return ("claimed", None) if record is None else ("record", record)
+    except Crowded as error:
+        return "crowded", str(error)
     except UsageError as error:  # a full disk, say
         return "usage", str(error)
     except Exception:

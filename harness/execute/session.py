@@ -34,6 +34,8 @@ from harness.tables import Tables
 
 Rerun: TypeAlias = Literal["never", "failed", "all"]
 FLUSH_SECONDS = 60.0
+FLUSH_ROWS = 200_000
+"""So many rows are written at once at most, and a stage's or cell's more: as dictionaries they are a KiB each."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,11 @@ class _Run:
 
     def __init__(self, session: Session, watcher: Watcher, stopping: Callable[[], bool], jobs: int) -> None:
         self.session, self.watcher, self.stopping = session, watcher, stopping
-        self.book, self.clock = _Book(session), Clock(session.tables, session.todo, jobs)
+        self.clock, self.book = Clock(session.tables, session.todo, jobs), _Book(session)
         self.result = Outcome()
         self.failed = False
         self._told: set[str] = set()
         """The stages that the watcher knows of."""
-        self.book.known(list(session.records.values()))
 
     def going(self) -> bool:
         return not self.stopping() and not (self.failed and self.session.options.fail_fast)
@@ -207,11 +208,12 @@ class _Book:
             self.missing[cell.id] = len(open_stages)
             for id in open_stages:
                 self.waiting[id].append(cell)
+        self._known(list(session.records.values()))  # first: a cell's row says that its stages' rows are there
         for cell in session.cells:
             if not self.missing[cell.id]:
                 self._cell(cell)
 
-    def known(self, records: list[Record]) -> None:
+    def _known(self, records: list[Record]) -> None:
         """Rows of stages that an earlier run stored but did not write down."""
         if not records:
             return
@@ -235,6 +237,7 @@ class _Book:
     def _stage_rows(self, record: Record) -> None:
         self.rows["stages"].append(stage_row(record))
         self.rows["curves"].extend(curve_rows(record))
+        self._flush_many()
 
     def _cell(self, cell: Cell) -> None:
         records = self.session.records
@@ -242,6 +245,11 @@ class _Book:
         self.rows["evidence"].extend(evidence_rows(cell, records))
         self.rows["detections"].extend(detection_rows(cell, records))
         self.rows["measurements"].extend(measurement_rows(cell, records))
+        self._flush_many()
+
+    def _flush_many(self) -> None:
+        if sum(map(len, self.rows.values())) > FLUSH_ROWS:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was collected. Curves before stages and cells last: such a row says that the others are there."""
