@@ -5,32 +5,31 @@ Plans are of real plugins. Nothing is trained: a stage's record is made up from 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.framework import Nobody, folder, make
-from benchmarks.measure import Row, seconds
+from benchmarks.measure import Row, alternate, seconds
+from benchmarks.training import memory
 from harness.execute import Control, Options, Outcome, Session
 from harness.execute.queue import Queue
-from harness.leaderboard import Board, Rules, make_board
+from harness.leaderboard import CELL_COLUMNS, STAGE_COLUMNS, Board, Rules, make_board
 from harness.matrix import Entry, Matrix
 from harness.plan import Plan, Stage, inputs_of, make_id
 from harness.registry import load_registry
 from harness.store import Store
-from harness.tables import DETECTIONS, TABLES, Tables
+from harness.tables import TABLES, Tables
 
 WORKERS = 64
 HELD = 8
@@ -94,7 +93,8 @@ class Simulated:
 
     def run(self, stages: Sequence[Stage], control: Control) -> None:
         """Give every idle worker what suits what it has at hand, hear of the one that has waited longest, and again."""
-        queue, idle = Queue(stages), deque([()] * self.jobs)  # type: deque[tuple[str, ...]]
+        queue = Queue(stages)
+        idle: deque[tuple[str, ...]] = deque([()] * self.jobs)
         busy: deque[tuple[tuple[str, ...], Stage]] = deque()
         while True:
             while idle and control.going() and (stage := queue.take(idle[0])):
@@ -296,4 +296,87 @@ def _stages(cells: Columns, dice: np.random.Generator) -> Columns:
 def ranked(results: Path) -> Board:
     """What ``harness leaderboard`` does before it prints."""
     tables = Tables(results)
-    return make_board(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules())
+    cells, stages = tables.read("cells", CELL_COLUMNS), tables.read("stages", STAGE_COLUMNS)
+    return make_board(cells, tables.read("detections"), stages, Rules(), intervals=False)
+
+
+def counts(results: Path) -> pd.DataFrame:
+    """The evidence, by what tests are computed from."""
+    return Tables(results).read("evidence", ["matches", "trials"])
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------------------
+
+
+def alone(work: Callable[..., object], *arguments: object) -> float:
+    """Peak MiB of ``work`` in a fresh process, beyond its imports."""
+    return memory(partial(_prepared, work, arguments))
+
+
+def _prepared(work: Callable[..., object], arguments: Sequence[object]) -> Callable[[], None]:
+    load_registry()
+
+    def call() -> None:
+        work(*arguments)
+
+    return call
+
+
+def plan(n: int) -> list[Row]:
+    """Seconds from a matrix to the plan of 100,000 cells, in process, and the memory that it takes."""
+    samples = [seconds(partial(planned, LARGE)) for _ in range(n)]
+    return [
+        Row("scale-plan", samples, [20.0], "s", "target", "100,000 cells"),
+        Row("scale-plan: memory", [alone(planned, LARGE)], [1024.0], "MiB", "target", "a fresh process"),
+    ]
+
+
+def run(results: Path) -> Outcome:
+    """``harness run`` of the large matrix, with simulated workers."""
+    return finish(planned(LARGE), results)
+
+
+def matrix(n: int) -> list[Row]:
+    """A run of 100,000 cells by 64 workers that answer at once; the same command once more; and without its tables."""
+    large = planned(LARGE)
+    with folder() as results:
+        fresh = seconds(partial(finish, large, results)) * 1000 / len(large.stages)
+        again = [seconds(partial(run, results)) for _ in range(n)]
+        resumed = alone(run, results)
+    with folder() as results:
+        ran = alone(run, results)
+    stages = f"{len(large.stages):,} stages, {WORKERS} workers"
+    return [
+        Row("scale-run: a stage", [fresh], [5.0], "ms/stage", "target", f"{stages}; {ran:.0f} MiB with the plan"),
+        Row("scale-run: resume", again, [30.0], "s", "target", f"planning included; {resumed:.0f} MiB"),
+        rows_anew(n),
+    ]
+
+
+def rows_anew(n: int) -> Row:
+    """A tenth of the matrix, stored, and without tables: every record is read, and every row made again."""
+    tenth = planned(sweep(250, 5))
+    with folder() as results:
+        finish(tenth, results, storing(results))
+        sizes = [path.stat().st_size for path in (results / "artifacts").rglob("record.json")]
+        samples = []
+        for _ in range(n):
+            rmtree(results / "tables")
+            samples.append(seconds(partial(finish, tenth, results)) * 1000 / len(tenth.stages))
+    note = f"{len(sizes):,} records of {sum(sizes) / len(sizes):.0f} bytes"
+    return Row("scale-run: rows made again", samples, [5.0], "ms/stage", "target", note)
+
+
+def rank(n: int) -> list[Row]:
+    """Seconds from tables to a ranking, in process, and what reading the evidence takes."""
+    rows = []
+    for name, shape, target in (("1M", MILLION, 3.0), ("10M", TEN_MILLION, 10.0)):
+        with folder() as results:
+            write_tables(results, shape)
+            sides = [partial(seconds, partial(work, results)) for work in (ranked, counts)]
+            board, read = alternate(n, *sides)
+            note = f"{shape.cells:,} cells; {alone(ranked, results):.0f} MiB"
+            rows.append(Row(f"scale-rank {name}", board, [target], "s", "target", note))
+            note = f"read, its key and counts; {alone(counts, results):.0f} MiB"
+            rows.append(Row(f"scale-rank {name}: evidence", read, [target], "s", "target", note))
+    return rows

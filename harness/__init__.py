@@ -46,12 +46,9 @@ from harness.contracts import (
 from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pandas as pd
-
     from harness import data, losses, metrics, nets, statistics, testing, triggers
     from harness.export import load_model
+    from harness.remote import read_table
 
 __version__ = "0.1.0"
 
@@ -105,26 +102,16 @@ __all__ = [
     "triggers",
 ]
 
+_FUNCTIONS = {"load_model": "export", "read_table": "remote"}
+"""By name, the modules that have them."""
 _MODULES = ("data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
 
 
 def __getattr__(name: str) -> Any:
+    from harness._lazy import lazy_module
+
     if name in _MODULES:
-        from harness._lazy import lazy_module
-
         return lazy_module(f"harness.{name}")
-    if name == "load_model":
-        from harness._lazy import lazy_module
-
-        return lazy_module("harness.export").load_model
+    if name in _FUNCTIONS:
+        return getattr(lazy_module(f"harness.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'harness' has no attribute {name!r}")
-
-
-def read_table(results: str | Path, table: str) -> pd.DataFrame:
-    """One table of a results folder or URL, such as ``"cells"``, merged over its runs: the newest row of each key.
-
-    Raises :class:`harness.UsageError` when the folder has no such table, or one of another schema version.
-    """
-    from harness.remote import open_results
-
-    return open_results(str(results))[1].read(table)

@@ -8,10 +8,10 @@ failed or was skipped is counted and shown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,16 @@ from harness.statistics import (
     fisher_exact,
     queries_for_confidence,
     rank_p_value,
+    summaries,
     summary,
     t_test,
 )
 from harness.store import plain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Places: TypeAlias = NDArray[np.intp]
 
 TestName: TypeAlias = Literal["binomial", "fisher", "t"]
 
@@ -131,19 +137,37 @@ class Board:
         return values
 
 
-def make_board(cells: pd.DataFrame, detections: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> Board:
-    """Rank the schemes of the tables of these names. Raises :class:`UsageError` when there are no cells."""
+CELL_COLUMNS = (
+    *("cell", "dataset", "defense", "attack", "seed", "family", "status"),
+    *("null_accuracy", "victim_accuracy", "surrogate_accuracy"),
+    *("victim_trigger_matches", "victim_trigger_trials", "surrogate_trigger_matches", "surrogate_trigger_trials"),
+    *("surrogate_held_out_matches", "surrogate_held_out_trials", "null_trigger_matches", "null_trigger_trials"),
+)
+STAGE_COLUMNS = ("machine", "device", "threads", "torch", "harness")
+"""What a board is made of: large tables are read faster by these columns alone."""
+
+_ATTACK = ["dataset", "defense", "attack"]
+_OF_SCHEME = [
+    *(*_ATTACK, "seed", "status", "void", "counts", "verified", "margin", "queries_needed"),
+    *("null_accuracy", "victim_accuracy", "surrogate_trigger", "victim_trigger", "null_trigger"),
+]
+
+
+def make_board(
+    cells: pd.DataFrame, detections: pd.DataFrame, stages: pd.DataFrame, rules: Rules, *, intervals: bool = True
+) -> Board:
+    """Rank the schemes of the tables of these names. Raises :class:`UsageError` when there are no cells.
+
+    Without ``intervals`` those of single attacks are NaN: of thousands they take longer than all else.
+    """
     if cells.empty:
         raise UsageError("no results yet: type harness run --matrix smoke")
     scored = score(cells, rules)
     # A detector leaves the model as it is: its cells say nothing about what survives.
     searched = scored["family"].fillna("").str.endswith("detection")
     scored, found = scored[~searched], scored[searched]
-    attacks = [_attacked(key, rows) for key, rows in scored.groupby(["dataset", "defense", "attack"], sort=False)]
-    schemes = [_scheme(key, rows) for key, rows in scored.groupby(["dataset", "defense"], sort=False)]
-    by_chain = found.groupby(["dataset", "defense", "attack"], sort=False)
-    detected = [_detected(key, rows, detections[detections["cell"].isin(rows["cell"])]) for key, rows in by_chain]
-    return Board(rules, _rank(schemes), attacks, detected, machines(stages))
+    schemes = [_scheme(key, rows) for key, rows in scored[_OF_SCHEME].groupby(["dataset", "defense"], sort=False)]
+    return Board(rules, _rank(schemes), _attacked(scored, intervals), _detected(found, detections), machines(stages))
 
 
 def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
@@ -165,19 +189,21 @@ def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     made["counts"] = (made["status"] == "ok") & ~made["void"] & made["surrogate_trigger"].notna()
     made["p_value"] = np.nan
     tested = made["counts"] & (made["null_trigger_trials"].fillna(0) > 0)
-    if tested.any():
-        columns = (
-            "surrogate_trigger_matches",
-            "surrogate_trigger_trials",
-            "null_trigger_matches",
-            "null_trigger_trials",
-        )
-        counts = [made.loc[tested, column].to_numpy(dtype=float) for column in columns]
-        made.loc[tested, "p_value"] = _test(rules)(*counts)
+    made.loc[tested, "p_value"] = _p_values(made[tested], rules)
     made["verified"] = made["p_value"] <= 1 - rules.confidence
     made["margin"] = made["surrogate_trigger"] - made["null_trigger"].fillna(0.0)
     made["queries_needed"] = _queries(made, rules.confidence)
     return made
+
+
+def _p_values(tested: pd.DataFrame, rules: Rules) -> pd.Series[float]:
+    """Of the test; equal counts are tested once."""
+    rows, places = _distinct(tested, [f"{who}_trigger_{what}" for who in ("surrogate", "null") for what in _COUNTS])
+    counts = (rows[column].to_numpy(dtype=float) for column in rows)
+    return pd.Series(np.asarray(_test(rules)(*counts))[places], index=tested.index)
+
+
+_COUNTS = ("matches", "trials")
 
 
 def _test(rules: Rules) -> Callable[..., Any]:
@@ -188,46 +214,120 @@ def _test(rules: Rules) -> Callable[..., Any]:
 
 def _queries(scored: pd.DataFrame, confidence: float) -> pd.Series[float]:
     """Queries for the confidence at each counting cell's rates; each pair of rates is computed once."""
-    pairs = list(zip(scored["surrogate_trigger"], scored["null_trigger"].fillna(0.0), strict=True))
-    counting = {pair for pair, counts in zip(pairs, scored["counts"], strict=True) if counts}
-    known = {pair: queries_for_confidence(*pair, confidence) for pair in counting}
-    found = pd.Series([known.get(pair, math.nan) for pair in pairs], index=scored.index)
-    return found.where(scored["counts"])
+    counting = scored.loc[scored["counts"], ["surrogate_trigger", "null_trigger"]].fillna(0.0)
+    rows, places = _distinct(counting, list(counting))
+    needed = [queries_for_confidence(success, false, confidence) for success, false in rows.to_numpy(dtype=float)]
+    return pd.Series(np.array(needed, dtype=float)[places], index=counting.index).reindex(scored.index)
 
 
-def _attacked(key: Any, rows: pd.DataFrame) -> Attacked:
-    counting = rows[rows["counts"]]
-    return Attacked(
-        dataset=key[0],
-        defense=key[1],
-        attack=key[2],
-        success=_summary(counting["surrogate_trigger"]),
-        held_out=_summary(counting["surrogate_held_out"]),
-        accuracy=_summary(rows["surrogate_accuracy"]),
-        verified=_share(counting["verified"]),
-        **_ends(rows),
-    )
+def _distinct(frame: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Places]:
+    """The distinct rows of some columns as they appear, and at which of these each row is."""
+    places = np.zeros(len(frame), dtype=np.intp)
+    for column in columns:
+        codes, known = pd.factorize(frame[column], use_na_sentinel=False)
+        places = pd.factorize(places * len(known) + codes)[0]
+    return frame[columns].iloc[np.unique(places, return_index=True)[1]], places
 
 
-def _detected(key: Any, rows: pd.DataFrame, found: pd.DataFrame) -> Detected:
-    models = found[(found["suspect"] == "surrogate") & found["cell"].isin(rows["cell"][~rows["void"]])]
+# --- by attack: all groups at once, since a large matrix has tens of thousands of them -------------------------------
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """To which of ``count`` groups each row belongs."""
+
+    places: Places
+    count: int
+
+    def of(self, keep: pd.Series[bool]) -> _Groups:
+        """Of some of the rows."""
+        return replace(self, places=self.places[keep.to_numpy(dtype=bool)])
+
+    def summaries(self, values: pd.Series[float], intervals: bool = True) -> list[Summary | None]:
+        """Of each group's finite values; ``None`` where there are none."""
+        numbers = values.to_numpy(dtype=float)
+        known = np.isfinite(numbers)
+        order = np.argsort(self.places[known], kind="stable")
+        sizes = np.bincount(self.places[known], minlength=self.count)
+        made = iter(summaries(numbers[known][order], sizes[sizes > 0], intervals=intervals) if known.any() else ())
+        return [next(made) if size else None for size in sizes]
+
+    def shares(self, flags: pd.Series[bool]) -> list[float]:
+        """Of each group's rows, how many are flagged; NaN where it has no rows."""
+        sizes = np.bincount(self.places, minlength=self.count)
+        return [float(n / size) if size else math.nan for n, size in zip(self.totals(flags), sizes, strict=True)]
+
+    def totals(self, flags: pd.Series[bool]) -> list[int]:
+        """How many of each group's rows are flagged."""
+        return [int(n) for n in np.bincount(self.places[flags.to_numpy(dtype=bool)], minlength=self.count)]
+
+    def medians(self, values: pd.Series[float]) -> list[float]:
+        """Of each group's values; NaN where there are none."""
+        return [float(value) for value in values.groupby(self.places).median().reindex(range(self.count))]
+
+    def ends(self, rows: pd.DataFrame) -> dict[str, list[int]]:
+        """How many rows of each group do not count, and why."""
+        statuses = {status: self.totals(rows["status"] == status) for status in ("failed", "skipped")}
+        return {"void": self.totals(rows["void"]), **statuses}
+
+
+def _by_attack(rows: pd.DataFrame) -> tuple[dict[str, list[Any]], _Groups]:
+    """The rows' groups, and what names each."""
+    keys, places = _distinct(rows, _ATTACK)
+    return {column: keys[column].tolist() for column in _ATTACK}, _Groups(places, len(keys))
+
+
+def _each(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
+    """Columns of values, one a group, as a row a group."""
+    return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def _attacked(rows: pd.DataFrame, intervals: bool) -> list[Attacked]:
+    keys, groups = _by_attack(rows)
+    counting, those = rows[rows["counts"]], groups.of(rows["counts"])
+    columns: dict[str, Iterable[Any]] = {
+        **keys,
+        "success": those.summaries(counting["surrogate_trigger"], intervals),
+        "held_out": those.summaries(counting["surrogate_held_out"], intervals),
+        "accuracy": groups.summaries(rows["surrogate_accuracy"], intervals),
+        "verified": those.shares(counting["verified"]),
+        **groups.ends(rows),
+    }
+    return [Attacked(**row) for row in _each(columns)]
+
+
+def _detected(rows: pd.DataFrame, detections: pd.DataFrame) -> list[Detected]:
+    keys, groups = _by_attack(rows)
+    found = detections.merge(rows[["cell", "void"]].assign(group=groups.places), on="cell")
+    models = found[(found["suspect"] == "surrogate") & ~found["void"]]
     # The same null models stand beside every seed: each is one observation.
-    nulls = found[found["suspect"] == "null"].drop_duplicates("index")
-    scores = nulls["score"].dropna().to_numpy(dtype=float)
-    ranks = [float(rank_p_value(score, scores)) for score in models["score"].dropna()]
-    return Detected(
-        dataset=key[0],
-        defense=key[1],
-        attack=key[2],
-        score=_summary(models["score"]),
-        null_score=_summary(nulls["score"]),
-        flagged=_share(models["score"] > models["threshold"]),
-        null_flagged=_share(nulls["score"] > nulls["threshold"]),
-        rank_p=float(np.median(ranks)) if ranks and len(scores) else math.nan,
-        target_hit=_share(models["target_hit"].eq(True)),
-        window_rank=float(models["window_rank"].median()),
-        **_ends(rows),
-    )
+    nulls = found[found["suspect"] == "null"].drop_duplicates(["group", "index"])
+    those, others = (_Groups(each["group"].to_numpy(dtype=np.intp), groups.count) for each in (models, nulls))
+    columns: dict[str, Iterable[Any]] = {
+        **keys,
+        "score": those.summaries(models["score"]),
+        "null_score": others.summaries(nulls["score"]),
+        "flagged": those.shares(models["score"] > models["threshold"]),
+        "null_flagged": others.shares(nulls["score"] > nulls["threshold"]),
+        "rank_p": _rank_p(models, nulls, groups.count),
+        "target_hit": those.shares(models["target_hit"].eq(True)),
+        "window_rank": those.medians(models["window_rank"].astype(float)),
+        **groups.ends(rows),
+    }
+    return [Detected(**row) for row in _each(columns)]
+
+
+def _rank_p(models: pd.DataFrame, nulls: pd.DataFrame, count: int) -> list[float]:
+    """The median over each group's models of their rank among its null models; NaN where either are missing."""
+    by_group = dict(list(nulls.dropna(subset="score").groupby("group")["score"]))
+    ranks = dict.fromkeys(range(count), math.nan)
+    for group, scores in models.dropna(subset="score").groupby("group")["score"]:
+        if group in by_group:
+            ranks[group] = float(np.median(rank_p_value(scores, by_group[group])))
+    return list(ranks.values())
+
+
+# --- by scheme --------------------------------------------------------------------------------------------------------
 
 
 def _scheme(key: Any, rows: pd.DataFrame) -> Ranked:
@@ -285,7 +385,7 @@ def _rank(schemes: Iterable[Ranked]) -> list[Ranked]:
 
 def machines(stages: pd.DataFrame) -> list[str]:
     """The machines and versions behind the numbers, the most used first."""
-    ran = stages[stages["machine"].notna()]
+    ran, places = _distinct(stages[stages["machine"].notna()], list(STAGE_COLUMNS))
     texts = (
         ran["machine"]
         + ", "
@@ -297,4 +397,5 @@ def machines(stages: pd.DataFrame) -> list[str]:
         + ", watermark-harness "
         + ran["harness"]
     )
-    return [str(text) for text in texts.value_counts().index]
+    most_used = np.argsort(-np.bincount(places), kind="stable")
+    return [str(text) for text in texts.iloc[most_used].dropna()]

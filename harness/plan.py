@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -121,7 +121,7 @@ def derive_seed(*parts: str | int) -> int:
 def make_id(*parts: object) -> str:
     """128 bits of SHA-256 over ``parts``, as 32 hexadecimal digits."""
     # The length before each part keeps ("ab", "c") and ("a", "bc") apart.
-    text = "".join(f"{len(t)}:{t}" for t in map(str, parts))
+    text = "".join([f"{len(t)}:{t}" for t in map(str, parts)])  # a list: a large plan has millions of parts
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -161,7 +161,7 @@ def make_plan(
             if isinstance(link.plugin, Detector | Evasion):
                 text = " | ".join(map(str, chain))
                 raise UsageError(f"{link.plugin.family} must be the last link of a chain: {text!r}")
-    builder = _Builder(lookup, nulls, tuple(analyses))
+    builder = _Builder(cache(lookup), nulls, tuple(analyses))
     cells = [
         builder.cell(dataset, defense, chain, seed)
         for dataset in datasets
@@ -419,10 +419,10 @@ class _Builder:
         epochs: int = 0,
         parents: tuple[tuple[str, str], ...] = (),
     ) -> str:
-        stage = Stage("", action, label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
-        id = make_id(*inputs_of(stage).values())
+        rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
+        id = make_id(*inputs_of(Stage("", action, *rest)).values())
         if id not in self.stages:
-            self.stages[id] = replace(stage, id=id)
+            self.stages[id] = Stage(id, action, *rest)
         return id
 
 

@@ -78,6 +78,14 @@ def open_store(address: str, warn: Warn = lambda message: None) -> Store:
     return RemoteStore(remote)
 
 
+def read_table(results: str | Path, table: str) -> pd.DataFrame:
+    """One table of a results folder or URL, such as ``"cells"``, merged over its runs: the newest row of each key.
+
+    Raises :class:`harness.UsageError` when the folder has no such table, or one of another schema version.
+    """
+    return open_results(str(results))[1].read(table)
+
+
 def results_folder(named: str) -> Path:
     """The folder on this machine where results are worked on: of a URL the mirror."""
     return Remote(named).folder if is_url(named) else Path(named)

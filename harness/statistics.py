@@ -10,7 +10,7 @@ Three families of functions live here:
 - p-values: `t_test`, `fisher_exact`, `binomial_test`, `binomial_test_against_control`, `rank_p_value`,
   and `holm` to correct many of them;
 - plans: `queries_for_confidence` and `queries_for_power`;
-- intervals: `clopper_pearson_lower`, `clopper_pearson_upper`, `bootstrap_interval`, `summary`;
+- intervals: `clopper_pearson_lower`, `clopper_pearson_upper`, `bootstrap_interval`, `summary`, `summaries`;
 
 and one for detectors, which have no counts: `anomaly_index`.
 
@@ -374,15 +374,25 @@ def bootstrap_interval(
         ValueError: If `values` is empty, not one-dimensional or not finite, `confidence` lies outside (0, 1)
             or `resamples` is below 1.
     """
-    sample = np.sort(_finite("values", values))  # sorted, so that the order of rows cannot matter
+    low, high = _bootstrap_intervals(_finite("values", values)[np.newaxis], confidence, resamples, seed)
+    return float(low[0]), float(high[0])
+
+
+def _bootstrap_intervals(
+    samples: FloatArray, confidence: float, resamples: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """The intervals of samples of one size, a row each: all are resampled by the same picks."""
     tail = (1 - _inside("confidence", confidence)) / 2
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    if sample.size == 1:
-        return math.nan, math.nan
-    picks = np.random.default_rng(seed).integers(sample.size, size=(resamples, sample.size))
-    low, high = np.quantile(sample[picks].mean(axis=1), [tail, 1 - tail])
-    return float(low), float(high)
+    count, size = samples.shape
+    if size == 1:
+        return np.full(count, np.nan), np.full(count, np.nan)
+    picks = np.random.default_rng(seed).integers(size, size=(resamples, size))
+    # Sorted, so that the order of values cannot matter. One sample at a time: its resamples then fit into a cache.
+    means = np.array([sample.take(picks).mean(axis=1) for sample in np.sort(samples, axis=1)])
+    low, high = np.quantile(means, [tail, 1 - tail], axis=1)
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -419,10 +429,49 @@ def summary(values: ArrayLike, confidence: float = 0.95, resamples: int = 2000, 
     Raises:
         ValueError: As `bootstrap_interval`.
     """
-    sample = _finite("values", values)
-    low, high = bootstrap_interval(sample, confidence, resamples, seed)
-    sd = float(sample.std(ddof=1)) if sample.size > 1 else math.nan
-    return Summary(n=sample.size, mean=float(sample.mean()), sd=sd, low=low, high=high)
+    return summaries(values, [_finite("values", values).size], confidence, resamples, seed)[0]
+
+
+_AT_ONCE = 1000
+"""Samples that are resampled together: of each there are as many means as resamples."""
+
+
+def summaries(
+    values: ArrayLike,
+    sizes: ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    *,
+    intervals: bool = True,
+) -> list[Summary]:
+    """`summary` of many samples, the same to the last bit: those of one size are computed together.
+
+    Args:
+        values: The samples' finite numbers, one sample after the other.
+        sizes: How many numbers each sample has, at least 1.
+        confidence: As of `summary`.
+        resamples: As of `summary`.
+        seed: As of `summary`.
+        intervals: Whether to resample, which takes nearly all of the time; if not, `low` and `high` are NaN.
+
+    Returns:
+        A summary a sample.
+
+    Raises:
+        ValueError: As `bootstrap_interval`.
+    """
+    numbers, counts = _finite("values", values), np.asarray(sizes, dtype=np.intp)
+    starts, made = np.cumsum(counts) - counts, np.empty((4, counts.size))
+    for size in np.unique(counts):
+        places = np.flatnonzero(counts == size)
+        for here in np.array_split(places, math.ceil(places.size / _AT_ONCE)):
+            samples = numbers[starts[here, np.newaxis] + np.arange(size)]
+            sd = samples.std(axis=1, ddof=1) if size > 1 else np.nan
+            low, high = _bootstrap_intervals(samples, confidence, resamples, seed) if intervals else (np.nan, np.nan)
+            for row, column in zip(made, (samples.mean(axis=1), sd, low, high), strict=True):
+                row[here] = column
+    return [Summary(int(n), *row) for n, row in zip(counts, made.T.tolist(), strict=True)]
 
 
 # Outliers

@@ -844,7 +844,7 @@ def claiming(rows: int) -> bytes:
 def test_a_footer_is_not_believed() -> None:
     assert len(read_back(claiming(7777))) == 7777
     for rows in (10**8, 10**12, 2**62):
-        assert "more than 10,000,000 rows" in refused(claiming(rows))
+        assert "more than 20,000,000 rows" in refused(claiming(rows))
     assert "another number of rows" in refused(claiming(20_000))
 
 

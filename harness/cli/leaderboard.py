@@ -53,14 +53,16 @@ def leaderboard(
     style: str,
 ) -> None:
     """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
-    from harness.leaderboard import Rules, make_board
+    from harness.leaderboard import CELL_COLUMNS, STAGE_COLUMNS, Rules, make_board
 
     rules = Rules(test, confidence, max_drop)
     _, tables = open_results(results)
-    cells = tables.read("cells")
+    cells = tables.read("cells", CELL_COLUMNS)
     for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
         cells = _chosen(cells, column, wanted)
-    board = make_board(cells.reset_index(drop=True), tables.read("detections"), tables.read("stages"), rules)
+    found, stages = tables.read("detections"), tables.read("stages", STAGE_COLUMNS)
+    # Of the attacks only JSON shows the intervals.
+    board = make_board(cells.reset_index(drop=True), found, stages, rules, intervals=style == "json")
     printers: dict[str, Callable[[Board], None]]
     printers = {"terminal": _terminal, "markdown": _markdown, "csv": _csv, "json": _json}
     printers[style](board)

@@ -1,0 +1,169 @@
+"""What is fast for a large matrix is also right: the benchmarks' generator with some hundreds of cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.scaling import EPOCHS, Shape, answer, finish, planned, ranked, storing, sweep, write_tables
+from harness.execute import session as session_module
+from harness.leaderboard import CELL_COLUMNS, STAGE_COLUMNS, Board, Rules, make_board, score
+from harness.plan import Plan, inputs_of, make_id
+from harness.statistics import binomial_test_against_control, queries_for_confidence, summaries, summary
+from harness.tables import TABLES, Tables
+
+SMALL = Shape(seeds=6, datasets=2, schemes=3, attacks=10)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return planned(sweep(10, 3))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("small")
+    write_tables(results, SMALL)
+    return results
+
+
+def rows_of(results: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every table's rows, in one order and without the run."""
+    frames = {name: Tables(results).read(name).drop(columns="run") for name in TABLES}
+    return {name: sorted(map(tuple, frame.astype(str).to_numpy().tolist())) for name, frame in frames.items()}
+
+
+def test_a_stage_s_id_is_the_digest_of_its_inputs_and_parents_come_first(plan: Plan) -> None:
+    assert len(plan.cells) == 240
+    seen: set[str] = set()
+    for id, stage in plan.stages.items():
+        assert id == stage.id == make_id(*inputs_of(stage).values())
+        assert {parent for _, parent in stage.parents} <= seen
+        seen.add(id)
+
+
+def test_simulated_workers_leave_every_row_and_a_second_run_nothing_to_do(plan: Plan, tmp_path: Path) -> None:
+    outcome = finish(plan, tmp_path)
+    assert outcome.ran == len(plan.stages) and outcome.counts == {"ok": len(plan.cells)}
+    tables = Tables(tmp_path)
+    assert set(tables.read("cells")["cell"]) == {cell.id for cell in plan.cells}
+    assert set(tables.read("stages")["stage"]) == set(plan.stages)
+    verified = sum(role.startswith("verify:") for cell in plan.cells for role, _ in cell.stages)
+    assert len(tables.read("evidence")) == 3 * verified
+    trained = sum("curves" in answer(stage) for stage in plan.stages.values())
+    assert len(tables.read("curves")) == EPOCHS * trained
+    assert finish(plan, tmp_path).ran == 0
+
+
+def test_rows_are_the_same_in_parts_and_when_they_are_made_again(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(plan, tmp_path / "whole", storing(tmp_path / "whole"))
+    monkeypatch.setattr(session_module, "FLUSH_ROWS", 500)
+    finish(plan, tmp_path / "parts")
+    assert len(list((tmp_path / "parts" / "tables" / "cells").iterdir())) > 2
+    whole = rows_of(tmp_path / "whole")
+    assert rows_of(tmp_path / "parts") == whole
+    (tmp_path / "whole" / "tables").rename(tmp_path / "gone")
+    assert finish(plan, tmp_path / "whole").ran == 0
+    assert rows_of(tmp_path / "whole") == whole
+
+
+def test_rows_that_are_made_again_in_parts_end_with_the_cells(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed between two parts must not leave a cell's row without the rows of its stages."""
+    finish(plan, tmp_path, storing(tmp_path))
+    (tmp_path / "tables").rename(tmp_path / "gone")
+    monkeypatch.setattr(session_module, "FLUSH_ROWS", 500)
+    append = Tables.append
+
+    def checked(tables: Tables, table: str, run: str, rows: list[dict[str, object]]) -> None:
+        append(tables, table, run, rows)
+        if table == "cells" and rows:
+            stages = {id for row in rows for id in needed[row["cell"]]}
+            assert stages <= set(tables.read("stages")["stage"])
+
+    needed = {cell.id: [id for _, id in cell.stages] for cell in plan.cells}
+    monkeypatch.setattr(Tables, "append", checked)
+    assert finish(plan, tmp_path).ran == 0
+
+
+def test_tables_written_by_column_are_what_a_run_writes(small: Path) -> None:
+    tables = Tables(small)
+    assert len(tables.read("cells")) == SMALL.cells and len(tables.read("evidence")) == 20 * SMALL.cells
+    detections = tables.read("detections", ["score"])
+    assert list(detections) == ["cell", "suspect", "index", "score"] and len(detections) == 4 * SMALL.cells / 10
+
+
+def test_rows_of_cells_that_a_later_run_computed_anew_are_left_out(tmp_path: Path) -> None:
+    write_tables(tmp_path, SMALL)
+    tables = Tables(tmp_path)
+    first = tables.read("cells").iloc[0]
+    tables.append("cells", "20270101T000000-000000", [first.dropna().to_dict() | {"cell": "new", "run": "x"}])
+    left = tables.read("evidence")
+    assert len(left) == 20 * (SMALL.cells - 1) and first["cell"] not in set(left["cell"])
+
+
+def whole_board(results: Path) -> Board:
+    """The board of whole tables, intervals and all."""
+    tables = Tables(results)
+    return make_board(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules())
+
+
+def test_groups_together_are_what_each_group_is_alone(small: Path) -> None:
+    board, scored = whole_board(small), score(Tables(small).read("cells"), Rules())
+    assert len(board.attacks) == 2 * 3 * 9 and len(board.detections) == 2 * 3
+    for found in board.attacks:
+        rows = scored[
+            scored[["dataset", "defense", "attack"]].eq([found.dataset, found.defense, found.attack]).all(axis=1)
+        ]
+        counting = rows[rows["counts"]]
+        assert found.success == summary(counting["surrogate_trigger"])
+        assert found.held_out == summary(counting["surrogate_held_out"])
+        assert found.accuracy == summary(rows["surrogate_accuracy"].dropna())
+        assert found.verified == counting["verified"].mean()
+        ends = (int(rows["void"].sum()), *((rows["status"] == end).sum() for end in ("failed", "skipped")))
+        assert (found.void, found.failed, found.skipped) == ends
+
+
+def test_counts_and_rates_that_are_equal_are_tested_once_and_alike(small: Path) -> None:
+    scored = score(Tables(small).read("cells"), Rules())
+    for row in scored[scored["counts"]].itertuples():
+        pairs = (row.surrogate_trigger_matches, row.surrogate_trigger_trials, row.null_trigger_matches)
+        assert row.p_value == binomial_test_against_control(*pairs, row.null_trigger_trials)
+        assert row.queries_needed == queries_for_confidence(row.surrogate_trigger, row.null_trigger)
+    assert scored.loc[~scored["counts"], ["p_value", "queries_needed"]].isna().all(axis=None)
+
+
+def test_a_board_of_few_columns_and_without_intervals_is_the_same_but_for_them(small: Path) -> None:
+    whole, lean = whole_board(small), ranked(small)
+    assert lean.schemes == whole.schemes and lean.machines == whole.machines == [
+        "machine, device, 1 thread(s), torch torch, watermark-harness harness"
+    ]
+    for found, expected in zip(lean.attacks, whole.attacks, strict=True):
+        assert found.success is not None and expected.success is not None
+        assert (found.success.mean, found.success.sd) == (expected.success.mean, expected.success.sd)
+        assert math.isnan(found.success.low) and math.isfinite(expected.success.low)
+    assert set(CELL_COLUMNS) < {c.name for c in TABLES["cells"].columns}
+    assert set(STAGE_COLUMNS) < {c.name for c in TABLES["stages"].columns}
+
+
+def test_many_samples_have_the_summaries_of_each() -> None:
+    dice = np.random.default_rng(0)
+    sizes = dice.choice([1, 2, 5, 8, 9, 130], 60)
+    values = dice.random(sizes.sum())
+    for found, sample in zip(summaries(values, sizes), np.split(values, sizes.cumsum()[:-1]), strict=True):
+        np.testing.assert_equal(dataclasses.astuple(found), dataclasses.astuple(summary(sample)))
+
+
+def test_machines_come_the_most_used_first(small: Path) -> None:
+    used = pd.DataFrame([[name, "cpu", 1, "2", "1"] for name in ("a", "b", "b", None)], columns=list(STAGE_COLUMNS))
+    tables = Tables(small)
+    made = make_board(tables.read("cells"), tables.read("detections"), used, Rules(), intervals=False)
+    assert [text[0] for text in made.machines] == ["b", "a"]
