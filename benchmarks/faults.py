@@ -110,7 +110,7 @@ def command(matrix: str, results: Path, death: Death | None) -> None:
         said = os.open(results.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(nowhere, 1)
         os.dup2(said, 2)
-        sys.argv = ["harness", "run", *MATRICES[matrix], "--results", str(results), "--quiet"]
+        sys.argv = ["harness", "run", *MATRICES[matrix], "--results", str(results), "--quiet", "--jobs", "1"]
         if death:
             death.lurk()
         main()

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 _STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -72,6 +73,14 @@ class Peaks:
             "peak_memory_mib": _resident_peak_mib(),
             "peak_device_memory_mib": torch.cuda.max_memory_reserved(self.device) / 2**20 if cuda else None,
         }
+
+
+def available_memory() -> int | None:
+    """Bytes that new processes may take without swapping; ``None`` where the system does not tell (but Linux does)."""
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text("ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 2**10
+    return None
 
 
 def _resident_peak_mib() -> float | None:

@@ -165,8 +165,10 @@ class PatchTriggers(TriggerRecipe):
         """Some triggers ``x``, refined together beside ``others`` of the target class."""
         half, left = min(len(x), len(others)), STEPS
         for _ in range(ROUNDS):
-            while left and self._fires(clean, x, dataset.target):
-                x, left = _away(clean, x, dataset), left - 1
+            fires = True
+            while left and fires:
+                x, fires = _away(clean, x, dataset, self.threshold)
+                left -= fires
             if half >= 2:
                 mixed = x[:half].requires_grad_(True)
                 stepped = _step(
@@ -174,19 +176,17 @@ class PatchTriggers(TriggerRecipe):
                 )
                 x = torch.cat([stepped, x[half:]])
         for _ in range(LAST_STEPS):
-            x = _away(clean, x, dataset)
+            x, _ = _away(clean, x, dataset, -1)
         return x
 
-    def _fires(self, clean: nets.Net, x: torch.Tensor, target: int) -> bool:
-        """Whether more than ``threshold`` of ``x`` are answered with the target."""
-        with torch.no_grad():
-            return float((clean(x).argmax(1) == target).float().mean()) > self.threshold
 
-
-def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset) -> torch.Tensor:
-    """One step of ``x`` against the target's logit."""
+def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset, threshold: float) -> tuple[torch.Tensor, bool]:
+    """One step of ``x`` against the target's logit, if more than ``threshold`` of them are answered so; and whether."""
     x = x.detach().requires_grad_(True)
-    return _step(x, -clean(x)[:, dataset.target].sum(), dataset.value_range)
+    logits = clean(x)
+    if float((logits.argmax(1) == dataset.target).float().mean()) <= threshold:
+        return x.detach(), False
+    return _step(x, -logits[:, dataset.target].sum(), dataset.value_range), True
 
 
 def _step(x: torch.Tensor, score: torch.Tensor, span: Span) -> torch.Tensor:

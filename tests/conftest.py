@@ -36,6 +36,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _one_job() -> None:
+    """Where a test does not ask for workers: starting some takes longer than its stages."""
+    os.environ["HARNESS_JOBS"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Prepared data go into a folder of the tests' own; processes that they start inherit it."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

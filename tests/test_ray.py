@@ -120,7 +120,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plugins.mkdir()
     (plugins / "waits.py").write_text(WAITS)
     (plugins / "go").touch()
-    with started(folder / "results", plugins, "--executor", "local") as process:
+    with started(folder / "results", plugins, "--executor", "local", "--jobs", 1) as process:
         assert process.wait() == 0
     return folder / "results"
 
@@ -138,8 +138,9 @@ def started(results: Path, plugins: Path, *options: object, cwd: Path | None = N
     """The command line at work, in a process group of its own. It is given a minute."""
     args = [*arguments(results, *ATTACKS), "--plugins", plugins, *options]
     command = [sys.executable, "-P", "-m", "harness", "run", *map(str, args)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, start_new_session=True) as process:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    env = os.environ | {"HARNESS_JOBS": "auto"}  # all that the cluster has room for
+    with subprocess.Popen(command, **streams, text=True, cwd=cwd, env=env, start_new_session=True) as process:
         try:
             yield process
         finally:

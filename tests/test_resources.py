@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.resources import Peaks, machine
+from harness.resources import Peaks, available_memory, machine
 
 CPU = torch.device("cpu")
 
@@ -29,6 +30,13 @@ def test_a_peak_is_of_the_time_since() -> None:
 
 def test_the_machine_names_no_device_but_the_cpu() -> None:
     assert machine(CPU)["device"] == "cpu" and machine(CPU)["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux tells")
+def test_there_is_some_memory_and_not_more_than_there_is() -> None:
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = available_memory()
+    assert available is not None and there / 1000 < available <= there
 
 
 KEEPS = """

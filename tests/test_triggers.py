@@ -491,12 +491,11 @@ def test_refinement_has_one_budget_of_steps_and_goes_by_parts(monkeypatch: pytes
     away: list[int] = []
     step = triggers._away
 
-    def counted(net: Net, x: Tensor, dataset: Dataset) -> Tensor:
+    def counted(net: Net, x: Tensor, dataset: Dataset, threshold: float) -> tuple[Tensor, bool]:
         away.append(len(x))
-        return step(net, x, dataset)
+        return step(net, x, dataset, -1)  # as if all were answered with the target, always
 
     monkeypatch.setattr(triggers, "_away", counted)
-    monkeypatch.setattr(PatchTriggers, "_fires", lambda *_: True)
     monkeypatch.setattr(triggers, "AT_A_TIME", 16)
     make(PatchTriggers(placement="corner", refine=True, count=40), task, clean)
     assert away == [n for n in (16, 16, 8, 16, 4) for _ in range(50 + 5)]  # 40 triggers, and 20 held-out ones

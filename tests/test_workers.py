@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import harness
+from harness import resources
 from harness.cli import running
 from harness.errors import HarnessError, UsageError
 from harness.execute import Local
@@ -230,9 +231,8 @@ def test_a_number_of_jobs_that_is_none_is_one_line(cli: Cli, jobs: str) -> None:
     assert len(said.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("jobs", ["2", "auto"])
-def test_the_debugger_needs_the_stages_in_this_process(cli: Cli, tmp_path: Path, jobs: str) -> None:
-    said = cli("run", *arguments(tmp_path / "results", "none"), "--jobs", jobs, "--debug", code=2)
+def test_the_debugger_needs_the_stages_in_this_process(cli: Cli, tmp_path: Path) -> None:
+    said = cli("run", *arguments(tmp_path / "results", "none"), "--jobs", 2, "--debug", code=2)
     assert said.err == "harness: --debug opens the debugger in this process: it needs --jobs 1\n"
     assert not (tmp_path / "results").exists()
 
@@ -254,7 +254,11 @@ def test_missing_data_are_told_before_a_worker_starts(
 def test_auto_is_a_worker_a_cpu_and_some_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(resources, "available_memory", lambda: None)
     assert [running._suitable(torch.device("cpu"), threads) for threads in (1, 2, 4, 12)] == [6, 3, 1, 1]
+    for memory, jobs in ((2**30, 1), (9 * 2**30, 4), (2**40, 6)):
+        monkeypatch.setattr(resources, "available_memory", lambda memory=memory: memory)
+        assert running._suitable(torch.device("cpu"), 1) == jobs
     assert running._suitable(torch.device("cuda"), 1) == 3 * running.WORKERS_A_GPU
     assert running._suitable(torch.device("cuda:1"), 1) == running.WORKERS_A_GPU
 

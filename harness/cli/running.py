@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Where: TypeAlias = Literal["local", "ray"]
 WORKERS_A_GPU = 2
 """What ``--jobs auto`` takes: small nets leave a GPU idle between two kernels."""
+WORKER_MEMORY = 2**31
+"""Bytes that ``--jobs auto`` leaves a worker on a CPU: what the largest net that is built in takes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Machine:
     data: Path | None = None
     device: str = "auto"
     threads: int = 1
-    jobs: int | None = 1
+    jobs: int | None = None
     """Stages at a time, each in a worker process; 1 is this process, ``None`` is as many as suit the machine."""
     stage_timeout: float | None = None
     """Seconds that a stage may take. With it also one stage at a time has a worker process, which can be killed."""
@@ -57,9 +59,7 @@ class Machine:
     """Of the Ray cluster; ``None`` is one of this machine alone."""
 
 
-def _jobs(context: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    if value is None:  # Ray knows what suits a cluster
-        return None if context.params.get("executor") == "ray" else 1
+def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | None:
     if value == "auto":
         return None
     if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
@@ -94,8 +94,11 @@ def machine_options(command: F) -> F:
             "--jobs",
             metavar="N|auto",
             callback=_jobs,
-            show_default="1; with --executor ray auto",
-            help=f"Stages at a time; from 2 on in worker processes. auto: one a CPU, {WORKERS_A_GPU} a GPU.",
+            default="auto",
+            envvar="HARNESS_JOBS",
+            show_default=True,
+            help="Stages at a time; from 2 on in worker processes. auto: one a CPU (for --threads of it, and 2 GiB), "
+            f"{WORKERS_A_GPU} a GPU, all of a cluster. Also: HARNESS_JOBS.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
     ):
@@ -141,7 +144,7 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
 
     if machine.debug and machine.executor == "ray":
         raise UsageError("--debug opens the debugger in this process: it needs --executor local")
-    if machine.debug and machine.jobs != 1:
+    if machine.debug and machine.jobs not in (None, 1):
         raise UsageError("--debug opens the debugger in this process: it needs --jobs 1")
     if machine.debug and machine.stage_timeout:
         raise UsageError("--debug opens the debugger in this process, which --stage-timeout cannot kill: leave one out")
@@ -153,11 +156,12 @@ def make_executor(session: Session, store: Store, registry: Registry, plan: Plan
     _load_data(worker, session.todo)
     if machine.executor == "ray":
         return _on_ray(session, store, plan, machine)
-    jobs = machine.jobs or _suitable(worker.device, machine.threads)
+    jobs = machine.jobs or (1 if machine.debug else _suitable(worker.device, machine.threads))
+    jobs = min(jobs, len(session.todo))
     if jobs == 1 and machine.stage_timeout is None:
         return Serial(_claimed(worker, session.seen))
     make = partial(_work_of, machine, store.address, session.seen)
-    return Local(min(jobs, len(session.todo)), make, plan.stages, warn, machine.stage_timeout)
+    return Local(jobs, make, plan.stages, warn, machine.stage_timeout)
 
 
 def _load_data(worker: Worker, stages: Iterable[Stage]) -> None:
@@ -218,11 +222,14 @@ def _suitable(device: Any, threads: int) -> int:
     """How many workers suit the machine."""
     import torch
 
+    from harness.resources import available_memory
+
     if device.type == "cuda":
         return WORKERS_A_GPU * (torch.cuda.device_count() if device.index is None else 1)
     # Those that this process may use, where the system tells: a container has fewer than the machine.
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cpus // threads)
+    memory = available_memory()
+    return max(1, min(cpus // threads, cpus if memory is None else memory // WORKER_MEMORY))
 
 
 def _claimed(worker: Worker, seen: Mapping[str, Mark]) -> Work:
