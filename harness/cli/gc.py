@@ -12,7 +12,7 @@ import click
 
 from harness.cli.lines import say
 from harness.cli.options import (
-    chosen_matrix,
+    Narrowing,
     load_plugins,
     narrowing_options,
     open_results,
@@ -43,13 +43,7 @@ SHOWN = 20
 @click.option("--delete", is_flag=True, help="Delete it; else it is only told.")
 def gc(
     matrix_names: tuple[str, ...],
-    scale: str,
-    datasets: tuple[str, ...],
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    analyses: tuple[str, ...],
-    seeds: str | None,
-    nulls: int | None,
+    narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
     prepared: bool,
@@ -63,13 +57,9 @@ def gc(
     from harness.claims import Claims
     from harness.keep import Keeper
 
-    narrowed = any((datasets, defenses, attacks, analyses, seeds is not None, nulls is not None))
-    names = matrix_names or (("quick",) if narrowed else ())
+    names = matrix_names or (("quick",) if narrowing else ())
     registry = load_plugins(plugin_folders)
-    plans = [
-        planned(registry, chosen_matrix(name, scale, datasets, defenses, attacks, analyses, seeds, nulls))
-        for name in names
-    ]
+    plans = [planned(registry, narrowing.of(name)) for name in names]
     store, tables = open_results(results)
     claims = Claims(store.results)
     keeper = Keeper(store, tables, claims, plans, began)

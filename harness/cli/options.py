@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -54,8 +55,53 @@ def matrix_options(command: F) -> F:
     return named(narrowing_options(command))
 
 
+@dataclass(frozen=True)
+class Narrowing:
+    """What the command line makes of a matrix."""
+
+    scale: str
+    datasets: tuple[str, ...]
+    defenses: tuple[str, ...]
+    attacks: tuple[str, ...]
+    analyses: tuple[str, ...]
+    seeds: str | None
+    nulls: int | None
+
+    def __bool__(self) -> bool:
+        """Whether anything of the matrix is replaced."""
+        axes = (self.datasets, self.defenses, self.attacks, self.analyses)
+        return any(axes) or self.seeds is not None or self.nulls is not None
+
+    def of(self, matrix_name: str) -> Matrix:
+        """The matrix of that name, as the command line asks for it."""
+        from harness.matrix import choose, load_matrix, parse_seeds
+
+        matrix = load_matrix(matrix_name, self.scale)
+        if self.datasets:
+            matrix = replace(matrix, datasets=_single(choose(self.datasets, [(e,) for e in matrix.datasets])))
+        if self.defenses:
+            matrix = replace(matrix, defenses=_single(choose(self.defenses, [(e,) for e in matrix.defenses])))
+        if self.attacks:
+            matrix = replace(matrix, attacks=choose(self.attacks, matrix.attacks))
+        if self.analyses:
+            matrix = replace(matrix, analyses=_single(choose(self.analyses, [(e,) for e in matrix.analyses])))
+        if self.seeds is not None:
+            matrix = replace(matrix, seeds=parse_seeds(self.seeds))
+        return matrix if self.nulls is None else replace(matrix, nulls=self.nulls)
+
+
 def narrowing_options(command: F) -> F:
-    """What narrows a matrix."""
+    """What narrows a matrix: given to the command as one ``narrowing``."""
+
+    @wraps(command)
+    def narrowed(*args: Any, **options: Any) -> Any:
+        given = Narrowing(**{each.name: options.pop(each.name) for each in fields(Narrowing)})
+        return command(*args, narrowing=given, **options)
+
+    return _narrowing(cast(F, narrowed))
+
+
+def _narrowing(command: F) -> F:
     for option in reversed(
         [
             click.option(
@@ -106,33 +152,6 @@ def load_plugins(folders: tuple[Path, ...]) -> Registry:
     for problem in registry.problems:
         click.echo(f"warning: plugin not loaded: {printable(problem)}", err=True)
     return registry
-
-
-def chosen_matrix(
-    matrix_name: str,
-    scale: str,
-    datasets: tuple[str, ...],
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    analyses: tuple[str, ...],
-    seeds: str | None,
-    nulls: int | None,
-) -> Matrix:
-    """The matrix as the command line asks for it."""
-    from harness.matrix import choose, load_matrix, parse_seeds
-
-    matrix = load_matrix(matrix_name, scale)
-    if datasets:
-        matrix = replace(matrix, datasets=_single(choose(datasets, [(e,) for e in matrix.datasets])))
-    if defenses:
-        matrix = replace(matrix, defenses=_single(choose(defenses, [(e,) for e in matrix.defenses])))
-    if attacks:
-        matrix = replace(matrix, attacks=choose(attacks, matrix.attacks))
-    if analyses:
-        matrix = replace(matrix, analyses=_single(choose(analyses, [(e,) for e in matrix.analyses])))
-    if seeds is not None:
-        matrix = replace(matrix, seeds=parse_seeds(seeds))
-    return matrix if nulls is None else replace(matrix, nulls=nulls)
 
 
 def _single(chains: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:

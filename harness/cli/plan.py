@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import (
-    chosen_matrix,
+    Narrowing,
     load_plugins,
     matrix_options,
     open_results,
@@ -25,13 +25,7 @@ from harness.cli.options import (
 @click.option("--stages", "list_stages", is_flag=True, help="List every stage.")
 def plan(
     matrix_name: str,
-    scale: str,
-    datasets: tuple[str, ...],
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    analyses: tuple[str, ...],
-    seeds: str | None,
-    nulls: int | None,
+    narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
     list_stages: bool,
@@ -40,7 +34,7 @@ def plan(
     from harness.tables import printable
 
     registry = load_plugins(plugin_folders)
-    matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
+    matrix = narrowing.of(matrix_name)
     made = planned(registry, matrix)
     store, _ = open_results(results)
     stored = store.ids()

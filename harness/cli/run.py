@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import (
-    chosen_matrix,
+    Narrowing,
     data_option,
     load_plugins,
     matrix_options,
@@ -49,13 +49,7 @@ if TYPE_CHECKING:
 @click.option("--log-json", is_flag=True, help="Progress as JSON lines on stdout.")
 def run(
     matrix_name: str,
-    scale: str,
-    datasets: tuple[str, ...],
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    analyses: tuple[str, ...],
-    seeds: str | None,
-    nulls: int | None,
+    narrowing: Narrowing,
     results: str,
     data_named: Path | None,
     plugin_folders: tuple[Path, ...],
@@ -79,7 +73,7 @@ def run(
     from harness.execute import Options, Session
 
     registry = load_plugins(plugin_folders)
-    plan = planned(registry, chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls))
+    plan = planned(registry, narrowing.of(matrix_name))
     store, tables = open_results(results)
     if not dry_run:
         mend(tables)

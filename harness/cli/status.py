@@ -12,7 +12,7 @@ import click
 
 from harness.cli.lines import say
 from harness.cli.options import (
-    chosen_matrix,
+    Narrowing,
     load_plugins,
     matrix_options,
     open_results,
@@ -42,13 +42,7 @@ SHOWN = 10
 )
 def status(
     matrix_name: str,
-    scale: str,
-    datasets: tuple[str, ...],
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    analyses: tuple[str, ...],
-    seeds: str | None,
-    nulls: int | None,
+    narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
     style: str,
@@ -61,7 +55,7 @@ def status(
     from harness.status import Survey
 
     registry = load_plugins(plugin_folders)
-    matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
+    matrix = narrowing.of(matrix_name)
     plan = planned(registry, matrix)
     store, tables = open_results(results)
     told = _told(Survey(plan, store, tables, Claims(store.results)), matrix.name, store.address)

@@ -9,7 +9,7 @@ import click
 
 from harness.cli.lines import say
 from harness.cli.options import (
-    chosen_matrix,
+    Narrowing,
     load_plugins,
     matrix_options,
     open_results,
@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 def why(
     what: str,
     matrix_name: str,
-    scale: str,
-    datasets: tuple[str, ...],
-    defenses: tuple[str, ...],
-    attacks: tuple[str, ...],
-    analyses: tuple[str, ...],
-    seeds: str | None,
-    nulls: int | None,
+    narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
 ) -> None:
@@ -49,7 +43,7 @@ def why(
     from harness.why import Asked
 
     registry = load_plugins(plugin_folders)
-    matrix = chosen_matrix(matrix_name, scale, datasets, defenses, attacks, analyses, seeds, nulls)
+    matrix = narrowing.of(matrix_name)
     plan = planned(registry, matrix)
     store, tables = open_results(results)
     survey = Survey(plan, store, tables, Claims(store.results))
