@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,53 @@ def test_a_plugin_that_hangs_fails_its_own_cell(cli: Cli, tmp_path: Path) -> Non
     assert cells["status"].to_dict() == {"hangs": "failed", "none": "ok", "pruning": "ok"}
     refused = cli("run", *args, "--debug", code=2)
     assert "--stage-timeout" in refused.err
+
+
+# --- files left open --------------------------------------------------------------------------------------------------
+
+LEAKS = (
+    HANGS.replace("hangs", "leaks")
+    .replace("Hangs", "Leaks")
+    .replace(
+        """    def run(""",
+        """    most: int = 9999
+
+    def run(""",
+    )
+    .replace(
+        """        while True:
+            time.sleep(1)
+""",
+        """        (Path(__file__).parent / f"{os.getpid()}.pid").touch()
+        KEPT.append([])
+        try:
+            KEPT[-1].extend(open(__file__) for _ in range(self.most))
+        except OSError:
+            pass
+        return victim
+""",
+    )
+    .replace("import time\n", "import os\nimport time\nfrom pathlib import Path\n")
+    + "\nKEPT = []\n"
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_a_plugin_that_leaves_files_open_costs_its_worker_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "leaks.py").write_text(LEAKS)
+    attacks = ("none", "leaks[most=200]", "leaks", "pruning", "retraining")
+    options = ("--plugins", tmp_path / "plugins", "--quiet", "--jobs", 2)
+    command = [sys.executable, "-m", "harness", "run", *map(str, (*arguments(tmp_path / "r", *attacks), *options))]
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (300, 300))
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=few, check=False)
+    cells = harness.read_table(tmp_path / "r", "cells").set_index("attack")
+    assert done.returncode == 1, done.stderr
+    assert set(cells.index[cells["status"] == "ok"]) == {*attacks} - {"leaks"}
+    assert "Too many open files" in cells.loc["leaks", "reason"]
+    assert len(list((tmp_path / "plugins").glob("*.pid"))) == 2, "no worker ran both"
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------

@@ -6,23 +6,26 @@ Where workers are and how they are reached is said by what derives from these tw
 
 from __future__ import annotations
 
+import errno
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import Crowded, HarnessError, UsageError
 from harness.execute.queue import Queue
-from harness.execute.serial import Control, Record, unstored
+from harness.execute.serial import Control, Record, Work, unstored
 from harness.plan import Stage
 
 Warn: TypeAlias = Callable[[str], None]
 Message: TypeAlias = tuple[str, Any]
-"""``ready``, ``warning``, ``record``, ``claimed`` (another process is at the stage), ``crowded`` (it ran out of a
-device's memory), ``unread`` (the stage could not be read), ``usage`` (a user's mistake) or ``broken``, and what it is
-about."""
+"""``ready``, ``warning``, ``record``, ``last`` (a record, of a worker that can do no more), ``claimed`` (another
+process is at the stage), ``crowded`` (it ran out of a device's memory), ``unread`` (the stage could not be read),
+``usage`` (a user's mistake) or ``broken``, and what it is about."""
 
 HELD = 8
 """Of how many stages a worker's latest artifacts are taken to be at hand there: fewer than it caches."""
@@ -194,6 +197,11 @@ class Crew(ABC, Generic[W]):
             self.warn(value)
         elif kind == "record":
             self._done(worker.free(), value)
+        elif kind == "last":
+            self._done(worker.free(), value)
+            self.workers.remove(worker)
+            worker.kill()
+            worker.close()
         elif kind == "claimed":
             self.queue.set_aside(worker.free())
         elif kind == "crowded" and worker.stage is self.alone:
@@ -244,3 +252,33 @@ class Crew(ABC, Generic[W]):
 
 def _failed(stage: Stage, reason: str, seconds: float = 0.0) -> Record:
     return unstored(stage, "failed", f"{stage.plugin or stage.dataset}: {reason}", seconds)
+
+
+# --- in a worker ------------------------------------------------------------------------------------------------------
+
+
+def answer(work: Work, stage: Stage) -> Message:
+    """Run ``stage``, and say what became of it."""
+    try:
+        record = work(stage)
+    except Crowded as error:
+        return "crowded", str(error)
+    except UsageError as error:  # a plugin or a data set that is not there, a full disk, say
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMFILE:
+            return "last", _failed(stage, f"too many files were left open: {error}")
+        return "usage", str(error)
+    except Exception:
+        return "broken", traceback.format_exc()
+    if record is None:
+        return "claimed", None
+    return "last" if _is_short_of_files() else "record", record
+
+
+def _is_short_of_files() -> bool:
+    """Whether half of the files that this process may open are open: plugins left them so, and more stages may."""
+    try:
+        import resource
+
+        return len(list(Path("/proc/self/fd").iterdir())) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2
+    except (ImportError, OSError):  # not Linux
+        return False

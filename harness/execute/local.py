@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process, resource_tracker
@@ -17,8 +16,8 @@ from multiprocessing.connection import Connection, wait
 from threading import Thread
 from typing import Any, TypeAlias
 
-from harness.errors import Crowded, UsageError
-from harness.execute.crew import Crew, Message, Warn, Worker
+from harness.errors import UsageError
+from harness.execute.crew import Crew, Message, Warn, Worker, answer
 from harness.execute.queue import Queue as Queue
 from harness.execute.serial import Control, Work
 from harness.plan import Stage
@@ -192,15 +191,7 @@ def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, 
     except Exception as error:  # whatever a plugin's object raises
         return "unread", f"{type(error).__name__}: {error}"
     stages.update((stage.id, stage) for stage in sent)
-    try:
-        record = work(stages[id])
-        return ("claimed", None) if record is None else ("record", record)
-    except Crowded as error:
-        return "crowded", str(error)
-    except UsageError as error:  # a full disk, say
-        return "usage", str(error)
-    except Exception:
-        return "broken", traceback.format_exc()
+    return answer(work, stages[id])
 
 
 def _leave_with_the_run() -> None:

@@ -17,7 +17,6 @@ import os
 import platform
 import socket
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, suppress
 from dataclasses import replace
@@ -25,8 +24,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from harness import __version__
-from harness.errors import Crowded, UsageError
-from harness.execute.crew import Crew, Message, Warn, Worker
+from harness.errors import UsageError
+from harness.execute.crew import Crew, Message, Warn, Worker, answer
 from harness.execute.queue import Queue
 from harness.execute.serial import Control, Work
 from harness.plan import Lookup, Stage, Use
@@ -305,14 +304,10 @@ class _Site:
     def run(self, id: str, sent: Sequence[Stage]) -> list[Message]:
         try:
             self.stages.update((stage.id, _with_uses(stage, self._use)) for stage in sent)
-            record = self.work(self.stages[id])
-        except Crowded as error:
-            return self._said(("crowded", str(error)))
-        except UsageError as error:  # a plugin or a data set that is not there, a full disk
+        except UsageError as error:
             return self._said(("usage", f"on {self.host}: {error}"))
-        except Exception:
-            return self._said(("broken", traceback.format_exc()))
-        return self._said(("claimed", None) if record is None else ("record", record))
+        kind, value = answer(self.work, self.stages[id])
+        return self._said((kind, f"on {self.host}: {value}" if kind == "usage" else value))
 
     def _use(self, use: Use) -> Use:
         """The plugin here. Raises :class:`UsageError` where it is not the one that is meant."""
