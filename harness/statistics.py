@@ -5,17 +5,22 @@ the owner's key says. A control gives the same pair for something that cannot ca
 `control_matches` of `control_trials`, from null models (trained independently, never marked) asked the
 same queries, or from the suspect asked the same inputs without their triggers.
 
-Three families of functions live here:
+These families of functions live here:
 
-- p-values: `t_test`, `fisher_exact`, `binomial_test`, `binomial_test_against_control`, `rank_p_value`,
-  and `holm` to correct many of them;
+- p-values: `t_test`, `welch_t_test`, `fisher_exact`, `boschloo`, `binomial_test`,
+  `binomial_test_against_control`, `rank_p_value`, and `holm` to correct many of them;
 - plans: `queries_for_confidence` and `queries_for_power`;
-- intervals: `clopper_pearson_lower`, `clopper_pearson_upper`, `bootstrap_interval`, `summary`, `summaries`;
+- intervals: `clopper_pearson_lower`, `clopper_pearson_upper`, `bootstrap_interval`, `summary`, `summaries`,
+  `share_verified`;
+- comparisons of schemes over seeds: `paired_difference`, `sign_flip_test`, `seeds_to_settle`, `standings`;
+- fronts of accuracy against success: `pareto_front`, `hypervolume`;
 
-and one for detectors, which have no counts: `anomaly_index`.
+and one for detectors, which have no counts: `anomaly_index`. Tests that look after every query are in
+`sequential.py`.
 
-Every test is one-sided: the alternative is that the suspect matches more often than the control.
-`confidence` is 1 - alpha, where alpha is the chance of a false accusation that the user accepts.
+Every test of a suspect is one-sided: the alternative is that it matches more often than the control. The
+comparisons of two schemes are two-sided. `confidence` is 1 - alpha, where alpha is the chance of a false
+accusation that the user accepts.
 
 The functions on counts broadcast scalars and arrays together and always return a float64 array; for
 scalars that array is zero-dimensional, so `float(result)`, comparisons and `:.3f` work on it.
@@ -27,20 +32,31 @@ models (`rank_p_value`).
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import special
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from numpy.typing import ArrayLike, NDArray
 
     FloatArray = NDArray[np.float64]
 
 # More queries than this are reported as infinitely many: no owner can ask them.
 MAX_QUERIES = 1_000_000
+
+# More queries than this, suspect and control together, get a bound instead of Fisher's exact test: its time grows
+# with them, without end (a hundredth of a second here).
+MAX_FISHER = 10_000_000
+
+# Larger groups than this get Fisher's p-value from `boschloo`: from about 1030 queries on its binomials overflow.
+MAX_BOSCHLOO = 500
 
 # Relative slack for ties: 1 - 0.9 is a hair below 0.1 in floating point, yet a p-value of 0.1 reaches it.
 _SLACK = 1e-12
@@ -84,6 +100,40 @@ def t_test(matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, co
     return np.where(defined, _student_tail(statistic, np.where(defined, freedom, 1.0)), np.nan)
 
 
+def welch_t_test(
+    matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, control_trials: ArrayLike
+) -> FloatArray:
+    """P-value of Welch's one-sided t-test on the single answers, each group with a variance of its own (1947).
+
+    Two rates that differ have two variances, so this fits counts better than `t_test` where the groups differ
+    in size; the approximation at few queries or rates near 0 or 1 is the same. There one match more can even raise
+    the p-value a little: a group that becomes constant takes its degrees of freedom along.
+
+    Args:
+        matches: Matching answers of the suspect, whole numbers from 0 to `trials`.
+        trials: Queries to the suspect, whole numbers of at least 0.
+        control_matches: Matching answers of the control, from 0 to `control_trials`.
+        control_trials: Queries to the control.
+
+    Returns:
+        P-values in [0, 1], in the broadcast shape of the arguments; the limit 0.0, 0.5 or 1.0 where both
+        groups are constant, as of `t_test`. NaN where a group holds fewer than 2 queries: it has no variance.
+
+    Raises:
+        ValueError: If a count is negative, not whole, or larger than its number of trials.
+    """
+    m, n, cm, cn = _evidence(matches, trials, control_matches, control_trials)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        excess = m / n - cm / cn
+        # The squared standard errors of the two rates.
+        own, control = m * (n - m) / (n * n * (n - 1)), cm * (cn - cm) / (cn * cn * (cn - 1))
+        statistic = np.where(excess == 0, 0.0, excess / np.sqrt(own + control))
+        freedom = (own + control) ** 2 / (own**2 / (n - 1) + control**2 / (cn - 1))
+    defined = (n > 1) & (cn > 1)
+    freedom = np.where(defined & (own + control > 0), freedom, 1.0)  # of constant groups the statistic is 0 or infinite
+    return np.where(defined, _student_tail(statistic, freedom), np.nan)
+
+
 def fisher_exact(
     matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, control_trials: ArrayLike
 ) -> FloatArray:
@@ -91,6 +141,9 @@ def fisher_exact(
 
     Given how many of all the queries matched, the suspect's share is hypergeometric if both groups have
     one rate; the p-value is its upper tail. It never accuses more often than it says, at any sample size.
+
+    With more than `MAX_FISHER` queries in all, the tail would take its time; Hoeffding's bound of it (1963,
+    Section 6) takes its place, which is never smaller: the answer then errs towards no accusation.
 
     Args:
         matches: Matching answers of the suspect, whole numbers from 0 to `trials`.
@@ -107,9 +160,47 @@ def fisher_exact(
     from scipy import stats  # here because it is slow to import and most callers never need it
 
     m, n, cm, cn = _evidence(matches, trials, control_matches, control_trials)
-    everything = np.maximum(n + cn, 1)  # a population of 0 would give NaN
-    tail = stats.hypergeom.sf(m - 1, everything, m + cm, n)
-    return np.asarray(np.clip(tail, 0.0, 1.0), dtype=np.float64)
+    m, n, cm, cn = np.broadcast_arrays(m, n, cm, cn)
+    tail = np.asarray(_hypergeometric_bound(m, n, m + cm, n + cn))
+    few = n + cn <= MAX_FISHER
+    everything = np.maximum(n + cn, 1)[few]  # a population of 0 would give NaN
+    tail[few] = stats.hypergeom.sf(m[few] - 1, everything, (m + cm)[few], n[few])
+    return np.clip(tail, 0.0, 1.0, out=tail)
+
+
+def boschloo(
+    matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, control_trials: ArrayLike
+) -> FloatArray:
+    """P-value of Boschloo's exact unconditional test, one-sided (Statistica Neerlandica 24, 1970).
+
+    It is how often groups of one rate give a `fisher_exact` as small as the one seen, at the rate that is worst
+    for this claim. It never accuses more often than it says, and its p-value is never above Fisher's: with few
+    queries it detects marks that Fisher's test, which is cautious there, leaves open.
+
+    The worst rate is sought on a grid that is finer than the function's waves, then around the best place.
+    Each distinct row of counts is computed once, in up to about a twentieth of a second. Where a group holds more than
+    `MAX_BOSCHLOO` queries Fisher's p-value is returned: it is valid too, and hardly larger there.
+
+    Args:
+        matches: Matching answers of the suspect, whole numbers from 0 to `trials`.
+        trials: Queries to the suspect, whole numbers of at least 0.
+        control_matches: Matching answers of the control, from 0 to `control_trials`.
+        control_trials: Queries to the control.
+
+    Returns:
+        P-values in [0, 1], in the broadcast shape of the arguments; 1.0 where a group is empty.
+
+    Raises:
+        ValueError: If a count is negative, not whole, or larger than its number of trials.
+    """
+    evidence = np.broadcast_arrays(*_evidence(matches, trials, control_matches, control_trials))
+    p_values = fisher_exact(*evidence)
+    _, n, _, cn = evidence
+    few = (np.minimum(n, cn) > 0) & (np.maximum(n, cn) <= MAX_BOSCHLOO)
+    rows, places = np.unique([counts[few] for counts in evidence], axis=1, return_inverse=True)
+    distinct = np.array([_boschloo(*row) for row in rows.T], dtype=np.float64)
+    p_values[few] = distinct[places.ravel()]
+    return p_values
 
 
 def binomial_test(matches: ArrayLike, trials: ArrayLike, false_rate: ArrayLike) -> FloatArray:
@@ -474,6 +565,328 @@ def summaries(
     return [Summary(int(n), *row) for n, row in zip(counts, made.T.tolist(), strict=True)]
 
 
+def share_verified(
+    queries_needed: ArrayLike, budget: ArrayLike, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Share of seeds that a budget of queries verifies, with its two-sided Clopper-Pearson interval.
+
+    Success is bimodal over seeds: a mark survives an extraction almost whole or hardly at all. The mean of the
+    rates then describes no seed; this share says how often the scheme works.
+
+    Args:
+        queries_needed: Queries that each seed needs, one-dimensional; `inf` where none suffice. Either plan gives
+            them: `queries_for_confidence` or `queries_for_power`.
+        budget: Queries that the owner can ask; a scalar or an array, for a curve.
+        confidence: Coverage of the interval, strictly between 0 and 1.
+
+    Returns:
+        The share and the lower and the upper end of its interval, in [0, 1] and in the shape of `budget`. Without
+        seeds the share is NaN and the interval [0, 1].
+
+    Raises:
+        ValueError: If a number is NaN, `queries_needed` is not one-dimensional, or `confidence` lies outside (0, 1).
+    """
+    needed, most = np.sort(_one_dimensional("queries_needed", queries_needed)), _numbers("budget", budget)
+    _refuse("queries_needed", needed, np.isnan(needed), "numbers")
+    _refuse("budget", most, np.isnan(most), "a number")
+    verified = np.where(most < np.inf, np.searchsorted(needed, most, side="right"), np.isfinite(needed).sum())
+    each = (1 + _inside("confidence", confidence)) / 2
+    low, high = (limit(verified, needed.size, each) for limit in (clopper_pearson_lower, clopper_pearson_upper))
+    return verified / (needed.size or math.nan), low, high
+
+
+# Comparisons of schemes over seeds
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The paired difference of two schemes over their common seeds, in the quantity's unit but for counts and p-values.
+
+    Attributes:
+        n: Number of common seeds.
+        mean: Mean of the differences, positive where the first scheme has the larger values.
+        sd: Their standard deviation with n - 1 in the denominator; NaN for a single seed.
+        low: Lower end of the bootstrap interval of the mean; NaN for a single seed.
+        high: Upper end of that interval; NaN for a single seed.
+        t_low: Lower end of Student's interval of the mean; NaN for a single seed.
+        t_high: Upper end of that interval; NaN for a single seed.
+        t_p_value: Two-sided p-value of the paired t-test; NaN for a single seed. If all differences are equal it is
+            0.0, or 1.0 where they are zero.
+        p_value: Two-sided p-value of `sign_flip_test`.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+    t_low: float
+    t_high: float
+    t_p_value: float
+    p_value: float
+
+
+def paired_difference(
+    values: Mapping[int, float],
+    others: Mapping[int, float],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Difference:
+    """Compare two schemes over the seeds that both have.
+
+    One seed gives both the same data, first weights and order, so what the seed itself adds cancels.
+
+    Args:
+        values: The first scheme's finite value of each seed.
+        others: The second scheme's.
+        confidence: Nominal coverage of both intervals, strictly between 0 and 1.
+        resamples: As of `bootstrap_interval`.
+        seed: As of `bootstrap_interval`.
+
+    Returns:
+        The difference, first minus second.
+
+    Raises:
+        ValueError: If there is no common seed, or as `bootstrap_interval`.
+    """
+    common = sorted(values.keys() & others.keys())
+    differences = _finite("differences", [values[key] - others[key] for key in common])
+    made = summary(differences, confidence, resamples, seed)
+    half = made.sd / math.sqrt(made.n) * float(special.stdtrit(max(made.n - 1, 1), (1 + confidence) / 2))
+    ends = (made.low, made.high, made.mean - half, made.mean + half)
+    p_values = _paired_t_p_value(differences), sign_flip_test(differences, seed=seed)
+    return Difference(made.n, made.mean, made.sd, *ends, *p_values)
+
+
+def _paired_t_p_value(differences: FloatArray) -> float:
+    """Two-sided p-value of Student's t-test that the mean is zero; the limits where the differences are constant."""
+    n, mean = differences.size, abs(float(differences.mean()))
+    if n < 2:
+        return math.nan
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    statistic = mean / error if error else math.inf if mean else 0.0
+    return 2 * float(special.stdtr(n - 1, -statistic))
+
+
+def sign_flip_test(differences: ArrayLike, flips: int = 9999, seed: int = 0) -> float:
+    """Two-sided p-value of the sign-flip permutation test that differences scatter symmetrically about zero.
+
+    If two schemes are alike each difference could as well have had the other sign; the p-value is the share of all
+    2^n choices of signs whose sum is as far from zero as the one seen. It is exact for up to 20 differences,
+    whatever their distribution, and cannot fall below 2 / 2^n: to reach 0.05 takes 6 seeds. Of more than 20,
+    `flips` random choices and the one seen stand for all of them.
+
+    Args:
+        differences: One finite number per seed, one-dimensional, in any order and unit.
+        flips: Number of random choices, at least 1.
+        seed: Seed of these.
+
+    Returns:
+        A p-value in (0, 1].
+
+    Raises:
+        ValueError: If `differences` is empty, not one-dimensional or not finite, or `flips` is below 1.
+    """
+    signed = _finite("differences", differences)
+    if flips < 1:
+        raise ValueError(f"flips must be at least 1, got {flips}")
+    sizes = np.sort(np.abs(signed))  # sorted, so that the order cannot matter
+    seen = abs(signed.sum()) - 1e-9 * sizes.sum()  # equal sums count, however they were rounded
+    if sizes.size > 20:
+        rng = np.random.default_rng(seed)
+        sums = (2.0 * rng.integers(2, size=(flips, sizes.size)) - 1) @ sizes
+        return (int(np.sum(np.abs(sums) >= seen)) + 1) / (flips + 1)
+    sums = np.zeros(1)
+    for size in sizes:
+        sums = np.concatenate([sums + size, sums - size])
+    return float(np.mean(np.abs(sums) >= seen))
+
+
+def seeds_to_settle(mean: float, sd: float, n: int = 0, confidence: float = 0.95, power: float = 0.80) -> float:
+    """How many more seeds settle a difference, if its mean and standard deviation are the true ones.
+
+    Settled means that Student's two-sided interval of the mean lies on the mean's side of zero. The answer is 0 if
+    the interval of these n seeds does so; else it is what is missing to the first number of seeds of which a new
+    study would settle it with probability `power`, and at least 1. Few seeds know a standard deviation badly: take
+    it for a plan, not a promise.
+
+    Args:
+        mean: Mean of the paired differences, finite, of either sign.
+        sd: Their standard deviation, at least 0.
+        n: Seeds behind them, at least 0; with fewer than 2 nothing is settled yet.
+        confidence: Coverage of the interval, strictly between 0 and 1.
+        power: Wanted probability, strictly between 0 and 1.
+
+    Returns:
+        A whole number of at least 0; `inf` if the mean is 0 or more than `MAX_QUERIES` seeds would be needed.
+
+    Raises:
+        ValueError: If a number lies outside its range.
+    """
+    upper, target = (1 + _inside("confidence", confidence)) / 2, _inside("power", power)
+    if not (math.isfinite(mean) and 0 <= sd < math.inf and n >= 0):
+        raise ValueError(f"mean must be finite, sd and n at least 0, got mean {mean}, sd {sd}, n {n}")
+    effect = abs(mean) / sd if sd else math.inf if mean else 0.0
+    if n > 1 and effect * math.sqrt(n) > special.stdtrit(n - 1, upper):
+        return 0.0
+    if effect in (0, math.inf):
+        return float(max(2 - n, 1)) if effect else math.inf
+
+    def settles(seeds: int) -> bool:
+        critical = float(special.stdtrit(seeds - 1, upper))
+        return not special.nctdtr(seeds - 1, effect * math.sqrt(seeds), critical) > 1 - target  # NaN: far beyond doubt
+
+    most = 2
+    while not settles(most):  # from below, since the distribution function is reliable only near the answer
+        most *= 2
+        if most > 2 * MAX_QUERIES:
+            return math.inf
+    seeds = bisect.bisect_left(range(most), True, lo=2, key=settles)
+    return float(max(seeds - n, 1)) if seeds <= MAX_QUERIES else math.inf
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a scheme stands among others.
+
+    Attributes:
+        name: The scheme.
+        mean: Mean of its values, over all of its seeds.
+        rank: 1 + the number of schemes that are told apart from it and better.
+        groups: Numbers, from 1, of the groups that it belongs to: two schemes share a group if, and only if, they
+            cannot be told apart.
+    """
+
+    name: str
+    mean: float
+    rank: int
+    groups: tuple[int, ...]
+
+
+def standings(
+    values: Mapping[str, Mapping[int, float]],
+    confidence: float = 0.95,
+    *,
+    test: Literal["sign-flip", "t"] = "sign-flip",
+    seed: int = 0,
+) -> list[Standing]:
+    """Rank schemes, giving a rank to several where the seeds cannot tell them apart.
+
+    Each pair is compared over its common seeds by the two-sided test, and all p-values are corrected together
+    (`holm`). A pair whose adjusted p-value is above 1 - confidence is not told apart, and neither is one without a
+    common seed, or with one alone. So with probability `confidence` no pair of equal schemes is told apart.
+
+    Not being told apart does not carry over: A and B may be alike, B and C too, yet A better than C. Hence two
+    readings, neither of which hides that. A scheme's rank counts who is known to be better: here 1, 1, 2. Its groups
+    are the letters of a compact letter display (Piepho 2004): all largest sets in which no pair is told apart, here
+    {A, B} and {B, C}.
+
+    Args:
+        values: Each scheme's finite value of each seed, higher being better; every scheme has one at least.
+        confidence: 1 - the chance of telling any equal schemes apart, strictly between 0 and 1.
+        test: "sign-flip", which assumes nothing but takes seeds (7 for three schemes, 11 for ten; with more than 20
+            it tells no more than 32 schemes apart), or "t", which takes the differences for normal.
+        seed: Seed of `sign_flip_test`.
+
+    Returns:
+        The standings by falling mean. Neither names nor the order of `values` matter, but that equal means are listed
+        by name.
+
+    Raises:
+        ValueError: If a scheme has no value, a value is not finite, or `confidence` lies outside (0, 1).
+    """
+    if test not in ("sign-flip", "t"):
+        raise ValueError(f"test must be 'sign-flip' or 't', got {test!r}")
+    means = {name: float(_finite(name, list(of.values())).mean()) for name, of in values.items()}
+    names = sorted(values, key=lambda name: (-means[name], name))
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    made = [_compare(values[names[i]], values[names[j]], test, seed) for i, j in pairs]
+    apart = holm([p_value for _, p_value in made]) <= 1 - _inside("confidence", confidence)
+    alike: list[set[int]] = [set() for _ in names]
+    ranks = [1 for _ in names]
+    for (i, j), (mean, _), known in zip(pairs, made, apart, strict=True):
+        if known:
+            ranks[j if mean > 0 else i] += 1
+        else:
+            alike[i].add(j)
+            alike[j].add(i)
+    groups = sorted(sorted(group) for group in _cliques(alike, set(), set(range(len(names))), set()))
+    numbers = [tuple(number for number, group in enumerate(groups, 1) if i in group) for i in range(len(names))]
+    return [
+        Standing(name, means[name], *row) for name, row in zip(names, zip(ranks, numbers, strict=True), strict=True)
+    ]
+
+
+def _compare(
+    values: Mapping[int, float], others: Mapping[int, float], test: Literal["sign-flip", "t"], seed: int
+) -> tuple[float, float]:
+    """The mean difference over common seeds and its p-value, 1.0 of fewer than two seeds."""
+    common = sorted(values.keys() & others.keys())
+    if len(common) < 2:
+        return 0.0, 1.0
+    differences = _finite("differences", [values[key] - others[key] for key in common])
+    p_value = _paired_t_p_value(differences) if test == "t" else sign_flip_test(differences, seed=seed)
+    return float(differences.mean()), p_value
+
+
+def _cliques(alike: list[set[int]], chosen: set[int], open_: set[int], done: set[int]) -> Iterator[set[int]]:
+    """All largest sets of mutual neighbours (Bron and Kerbosch 1973, with a pivot)."""
+    if not open_ and not done:
+        yield chosen
+        return
+    pivot = max(open_ | done, key=lambda one: len(alike[one] & open_))
+    for one in sorted(open_ - alike[pivot]):
+        yield from _cliques(alike, chosen | {one}, open_ & alike[one], done & alike[one])
+        open_, done = open_ - {one}, done | {one}
+
+
+# Fronts
+
+
+def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
+    """Which points no other one dominates: at least as high in both coordinates, and higher in one.
+
+    Args:
+        points: Pairs such as (accuracy, success), higher being better, of shape [n, 2]; n may be 0.
+
+    Returns:
+        A mask of length n; equal points are on the front together.
+
+    Raises:
+        ValueError: If `points` has another shape or a coordinate is not finite.
+    """
+    pairs = _pairs("points", points)
+    x, y = pairs.T
+    order = np.lexsort((-y, -x))  # by falling x, then by falling y
+    highest = np.maximum.accumulate(y[order])  # so far, this x included
+    first = np.searchsorted(-x[order], -x[order], side="left")  # where the points of this x begin
+    before = np.concatenate([[-np.inf], highest])[first]  # the highest y of all larger x
+    front = np.empty(len(pairs), dtype=np.bool_)
+    front[order] = (y[order] > before) & (y[order] == highest)
+    return front
+
+
+def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
+    """Area that points dominate above a reference point (Zitzler and Thiele 1998): one number for a whole front.
+
+    Args:
+        points: As of `pareto_front`. One that is not above the reference in both coordinates adds nothing.
+        reference: The worst acceptable pair, say chance accuracy and the false rate; areas of different references
+            cannot be compared.
+
+    Returns:
+        An area of at least 0, in the product of the two units.
+
+    Raises:
+        ValueError: If `points` has another shape or a coordinate is not finite.
+    """
+    pairs, corner = _pairs("points", points), _pairs("reference", [reference])[0]
+    front = pairs[pareto_front(pairs) & (pairs > corner).all(axis=1)] - corner
+    x, y = front[np.argsort(front[:, 0])].T  # from the highest y to the highest x
+    return float(np.sum(np.diff(x, prepend=0.0) * y))
+
+
 # Outliers
 
 
@@ -527,6 +940,59 @@ def _expected_p_value(n: float, excess: float, variance: float) -> float:
     p (1 - p), hence the n - 1.
     """
     return float(special.stdtr(2 * n - 2, -excess * math.sqrt((n - 1) / variance)))
+
+
+def _hypergeometric_bound(matches: FloatArray, drawn: FloatArray, marked: FloatArray, total: FloatArray) -> FloatArray:
+    """Hoeffding's upper bound of P[X >= matches], exp(-drawn KL), less what rounding may have added to the KL."""
+    with np.errstate(invalid="ignore"):
+        own, common = matches / drawn, marked / total
+    terms = special.rel_entr(own, common), special.rel_entr(1 - own, 1 - common)
+    slack = 4 * np.finfo(np.float64).eps * (1 + abs(terms[0]) + abs(terms[1]))
+    return np.where(own > common, np.exp(-drawn * np.maximum(terms[0] + terms[1] - slack, 0)), 1.0)
+
+
+def _boschloo(matches: float, trials: float, control_matches: float, control_trials: float) -> float:
+    """The largest probability, over all common rates, of counts as extreme by Fisher's p-value as these."""
+    seen = float(fisher_exact(matches, trials, control_matches, control_trials))
+    limit = seen * (1 + 1e-9)  # equal p-values count, however they were rounded
+    m = np.arange(trials + 1)
+    cm = _most_control_matches(m, trials, control_trials, limit)
+    m, cm = m[cm >= 0].astype(np.intp), cm[cm >= 0].astype(np.intp)
+
+    def probability(angles: FloatArray) -> FloatArray:
+        rates = np.sin(angles[:, np.newaxis]) ** 2
+        at_most = _binomial_probabilities(control_trials, rates).cumsum(axis=1)
+        extreme = _binomial_probabilities(trials, rates)[:, m] * at_most[:, cm]
+        return np.asarray(extreme.sum(axis=1), dtype=np.float64)
+
+    # On the scale of these angles, binomial rates have the same spread everywhere.
+    angles = np.linspace(0, math.pi / 2, 64 + 8 * math.ceil(math.sqrt(trials + control_trials)))
+    largest = 0.0
+    for _ in range(4):
+        found = probability(angles)
+        best, step = angles[found.argmax()], angles[1] - angles[0]
+        largest = max(largest, float(found.max()))
+        angles = np.linspace(max(best - step, 0), min(best + step, math.pi / 2), 17)
+    return min(largest, seen)
+
+
+def _binomial_probabilities(trials: float, rates: FloatArray) -> FloatArray:
+    """P[X = k] for k of 0 to `trials`, a column each, of a column of rates."""
+    k = np.arange(trials + 1)
+    return np.asarray(special.binom(trials, k) * rates**k * (1 - rates) ** (trials - k), dtype=np.float64)
+
+
+def _most_control_matches(matches: FloatArray, trials: float, control_trials: float, limit: float) -> FloatArray:
+    """For each number of matches, the most control matches at which Fisher's p-value is within `limit`, or -1.
+
+    The p-value rises with the control's matches, so bisection finds them.
+    """
+    low, high = np.full_like(matches, -1), np.full_like(matches, control_trials)
+    while np.any(low < high):
+        middle = np.ceil((low + high) / 2)
+        within = fisher_exact(matches, trials, np.maximum(middle, 0), control_trials) <= limit
+        low, high = np.where(within & (middle >= 0), middle, low), np.where(within, high, np.maximum(middle - 1, low))
+    return low
 
 
 def _binomial_tail(matches: FloatArray, trials: FloatArray, rate: FloatArray | float) -> FloatArray:
@@ -624,6 +1090,16 @@ def _finite(name: str, values: ArrayLike) -> FloatArray:
     numbers = _one_dimensional(name, values)
     if numbers.size == 0:
         raise ValueError(f"{name} must hold at least one number, got none")
+    _refuse(name, numbers, ~np.isfinite(numbers), "finite")
+    return numbers
+
+
+def _pairs(name: str, values: ArrayLike) -> FloatArray:
+    """Finite numbers in pairs."""
+    numbers = _numbers(name, values)
+    numbers = numbers.reshape(0, 2) if numbers.size == 0 else numbers
+    if numbers.ndim != 2 or numbers.shape[1] != 2:
+        raise ValueError(f"{name} must be pairs of numbers, got shape {numbers.shape}")
     _refuse(name, numbers, ~np.isfinite(numbers), "finite")
     return numbers
 

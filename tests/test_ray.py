@@ -149,7 +149,7 @@ def started(results: Path, plugins: Path, *options: object, cwd: Path | None = N
 
 def began(plugins: Path, count: int) -> list[list[str]]:
     """Turn, process and node of what began to wait, once these are ``count``."""
-    for _ in range(1200):
+    for _ in range(3600):  # three minutes: the machine may be busy
         lines = (plugins / "began").read_text().splitlines() if (plugins / "began").exists() else []
         if len(lines) >= count:
             return [line.split() for line in lines]

@@ -1,0 +1,229 @@
+"""Evidence that is looked at after every query, so that the owner can stop as soon as it suffices.
+
+A p-value of `statistics.py` holds for a number of queries that was fixed beforehand: whoever looks at it after every
+answer and stops at the first one below 0.05 accuses far more often than in one of twenty cases. Two tests allow it:
+
+- `Sprt`, where the success rate of a marked model is known: no test with its error rates needs fewer queries;
+- an e-process, where it is not: `e_values`, `e_process`, and `first_rejection`.
+
+Both take a false rate for known. Where null models measured it, give its upper Clopper-Pearson limit
+(`statistics.clopper_pearson_upper`): both stay valid for every lower false rate, so that the chance of a false
+accusation rises by no more than 1 - the limit's confidence.
+
+Answers are independent, 1 where the suspect answers as the key says and 0 where not, in the order of asking; the last
+axis of an array is that of the queries.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.statistics import _group, _inside, _numbers, _rate, _rates, _refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from harness.statistics import FloatArray
+
+
+@dataclass(frozen=True)
+class Sprt:
+    """Wald's sequential probability ratio test (Annals of Mathematical Statistics 16, 1945), cut off at a budget.
+
+    After each query the logarithm of the likelihood ratio of a marked and an unmarked model is compared with two
+    boundaries: at the upper one the model is called marked, at the lower one unmarked, between them the next query is
+    asked. If `budget` queries leave it open, the model is called unmarked.
+
+    Wald's boundaries take no account of the step that crosses them. Hence the chance of a false accusation is at most
+    (1 - confidence) / power, and in practice below 1 - confidence; `characteristic` computes it. That of missing a
+    mark is so too, but for the budget.
+
+    Attributes:
+        false_rate: Rate at which an unmarked model matches, strictly between 0 and 1; lower ones are covered.
+        success_rate: Rate at which a marked model matches, above `false_rate` and below 1; higher ones are covered.
+        confidence: 1 - the wanted chance of a false accusation, strictly between 0 and 1.
+        power: 1 - the wanted chance of missing a mark, strictly between 1 - confidence and 1.
+        budget: Most queries that are asked, at least 1.
+    """
+
+    false_rate: float
+    success_rate: float
+    confidence: float = 0.95
+    power: float = 0.95
+    budget: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("false_rate", "success_rate", "confidence", "power"):
+            _inside(name, getattr(self, name))
+        if self.success_rate <= self.false_rate:
+            raise ValueError(f"success_rate must be above false_rate, {self.false_rate}, got {self.success_rate}")
+        if self.power <= 1 - self.confidence:
+            raise ValueError(f"power must be above 1 - confidence, {1 - self.confidence:.15g}, got {self.power}")
+        if self.budget < 1:
+            raise ValueError(f"budget must be at least 1, got {self.budget}")
+
+    @property
+    def boundaries(self) -> tuple[float, float]:
+        """The lower and the upper boundary of the logarithm of the likelihood ratio."""
+        alpha, beta = 1 - self.confidence, 1 - self.power
+        return math.log(beta / self.confidence), math.log(self.power / alpha)
+
+    def decisions(self, answers: ArrayLike) -> NDArray[np.int8]:
+        """What the test says after each answer.
+
+        Args:
+            answers: 0 or 1 each, at least one-dimensional.
+
+        Returns:
+            In the shape of `answers`, 1 for marked, -1 for unmarked and 0 for "ask on". A decision stands: later
+            answers do not change it.
+
+        Raises:
+            ValueError: If an answer is neither 0 nor 1, or there is no axis of queries.
+        """
+        said = self._says(*_counted(answers))
+        last = said[..., self.budget - 1 : self.budget]
+        last[last == 0] = -1
+        first = np.argmax(said != 0, axis=-1, keepdims=True) if said.size else np.zeros_like(said, dtype=np.intp)
+        made = np.take_along_axis(said, first, axis=-1)
+        return np.where(np.arange(said.shape[-1]) >= first, made, np.int8(0))
+
+    def characteristic(self, rate: float) -> tuple[float, float]:
+        """What the test does to a model that matches at this rate: exactly, by adding up all paths of answers.
+
+        Args:
+            rate: In [0, 1]: `false_rate` gives the chance of a false accusation, `success_rate` the power.
+
+        Returns:
+            The probability that the model is called marked (1 - the operating characteristic), and the expected
+            number of queries.
+
+        Raises:
+            ValueError: If `rate` lies outside [0, 1].
+        """
+        rate = _rate("rate", rate)
+        marked, queries = 0.0, 0.0
+        matches, paths = np.zeros(1), np.ones(1)  # the counts of matches that leave it open, and their probabilities
+        for asked in range(1, self.budget + 1):
+            queries += float(paths.sum())
+            matches = np.append(matches, matches[-1] + 1)
+            paths = np.append(paths * (1 - rate), 0.0) + np.append(0.0, paths * rate)
+            said = self._says(matches, np.full_like(matches, asked))
+            marked += float(paths[said > 0].sum())
+            matches, paths = matches[said == 0], paths[said == 0]
+            if paths.sum() < 1e-12:
+                break
+        return marked, queries
+
+    def _says(self, matches: FloatArray, trials: FloatArray) -> NDArray[np.int8]:
+        """What each pair of counts says if none before it said anything."""
+        lower, upper = self.boundaries
+        match = math.log(self.success_rate / self.false_rate)
+        miss = math.log1p(-self.success_rate) - math.log1p(-self.false_rate)
+        ratio = matches * match + (trials - matches) * miss
+        return np.subtract(ratio >= upper, ratio <= lower, dtype=np.int8)
+
+
+# E-processes
+
+
+# Nodes and weights on [-1, 1] of the mixture over success rates: any choice is valid, more nodes gain nothing visible.
+_NODES = 64
+
+
+def e_values(matches: ArrayLike, trials: ArrayLike, false_rate: ArrayLike) -> FloatArray:
+    """E-value against every false rate up to this one, for an unknown success rate.
+
+    It is the likelihood ratio of a marked and an unmarked model, averaged over the success rates between the false
+    rate and 1, in equal shares: as if the owner had split a stake among all of them and bet it against the false
+    rate. An unmarked model multiplies the stake by no more than 1 in expectation, at every query. So by Ville's
+    inequality its e-value ever reaches 1 / alpha with probability at most alpha, however long it is asked and
+    whenever one looks (Robbins 1970; Ramdas et al., Statistical Science 38, 2023).
+
+    Args:
+        matches: Matching answers of the suspect, whole numbers from 0 to `trials`.
+        trials: Queries to the suspect, whole numbers of at least 0.
+        false_rate: Highest rate at which an unmarked model matches, in [0, 1].
+
+    Returns:
+        Numbers of at least 0 in the broadcast shape of the arguments, 1.0 of no queries; `inf` where they overflow,
+        and of any match against a false rate of 0. 1 / e-value is a p-value (above 1 it means nothing).
+
+    Raises:
+        ValueError: If a count is negative, not whole, or larger than its number of trials, or a rate lies outside
+            [0, 1].
+    """
+    m, n = _group("", matches, trials)
+    null = _rates("false_rate", false_rate)
+    points, weights = np.polynomial.legendre.leggauss(_NODES)
+    some = np.where(null > 0, null, 1.0)  # against 0, a match says all
+
+    def logarithms() -> Iterator[FloatArray]:
+        for share, weight in zip((points + 1) / 2, weights / 2, strict=True):
+            # At the success rate null + (1 - null) share a miss costs 1 - share, whatever the null is.
+            match = np.log((null + (1 - null) * share) / some)
+            yield m * match + (n - m) * math.log1p(-share) + math.log(weight)
+
+    peak = functools.reduce(np.maximum, logarithms())
+    with np.errstate(over="ignore"):
+        average = np.exp(peak) * sum(np.exp(each - peak) for each in logarithms())
+    return np.where((null == 0) & (m > 0), np.inf, average)
+
+
+def e_process(answers: ArrayLike, false_rate: ArrayLike) -> FloatArray:
+    """`e_values` after each answer.
+
+    Args:
+        answers: 0 or 1 each, at least one-dimensional.
+        false_rate: As of `e_values`.
+
+    Returns:
+        E-values in the shape of `answers`.
+
+    Raises:
+        ValueError: If an answer is neither 0 nor 1, there is no axis of queries, or a rate lies outside [0, 1].
+    """
+    return e_values(*_counted(answers), false_rate)
+
+
+def first_rejection(e_process: ArrayLike, confidence: float = 0.95) -> FloatArray:
+    """Number of queries at which an e-process first reaches 1 / (1 - confidence): there the owner may stop and accuse.
+
+    Args:
+        e_process: E-values after each answer, along the last axis.
+        confidence: 1 - the chance of a false accusation, strictly between 0 and 1.
+
+    Returns:
+        Whole numbers of at least 1, in the shape without the last axis; `inf` where it does not get there.
+
+    Raises:
+        ValueError: If an e-value is negative or NaN, there is no axis, or `confidence` lies outside (0, 1).
+    """
+    process = _sequences("e_process", e_process)
+    _refuse("e_process", process, ~(process >= 0), "at least 0")
+    # 1 / (1 - 0.95) is a hair above 20 in floating point.
+    reached = process >= (1 - 1e-12) / (1 - _inside("confidence", confidence))
+    queries = np.where(reached, np.arange(1.0, process.shape[-1] + 1), np.inf)
+    return np.asarray(queries.min(axis=-1, initial=np.inf), dtype=np.float64)
+
+
+def _counted(answers: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Matches and queries after each answer."""
+    given = _sequences("answers", answers)
+    _refuse("answers", given, (given != 0) & (given != 1), "0 or 1")
+    return given.cumsum(axis=-1), np.broadcast_to(np.arange(1.0, given.shape[-1] + 1), given.shape)
+
+
+def _sequences(name: str, values: ArrayLike) -> FloatArray:
+    """Numbers with an axis of queries."""
+    numbers = _numbers(name, values)
+    if numbers.ndim == 0:
+        raise ValueError(f"{name} must have an axis of queries, got a single number")
+    return numbers
