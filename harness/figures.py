@@ -5,10 +5,11 @@ The frames come from :func:`harness.drawn.drawn`; a picture is 1,200 pixels wide
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -349,3 +350,210 @@ KINDS: dict[str, Callable[[pd.DataFrame], Figure]] = {
     "plane": plane,
 }
 """What draws each kind of frame."""
+
+
+# --- for print: as wide as a column of a paper, so that 7 points stay 7 points ---------------------------------------
+
+COLUMN = 3.5
+"""Inches."""
+PRINT: dict[str, Any] = {
+    **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize"), 7.0),
+    **{"legend.fontsize": 7.0, "legend.handlelength": 1.5, "axes.linewidth": 0.6, "lines.linewidth": 1.2},
+    **{"xtick.major.pad": 2.0, "ytick.major.pad": 2.0, "svg.hashsalt": "watermark-harness"},
+}
+FORMATS: dict[str, dict[str, None]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+"""What is left out of a file of each format: dates and versions."""
+
+
+def print_to(path: Path, data: pd.DataFrame, kind: Callable[[pd.DataFrame], Figure], title: str) -> None:
+    """Draw ``data`` to ``path``, in the format that its suffix says: the file depends on the numbers alone."""
+    with printing():
+        figure = kind(data)
+        figure.suptitle(_wrapped(title, 62), fontsize=7)
+        figure.savefig(path, dpi=300, metadata=FORMATS[path.suffix[1:]])
+
+
+def printing() -> Any:
+    """The style of what is printed, for a ``with``."""
+    import seaborn as sns
+    from matplotlib import rc_context
+
+    style: Any = {**sns.axes_style("whitegrid"), **PRINT}
+    return rc_context(style)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """``text`` in lines, broken before its options rather than within a word."""
+    if len(text) > width:
+        text = re.sub(r",(?=\S)", ", ", text.replace("[", " ["))
+    return "\n".join(textwrap.wrap(text, width))
+
+
+Panels: TypeAlias = "list[tuple[Axes, pd.DataFrame]]"
+
+
+def _column(data: pd.DataFrame, height: Callable[[pd.DataFrame], float], names: int) -> tuple[Figure, Panels]:
+    """Panels one below the other, each with its rows of ``data``; below them is room for a legend of so many names."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    parts = list(data.groupby("panel", sort=False))[:LIMIT]
+    heights = [height(part) for _, part in parts]
+    figure = Figure(figsize=(COLUMN, 0.5 + sum(heights) + 0.14 * names), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, (name, part) in zip(axes, parts, strict=True):
+        seeds = f" (n = {part['seed'].nunique()})" if "seed" in part else ""
+        ax.set_title(_wrapped(f"{name}{seeds}", 36))
+    return figure, [(ax, part) for ax, (_, part) in zip(axes, parts, strict=True)]
+
+
+def _looks(data: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A colour and a marker for each series: no two have both in common, and the first ten no colour."""
+    import seaborn as sns
+
+    names, palette = sorted(set(data["series"]) - {""}), sns.color_palette("colorblind")
+    return {
+        name: {"color": palette[i % len(palette)], "marker": marker}
+        for i, (name, marker) in enumerate(zip(names, _markers(), strict=False))
+    }
+
+
+def _key(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend for all panels, a name a line: names are long, and a column is narrow."""
+    known = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if known:
+        names = [_wrapped(label, 50) for label in known]
+        figure.legend(known.values(), names, loc="outside lower center", ncols=1, frameon=False)
+
+
+def dots(data: pd.DataFrame) -> Figure:
+    """Every seed's value as a dot beside its label, and the mean as a line; a row a label and series."""
+
+    def rows_of(part: pd.DataFrame) -> list[tuple[Any, Any]]:
+        return list(dict.fromkeys(zip(part["label"], part["series"], strict=True)))
+
+    def tall(part: pd.DataFrame) -> float:
+        return 0.6 + 0.13 * len(rows_of(part)) + 0.1 * len(set(part["label"]))
+
+    looks = _looks(data)
+    figure, panels = _column(data, tall, len(looks))
+    for ax, part in panels:
+        labels = list(dict.fromkeys(part["label"]))
+        for at, label in enumerate(labels):
+            own = [series for one, series in rows_of(part) if one == label]
+            for k, series in enumerate(own):
+                values = part.loc[(part["label"] == label) & (part["series"] == series), "value"]
+                y = at + 0.8 * ((k + 0.5) / len(own) - 0.5)
+                ax.scatter(values, [y] * len(values), s=9, alpha=0.7, linewidths=0, label=series, **looks[series])
+                ax.plot([values.mean()] * 2, [y - 0.35 / len(own), y + 0.35 / len(own)], color="black", linewidth=1)
+        ax.set_yticks(range(len(labels)), [_wrapped(label, 22) for label in labels])
+        ax.set_ylim(len(labels) - 0.45, -0.55)
+        ax.set_xlabel(_wrapped(part["unit"].iloc[0], 36))
+    if (data["label"] != data["series"]).any():
+        _key(figure, [ax for ax, _ in panels])
+    return figure
+
+
+def frontier(data: pd.DataFrame) -> Figure:
+    """Two quantities of every cell, and the line of the means that no other mean beats in both."""
+    looks = _looks(data)
+    look: dict[str, Any] = {
+        "color": "black",
+        "drawstyle": "steps-post",
+        "linewidth": 1,
+        "marker": "o",
+        "markerfacecolor": "none",
+    }
+    figure, panels = _column(data, lambda part: 2.3, len(looks) + 1)
+    for ax, part in panels:
+        for series, each in part.groupby("series", sort=False):
+            ax.scatter(each["x"], each["value"], s=10, alpha=0.7, linewidths=0, label=series, **looks[series])
+        best = _unbeaten(part.groupby(["series", "group"], sort=False)[["x", "value"]].mean())
+        ax.plot(best["x"], best["value"], label="frontier of means", **look)
+        ax.set_xlabel("trigger success of the surrogate (%)")
+        ax.set_ylabel("test accuracy (%)")
+    _key(figure, [ax for ax, _ in panels])
+    return figure
+
+
+def _unbeaten(means: pd.DataFrame) -> pd.DataFrame:
+    """The points that no other has more of both than, from left to right."""
+    ordered = means.sort_values(["x", "value"], ascending=False)
+    return ordered[ordered["value"] > ordered["value"].cummax().shift(fill_value=float("-inf"))][::-1]
+
+
+def tracks(data: pd.DataFrame) -> Figure:
+    """A line of means a series; each seed's own as thin lines, and as dots where there are few."""
+    looks = _looks(data)
+    figure, panels = _column(data, lambda part: 1.7, len(looks) + 1)
+    few, span = data["x"].nunique() <= 12, data["x"].max() - data["x"].min() or 1
+    for ax, part in panels:
+        for series, each in part.groupby("series", sort=False):
+            look = looks[series]
+            for _, own in each.groupby("seed"):
+                ax.plot(own["x"], own["value"], color=look["color"], linewidth=0.5, alpha=0.5)
+            if few:
+                ax.scatter(each["x"], each["value"], s=8, alpha=0.6, linewidths=0, **look)
+            mean = each.groupby("x")["value"].mean()
+            ax.plot(mean.index, mean, label=series, markersize=3, **{**look, "marker": look["marker"] if few else ""})
+        ax.set_xlim(data["x"].min() - 0.02 * span, data["x"].max() + 0.02 * span)
+        ax.set_xlabel(data.attrs["x"])
+        ax.set_ylabel(_wrapped(part["unit"].iloc[0], 26))
+    _key(figure, [ax for ax, _ in panels])
+    return figure
+
+
+def against_budget(data: pd.DataFrame) -> Figure:
+    """A share that grows with a number of queries, a line a series."""
+    looks = _looks(data)
+    figure, panels = _column(data, lambda part: 2.0, len(looks) + 1)
+    for ax, part in panels:
+        for series, each in part.groupby("series", sort=False):
+            ax.plot(each["x"], each["value"], label=series, markersize=3, markevery=4, **looks[series])
+        ax.set_xscale("log")
+        ax.set_ylim(-3, 103)
+        ax.set_xlabel("queries that a verifier asks")
+        ax.set_ylabel("surrogates verified (%)")
+    _key(figure, [ax for ax, _ in panels])
+    return figure
+
+
+def needed(data: pd.DataFrame) -> Figure:
+    """Queries for 95% confidence against success: every cell, and the curve at the median false rate."""
+    looks = _looks(data)
+    figure, panels = _column(data, lambda part: 2.2, len(looks) + 1)
+    for ax, part in panels:
+        for series, each in part[part["series"] != ""].groupby("series", sort=False):
+            ax.scatter(each["x"], each["value"], s=10, alpha=0.7, linewidths=0, label=series, **looks[series])
+        line = part[part["series"] == ""]
+        ax.plot(line["x"], line["value"], color="0.3", linestyle="--", linewidth=0.9, label="at the median false rate")
+        ax.set_yscale("log")
+        ax.set_xlabel("trigger success of the surrogate (%)")
+        ax.set_ylabel("queries for 95% confidence")
+    _key(figure, [ax for ax, _ in panels])
+    return figure
+
+
+def matrix(data: pd.DataFrame) -> Figure:
+    """The mean of each attack on each scheme, in colour and in figures."""
+    import seaborn as sns
+
+    figure, panels = _column(data, lambda part: 1.2 + 0.22 * part["label"].nunique(), 0)
+    for ax, part in panels:
+        table = part.pivot(index="label", columns="series", values="value")
+        table = table.reindex(index=list(dict.fromkeys(part["label"])), columns=list(dict.fromkeys(part["series"])))
+        sns.heatmap(
+            table, ax=ax, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", annot_kws={"fontsize": 7},
+            cbar_kws={"label": "success (%)"},
+        )  # fmt: skip
+        ax.grid(False)
+        ax.set(xlabel="", ylabel="")
+        ax.set_yticks([i + 0.5 for i in range(len(table))], [_wrapped(t, 22) for t in table.index], rotation=0)
+        names = [_wrapped(name, 24) for name in table.columns]
+        ax.set_xticks([i + 0.5 for i in range(len(names))], names, rotation=90)
+    return figure

@@ -3,6 +3,9 @@
 The unit of inference is the seed: a scheme's number is a mean over seeds of what each seed's cells say. A suspect that
 lost its accuracy answers anything, so its success is void: neither a mark that survived nor one that was removed. What
 failed or was skipped is counted and shown.
+
+Attacks of different kinds are not averaged. The margin is over those that make another model (extraction, removal);
+an evasion leaves the mark in the model and hides it, a detector leaves the model as it is: both stand apart.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,23 +22,31 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.statistics import (
+    MAX_QUERIES,
     Summary,
+    binomial_test,
     binomial_test_against_control,
+    boschloo,
     fisher_exact,
+    holm,
     queries_for_confidence,
     rank_p_value,
+    sign_flip_test,
     summaries,
-    summary,
     t_test,
+    welch_t_test,
 )
 from harness.store import plain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    FloatArray: TypeAlias = NDArray[np.float64]
     Places: TypeAlias = NDArray[np.intp]
+    Over: TypeAlias = list[Summary | None]
 
-TestName: TypeAlias = Literal["binomial", "fisher", "t"]
+TestName: TypeAlias = Literal["binomial", "fisher", "boschloo", "welch", "t"]
+Kind: TypeAlias = Literal["none", "survival", "evasion", "detection"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +55,22 @@ class Rules:
 
     test: TestName = "binomial"
     """Of the suspect's answers against the null models': exact binomial against the upper confidence limit of the false
-    rate, Fisher's exact test, or the paper's t-test."""
+    rate, Fisher's or Boschloo's exact test, Welch's t-test, or the paper's t-test."""
     confidence: float = 0.95
     max_drop: float = 0.10
     """A model whose accuracy is more than this below the null models' is void."""
+    fpr: float | None = None
+    """The false rate that margins, tests and queries assume of unmarked models, instead of the null models' own."""
+    budget: int | None = None
+    """Trigger queries within which a model is to be accused, each answered at the rate that was measured."""
 
     def __post_init__(self) -> None:
+        if self.fpr is not None and not 0 <= self.fpr < 1:
+            raise UsageError(f"fpr must be at least 0 and below 1, not {self.fpr}")
+        if self.fpr is not None and self.test != "binomial":
+            raise UsageError(f"--test {self.test} compares with null models, and --fpr is a rate: type --test binomial")
+        if self.budget is not None and not 1 <= self.budget <= MAX_QUERIES:
+            raise UsageError(f"budget must be in 1..{MAX_QUERIES:,} queries, not {self.budget:,}")
         if not 0 < self.confidence < 1:
             raise UsageError(f"confidence must be between 0 and 1, not {self.confidence}")
         if not 0 <= self.max_drop <= 1:
@@ -62,12 +84,33 @@ class Attacked:
     dataset: str
     defense: str
     attack: str
+    family: str
     success: Summary | None
     """Share of trigger queries that the surrogate answers as the key says; ``None`` when no seed counts."""
     held_out: Summary | None
     accuracy: Summary | None
+    margin: Summary | None
     verified: float
-    """Share of the seeds that count on which the test accuses the surrogate."""
+    """Share of the tested seeds on which the test accuses the surrogate."""
+    at_budget: float
+    """Share of the tested seeds on which it would within the budget; NaN without one."""
+    void: int
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class InFamily:
+    """One scheme under the attacks of one family: over its seeds."""
+
+    dataset: str
+    defense: str
+    family: str
+    attacks: int
+    """How many of them count on some seed."""
+    margin: Summary | None
+    verified: float
+    at_budget: Summary | None
     void: int
     failed: int
     skipped: int
@@ -75,23 +118,39 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One scheme on one dataset: over its seeds and attacks."""
+    """One scheme on one dataset: over its seeds and attacks. Evasions and detectors are in no number but their own."""
 
     rank: int | None
+    """One more than the schemes here that are better beyond doubt; those that cannot be told apart may share it."""
     dataset: str
     defense: str
     seeds: int
     margin: Summary | None
-    """Per seed: the mean over the attacks that count of success less the false rate. The ranking is by its mean."""
+    """Per seed: the mean over the attacks that count of success less the false rate."""
     worst_attack: str
-    worst_success: float
+    """Which leaves the least mean success, of those that count."""
+    worst: Summary | None
+    """The success that it leaves."""
+    evasion: Summary | None
+    """As the margin, over evasions."""
     verified: float
+    """Share of the tested models that are accused."""
+    at_budget: Summary | None
+    """Per seed: the share of its tested models that would be accused within the budget; ``None`` without one."""
     queries: float
     """Median over attacked cells of the queries at which the paper's t-test reaches the confidence; may be infinite."""
     victim_success: Summary | None
     false_rate: Summary | None
+    """Of the null models, whatever rate is assumed."""
     accuracy_cost: Summary | None
     """The null models' accuracy less the victim's: what the mark costs."""
+    embed_seconds: Summary | None
+    """Of embedding, without the clean model that it may start from."""
+    embed_samples: Summary | None
+    """Training samples that embedding saw."""
+    null_seconds: Summary | None
+    """Of training a null model: the same task without a mark."""
+    null_samples: Summary | None
     void: int
     failed: int
     skipped: int
@@ -127,6 +186,7 @@ class Board:
 
     rules: Rules
     schemes: list[Ranked]
+    families: list[InFamily]
     attacks: list[Attacked]
     detections: list[Detected]
     machines: list[str]
@@ -142,15 +202,15 @@ CELL_COLUMNS = (
     *("null_accuracy", "victim_accuracy", "surrogate_accuracy"),
     *("victim_trigger_matches", "victim_trigger_trials", "surrogate_trigger_matches", "surrogate_trigger_trials"),
     *("surrogate_held_out_matches", "surrogate_held_out_trials", "null_trigger_matches", "null_trigger_trials"),
+    "embed_seconds",
 )
 STAGE_COLUMNS = ("machine", "device", "threads", "torch", "harness")
-"""What a board is made of: large tables are read faster by these columns alone."""
+COST_COLUMNS = ("action", "label", "dataset", "plugin", "status", "seconds", "trained_samples")
+"""What a board is made of: large tables are read faster by these columns alone. Without the last there are no costs."""
 
-_ATTACK = ["dataset", "defense", "attack"]
-_OF_SCHEME = [
-    *(*_ATTACK, "seed", "status", "void", "counts", "verified", "margin", "queries_needed"),
-    *("null_accuracy", "victim_accuracy", "surrogate_trigger", "victim_trigger", "null_trigger"),
-]
+_SCHEME = ["dataset", "defense"]
+_ATTACK = [*_SCHEME, "attack"]
+_FAMILY = [*_SCHEME, "family"]
 
 
 def make_board(
@@ -163,15 +223,35 @@ def make_board(
     if cells.empty:
         raise UsageError("no results yet: type harness run --matrix smoke")
     scored = score(cells, rules)
-    # A detector leaves the model as it is: its cells say nothing about what survives.
-    searched = scored["family"].fillna("").str.endswith("detection")
-    scored, found = scored[~searched], scored[searched]
-    schemes = [_scheme(key, rows) for key, rows in scored[_OF_SCHEME].groupby(["dataset", "defense"], sort=False)]
-    return Board(rules, _rank(schemes), _attacked(scored, intervals), _detected(found, detections), machines(stages))
+    kinds = kinds_of(scored)
+    searched = kinds == "detection"
+    found, rest = scored[searched], scored[~searched].assign(kind=kinds[~searched])
+    budget = rules.budget is not None
+    return Board(
+        rules,
+        _rank(_schemes(rest, stages, budget), rest, rules),
+        _families(rest, intervals, budget),
+        _attacked(rest, intervals, budget),
+        _detected(found, detections),
+        machines(stages),
+    )
+
+
+def kinds_of(cells: pd.DataFrame) -> pd.Series[str]:
+    """What an attack does to a mark: nothing, makes a model that it may survive in, hides it, or looks for it."""
+    keys, places = _distinct(cells, ["family", "attack"])
+    kinds = [_kind(str(family), str(attack)) for family, attack in keys.itertuples(index=False)]
+    return pd.Series(np.array(kinds, dtype=object)[places], index=cells.index)
+
+
+def _kind(family: str, attack: str) -> Kind:
+    if family.endswith("detection"):
+        return "detection"
+    return "none" if attack == "none" else "evasion" if family.endswith("evasion") else "survival"
 
 
 def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """``cells`` with what the rules make of each: rates, ``p_value``, ``void``, ``verified``, ``counts``.
+    """``cells`` with what the rules make of each: rates, ``p_value``, ``void``, ``counts``, ``tested``, ``verified``.
 
     A cell counts when it is ok, has trigger evidence, and neither its victim nor its surrogate is void.
     """
@@ -187,34 +267,41 @@ def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     floor = made["null_accuracy"] - rules.max_drop
     made["void"] = (made["status"] == "ok") & ((made["surrogate_accuracy"] < floor) | (made["victim_accuracy"] < floor))
     made["counts"] = (made["status"] == "ok") & ~made["void"] & made["surrogate_trigger"].notna()
-    made["p_value"] = np.nan
-    tested = made["counts"] & (made["null_trigger_trials"].fillna(0) > 0)
-    made.loc[tested, "p_value"] = _p_values(made[tested], rules)
+    false = made["null_trigger"] if rules.fpr is None else pd.Series(rules.fpr, index=made.index)
+    made["tested"] = made["counts"] & false.notna()
+    made["p_value"] = _p_values(made, rules)
     made["verified"] = made["p_value"] <= 1 - rules.confidence
-    made["margin"] = made["surrogate_trigger"] - made["null_trigger"].fillna(0.0)
-    made["queries_needed"] = _queries(made, rules.confidence)
+    made["at_budget"] = False
+    if rules.budget is not None:
+        asked = (made["surrogate_trigger"] * rules.budget).round()
+        asked_of = made.assign(surrogate_trigger_matches=asked, surrogate_trigger_trials=rules.budget)
+        made["at_budget"] = _p_values(asked_of, rules) <= 1 - rules.confidence
+    made["margin"] = made["surrogate_trigger"] - false.fillna(0.0)
+    made["queries_needed"] = _queries(made.assign(false=false.fillna(0.0)), rules.confidence)
     return made
 
 
-def _p_values(tested: pd.DataFrame, rules: Rules) -> pd.Series[float]:
-    """Of the test; equal counts are tested once."""
-    rows, places = _distinct(tested, [f"{who}_trigger_{what}" for who in ("surrogate", "null") for what in _COUNTS])
-    counts = (rows[column].to_numpy(dtype=float) for column in rows)
-    return pd.Series(np.asarray(_test(rules)(*counts))[places], index=tested.index)
-
-
-_COUNTS = ("matches", "trials")
+def _p_values(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
+    """Of the test, where there is one; equal counts are tested once."""
+    columns = [f"{who}_trigger_{what}" for who in ("surrogate", "null") for what in ("matches", "trials")]
+    tested = scored.loc[scored["tested"], columns]
+    rows, places = _distinct(tested, columns)
+    counts = [rows[column].to_numpy(dtype=float) for column in rows]
+    return pd.Series(np.asarray(_test(rules)(*counts))[places], index=tested.index).reindex(scored.index)
 
 
 def _test(rules: Rules) -> Callable[..., Any]:
+    """Of the suspect's matches and trials against the null models'."""
+    if (fpr := rules.fpr) is not None:
+        return lambda matches, trials, *_: binomial_test(matches, trials, fpr)
     if rules.test == "binomial":
         return partial(binomial_test_against_control, confidence=rules.confidence)
-    return fisher_exact if rules.test == "fisher" else t_test
+    return {"fisher": fisher_exact, "boschloo": boschloo, "welch": welch_t_test, "t": t_test}[rules.test]
 
 
 def _queries(scored: pd.DataFrame, confidence: float) -> pd.Series[float]:
     """Queries for the confidence at each counting cell's rates; each pair of rates is computed once."""
-    counting = scored.loc[scored["counts"], ["surrogate_trigger", "null_trigger"]].fillna(0.0)
+    counting = scored.loc[scored["counts"], ["surrogate_trigger", "false"]]
     rows, places = _distinct(counting, list(counting))
     needed = [queries_for_confidence(success, false, confidence) for success, false in rows.to_numpy(dtype=float)]
     return pd.Series(np.array(needed, dtype=float)[places], index=counting.index).reindex(scored.index)
@@ -229,7 +316,7 @@ def _distinct(frame: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Pl
     return frame[columns].iloc[np.unique(places, return_index=True)[1]], places
 
 
-# --- by attack: all groups at once, since a large matrix has tens of thousands of them -------------------------------
+# --- all groups at once, since a large matrix has tens of thousands of them -----------------------------------------
 
 
 @dataclass(frozen=True)
@@ -252,6 +339,19 @@ class _Groups:
         made = iter(summaries(numbers[known][order], sizes[sizes > 0], intervals=intervals) if known.any() else ())
         return [next(made) if size else None for size in sizes]
 
+    def over_seeds(self, rows: pd.DataFrame, column: str, keep: pd.Series[bool], intervals: bool = True) -> Over:
+        """Of each group's means a seed, over the rows to keep."""
+        kept = rows.loc[keep, [column]].astype(float).assign(group=self.of(keep).places, seed=rows.loc[keep, "seed"])
+        means = kept.groupby(["group", "seed"])[column].mean()
+        places = means.index.get_level_values(0).to_numpy(dtype=np.intp)
+        return _Groups(places, self.count).summaries(means, intervals)
+
+    def unique(self, values: pd.Series[Any], keep: pd.Series[bool] | None = None) -> list[int]:
+        """How many distinct values each group has."""
+        kept = values if keep is None else values[keep]
+        places = self.places if keep is None else self.of(keep).places
+        return [int(n) for n in kept.groupby(places).nunique().reindex(range(self.count), fill_value=0)]
+
     def shares(self, flags: pd.Series[bool]) -> list[float]:
         """Of each group's rows, how many are flagged; NaN where it has no rows."""
         sizes = np.bincount(self.places, minlength=self.count)
@@ -271,10 +371,10 @@ class _Groups:
         return {"void": self.totals(rows["void"]), **statuses}
 
 
-def _by_attack(rows: pd.DataFrame) -> tuple[dict[str, list[Any]], _Groups]:
+def _by(columns: list[str], rows: pd.DataFrame) -> tuple[dict[str, list[Any]], _Groups]:
     """The rows' groups, and what names each."""
-    keys, places = _distinct(rows, _ATTACK)
-    return {column: keys[column].tolist() for column in _ATTACK}, _Groups(places, len(keys))
+    keys, places = _distinct(rows, columns)
+    return {column: keys[column].tolist() for column in columns}, _Groups(places, len(keys))
 
 
 def _each(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
@@ -282,22 +382,40 @@ def _each(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
-def _attacked(rows: pd.DataFrame, intervals: bool) -> list[Attacked]:
-    keys, groups = _by_attack(rows)
+def _attacked(rows: pd.DataFrame, intervals: bool, budget: bool) -> list[Attacked]:
+    keys, groups = _by([*_ATTACK, "family"], rows)
     counting, those = rows[rows["counts"]], groups.of(rows["counts"])
+    tested, these = rows[rows["tested"]], groups.of(rows["tested"])
     columns: dict[str, Iterable[Any]] = {
         **keys,
         "success": those.summaries(counting["surrogate_trigger"], intervals),
         "held_out": those.summaries(counting["surrogate_held_out"], intervals),
         "accuracy": groups.summaries(rows["surrogate_accuracy"], intervals),
-        "verified": those.shares(counting["verified"]),
+        "margin": those.summaries(counting["margin"], intervals),
+        "verified": these.shares(tested["verified"]),
+        "at_budget": these.shares(tested["at_budget"]) if budget else [math.nan] * groups.count,
         **groups.ends(rows),
     }
     return [Attacked(**row) for row in _each(columns)]
 
 
+def _families(rows: pd.DataFrame, intervals: bool, budget: bool) -> list[InFamily]:
+    rows = rows[rows["kind"] != "none"]
+    keys, groups = _by(_FAMILY, rows)
+    counts, tested = rows["counts"], rows["tested"]
+    columns: dict[str, Iterable[Any]] = {
+        **keys,
+        "attacks": groups.unique(rows["attack"], counts),
+        "margin": groups.over_seeds(rows, "margin", counts, intervals),
+        "verified": groups.of(tested).shares(rows.loc[tested, "verified"]),
+        "at_budget": groups.over_seeds(rows, "at_budget", tested & budget, intervals),
+        **groups.ends(rows),
+    }
+    return [InFamily(**row) for row in _each(columns)]
+
+
 def _detected(rows: pd.DataFrame, detections: pd.DataFrame) -> list[Detected]:
-    keys, groups = _by_attack(rows)
+    keys, groups = _by(_ATTACK, rows)
     found = detections.merge(rows[["cell", "void"]].assign(group=groups.places), on="cell")
     models = found[(found["suspect"] == "surrogate") & ~found["void"]]
     # The same null models stand beside every seed: each is one observation.
@@ -330,57 +448,129 @@ def _rank_p(models: pd.DataFrame, nulls: pd.DataFrame, count: int) -> list[float
 # --- by scheme --------------------------------------------------------------------------------------------------------
 
 
-def _scheme(key: Any, rows: pd.DataFrame) -> Ranked:
-    attacked = rows[rows["counts"] & (rows["attack"] != "none")]
-    by_attack = attacked.groupby("attack", sort=False)["surrogate_trigger"].mean()
+def _schemes(rows: pd.DataFrame, stages: pd.DataFrame, budget: bool) -> list[Ranked]:
+    keys, groups = _by(_SCHEME, rows)
+    survival, evasion = (rows["counts"] & (rows["kind"] == kind) for kind in ("survival", "evasion"))
+    tested = rows["tested"] & (rows["kind"] == "survival")
+    worst, of_worst = _worst(rows, groups, survival)
     # One victim is in a row for every attack on it: it is one observation a seed, not one an attack.
-    by_seed = rows[rows["status"] == "ok"].drop_duplicates("seed")
-    return Ranked(
-        rank=None,
-        dataset=key[0],
-        defense=key[1],
-        seeds=rows["seed"].nunique(),
-        margin=_summary(attacked.groupby("seed")["margin"].mean()),
-        worst_attack=str(by_attack.idxmin()) if len(by_attack) else "",
-        worst_success=float(by_attack.min()) if len(by_attack) else math.nan,
-        verified=_share(attacked["verified"]),
-        queries=float(attacked["queries_needed"].median()) if len(attacked) else math.nan,
-        victim_success=_summary(by_seed["victim_trigger"]),
-        false_rate=_summary(by_seed["null_trigger"]),
-        accuracy_cost=_summary(by_seed["null_accuracy"] - by_seed["victim_accuracy"]),
-        **_ends(rows),
-    )
+    ok = rows[rows["status"] == "ok"].assign(group=groups.places[(rows["status"] == "ok").to_numpy()])
+    victims = ok.drop_duplicates(["group", "seed"])
+    owners = _Groups(victims["group"].to_numpy(dtype=np.intp), groups.count)
+    columns: dict[str, Iterable[Any]] = {
+        **keys,
+        "seeds": groups.unique(rows["seed"]),
+        "margin": groups.over_seeds(rows, "margin", survival),
+        "worst_attack": worst,
+        "worst": groups.of(of_worst).summaries(rows.loc[of_worst, "surrogate_trigger"]),
+        "evasion": groups.over_seeds(rows, "margin", evasion),
+        "verified": groups.of(tested).shares(rows.loc[tested, "verified"]),
+        "at_budget": groups.over_seeds(rows, "at_budget", tested & budget),
+        "queries": groups.of(survival).medians(rows.loc[survival, "queries_needed"]),
+        "victim_success": owners.summaries(victims["victim_trigger"]),
+        "false_rate": owners.summaries(victims["null_trigger"]),
+        "accuracy_cost": owners.summaries(victims["null_accuracy"] - victims["victim_accuracy"]),
+        "embed_seconds": owners.summaries(victims["embed_seconds"]),
+        **_costs(stages, keys),
+        **groups.ends(rows),
+    }
+    return [Ranked(rank=None, **row) for row in _each(columns)]
 
 
-def _ends(rows: pd.DataFrame) -> dict[str, int]:
+def _worst(rows: pd.DataFrame, groups: _Groups, survival: pd.Series[bool]) -> tuple[list[str], pd.Series[bool]]:
+    """Each scheme's attack that leaves the least mean success, or "", and which rows are of it."""
+    success = rows.loc[survival, ["attack", "surrogate_trigger"]].assign(group=groups.of(survival).places)
+    means = success.groupby(["group", "attack"], sort=False)["surrogate_trigger"].mean()
+    names = dict(means.groupby(level=0).idxmin())
+    worst = [str(names[group][1]) if group in names else "" for group in range(groups.count)]
+    return worst, survival & (rows["attack"] == np.array(worst, dtype=object)[groups.places])
+
+
+def _costs(stages: pd.DataFrame, keys: Mapping[str, list[Any]]) -> dict[str, Over]:
+    """What embedding and a null model took; of stages that were computed anew, the newest."""
+    ran = stages.reindex(columns=list(COST_COLUMNS))
+    ran = ran[ran["action"].isin(["train", "embed"]) & (ran["status"] == "ok")].drop_duplicates(["label"], keep="last")
+    schemes = {scheme: place for place, scheme in enumerate(zip(keys["dataset"], keys["defense"], strict=True))}
+    unmarked = np.array([" null #" in str(label) for label in ran["label"]], dtype=bool)
+    marked, nulls = ran[ran["action"] == "embed"], ran[(ran["action"] == "train") & unmarked]
+    datasets = {dataset: place for place, dataset in enumerate(dict.fromkeys(keys["dataset"]))}
+    here = [datasets[dataset] for dataset in keys["dataset"]]
+    plugins = zip(marked["dataset"], marked["plugin"], strict=True)
+    marked, of_scheme = _placed(marked, [schemes.get(plugin, -1) for plugin in plugins])
+    nulls, of_dataset = _placed(nulls, [datasets.get(dataset, -1) for dataset in nulls["dataset"]])
+    owners, tasks = _Groups(of_scheme, len(schemes)), _Groups(of_dataset, len(datasets))
+    seconds, samples = (tasks.summaries(nulls[column]) for column in ("seconds", "trained_samples"))
     return {
-        "void": int(rows["void"].sum()),
-        "failed": int((rows["status"] == "failed").sum()),
-        "skipped": int((rows["status"] == "skipped").sum()),
+        "embed_samples": owners.summaries(marked["trained_samples"]),
+        "null_seconds": [seconds[place] for place in here],
+        "null_samples": [samples[place] for place in here],
     }
 
 
-def _summary(values: pd.Series[float]) -> Summary | None:
-    known = values.to_numpy(dtype=float)
-    known = known[np.isfinite(known)]
-    return summary(known) if len(known) else None
+def _placed(rows: pd.DataFrame, places: list[int]) -> tuple[pd.DataFrame, Places]:
+    """The rows that have a place, and it."""
+    known = np.array(places, dtype=np.intp)
+    return rows[known >= 0], known[known >= 0]
 
 
-def _share(flags: pd.Series[bool]) -> float:
-    return float(flags.mean()) if len(flags) else math.nan
+# --- ranks ------------------------------------------------------------------------------------------------------------
+
+MAX_COMPARED = 30
+"""More schemes than this on a dataset are ranked by their margins alone: comparing each pair would take long."""
 
 
-def _rank(schemes: Iterable[Ranked]) -> list[Ranked]:
-    """Ranked within each dataset by the mean margin; a scheme without one comes last and has no rank."""
+def _rank(schemes: list[Ranked], rows: pd.DataFrame, rules: Rules) -> list[Ranked]:
+    """By rank and margin within each dataset; a scheme without a margin comes last and has no rank."""
     ranked: list[Ranked] = []
-    schemes = list(schemes)
     for dataset in dict.fromkeys(scheme.dataset for scheme in schemes):
         here = [scheme for scheme in schemes if scheme.dataset == dataset]
-        with_margin = [(scheme.margin.mean, scheme) for scheme in here if scheme.margin]
-        with_margin.sort(key=lambda pair: -pair[0])
-        ranked += [replace(scheme, rank=place) for place, (_, scheme) in enumerate(with_margin, start=1)]
+        some = [(scheme.margin.mean, scheme) for scheme in here if scheme.margin]
+        order = [scheme for _, scheme in sorted(some, key=lambda pair: -pair[0])]
+        ranks = list(range(1, len(order) + 1))
+        if len(order) <= MAX_COMPARED:
+            kept = rows[rows["counts"] & (rows["kind"] == "survival") & (rows["dataset"] == dataset)]
+            ranks = _shared_ranks(_margins(kept, [scheme.defense for scheme in order]), rules.confidence)
+        placed = [replace(scheme, rank=rank) for scheme, rank in zip(order, ranks, strict=True)]
+        ranked += sorted(placed, key=lambda scheme: scheme.rank or 0)
         ranked += [scheme for scheme in here if not scheme.margin]
     return ranked
+
+
+def _margins(kept: pd.DataFrame, schemes: list[str]) -> FloatArray:
+    """Of each scheme, attack and seed; NaN where there is none."""
+    scheme = pd.Index(schemes).get_indexer(pd.Index(kept["defense"]))
+    attack, attacks = pd.factorize(kept["attack"])
+    seed, seeds = pd.factorize(kept["seed"])
+    margins = np.full((len(schemes), len(attacks), len(seeds)), np.nan)
+    margins[scheme, attack, seed] = kept["margin"]
+    return margins
+
+
+def _shared_ranks(margins: FloatArray, confidence: float) -> list[int]:
+    """One more than the schemes that are better beyond doubt: every pair is compared, over the seeds and attacks that
+    both have, as :func:`harness.statistics.standings` does where all have the same.
+    """
+    pairs = list(combinations(range(len(margins)), 2))
+    made = [differences(margins[one] - margins[other]) for one, other in pairs]
+    p_values = [_alike(each) for each in made]
+    ranks = [1] * len(margins)
+    for (one, other), each, p_value in zip(pairs, made, holm(p_values), strict=True):
+        if p_value <= 1 - confidence:
+            ranks[other if each.mean() > 0 else one] += 1
+    return ranks
+
+
+def _alike(each: FloatArray) -> float:
+    """P-value of the sign-flip test. Where all differences point one way it is known, and of many seeds takes long."""
+    if len(each) < 2:
+        return 1.0
+    return 2.0 ** (1 - len(each)) if (each > 0).all() or (each < 0).all() else sign_flip_test(each)
+
+
+def differences(margins: FloatArray) -> FloatArray:
+    """From those of each attack and seed to one a seed: the mean over its attacks. A seed without any is left out."""
+    counts = np.isfinite(margins).sum(axis=0)
+    return np.asarray(np.nansum(margins, axis=0)[counts > 0] / counts[counts > 0], dtype=np.float64)
 
 
 def machines(stages: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from harness import drawn, figures
 from harness.figures import KINDS, draw
 from harness.published import PICTURES, Picture
+from tests.conftest import TINY, Cli
 
 
 def strips() -> pd.DataFrame:
@@ -144,3 +145,100 @@ def test_a_wide_sweep_is_logarithmic() -> None:
 def test_one_seed_and_one_row_will_do() -> None:
     for kind in ("strips", "sweep", "histogram", "points", "heatmap", "curves"):
         KINDS[kind](DATA[kind]().iloc[:1])
+
+
+# --- for print --------------------------------------------------------------------------------------------------------
+
+
+SEEDS = (0, 1, 2)
+NAMES = ("baseline", "baseline[placement=gradient,width=3]", "ewe[variant=official,weight=64.0]", "adi")
+
+
+def _rows(**more: object) -> pd.DataFrame:
+    draw_ = np.random.default_rng(0)
+    rows = [
+        {"panel": f"digits[{'train=200,holdout=100,epochs=2' if p else 'epochs=3'}]", "label": label, "group": label,
+         "series": name, "seed": seed, "x": x, "value": float(draw_.uniform(1, 100)), "unit": "what it is (%)"}
+        for p in (0, 1) for label in ("none", "retraining[answers=soft] | pruning[fraction=0.6]")
+        for name in NAMES for seed in SEEDS for x in (10.0,)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(**more)
+
+
+def _tracks() -> pd.DataFrame:
+    made = pd.concat([_rows(x=x).drop_duplicates(["panel", "series", "seed"]) for x in (0.1, 0.5, 0.9)])
+    made.attrs["x"] = "epoch"
+    return made
+
+
+PRINTED = {
+    "dots": _rows,
+    "frontier": lambda: _rows().assign(x=lambda frame: frame["value"][::-1].to_numpy()),
+    "tracks": _tracks,
+    "against_budget": lambda: _tracks().drop(columns="seed"),
+    "needed": lambda: pd.concat([_rows(), _rows(series="").assign(x=range(48))]),
+    "matrix": lambda: _rows().drop_duplicates(["panel", "label", "series"]).drop(columns="seed"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(PRINTED))
+def test_print_is_a_column_wide_readable_finite_and_uncut(kind: str) -> None:
+    from matplotlib.text import Text
+
+    with figures.printing():
+        figure = getattr(figures, kind)(PRINTED[kind]())
+        figure.canvas.draw()
+    assert figure.get_figwidth() == figures.COLUMN
+    assert all(text.get_fontsize() >= 7 for text in figure.findobj(Text) if text.get_text())
+    drawn_ = figure.get_tightbbox()  # of all that is shown, in inches
+    assert drawn_.x0 >= 0 and drawn_.y0 >= 0, "cut at the left or below"
+    assert drawn_.x1 <= figures.COLUMN and drawn_.y1 <= figure.get_figheight(), "cut at the right or above"
+    for ax in figure.axes:
+        assert np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()
+
+
+@pytest.mark.parametrize("kind", ["dots", "frontier", "needed"])
+def test_every_seed_is_drawn_once(kind: str) -> None:
+    data = PRINTED[kind]()
+    figure = getattr(figures, kind)(data)
+    drawn_ = np.concatenate([dots.get_offsets() for ax in figure.axes for dots in ax.collections])
+    real = data[data["series"] != ""]
+    column = 0 if kind == "dots" else 1
+    np.testing.assert_allclose(np.sort(np.ma.getdata(drawn_)[:, column]), np.sort(real["value"]))
+
+
+@pytest.mark.parametrize("style", sorted(figures.FORMATS))
+def test_what_is_printed_depends_on_the_numbers_alone(style: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        figures.print_to(tmp_path / f"{name}.{style}", _rows(), figures.dots, "A title")
+    assert (tmp_path / f"one.{style}").read_bytes() == (tmp_path / f"two.{style}").read_bytes()
+
+
+def test_series_are_told_apart_without_red_and_green() -> None:
+    """Seen by a deuteranope (Machado et al. 2009), no two of ten series have both marker and nearly the same colour."""
+    simulate = np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    )
+    looks = list(figures._looks(pd.DataFrame({"series": [f"s{i}" for i in range(10)]})).values())
+    seen = [simulate @ np.array(look["color"]) for look in looks]
+    for i in range(10):
+        for j in range(i):
+            apart = float(np.abs(seen[i] - seen[j]).max())
+            assert apart > 0.1 or looks[i]["marker"] != looks[j]["marker"], (i, j, apart)
+            assert looks[i] != looks[j]
+
+
+def test_the_command_draws_what_the_tables_allow_and_says_what_they_lack(tmp_path: Path, cli: Cli) -> None:
+    chosen = ("--dataset", TINY, "--defense", "baseline", "--attack", "none", "--nulls", "1", "--quiet")
+    cli("run", "--matrix", "smoke", *chosen, "--results", tmp_path, code=0)
+    listed = cli("figures", "--results", tmp_path, "--list", code=0).out
+    assert "detections   no: it needs detections: harness run --attack neural-cleanse" in listed
+    assert not (tmp_path / "figures").exists()
+    said = cli("figures", "--results", tmp_path, "--format", "pdf", "--only", "curves", "--only", "detections", code=0)
+    assert "curves.pdf" in said.out and "detections: not drawn" in said.err
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["curves.pdf"]
+    assert not list(tmp_path.glob(".figures*"))
+    assert (
+        "unknown figure 'curve'. Did you mean 'curves'?"
+        in cli("figures", "--results", tmp_path, "--only", "curve", code=2).err
+    )

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from harness.errors import UsageError
-from harness.leaderboard import Board, Rules, make_board, score
+from harness.leaderboard import MAX_COMPARED, Board, Rules, make_board, score
 from harness.tables import CELLS, DETECTIONS, STAGES, Tables
 from tests.conftest import Cli
 
@@ -134,12 +134,100 @@ def test_failed_and_skipped_cells_are_counted_and_never_averaged() -> None:
 
 
 def test_schemes_are_ranked_by_margin_and_those_without_come_last() -> None:
-    made = board(
-        cell("weak", surrogate_trigger_matches=10),
-        cell("strong", surrogate_trigger_matches=90),
-        cell("gone", status="failed", surrogate_trigger_matches=None),
-    )
+    weak, strong = ([cell(name, seed=s, surrogate_trigger_matches=m + s) for s in range(6)] for name, m in FAR)
+    made = board(*weak, *strong, cell("gone", status="failed", surrogate_trigger_matches=None))
     assert [(s.defense, s.rank) for s in made.schemes] == [("strong", 1), ("weak", 2), ("gone", None)]
+
+
+FAR = (("weak", 10), ("strong", 90))
+
+
+def test_schemes_that_cannot_be_told_apart_share_a_rank() -> None:
+    few = [cell(name, seed=s, surrogate_trigger_matches=m) for name, m in FAR for s in range(5)]
+    assert [s.rank for s in board(*few).schemes] == [1, 1], "five seeds are too few, however far apart"
+    alike = [cell(d, seed=s, surrogate_trigger_matches=m) for s in range(8) for d, m in (("x", 50 + s), ("y", 57 - s))]
+    worse = [cell("z", seed=s, surrogate_trigger_matches=20) for s in range(8)]
+    assert [(s.defense, s.rank) for s in board(*worse, *alike).schemes] == [("x", 1), ("y", 1), ("z", 3)]
+
+
+def test_ranks_compare_only_what_both_schemes_have() -> None:
+    """y is void under the attack that x does worst at: its mean is higher, and yet x is better where both count."""
+    rows = [cell("x", attack, seed, surrogate_trigger_matches=m) for seed in range(6) for attack, m in HARD]
+    rows += [cell("y", "easy", seed, surrogate_trigger_matches=80) for seed in range(6)]
+    rows += [cell("y", "hard", seed, surrogate_accuracy=0.1) for seed in range(6)]
+    first, second = board(*rows).schemes
+    assert (first.defense, first.rank, second.defense, second.rank, second.void) == ("x", 1, "y", 2, 6)
+    assert first.margin is not None and second.margin is not None and first.margin.mean < second.margin.mean
+
+
+HARD = (("easy", 90), ("hard", 10))
+
+
+def test_more_schemes_than_can_be_compared_are_ranked_by_margin() -> None:
+    rows = [cell(f"s{k}", surrogate_trigger_matches=k) for k in range(MAX_COMPARED + 1)]
+    assert [s.rank for s in board(*rows).schemes] == list(range(1, MAX_COMPARED + 2))
+
+
+def test_evasions_are_in_no_margin_but_their_own() -> None:
+    hidden = cell(attack="query-filter", family="evasion", surrogate_trigger_matches=2)
+    chained = cell(attack="retraining | query-filter", family="extraction+evasion", surrogate_trigger_matches=12)
+    made = board(cell(), hidden, chained)
+    (scheme,) = made.schemes
+    assert scheme.margin is not None and scheme.margin.mean == pytest.approx(0.78)
+    assert scheme.evasion is not None and scheme.evasion.mean == pytest.approx(0.05)
+    assert (scheme.worst_attack, scheme.verified) == ("retraining", 1.0)
+    assert scheme.worst is not None and scheme.worst.mean == 0.8
+    assert [(f.family, f.attacks, f.margin and round(f.margin.mean, 2)) for f in made.families] == [
+        ("extraction", 1, 0.78),
+        ("evasion", 1, 0.0),
+        ("extraction+evasion", 1, 0.1),
+    ]
+
+
+def test_an_assumed_false_rate_takes_the_place_of_the_measured_one() -> None:
+    rows = [cell(seed=s, surrogate_trigger_matches=18) for s in range(3)]
+    (measured,), (assumed,) = board(*rows).schemes, board(*rows, rules=Rules(fpr=0.17)).schemes
+    assert measured.margin is not None and measured.margin.mean == pytest.approx(0.16) and measured.verified == 1.0
+    assert assumed.margin is not None and assumed.margin.mean == pytest.approx(0.01) and assumed.verified == 0.0
+    assert assumed.queries > measured.queries and assumed.false_rate == measured.false_rate
+    with pytest.raises(UsageError, match="--test binomial"):
+        Rules("fisher", fpr=0.1)
+
+
+def test_a_budget_says_which_share_of_seeds_it_would_verify() -> None:
+    rows = [cell(seed=s, surrogate_trigger_matches=m) for s, m in enumerate((100, 50, 3))]
+    by_budget = {n: board(*rows, rules=Rules(budget=n)) for n in (1, 3, 100)}
+    assert {n: made.attacks[0].at_budget for n, made in by_budget.items()} == {
+        1: pytest.approx(1 / 3),  # one of one, against at most 4 of 100; half a match is none
+        3: pytest.approx(2 / 3),
+        100: pytest.approx(2 / 3),
+    }
+    at_most = by_budget[3].schemes[0].at_budget
+    assert at_most is not None and at_most.n == 3 and at_most.mean == pytest.approx(2 / 3)
+    assert math.isnan(board(*rows).attacks[0].at_budget) and board(*rows).schemes[0].at_budget is None
+
+
+def test_costs_are_beside_a_null_models_and_of_the_newest_stage() -> None:
+    ran = {
+        "dataset": "d",
+        "status": "ok",
+        **dict.fromkeys(("machine", "device", "torch", "harness"), "x"),
+        "threads": 1,
+    }
+    stages = pd.DataFrame(
+        [
+            {**ran, "action": "embed", "plugin": "a", "label": "d a #0", "trained_samples": 7},
+            {**ran, "action": "embed", "plugin": "a", "label": "d a #0", "trained_samples": 900},
+            {**ran, "action": "embed", "plugin": "other", "label": "d other #0", "trained_samples": 1},
+            {**ran, "action": "train", "plugin": "", "label": "d null #0", "trained_samples": 600, "seconds": 2.0},
+            {**ran, "action": "train", "plugin": "", "label": "d clean #0", "trained_samples": 5, "seconds": 9.0},
+        ],
+        columns=[c.name for c in STAGES.columns],
+    )
+    frame = pd.DataFrame([cell(embed_seconds=3.0)], columns=[c.name for c in CELLS.columns])
+    (scheme,) = make_board(frame, pd.DataFrame(columns=[c.name for c in DETECTIONS.columns]), stages, Rules()).schemes
+    costs = (scheme.embed_seconds, scheme.embed_samples, scheme.null_seconds, scheme.null_samples)
+    assert [cost and cost.mean for cost in costs] == [3.0, 900.0, 2.0, 600.0]
 
 
 def test_the_false_rate_decides_what_is_verified() -> None:
@@ -147,14 +235,16 @@ def test_the_false_rate_decides_what_is_verified() -> None:
     quiet = cell(surrogate_trigger_matches=16, null_trigger_matches=0)
     noisy = cell(surrogate_trigger_matches=16, null_trigger_matches=40)
     assert board(quiet).schemes[0].verified == 1.0
-    for test in ("binomial", "fisher", "t"):
+    for test in ("binomial", "fisher", "boschloo", "welch", "t"):
         assert board(noisy, rules=Rules(test)).schemes[0].verified == 0.0, test  # type: ignore[arg-type]
 
 
 def test_without_null_models_nothing_is_verified() -> None:
     made = board(cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0))
-    assert made.schemes[0].verified == 0.0
+    assert math.isnan(made.schemes[0].verified), "no test was made"
     assert made.schemes[0].false_rate is None
+    assumed = board(cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0), rules=Rules(fpr=0.1))
+    assert assumed.schemes[0].verified == 1.0
 
 
 def test_the_papers_query_counts_are_the_leaderboards() -> None:
@@ -189,7 +279,10 @@ def test_rows_chosen_from_a_larger_table_keep_their_queries() -> None:
     assert score(chosen, Rules())["queries_needed"].tolist() == [8, 23]
 
 
-@pytest.mark.parametrize(("field", "value"), [("confidence", 1.0), ("confidence", 0.0), ("max_drop", 1.5)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("confidence", 1.0), ("confidence", 0.0), ("max_drop", 1.5), ("fpr", 1.0), ("fpr", math.nan), ("budget", 0)],
+)
 def test_rules_out_of_range_are_refused(field: str, value: float) -> None:
     with pytest.raises(UsageError, match=field.replace("_", "-")):
         Rules(**{field: value})
@@ -211,7 +304,10 @@ def test_every_format_tells_the_same(cli: Cli, tmp_path: Path) -> None:
     by_csv = {row["defense"]: row for row in csv.DictReader(io.StringIO(formats["csv"]))}
     assert by_json["ewe"]["margin"]["mean"] == pytest.approx(0.68)
     assert float(by_csv["ewe"]["margin_mean"]) == pytest.approx(0.68)
-    assert "| 2 | ewe | 2 | 68.0 ± 14.1 |" in formats["markdown"]
+    assert "| 1 | ewe | 2 | 68.0 ± 14.1 |" in formats["markdown"]
+    said = cli("leaderboard", "--results", tmp_path, "--format", "parquet", "--output", tmp_path / "x.parquet", code=0)
+    assert said.out == f"2 rows in {tmp_path / 'x.parquet'}\n"
+    assert pd.read_parquet(tmp_path / "x.parquet").set_index("defense").loc["ewe", "margin_mean"] == pytest.approx(0.68)
     terminal = cli("leaderboard", "--results", tmp_path, code=0).out
     assert "68.0 ± 14.1" in terminal and "adi[count=5]" in terminal, "brackets are options, not markup"
 
@@ -237,3 +333,45 @@ def test_no_results_is_one_line_that_says_what_to_type(cli: Cli, tmp_path: Path)
     assert cli("leaderboard", "--results", tmp_path / "none", code=2).err == (
         "harness: no results yet: type harness run --matrix smoke\n"
     )
+
+
+@pytest.mark.parametrize("by", ["dataset", "attack", "family"])
+def test_by_shows_one_view_and_writes_its_rows(by: str, cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell("ewe"), cell("ewe", "pruning", family="removal"), cell("ewe", "filter", family="evasion"))
+    shown = cli("leaderboard", "--results", tmp_path, "--by", by, "--budget", 30, "--format", "markdown", code=0).out
+    titles = {"dataset": "ranked by margin", "attack": "what each attack leaves", "family": "each family of attacks"}
+    assert [name for name, title in titles.items() if title in shown] == [by] and "| within 30 |" in shown
+    out = cli("leaderboard", "--results", tmp_path, "--by", by, "--format", "csv", code=0).out
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == {"dataset": 1, "attack": 3, "family": 3}[by]
+    assert float(rows[0]["margin_mean"]) == pytest.approx(0.78)
+
+
+def test_what_cannot_be_ranked_is_a_page_too(cli: Cli, tmp_path: Path) -> None:
+    lost = dict.fromkeys([name for name in cell() if name.endswith(("matches", "trials", "accuracy", "seconds"))], None)
+    write(tmp_path, cell("gone", status="failed", **lost), cell("unknown", null_trigger_matches=None, **NO_NULLS))
+    for style in ("terminal", "markdown", "csv", "json"):
+        out = cli("leaderboard", "--results", tmp_path, "--format", style, "--budget", 9, code=0).out
+        assert "gone" in out and "nan" not in out.lower().replace("finance", "")
+    flat = " ".join(cli("leaderboard", "--results", tmp_path, code=0).out.split())
+    assert "1 failed" in flat and "there are no null models" in flat
+
+
+NO_NULLS = {"null_trigger_trials": None, "nulls": 0}
+
+
+def test_names_are_no_markup(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell("[red]a[/red]", "<script>x</script>"), cell("[b](http://c)", "retraining | pruning"))
+    shown = cli("leaderboard", "--results", tmp_path, code=0).out
+    assert "[red]a[/red]" in shown and "<script>" in shown
+    page = cli("leaderboard", "--results", tmp_path, "--format", "markdown", code=0).out
+    assert "<script" not in page and "&lt;script>" in page and "](" not in page
+
+
+def test_a_file_is_for_parquet_alone(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell())
+    for given in (("--format", "parquet"), ("--format", "csv", "--output", tmp_path / "x")):
+        assert "--format parquet --output FILE" in cli("leaderboard", "--results", tmp_path, *given, code=2).err
+    where = tmp_path / "none" / "x"
+    said = cli("leaderboard", "--results", tmp_path, "--format", "parquet", "--output", where, code=2).err
+    assert said == f"harness: cannot write {str(where)!r}: No such file or directory\n"

@@ -7,17 +7,22 @@ import sys
 import click
 
 from harness import __version__
+from harness.cli.compare import compare
 from harness.cli.data import data
 from harness.cli.doctor import doctor
 from harness.cli.export import export
+from harness.cli.figures import figures
 from harness.cli.gc import gc
 from harness.cli.leaderboard import leaderboard
 from harness.cli.new import new
 from harness.cli.plan import plan
 from harness.cli.plugins import plugins
+from harness.cli.record import record
+from harness.cli.report import report
 from harness.cli.reproduce import reproduce
 from harness.cli.run import run
 from harness.cli.status import status
+from harness.cli.submit import submit
 from harness.cli.why import why
 from harness.errors import PluginError, UsageError
 from harness.tables import printable
@@ -29,7 +34,25 @@ def cli() -> None:
     """Which ownership watermark of a neural network survives which attack: run the matrix, rank the schemes."""
 
 
-for command in (run, plan, status, why, leaderboard, reproduce, export, gc, plugins, new, data, doctor):
+for command in (
+    run,
+    plan,
+    status,
+    why,
+    leaderboard,
+    compare,
+    report,
+    figures,
+    reproduce,
+    record,
+    submit,
+    export,
+    gc,
+    plugins,
+    new,
+    data,
+    doctor,
+):
     cli.add_command(command)
 
 

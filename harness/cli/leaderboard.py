@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from harness.cli.options import format_option, open_results, results_option
+from harness.cli.options import open_results, results_option
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Attacked, Board, Detected, Ranked
+    from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked
     from harness.statistics import Summary
 
 SCHEME_COLUMNS = (
-    *("rank", "scheme", "n", "margin", "worst attack", "verified", "queries"),
-    *("false rate", "accuracy cost", "not counted"),
+    *("rank", "scheme", "n", "margin", "95% interval", "worst attack", "verified"),
+    *("queries", "evasion", "not counted"),
 )
+COST_COLUMNS = (
+    *("scheme", "n", "victim success", "false rate", "accuracy cost"),
+    *("embedding s", "null s", "embedding samples", "null samples"),
+)
+FAMILY_COLUMNS = ("family", "scheme", "n", "attacks", "margin", "verified", "not counted")
 ATTACK_COLUMNS = ("attack", "scheme", "n", "success", "held out", "accuracy", "verified", "not counted")
 DETECTION_COLUMNS = (
     *("attack", "scheme", "n", "score", "null score", "flagged", "nulls flagged", "rank p"),
     *("target named", "window rank", "not counted"),
+)
+
+
+format_option = click.option(
+    "--format",
+    "style",
+    type=click.Choice(["terminal", "markdown", "csv", "json", "parquet"]),
+    default="terminal",
+    show_default=True,
+    help="How to print; parquet needs --output.",
+)
+output_option = click.option("--output", type=click.Path(path_type=Path), help="File for --format parquet.")
+test_option = click.option(
+    "--test",
+    type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
+    default="binomial",
+    show_default=True,
+    help="Of the surrogate's answers against the null models'.",
+)
+max_drop_option = click.option(
+    "--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids."
+)
+fpr_option = click.option(
+    "--fpr", type=float, metavar="RATE", help="Assume this false rate of unmarked models, not the nulls' own."
 )
 
 
@@ -32,16 +65,23 @@ DETECTION_COLUMNS = (
 @click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
 @click.option("--defense", "defenses", multiple=True, help="Only these (globs); by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
+@test_option
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of a verification, and of ranks.")
+@max_drop_option
+@fpr_option
 @click.option(
-    "--test",
-    type=click.Choice(["binomial", "fisher", "t"]),
-    default="binomial",
-    show_default=True,
-    help="Of the surrogate's answers against the null models'.",
+    "--budget",
+    type=int,
+    metavar="N",
+    help="Show the share that would be verified within N trigger queries, at the rates that were measured.",
 )
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of a verification.")
-@click.option("--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids.")
+@click.option(
+    "--by",
+    type=click.Choice(["dataset", "attack", "family"]),
+    help="Only the ranking of each dataset, or what each attack or family of attacks leaves.",
+)
 @format_option
+@output_option
 def leaderboard(
     results: str,
     datasets: tuple[str, ...],
@@ -50,25 +90,33 @@ def leaderboard(
     test: Any,
     confidence: float,
     max_drop: float,
+    fpr: float | None,
+    budget: int | None,
+    by: str | None,
     style: str,
+    output: Path | None,
 ) -> None:
     """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
-    from harness.leaderboard import CELL_COLUMNS, STAGE_COLUMNS, Rules, make_board
+    from harness.leaderboard import CELL_COLUMNS, COST_COLUMNS, STAGE_COLUMNS, Rules, make_board
 
-    rules = Rules(test, confidence, max_drop)
+    check_output(style, output)
+    rules = Rules(test, confidence, max_drop, fpr, budget)
     _, tables = open_results(results)
     cells = tables.read("cells", CELL_COLUMNS)
     for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
-        cells = _chosen(cells, column, wanted)
-    found, stages = tables.read("detections"), tables.read("stages", STAGE_COLUMNS)
-    # Of the attacks only JSON shows the intervals.
-    board = make_board(cells.reset_index(drop=True), found, stages, rules, intervals=style == "json")
-    printers: dict[str, Callable[[Board], None]]
-    printers = {"terminal": _terminal, "markdown": _markdown, "csv": _csv, "json": _json}
-    printers[style](board)
+        cells = chosen(cells, column, wanted)
+    found, stages = tables.read("detections"), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
+    # People see no intervals of single attacks, and there may be thousands.
+    board = make_board(cells.reset_index(drop=True), found, stages, rules, intervals=style not in HUMAN)
+    if style in HUMAN:
+        show(style, _sections(board, by), _notes(board, by))
+    elif style == "json":
+        click.echo(json.dumps(board.as_dict(), indent=1))
+    else:
+        write_rows(*_rows(board, by), output)
 
 
-def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
+def chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
     """The rows whose ``column`` is or fits one of ``wanted``. Raises :class:`UnknownName` for one that fits none."""
     from fnmatch import fnmatchcase
 
@@ -87,114 +135,229 @@ def _chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
     return cells[cells[column].isin(fitting)]
 
 
-# --- printing ---------------------------------------------------------------------------------------------------------
+# --- tables, for people and for programs ------------------------------------------------------------------------------
+
+HUMAN = ("terminal", "markdown")
+"""The formats that people read."""
+LEFT = ("scheme", "attack", "family", "worst attack", "not counted")
+
+Section: TypeAlias = tuple[str, Sequence[str], list[list[str]]]
+"""Title, columns and rows of a table, for people."""
 
 
-def _terminal(board: Board) -> None:
+def check_output(style: str, output: Path | None) -> None:
+    """Raise :class:`UsageError` unless there is a file for Parquet, and for nothing else."""
+    from harness.errors import UsageError
+
+    if (style == "parquet") != (output is not None):
+        raise UsageError("--format parquet needs a file, and the others none: type --format parquet --output FILE")
+
+
+def show(style: str, sections: list[Section], notes: list[str]) -> None:
+    """Print tables and what is to be known of them."""
+    from harness.tables import printable
+
+    texts = [
+        (printable(title), columns, [[printable(value) for value in row] for row in rows])
+        for title, columns, rows in sections
+    ]
+    (_terminal if style == "terminal" else _markdown)(texts, notes)
+
+
+def _terminal(sections: list[Section], notes: list[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     # No markup and no emoji codes: names may be a stranger's.
     console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False)
-    for title, columns, rows in _sections(board):
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for title, columns, rows in sections:
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True)
         for column in columns:
-            left = column in ("scheme", "attack", "not counted")
             # Two words over narrow numbers stand one above the other, so that the names have room.
-            header = column if left else column.replace(" ", "\n")
-            table.add_column(header, justify="left" if left else "right", overflow="fold")
+            header = column if column in LEFT else column.replace(" ", "\n")
+            # Where it is tight long names fold, not headers; where it is tighter everything does, and nothing is lost.
+            word = max(map(len, header.split())) if console.width >= 100 else None
+            table.add_column(header, justify="left" if column in LEFT else "right", overflow="fold", min_width=word)
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in _notes(board):
+    for line in notes:
         console.print(line)
 
 
-def _markdown(board: Board) -> None:
-    for title, columns, rows in _sections(board):
-        click.echo(f"**{title}**\n")
+def _markdown(sections: list[Section], notes: list[str]) -> None:
+    for title, columns, rows in sections:
+        click.echo(f"**{_literal(title)}**\n")
         click.echo(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
         for row in rows:
-            click.echo(f"| {' | '.join(value.replace('|', chr(92) + '|') for value in row)} |")
+            click.echo(f"| {' | '.join(map(_literal, row))} |")
         click.echo()
-    for line in _notes(board):
-        click.echo(f"{line}\n")
+    for line in notes:
+        click.echo(f"{_literal(line)}\n")
 
 
-def _csv(board: Board) -> None:
-    import csv
-    from dataclasses import fields
+def _literal(text: str) -> str:
+    """``text`` as Markdown: names may be a stranger's, and no cell, tag or link of theirs begins or ends here."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
-    from harness.leaderboard import Ranked
+
+def write_rows(kind: type[Any], rows: Iterable[Any], output: Path | None) -> None:
+    """Records of one dataclass as CSV, or into a Parquet file: a summary takes five columns, a table a row each."""
+    columns, values = _flat_columns(kind), [_flat(row) for row in rows]
+    if output is None:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row.get(name) for name in columns] for row in values)
+    else:
+        _write_parquet(columns, values, output)
+
+
+SUMMARY = ("n", "mean", "sd", "low", "high")
+
+
+def _flat_columns(kind: type[Any]) -> list[str]:
+    parts = [(f.name, SUMMARY if str(f.type).startswith("Summary") else ()) for f in fields(kind)]
+    return [each for name, of in parts for each in ([f"{name}_{part}" for part in of] or [name])]
+
+
+def _flat(row: Any) -> dict[str, Any]:
+    """What is not a finite number is none."""
+    from harness.store import plain
     from harness.tables import printable
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    summaries = ("margin", "victim_success", "false_rate", "accuracy_cost")
-    plain = [field.name for field in fields(Ranked) if field.name not in summaries]
-    writer.writerow([*plain, *(f"{name}_{part}" for name in summaries for part in ("mean", "sd", "low", "high"))])
-    for scheme in board.as_dict()["schemes"]:
-        values = [(scheme[name] or {}).get(part) for name in summaries for part in ("mean", "sd", "low", "high")]
-        named = (printable(scheme[key]) if isinstance(scheme[key], str) else scheme[key] for key in plain)
-        writer.writerow([*named, *values])
+    flat: dict[str, Any] = {}
+    for name, value in plain(asdict(row)).items():
+        parts = {f"{name}_{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= {part: printable(each) if isinstance(each, str) else each for part, each in parts.items()}
+    return flat
 
 
-def _json(board: Board) -> None:
-    click.echo(json.dumps(board.as_dict(), indent=1))
+def _write_parquet(columns: list[str], rows: list[dict[str, Any]], output: Path) -> None:
+    """Whole or not at all."""
+    import pandas as pd
+
+    from harness.errors import UsageError
+
+    partial = output.with_name(f".{output.name}.partial")
+    try:
+        with partial.open("wb") as handle:
+            pd.DataFrame(rows, columns=columns).to_parquet(handle, index=False)
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {str(output)!r}: {error.strerror or error}") from error
+    click.echo(f"{len(rows)} rows in {output}")
 
 
-Section: TypeAlias = tuple[str, tuple[str, ...], list[list[str]]]
-"""Title, columns and rows of a table, ready for a terminal."""
+# --- what a board shows -----------------------------------------------------------------------------------------------
 
 
-def _sections(board: Board) -> list[Section]:
-    """For each dataset the ranking, then its attacks."""
-    from harness.tables import printable
+def _rows(board: Board, by: str | None) -> tuple[type[Any], Sequence[Any]]:
+    """The records that a program wants, and of which dataclass."""
+    from harness.leaderboard import Attacked, InFamily, Ranked
 
+    if by == "attack":
+        return Attacked, board.attacks
+    return (InFamily, board.families) if by == "family" else (Ranked, board.schemes)
+
+
+def _sections(board: Board, by: str | None) -> list[Section]:
+    """For each dataset the ranking, what the mark costs, and what attacks leave; or ``by`` one of these."""
+    return [section for dataset in _datasets(board) for section in _sections_of(board, dataset, by) if section[2]]
+
+
+def _datasets(board: Board) -> list[str]:
+    records: list[Ranked | Detected] = [*board.schemes, *board.detections]
+    return list(dict.fromkeys(record.dataset for record in records))
+
+
+def _sections_of(board: Board, dataset: str, by: str | None) -> list[Section]:
+    budget = board.rules.budget
+    schemes = [scheme for scheme in board.schemes if scheme.dataset == dataset]
+    families, attacks = _of(board.families, dataset, "family"), _of(board.attacks, dataset, "attack")
+    detected = [_detection_row(d) for d in board.detections if d.dataset == dataset]
     sections: list[Section] = []
-    named = [scheme.dataset for scheme in board.schemes] + [detected.dataset for detected in board.detections]
-    for dataset in dict.fromkeys(named):
-        ranked = [_scheme_row(scheme) for scheme in board.schemes if scheme.dataset == dataset]
-        attacked = [a for a in board.attacks if a.dataset == dataset]
-        by_attack = [
-            _attack_row(a) for name in dict.fromkeys(a.attack for a in attacked) for a in attacked if a.attack == name
-        ]
-        detected = [_detection_row(d) for d in board.detections if d.dataset == dataset]
-        if ranked:
-            sections.append((f"{dataset}: schemes, ranked by margin", SCHEME_COLUMNS, ranked))
-            sections.append((f"{dataset}: what each attack leaves", ATTACK_COLUMNS, by_attack))
-        if detected:
-            sections.append((f"{dataset}: what detectors see", DETECTION_COLUMNS, detected))
-    return [
-        (printable(title), columns, [[printable(value) for value in row] for row in rows])
-        for title, columns, rows in sections
-    ]
+    if by in (None, "dataset"):
+        ranked = [_scheme_row(scheme, budget) for scheme in schemes]
+        sections.append((f"{dataset}: schemes, ranked by margin", _with(SCHEME_COLUMNS, budget), ranked))
+        sections.append((f"{dataset}: what the mark costs", COST_COLUMNS, [_cost_row(scheme) for scheme in schemes]))
+    if by == "family":
+        rows = [_family_row(family, budget) for family in families]
+        sections.append((f"{dataset}: what each family of attacks leaves", _with(FAMILY_COLUMNS, budget), rows))
+    if by in (None, "attack"):
+        rows = [_attack_row(attack, budget) for attack in attacks]
+        sections.append((f"{dataset}: what each attack leaves", _with(ATTACK_COLUMNS, budget), rows))
+    if by != "family":
+        sections.append((f"{dataset}: what detectors see", DETECTION_COLUMNS, detected))
+    return sections
 
 
-def _scheme_row(scheme: Ranked) -> list[str]:
+def _of(records: Sequence[Any], dataset: str, name: str) -> list[Any]:
+    """Those of a dataset, with those of one ``name`` side by side."""
+    here = [record for record in records if record.dataset == dataset]
+    order = {value: place for place, value in enumerate(dict.fromkeys(getattr(record, name) for record in here))}
+    return sorted(here, key=lambda record: order[getattr(record, name)])
+
+
+def _with(columns: tuple[str, ...], budget: int | None) -> list[str]:
+    """The columns, and behind what is verified what is so within the budget."""
+    place = columns.index("verified") + 1
+    return [*columns[:place], *([f"within {budget}"] if budget else []), *columns[place:]]
+
+
+def _scheme_row(scheme: Ranked, budget: int | None) -> list[str]:
     return [
         str(scheme.rank or "-"),
         scheme.defense,
-        str(scheme.seeds),
+        _n(scheme.margin),
         _spread(scheme.margin),
-        _points(scheme.worst_success),
+        interval(scheme.margin.low, scheme.margin.high) if scheme.margin else "-",
+        f"{_spread(scheme.worst)} {scheme.worst_attack}".rstrip(),
         _percent(scheme.verified),
-        _queries(scheme.queries),
-        _spread(scheme.false_rate),
-        _spread(scheme.accuracy_cost),
+        *([_spread(scheme.at_budget)] if budget else []),
+        whole(scheme.queries, "never"),
+        _spread(scheme.evasion),
         _not_counted(scheme),
     ]
 
 
-def _attack_row(attacked: Attacked) -> list[str]:
+def _cost_row(scheme: Ranked) -> list[str]:
+    return [
+        scheme.defense,
+        _n(scheme.victim_success),
+        *map(_spread, (scheme.victim_success, scheme.false_rate, scheme.accuracy_cost)),
+        *(_spread(seconds, 1) for seconds in (scheme.embed_seconds, scheme.null_seconds)),
+        *(
+            "-" if samples is None else f"{samples.mean:,.0f}"
+            for samples in (scheme.embed_samples, scheme.null_samples)
+        ),
+    ]
+
+
+def _family_row(family: InFamily, budget: int | None) -> list[str]:
+    return [
+        family.family,
+        family.defense,
+        _n(family.margin),
+        str(family.attacks),
+        _spread(family.margin),
+        _percent(family.verified),
+        *([_spread(family.at_budget)] if budget else []),
+        _not_counted(family),
+    ]
+
+
+def _attack_row(attacked: Attacked, budget: int | None) -> list[str]:
     return [
         attacked.attack,
         attacked.defense,
-        str(attacked.success.n if attacked.success else 0),
+        _n(attacked.success),
         _spread(attacked.success),
         _spread(attacked.held_out),
         _spread(attacked.accuracy),
         _percent(attacked.verified),
+        *([_percent(attacked.at_budget)] if budget else []),
         _not_counted(attacked),
     ]
 
@@ -215,28 +378,54 @@ def _detection_row(detected: Detected) -> list[str]:
     ]
 
 
-def _notes(board: Board) -> list[str]:
+TESTS = {
+    "binomial": "an exact binomial test against the upper confidence limit of the null models' rate",
+    "fisher": "Fisher's exact test against the null models",
+    "boschloo": "Boschloo's exact test against the null models",
+    "welch": "Welch's one-sided t-test against the null models",
+    "t": "the paper's one-sided t-test against the null models",
+}
+
+
+def _notes(board: Board, by: str | None) -> list[str]:
     from harness.tables import printable
 
     rules = board.rules
-    tests = {
-        "binomial": "an exact binomial test against the upper confidence limit of the null models' rate",
-        "fisher": "Fisher's exact test against the null models",
-        "t": "the paper's one-sided t-test against the null models",
-    }
+    false = "the null models' (the false rate)" if rules.fpr is None else f"{points(rules.fpr)}, assumed by --fpr"
+    test = TESTS[rules.test] if rules.fpr is None else f"an exact binomial test against {points(rules.fpr)}%"
     return [
         "All in %, mean ± SD over n seeds. success: trigger queries answered as the key says. "
-        "margin: success less the null models' (the false rate), a mean over the attacks that count. "
-        "worst attack: the least mean success that one of them leaves. "
+        f"margin: success less {false}, a mean over the extractions and removals that count; "
+        "evasion: the same over evasions. worst attack: the least mean success that one of them leaves. "
         "accuracy cost: the null models' accuracy less the victim's.",
-        f"verified: share of attacked models that {tests[rules.test]} accuses at {rules.confidence:.0%}. "
-        "queries: median for that confidence by the paper's t-test. "
+        *([_rank_note(board)] if by in (None, "dataset") else []),
+        f"verified: share of attacked models that {test} accuses at {rules.confidence:.0%}. "
+        + (f"within {rules.budget}: at that many queries and the rates measured. " if rules.budget else "")
+        + "queries: median for that confidence by the paper's t-test. "
         f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
-        *([DETECTION_NOTE] if board.detections else []),
+        *([NO_NULLS_NOTE] if any(scheme.false_rate is None and scheme.margin for scheme in board.schemes) else []),
+        *([DETECTION_NOTE] if board.detections and by != "family" else []),
         *(f"Measured on {printable(machine)}." for machine in board.machines),
     ]
 
 
+def _rank_note(board: Board) -> str:
+    from harness.leaderboard import MAX_COMPARED
+
+    sizes = Counter(scheme.dataset for scheme in board.schemes if scheme.margin)
+    if any(size > MAX_COMPARED for size in sizes.values()):
+        return f"rank: by margin. Of more than {MAX_COMPARED} schemes on a dataset, pairs were not compared."
+    return (
+        "rank: 1 + the schemes that are better beyond doubt; those that cannot be told apart share it. Pairs are "
+        "compared over the seeds and attacks that both have, by a sign-flip test with Holm's correction, at "
+        f"{board.rules.confidence:.0%}. At 95% that takes 6 seeds for two schemes, 11 for ten."
+    )
+
+
+NO_NULLS_NOTE = (
+    "Where no false rate is shown there are no null models: the margin is the success itself, and nothing is verified. "
+    "Type harness run --nulls 3, or assume a rate with --fpr."
+)
 DETECTION_NOTE = (
     "score: the detector's statistic, flagged above its own threshold; null score: of models without a mark. "
     "rank p: median over the seeds of (r + 1) / (k + 1), where r of the k null models score as high: it cannot be "
@@ -251,19 +440,31 @@ def _number(summary: Summary | None) -> str:
     return f"{summary.mean:.2f}" if math.isnan(summary.sd) else f"{summary.mean:.2f} ± {summary.sd:.2f}"
 
 
-def _not_counted(row: Ranked | Attacked | Detected) -> str:
+def _n(summary: Summary | None) -> str:
+    return str(summary.n if summary else 0)
+
+
+def interval(low: float, high: float) -> str:
+    """In percent."""
+    return "-" if math.isnan(low) else f"{points(low)} to {points(high)}"
+
+
+def _not_counted(row: Ranked | InFamily | Attacked | Detected) -> str:
     return (
         ", ".join(f"{count} {name}" for name in ("void", "failed", "skipped") if (count := getattr(row, name))) or "-"
     )
 
 
-def _spread(summary: Summary | None) -> str:
+def _spread(summary: Summary | None, unit: float = 0.01) -> str:
+    """In percent, or in another unit."""
     if summary is None:
         return "-"
-    return _points(summary.mean) if math.isnan(summary.sd) else f"{_points(summary.mean)} ± {_points(summary.sd)}"
+    mean, sd = (points(0.01 * value / unit) for value in (summary.mean, summary.sd))
+    return mean if math.isnan(summary.sd) else f"{mean} ± {sd}"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
+    """In percent."""
     # Rounded first, so that a rate of -0.0 reads as 0.
     return "-" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f}"
 
@@ -272,7 +473,8 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.0f}%"
 
 
-def _queries(count: float) -> str:
+def whole(count: float, endless: str) -> str:
+    """A number of queries or seeds."""
     if math.isnan(count):
         return "-"
-    return "never" if math.isinf(count) else f"{count:.0f}"
+    return endless if math.isinf(count) else f"{count:.0f}"

@@ -1,0 +1,125 @@
+"""``harness compare``: two schemes, paired over their seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli import leaderboard as tables_of
+from harness.cli.options import open_results, results_option
+
+if TYPE_CHECKING:
+    from harness.compare import Compared, Comparison
+
+COLUMNS = ("attack", "n", "first", "second", "difference", "interval", "p", "Holm p", "more seeds", "left out")
+
+
+@click.command(epilog="Example: harness compare ewe baseline --dataset digits --attack 'retraining*'")
+@click.argument("first")
+@click.argument("second")
+@results_option
+@click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
+@click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
+@tables_of.max_drop_option
+@tables_of.fpr_option
+@tables_of.format_option
+@tables_of.output_option
+def compare(
+    first: str,
+    second: str,
+    results: str,
+    datasets: tuple[str, ...],
+    attacks: tuple[str, ...],
+    confidence: float,
+    max_drop: float,
+    fpr: float | None,
+    style: str,
+    output: Path | None,
+) -> None:
+    """Say how two schemes differ, over the seeds and attacks that both have, and how many more seeds would settle it.
+
+    FIRST and SECOND are schemes of the results folder, with their options, or globs that fit one each.
+    """
+    from harness.compare import Compared, make_comparison
+    from harness.errors import UsageError
+    from harness.leaderboard import CELL_COLUMNS, Rules
+
+    tables_of.check_output(style, output)
+    rules = Rules(confidence=confidence, max_drop=max_drop, fpr=fpr)
+    _, tables = open_results(results)
+    cells = tables.read("cells", CELL_COLUMNS)
+    if cells.empty:
+        raise UsageError("no results yet: type harness run --matrix smoke")
+    ours, theirs = _only(cells, first), _only(cells, second)
+    cells = tables_of.chosen(tables_of.chosen(cells, "dataset", datasets), "attack", attacks)
+    made = make_comparison(cells.reset_index(drop=True), ours, theirs, rules)
+    if style in tables_of.HUMAN:
+        tables_of.show(style, _sections(made), _notes(made))
+    elif style == "json":
+        click.echo(json.dumps(made.as_dict(), indent=1))
+    else:
+        tables_of.write_rows(Compared, made.rows, output)
+
+
+def _only(cells: Any, name: str) -> str:
+    """The one scheme that is or fits ``name``."""
+    from harness.errors import UsageError
+    from harness.tables import printable
+
+    known = list(dict.fromkeys(cells["defense"]))
+    if name in known:
+        return name
+    found = list(dict.fromkeys(tables_of.chosen(cells, "defense", (name,))["defense"]))
+    if len(found) > 1:
+        raise UsageError(f"{name!r} fits {len(found)} schemes: {', '.join(map(printable, found))}. Name one of them")
+    return str(found[0])
+
+
+def _sections(made: Comparison) -> list[tables_of.Section]:
+    datasets = dict.fromkeys(row.dataset for row in made.rows)
+    return [
+        (
+            f"{'all datasets' if dataset == 'all' else dataset}: {made.ours} less {made.theirs}",
+            COLUMNS,
+            [_row(row) for row in made.rows if row.dataset == dataset],
+        )
+        for dataset in datasets
+    ]
+
+
+def _row(row: Compared) -> list[str]:
+    name = f"({row.quantity})" if not row.attack else "(all attacks)" if row.attack == "all" else row.attack
+    sd = "" if math.isnan(row.sd) else f" ± {tables_of.points(row.sd)}"
+    return [
+        name,
+        str(row.n),
+        tables_of.points(row.ours),
+        tables_of.points(row.theirs),
+        f"{tables_of.points(row.difference)}{sd}",
+        tables_of.interval(row.low, row.high),
+        *("-" if math.isnan(p) else f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (row.p_value, row.p_adjusted)),
+        tables_of.whole(row.more_seeds, "no end"),
+        str(row.left_out or "-"),
+    ]
+
+
+def _notes(made: Comparison) -> list[str]:
+    from harness.tables import printable
+
+    rules = made.rules
+    false = "the null models'" if rules.fpr is None else f"{tables_of.points(rules.fpr)}, assumed by --fpr"
+    return [
+        f"first: {printable(made.ours)}. second: {printable(made.theirs)}. All in %, means over the n seeds on which "
+        "both count; difference: mean ± SD of the first less the second, paired by seed, with Student's "
+        f"{rules.confidence:.0%} interval. An attack's row is about the margin: success less {false}. (all attacks): "
+        "of each seed the mean over the extractions and removals that count for both. accuracy cost: the null models' "
+        "accuracy less the victim's.",
+        "p: two-sided sign-flip test over the seeds, which takes 6 of them to reach 0.05; Holm p: corrected for all "
+        "rows. more seeds: until the interval leaves out zero with a power of 80%, if mean and SD stay; 0 if it does "
+        "so now. left out: cells that are void, failed or skipped, or without a partner.",
+    ]

@@ -1,0 +1,37 @@
+"""``harness figures``: every picture that a results folder allows."""
+
+from __future__ import annotations
+
+import click
+
+from harness.cli.options import load_plugins, open_results, results_option
+
+
+@click.command(epilog="Example: harness figures --format pdf --only success --only matrix")
+@results_option
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["svg", "pdf", "png"]),
+    default="svg",
+    show_default=True,
+    help="Of the files.",
+)
+@click.option("--only", multiple=True, metavar="NAME", help="Only this picture; may be repeated.")
+@click.option("--list", "listing", is_flag=True, help="Say which there are and what others lack, and draw none.")
+def figures(results: str, style: str, only: tuple[str, ...], listing: bool) -> None:
+    """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
+    from harness.gallery import PICTURES, Shown, collect, draw_all
+
+    store, tables = open_results(results)
+    collected = collect(Shown(tables, load_plugins(()).use), only)
+    if listing:
+        for name, data in collected.items():
+            said = PICTURES[name].title if len(data) else f"no: it needs {PICTURES[name].needs}"
+            click.echo(f"{name:<12} {said}")
+        return
+    paths = draw_all(collected, store.results / "figures", style)
+    store.settle()
+    for name in (name for name, data in collected.items() if data.empty):
+        click.echo(f"{name}: not drawn: it needs {PICTURES[name].needs}", err=True)
+    click.echo(f"wrote {len(paths)} figures to {store.address}/figures: {', '.join(path.name for path in paths)}")

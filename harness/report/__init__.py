@@ -1,0 +1,75 @@
+"""One page that shows a results folder: a file without a neighbour, that asks no network and works without a script.
+
+Names come from the tables, which may be a stranger's: the template escapes every one, and the page's own policy lets
+nothing run or load but the one style sheet and the one script that are named there by their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from harness.report.sections import About, Results, make_sections
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from harness.registry import Registry
+
+__all__ = ["About", "Results", "render"]
+
+
+def render(results: Results, about: About, registry: Registry) -> str:
+    """The page as HTML. Raises :class:`harness.UsageError` when there are no results."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    css, js = (_beside(name) for name in ("page.css", "page.js"))
+    made = make_sections(results, about, registry)
+    environment = Environment(
+        loader=PackageLoader("harness", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["broken"] = _broken
+    return environment.get_template("page.html").render(
+        title="Watermark robustness report",
+        lead=made.lead,
+        filters=made.filters,
+        sections=made.sections,
+        policy=_policy(css, js),
+        css=Markup(css),
+        js=Markup(js),
+        data=Markup(_embedded(made.data)),
+    )
+
+
+def _broken(text: str) -> Markup:
+    """``text``, escaped, with places where a browser may break a line: names with options have no spaces."""
+    from markupsafe import Markup, escape
+
+    return Markup(escape(text).replace(",", Markup(",<wbr>")).replace("[", Markup("<wbr>[")))
+
+
+def _beside(name: str) -> str:
+    return files("harness.report").joinpath(name).read_text("utf-8")
+
+
+def _policy(css: str, js: str) -> str:
+    """What a browser is to allow: nothing, but for these two texts."""
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
+    return (
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _embedded(data: object) -> str:
+    """JSON that can stand in a script element: no ``<``, so neither its end nor a comment."""
+    text = json.dumps(data, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
