@@ -552,19 +552,12 @@ def _shared_ranks(margins: FloatArray, confidence: float) -> list[int]:
     """
     pairs = list(combinations(range(len(margins)), 2))
     made = [differences(margins[one] - margins[other]) for one, other in pairs]
-    p_values = [_alike(each) for each in made]
+    p_values = [sign_flip_test(each) if len(each) > 1 else 1.0 for each in made]
     ranks = [1] * len(margins)
     for (one, other), each, p_value in zip(pairs, made, holm(p_values), strict=True):
         if p_value <= 1 - confidence:
             ranks[other if each.mean() > 0 else one] += 1
     return ranks
-
-
-def _alike(each: FloatArray) -> float:
-    """P-value of the sign-flip test. Where all differences point one way it is known, and of many seeds takes long."""
-    if len(each) < 2:
-        return 1.0
-    return 2.0 ** (1 - len(each)) if (each > 0).all() or (each < 0).all() else sign_flip_test(each)
 
 
 def differences(margins: FloatArray) -> FloatArray:

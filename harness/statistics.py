@@ -675,7 +675,7 @@ def sign_flip_test(differences: ArrayLike, flips: int = 9999, seed: int = 0) -> 
     If two schemes are alike each difference could as well have had the other sign; the p-value is the share of all
     2^n choices of signs whose sum is as far from zero as the one seen. It is exact for up to 20 differences,
     whatever their distribution, and cannot fall below 2 / 2^n: to reach 0.05 takes 6 seeds. Of more than 20,
-    `flips` random choices and the one seen stand for all of them.
+    `flips` random choices and the one seen stand for all of them, unless all differences have one sign.
 
     Args:
         differences: One finite number per seed, one-dimensional, in any order and unit.
@@ -691,6 +691,8 @@ def sign_flip_test(differences: ArrayLike, flips: int = 9999, seed: int = 0) -> 
     signed = _finite("differences", differences)
     if flips < 1:
         raise ValueError(f"flips must be at least 1, got {flips}")
+    if (signed > 0).all() or (signed < 0).all():
+        return 2.0 ** (1 - signed.size)  # no other choice of signs but the opposite is as far from zero
     sizes = np.sort(np.abs(signed))  # sorted, so that the order cannot matter
     seen = abs(signed.sum()) - 1e-9 * sizes.sum()  # equal sums count, however they were rounded
     if sizes.size > 20:

@@ -489,7 +489,9 @@ _HEAD = f"""# Results
 | `claims/` | which process computes which stage now; nothing that is worth keeping |
 | `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
 | `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
-| `records/<date>-<name>/` | published snapshots: tables, command, machine, versions, n |
+| `figures/<name>.svg`, `.pdf`, `.png` | pictures of `harness figures`, for print |
+| `report.html` | `harness report`: one page that opens from disk |
+| `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, leaderboard, command, machine, versions, n |
 
 Read a table with `harness.read_table("results", "cells")`, or directly:
 
