@@ -491,7 +491,7 @@ _HEAD = f"""# Results
 | `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
 | `figures/<name>.svg`, `.pdf`, `.png` | pictures of `harness figures`, for print |
 | `report.html` | `harness report`: one page that opens from disk |
-| `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, leaderboard, command, machine, versions, n |
+| `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, leaderboard, command, versions, n |
 
 Read a table with `harness.read_table("results", "cells")`, or directly:
 

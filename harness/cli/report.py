@@ -7,21 +7,16 @@ from typing import Any
 
 import click
 
+from harness.cli.leaderboard import max_drop_option, test_option
 from harness.cli.options import load_plugins, open_results, plugins_option, results_option
 
 
 @click.command(epilog="Example: harness report --results results --output report.html")
 @results_option
 @click.option("--output", type=click.Path(path_type=Path), help="The file; by default report.html in the results.")
-@click.option(
-    "--test",
-    type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
-    default="binomial",
-    show_default=True,
-    help="Of the surrogate's answers against the null models'.",
-)
+@test_option
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of a verification.")
-@click.option("--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids.")
+@max_drop_option
 @plugins_option
 def report(
     results: str, output: Path | None, test: Any, confidence: float, max_drop: float, plugin_folders: tuple[Path, ...]
