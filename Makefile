@@ -26,12 +26,15 @@ test: venv
 
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
+# Without those that take long and would not notice how the package was installed.
+SLOW = ray faults submission security scaling figures statistics
 test-wheel: venv
 	rm -rf build/wheel build/site
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
 	cd build && HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" ../$(BIN)/pytest \
-	  --numprocesses auto --quiet --import-mode append -c ../pyproject.toml --rootdir .. ../tests
+	  --numprocesses auto --quiet --import-mode append -c ../pyproject.toml --rootdir .. ../tests \
+	  $(SLOW:%=--ignore=../tests/test_%.py)
 
 check: venv
 	$(BIN)/ruff format --check .
