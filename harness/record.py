@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.checkout import commit
 from harness.errors import DamagedArtifact, ResultsError, UsageError
 from harness.gallery import Shown, collect, draw_all
 from harness.leaderboard import Board, Rules, make_board
@@ -116,18 +116,7 @@ def _ids(store: Store, tables: Tables) -> dict[str, Any]:
 def _environment(board: Board, command: str) -> dict[str, Any]:
     from harness import __version__
 
-    return {"command": command, "commit": _commit(), "recorded_with": __version__, "measured_on": board.machines}
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package is in; ``None`` where it is in none."""
-    here = ["git", "-C", str(Path(__file__).parent)]
-    with suppress(OSError):
-        tracked = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)
-        found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        if tracked.returncode == found.returncode == 0:
-            return found.stdout.strip()
-    return None
+    return {"command": command, "commit": commit(), "recorded_with": __version__, "measured_on": board.machines}
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -155,7 +144,7 @@ The ranking is in [leaderboard.md](leaderboard.md), pictures are in `figures/`.
 | | |
 | --- | --- |
 | machine and versions | {machines or "unknown"} |
-| commit | {_commit() or "unknown"} |
+| commit | {commit() or "unknown"} |
 | files | `tables/`: the merged tables; `ids.json`: of what each stage's id is the digest; `manifest.json`: checksums |
 
 The numbers for a machine, which `harness submit` compares with the tables:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from harness.matrix import Matrix
     from harness.plan import Plan
     from harness.registry import Registry
+    from harness.status import Survey
     from harness.store import Store
     from harness.tables import Tables
 
@@ -88,6 +89,15 @@ class Narrowing:
         if self.seeds is not None:
             matrix = replace(matrix, seeds=parse_seeds(self.seeds))
         return matrix if self.nulls is None else replace(matrix, nulls=self.nulls)
+
+
+class Surveyed(NamedTuple):
+    """A matrix, its plan, and how it stands with it at an address."""
+
+    matrix: Matrix
+    plan: Plan
+    survey: Survey
+    address: str
 
 
 def narrowing_options(command: F) -> F:
@@ -173,3 +183,14 @@ def planned(registry: Registry, matrix: Matrix) -> Plan:
     return make_plan(
         axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, registry.use, analyses=axes.analyses
     )
+
+
+def surveyed(matrix_name: str, narrowing: Narrowing, plugin_folders: tuple[Path, ...], results: str) -> Surveyed:
+    """How it stands with a matrix in a results folder, also while other processes run."""
+    from harness.claims import Claims
+    from harness.status import Survey
+
+    matrix = narrowing.of(matrix_name)
+    plan = planned(load_plugins(plugin_folders), matrix)
+    store, tables = open_results(results)
+    return Surveyed(matrix, plan, Survey(plan, store, tables, Claims(store.results)), store.address)

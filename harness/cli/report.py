@@ -71,25 +71,10 @@ def _about(results: str, rules: Any) -> Any:
     from datetime import UTC, datetime
 
     import harness
+    from harness.checkout import commit
     from harness.report import About
 
     command = f"harness report --results {results} --test {rules.test} --confidence {rules.confidence} "
     command += f"--max-drop {rules.max_drop}"
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    return About(results, command, now, f"watermark-harness {harness.__version__}", _commit(Path(harness.__file__)))
-
-
-def _commit(source: Path) -> str:
-    """The git commit of the checkout that the harness runs from; empty where it is installed otherwise."""
-    import subprocess
-
-    root = source.parents[1]
-    if not (root / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
+    return About(results, command, now, f"watermark-harness {harness.__version__}", commit() or "")

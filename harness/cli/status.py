@@ -11,15 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.lines import say
-from harness.cli.options import (
-    Narrowing,
-    load_plugins,
-    matrix_options,
-    open_results,
-    planned,
-    plugins_option,
-    results_option,
-)
+from harness.cli.options import Narrowing, matrix_options, plugins_option, results_option, surveyed
 
 if TYPE_CHECKING:
     from harness.status import Survey
@@ -51,14 +43,8 @@ def status(
 
     It may be asked while other processes run; it writes nothing.
     """
-    from harness.claims import Claims
-    from harness.status import Survey
-
-    registry = load_plugins(plugin_folders)
-    matrix = narrowing.of(matrix_name)
-    plan = planned(registry, matrix)
-    store, tables = open_results(results)
-    told = _told(Survey(plan, store, tables, Claims(store.results)), matrix.name, store.address)
+    matrix, _, survey, address = surveyed(matrix_name, narrowing, plugin_folders, results)
+    told = _told(survey, matrix.name, address)
     if style == "json":
         click.echo(json.dumps(told, indent=1))
     else:

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.lines import say
-from harness.cli.options import (
-    Narrowing,
-    load_plugins,
-    matrix_options,
-    open_results,
-    planned,
-    plugins_option,
-    results_option,
-)
+from harness.cli.options import Narrowing, matrix_options, plugins_option, results_option, surveyed
 
 if TYPE_CHECKING:
     from harness.why import Part
@@ -38,15 +30,9 @@ def why(
 
     STAGE|CELL is an id, the beginning of one, or a cell's words: 'digits / ewe / retraining #0'.
     """
-    from harness.claims import Claims
-    from harness.status import Survey
     from harness.why import Asked
 
-    registry = load_plugins(plugin_folders)
-    matrix = narrowing.of(matrix_name)
-    plan = planned(registry, matrix)
-    store, tables = open_results(results)
-    survey = Survey(plan, store, tables, Claims(store.results))
+    matrix, plan, survey, _ = surveyed(matrix_name, narrowing, plugin_folders, results)
     answer = Asked(plan, matrix.name, survey).answer(what)
     say("", answer.title)
     for name, fact in answer.facts:

@@ -1,0 +1,18 @@
+"""Which state of the source this harness runs from."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is in; ``None`` where it is in none."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    with suppress(OSError):
+        tracked = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)
+        found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if tracked.returncode == found.returncode == 0:
+            return found.stdout.strip()
+    return None
