@@ -46,7 +46,7 @@ from harness.contracts import (
 from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
 
 if TYPE_CHECKING:
-    from harness import data, losses, metrics, nets, statistics, testing, triggers
+    from harness import comparisons, data, losses, metrics, nets, sequential, statistics, testing, triggers
     from harness.export import load_model
     from harness.remote import read_table
 
@@ -89,6 +89,7 @@ __all__ = [
     "WhiteBoxAttack",
     "WhiteBoxDefense",
     "__version__",
+    "comparisons",
     "data",
     "hookimpl",
     "load_model",
@@ -97,6 +98,7 @@ __all__ = [
     "nets",
     "read_table",
     "require",
+    "sequential",
     "statistics",
     "testing",
     "triggers",
@@ -104,7 +106,7 @@ __all__ = [
 
 _FUNCTIONS = {"load_model": "export", "read_table": "remote"}
 """By name, the modules that have them."""
-_MODULES = ("data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
+_MODULES = ("comparisons", "data", "losses", "metrics", "nets", "sequential", "statistics", "testing", "triggers")
 
 
 def __getattr__(name: str) -> Any:

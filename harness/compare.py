@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from harness.comparisons import paired_difference, seeds_to_settle
 from harness.errors import UsageError
 from harness.leaderboard import Rules, kinds_of, score
-from harness.statistics import holm, paired_difference, seeds_to_settle
+from harness.statistics import holm
 from harness.store import plain
 
 ALL = "all"

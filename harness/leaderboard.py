@@ -11,27 +11,28 @@ an evasion leaves the mark in the model and hides it, a detector leaves the mode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from harness.comparisons import hypervolumes, shared_ranks
 from harness.errors import UsageError
+from harness.sequential import expected_queries
 from harness.statistics import (
     MAX_QUERIES,
     Summary,
     binomial_test,
     binomial_test_against_control,
     boschloo,
+    clopper_pearson_upper,
     fisher_exact,
-    holm,
     queries_for_confidence,
+    queries_for_power,
     rank_p_value,
-    sign_flip_test,
     summaries,
     t_test,
     welch_t_test,
@@ -93,7 +94,7 @@ class Attacked:
     verified: float
     """Share of the tested seeds on which the test accuses the surrogate."""
     at_budget: float
-    """Share of the tested seeds on which it would within the budget; NaN without one."""
+    """Mean over the tested seeds of the chance that it does within the budget; NaN without one."""
     void: int
     failed: int
     skipped: int
@@ -136,9 +137,20 @@ class Ranked:
     verified: float
     """Share of the tested models that are accused."""
     at_budget: Summary | None
-    """Per seed: the share of its tested models that would be accused within the budget; ``None`` without one."""
+    """Per seed: the mean chance that a tested model is accused within the budget; ``None`` without one."""
+    hypervolume: Summary | None
+    """Per seed: the area that the attacks reach together, 0..1: the share of ``max_drop`` of accuracy that one keeps
+    by the share of trigger queries that it leaves unanswered. An attack that takes all of a mark for nothing has 1."""
     queries: float
-    """Median over attacked cells of the queries at which the paper's t-test reaches the confidence; may be infinite."""
+    """At which the paper's t-test reaches the confidence at the rates measured: of the attacked model in the middle of
+    those tested (of two, the one that takes more). May be infinite, and NaN where none is tested."""
+    queries_80: float
+    """Of the same model: queries of which the exact test, against the upper confidence limit of the false rate, detects
+    it in 80% of cases."""
+    queries_95: float
+    """In 95% of cases."""
+    queries_sequential: float
+    """Of the same model: expected queries of a sequential test with the same limit, and a power of 95%."""
     victim_success: Summary | None
     false_rate: Summary | None
     """Of the null models, whatever rate is assumed."""
@@ -226,12 +238,11 @@ def make_board(
     kinds = kinds_of(scored)
     searched = kinds == "detection"
     found, rest = scored[searched], scored[~searched].assign(kind=kinds[~searched])
-    budget = rules.budget is not None
     return Board(
         rules,
-        _rank(_schemes(rest, stages, budget), rest, rules),
-        _families(rest, intervals, budget),
-        _attacked(rest, intervals, budget),
+        _rank(_schemes(rest, stages, rules), rest, rules),
+        _families(rest, intervals),
+        _attacked(rest, intervals),
         _detected(found, detections),
         machines(stages),
     )
@@ -271,14 +282,40 @@ def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
     made["tested"] = made["counts"] & false.notna()
     made["p_value"] = _p_values(made, rules)
     made["verified"] = made["p_value"] <= 1 - rules.confidence
-    made["at_budget"] = False
-    if rules.budget is not None:
-        asked = (made["surrogate_trigger"] * rules.budget).round()
-        asked_of = made.assign(surrogate_trigger_matches=asked, surrogate_trigger_trials=rules.budget)
-        made["at_budget"] = _p_values(asked_of, rules) <= 1 - rules.confidence
+    made["at_budget"] = math.nan if rules.budget is None else chances_within(made, [rules.budget], rules)[:, 0]
     made["margin"] = made["surrogate_trigger"] - false.fillna(0.0)
-    made["queries_needed"] = _queries(made.assign(false=false.fillna(0.0)), rules.confidence)
+    made["queries_needed"] = _queries(made.assign(false=false), rules.confidence)
     return made
+
+
+def chances_within(scored: pd.DataFrame, budgets: Sequence[int], rules: Rules) -> FloatArray:
+    """The chance that each row's model is accused within so many trigger queries, were each answered at the rate that
+    was measured: rows by budgets, NaN where nothing was tested. ``scored`` is what :func:`score` made by these rules.
+    """
+    from scipy.special import bdtrc
+
+    asked = np.array(budgets, dtype=np.intp)
+    made = np.full((len(scored), len(asked)), np.nan)
+    tested = scored["tested"].to_numpy(dtype=bool)
+    rows = scored.loc[tested, ["surrogate_trigger", "null_trigger_matches", "null_trigger_trials"]]
+    nulls, places = _distinct(rows, list(rows)[1:])
+    rates = rows["surrogate_trigger"].to_numpy(dtype=float)
+    made[tested] = bdtrc(_fewest_matches(nulls, asked, rules)[places] - 1, asked, rates[:, np.newaxis])
+    return made
+
+
+def _fewest_matches(nulls: pd.DataFrame, asked: Places, rules: Rules) -> FloatArray:
+    """The fewest matches of each number of queries that the test accuses beside each row of null models' counts; one
+    more than were asked where none are enough. More matches are never less evidence, so bisection finds them."""
+    control = [nulls[column].to_numpy(dtype=float)[:, np.newaxis] for column in nulls]
+    trials = np.broadcast_to(asked, (len(nulls), len(asked)))
+    low, high = np.zeros(trials.shape), trials.astype(np.float64) + 1
+    while (low < high).any():
+        middle = np.minimum(np.floor((low + high) / 2), trials)
+        accused = np.asarray(_test(rules)(middle, trials, *control)) <= 1 - rules.confidence
+        between = low < high
+        high, low = np.where(between & accused, middle, high), np.where(between & ~accused, middle + 1, low)
+    return high
 
 
 def _p_values(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
@@ -300,11 +337,11 @@ def _test(rules: Rules) -> Callable[..., Any]:
 
 
 def _queries(scored: pd.DataFrame, confidence: float) -> pd.Series[float]:
-    """Queries for the confidence at each counting cell's rates; each pair of rates is computed once."""
-    counting = scored.loc[scored["counts"], ["surrogate_trigger", "false"]]
-    rows, places = _distinct(counting, list(counting))
+    """Queries for the confidence at each tested cell's rates; each pair of rates is computed once."""
+    tested = scored.loc[scored["tested"], ["surrogate_trigger", "false"]]
+    rows, places = _distinct(tested, list(tested))
     needed = [queries_for_confidence(success, false, confidence) for success, false in rows.to_numpy(dtype=float)]
-    return pd.Series(np.array(needed, dtype=float)[places], index=counting.index).reindex(scored.index)
+    return pd.Series(np.array(needed, dtype=float)[places], index=tested.index).reindex(scored.index)
 
 
 def _distinct(frame: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Places]:
@@ -352,10 +389,11 @@ class _Groups:
         places = self.places if keep is None else self.of(keep).places
         return [int(n) for n in kept.groupby(places).nunique().reindex(range(self.count), fill_value=0)]
 
-    def shares(self, flags: pd.Series[bool]) -> list[float]:
-        """Of each group's rows, how many are flagged; NaN where it has no rows."""
+    def means(self, values: pd.Series[Any]) -> list[float]:
+        """Of each group's values, of flags the share that is set; NaN where there are none."""
         sizes = np.bincount(self.places, minlength=self.count)
-        return [float(n / size) if size else math.nan for n, size in zip(self.totals(flags), sizes, strict=True)]
+        sums = np.bincount(self.places, values.to_numpy(dtype=float), self.count)
+        return [float(total / size) if size else math.nan for total, size in zip(sums, sizes, strict=True)]
 
     def totals(self, flags: pd.Series[bool]) -> list[int]:
         """How many of each group's rows are flagged."""
@@ -382,7 +420,7 @@ def _each(columns: Mapping[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
     return (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
-def _attacked(rows: pd.DataFrame, intervals: bool, budget: bool) -> list[Attacked]:
+def _attacked(rows: pd.DataFrame, intervals: bool) -> list[Attacked]:
     keys, groups = _by([*_ATTACK, "family"], rows)
     counting, those = rows[rows["counts"]], groups.of(rows["counts"])
     tested, these = rows[rows["tested"]], groups.of(rows["tested"])
@@ -392,14 +430,14 @@ def _attacked(rows: pd.DataFrame, intervals: bool, budget: bool) -> list[Attacke
         "held_out": those.summaries(counting["surrogate_held_out"], intervals),
         "accuracy": groups.summaries(rows["surrogate_accuracy"], intervals),
         "margin": those.summaries(counting["margin"], intervals),
-        "verified": these.shares(tested["verified"]),
-        "at_budget": these.shares(tested["at_budget"]) if budget else [math.nan] * groups.count,
+        "verified": these.means(tested["verified"]),
+        "at_budget": these.means(tested["at_budget"]),
         **groups.ends(rows),
     }
     return [Attacked(**row) for row in _each(columns)]
 
 
-def _families(rows: pd.DataFrame, intervals: bool, budget: bool) -> list[InFamily]:
+def _families(rows: pd.DataFrame, intervals: bool) -> list[InFamily]:
     rows = rows[rows["kind"] != "none"]
     keys, groups = _by(_FAMILY, rows)
     counts, tested = rows["counts"], rows["tested"]
@@ -407,8 +445,8 @@ def _families(rows: pd.DataFrame, intervals: bool, budget: bool) -> list[InFamil
         **keys,
         "attacks": groups.unique(rows["attack"], counts),
         "margin": groups.over_seeds(rows, "margin", counts, intervals),
-        "verified": groups.of(tested).shares(rows.loc[tested, "verified"]),
-        "at_budget": groups.over_seeds(rows, "at_budget", tested & budget, intervals),
+        "verified": groups.of(tested).means(rows.loc[tested, "verified"]),
+        "at_budget": groups.over_seeds(rows, "at_budget", tested & rows["at_budget"].notna(), intervals),
         **groups.ends(rows),
     }
     return [InFamily(**row) for row in _each(columns)]
@@ -425,10 +463,10 @@ def _detected(rows: pd.DataFrame, detections: pd.DataFrame) -> list[Detected]:
         **keys,
         "score": those.summaries(models["score"]),
         "null_score": others.summaries(nulls["score"]),
-        "flagged": those.shares(models["score"] > models["threshold"]),
-        "null_flagged": others.shares(nulls["score"] > nulls["threshold"]),
+        "flagged": those.means(models["score"] > models["threshold"]),
+        "null_flagged": others.means(nulls["score"] > nulls["threshold"]),
         "rank_p": _rank_p(models, nulls, groups.count),
-        "target_hit": those.shares(models["target_hit"].eq(True)),
+        "target_hit": those.means(models["target_hit"].eq(True)),
         "window_rank": those.medians(models["window_rank"].astype(float)),
         **groups.ends(rows),
     }
@@ -448,7 +486,7 @@ def _rank_p(models: pd.DataFrame, nulls: pd.DataFrame, count: int) -> list[float
 # --- by scheme --------------------------------------------------------------------------------------------------------
 
 
-def _schemes(rows: pd.DataFrame, stages: pd.DataFrame, budget: bool) -> list[Ranked]:
+def _schemes(rows: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> list[Ranked]:
     keys, groups = _by(_SCHEME, rows)
     survival, evasion = (rows["counts"] & (rows["kind"] == kind) for kind in ("survival", "evasion"))
     tested = rows["tested"] & (rows["kind"] == "survival")
@@ -464,9 +502,10 @@ def _schemes(rows: pd.DataFrame, stages: pd.DataFrame, budget: bool) -> list[Ran
         "worst_attack": worst,
         "worst": groups.of(of_worst).summaries(rows.loc[of_worst, "surrogate_trigger"]),
         "evasion": groups.over_seeds(rows, "margin", evasion),
-        "verified": groups.of(tested).shares(rows.loc[tested, "verified"]),
-        "at_budget": groups.over_seeds(rows, "at_budget", tested & budget),
-        "queries": groups.of(survival).medians(rows.loc[survival, "queries_needed"]),
+        "verified": groups.of(tested).means(rows.loc[tested, "verified"]),
+        "at_budget": groups.over_seeds(rows, "at_budget", tested & rows["at_budget"].notna()),
+        "hypervolume": _hypervolume(rows, groups, survival, rules.max_drop),
+        **_queries_of_the_middle(rows[tested], groups.of(tested), rules),
         "victim_success": owners.summaries(victims["victim_trigger"]),
         "false_rate": owners.summaries(victims["null_trigger"]),
         "accuracy_cost": owners.summaries(victims["null_accuracy"] - victims["victim_accuracy"]),
@@ -484,6 +523,34 @@ def _worst(rows: pd.DataFrame, groups: _Groups, survival: pd.Series[bool]) -> tu
     names = dict(means.groupby(level=0).idxmin())
     worst = [str(names[group][1]) if group in names else "" for group in range(groups.count)]
     return worst, survival & (rows["attack"] == np.array(worst, dtype=object)[groups.places])
+
+
+def _hypervolume(rows: pd.DataFrame, groups: _Groups, keep: pd.Series[bool], max_drop: float) -> Over:
+    """What attackers reach on each seed, over the seeds of each group."""
+    kept = rows[keep].assign(group=groups.of(keep).places)
+    seeds, places = _distinct(kept, ["group", "seed"])
+    lost = (kept["null_accuracy"] - kept["surrogate_accuracy"]).clip(0.0, max_drop) / (max_drop or 1.0)
+    points = np.column_stack([1.0 - lost, 1.0 - kept["surrogate_trigger"]])
+    areas = pd.Series(hypervolumes(points, places, len(seeds)))
+    return _Groups(seeds["group"].to_numpy(dtype=np.intp), groups.count).summaries(areas)
+
+
+def _queries_of_the_middle(tested: pd.DataFrame, groups: _Groups, rules: Rules) -> dict[str, list[float]]:
+    """What verifying takes of each group's model in the middle, by the paper's t-test, two powers and sequentially."""
+    order = np.lexsort((tested["queries_needed"].to_numpy(), groups.places))
+    sizes = np.bincount(groups.places, minlength=groups.count)
+    middles = order[(np.cumsum(sizes) - sizes + sizes // 2)[sizes > 0]]
+    rows = tested.iloc[middles]
+    matches, trials = (rows[f"null_trigger_{what}"].to_numpy(dtype=float) for what in ("matches", "trials"))
+    known = rules.fpr is not None
+    limits = [rules.fpr] * len(rows) if known else clopper_pearson_upper(matches, trials, rules.confidence)
+    needed = np.full((groups.count, 4), np.nan)
+    rates = zip(rows["queries_needed"], rows["surrogate_trigger"], limits, strict=True)
+    for group, (planned, success, limit) in zip(np.flatnonzero(sizes), rates, strict=True):
+        powers = (queries_for_power(success, limit, rules.confidence, power) for power in (0.80, 0.95))
+        needed[group] = planned, *powers, expected_queries(success, limit, rules.confidence)
+    names = ("queries", "queries_80", "queries_95", "queries_sequential")
+    return dict(zip(names, needed.T.tolist(), strict=True))
 
 
 def _costs(stages: pd.DataFrame, keys: Mapping[str, list[Any]]) -> dict[str, Over]:
@@ -529,7 +596,7 @@ def _rank(schemes: list[Ranked], rows: pd.DataFrame, rules: Rules) -> list[Ranke
         ranks = list(range(1, len(order) + 1))
         if len(order) <= MAX_COMPARED:
             kept = rows[rows["counts"] & (rows["kind"] == "survival") & (rows["dataset"] == dataset)]
-            ranks = _shared_ranks(_margins(kept, [scheme.defense for scheme in order]), rules.confidence)
+            ranks = shared_ranks(_margins(kept, [scheme.defense for scheme in order]), rules.confidence)
         placed = [replace(scheme, rank=rank) for scheme, rank in zip(order, ranks, strict=True)]
         ranked += sorted(placed, key=lambda scheme: scheme.rank or 0)
         ranked += [scheme for scheme in here if not scheme.margin]
@@ -544,26 +611,6 @@ def _margins(kept: pd.DataFrame, schemes: list[str]) -> FloatArray:
     margins = np.full((len(schemes), len(attacks), len(seeds)), np.nan)
     margins[scheme, attack, seed] = kept["margin"]
     return margins
-
-
-def _shared_ranks(margins: FloatArray, confidence: float) -> list[int]:
-    """One more than the schemes that are better beyond doubt: every pair is compared, over the seeds and attacks that
-    both have, as :func:`harness.statistics.standings` does where all have the same.
-    """
-    pairs = list(combinations(range(len(margins)), 2))
-    made = [differences(margins[one] - margins[other]) for one, other in pairs]
-    p_values = [sign_flip_test(each) if len(each) > 1 else 1.0 for each in made]
-    ranks = [1] * len(margins)
-    for (one, other), each, p_value in zip(pairs, made, holm(p_values), strict=True):
-        if p_value <= 1 - confidence:
-            ranks[other if each.mean() > 0 else one] += 1
-    return ranks
-
-
-def differences(margins: FloatArray) -> FloatArray:
-    """From those of each attack and seed to one a seed: the mean over its attacks. A seed without any is left out."""
-    counts = np.isfinite(margins).sum(axis=0)
-    return np.asarray(np.nansum(margins, axis=0)[counts > 0] / counts[counts > 0], dtype=np.float64)
 
 
 def machines(stages: pd.DataFrame) -> list[str]:

@@ -10,17 +10,13 @@ These families of functions live here:
 - p-values: `t_test`, `welch_t_test`, `fisher_exact`, `boschloo`, `binomial_test`,
   `binomial_test_against_control`, `rank_p_value`, and `holm` to correct many of them;
 - plans: `queries_for_confidence` and `queries_for_power`;
-- intervals: `clopper_pearson_lower`, `clopper_pearson_upper`, `bootstrap_interval`, `summary`, `summaries`,
-  `share_verified`;
-- comparisons of schemes over seeds: `paired_difference`, `sign_flip_test`, `seeds_to_settle`, `standings`;
-- fronts of accuracy against success: `pareto_front`, `hypervolume`;
+- intervals: `clopper_pearson_lower`, `clopper_pearson_upper`, `bootstrap_interval`, `summary`, `summaries`;
 
 and one for detectors, which have no counts: `anomaly_index`. Tests that look after every query are in
-`sequential.py`.
+`sequential.py`, those that compare schemes in `comparisons.py`.
 
-Every test of a suspect is one-sided: the alternative is that it matches more often than the control. The
-comparisons of two schemes are two-sided. `confidence` is 1 - alpha, where alpha is the chance of a false
-accusation that the user accepts.
+Every test is one-sided: the alternative is that the suspect matches more often than the control.
+`confidence` is 1 - alpha, where alpha is the chance of a false accusation that the user accepts.
 
 The functions on counts broadcast scalars and arrays together and always return a float64 array; for
 scalars that array is zero-dimensional, so `float(result)`, comparisons and `:.3f` work on it.
@@ -32,21 +28,19 @@ models (`rank_p_value`).
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
+from harness import checked
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from numpy.typing import ArrayLike
 
-    from numpy.typing import ArrayLike, NDArray
-
-    FloatArray = NDArray[np.float64]
+    from harness.checked import FloatArray
 
 # More queries than this are reported as infinitely many: no owner can ask them.
 MAX_QUERIES = 1_000_000
@@ -89,7 +83,7 @@ def t_test(matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, co
     Raises:
         ValueError: If a count is negative, not whole, or larger than its number of trials.
     """
-    m, n, cm, cn = _evidence(matches, trials, control_matches, control_trials)
+    m, n, cm, cn = checked.evidence(matches, trials, control_matches, control_trials)
     freedom = n + cn - 2
     with np.errstate(divide="ignore", invalid="ignore"):
         excess = m / n - cm / cn
@@ -122,7 +116,7 @@ def welch_t_test(
     Raises:
         ValueError: If a count is negative, not whole, or larger than its number of trials.
     """
-    m, n, cm, cn = _evidence(matches, trials, control_matches, control_trials)
+    m, n, cm, cn = checked.evidence(matches, trials, control_matches, control_trials)
     with np.errstate(divide="ignore", invalid="ignore"):
         excess = m / n - cm / cn
         # The squared standard errors of the two rates.
@@ -159,7 +153,7 @@ def fisher_exact(
     """
     from scipy import stats  # here because it is slow to import and most callers never need it
 
-    m, n, cm, cn = _evidence(matches, trials, control_matches, control_trials)
+    m, n, cm, cn = checked.evidence(matches, trials, control_matches, control_trials)
     m, n, cm, cn = np.broadcast_arrays(m, n, cm, cn)
     tail = np.asarray(_hypergeometric_bound(m, n, m + cm, n + cn))
     few = n + cn <= MAX_FISHER
@@ -193,7 +187,7 @@ def boschloo(
     Raises:
         ValueError: If a count is negative, not whole, or larger than its number of trials.
     """
-    evidence = np.broadcast_arrays(*_evidence(matches, trials, control_matches, control_trials))
+    evidence = np.broadcast_arrays(*checked.evidence(matches, trials, control_matches, control_trials))
     p_values = fisher_exact(*evidence)
     _, n, _, cn = evidence
     few = (np.minimum(n, cn) > 0) & (np.maximum(n, cn) <= MAX_BOSCHLOO)
@@ -223,8 +217,8 @@ def binomial_test(matches: ArrayLike, trials: ArrayLike, false_rate: ArrayLike) 
         ValueError: If a count is negative, not whole, or larger than its number of trials, or a rate lies
             outside [0, 1].
     """
-    m, n = _group("", matches, trials)
-    return _binomial_tail(m, n, _rates("false_rate", false_rate))
+    m, n = checked.group("", matches, trials)
+    return _binomial_tail(m, n, checked.rates("false_rate", false_rate))
 
 
 def binomial_test_against_control(
@@ -257,7 +251,7 @@ def binomial_test_against_control(
         ValueError: If a count is negative, not whole, or larger than its number of trials, or `confidence`
             lies outside (0, 1).
     """
-    m, n, cm, cn = _evidence(matches, trials, control_matches, control_trials)
+    m, n, cm, cn = checked.evidence(matches, trials, control_matches, control_trials)
     return _binomial_tail(m, n, clopper_pearson_upper(cm, cn, confidence))
 
 
@@ -278,10 +272,10 @@ def rank_p_value(score: ArrayLike, null_scores: ArrayLike) -> FloatArray:
     Raises:
         ValueError: If a score is NaN or `null_scores` is not one-dimensional.
     """
-    scores = _numbers("score", score)
-    nulls = np.sort(_one_dimensional("null_scores", null_scores))
-    _refuse("score", scores, np.isnan(scores), "a number")
-    _refuse("null_scores", nulls, np.isnan(nulls), "numbers")
+    scores = checked.numbers("score", score)
+    nulls = np.sort(checked.one_dimensional("null_scores", null_scores))
+    checked.refuse("score", scores, np.isnan(scores), "a number")
+    checked.refuse("null_scores", nulls, np.isnan(nulls), "numbers")
     at_least = nulls.size - np.searchsorted(nulls, scores, side="left")
     return np.asarray((at_least + 1) / (nulls.size + 1), dtype=np.float64)
 
@@ -301,7 +295,7 @@ def holm(p_values: ArrayLike) -> FloatArray:
     Raises:
         ValueError: If a p-value lies outside [0, 1] or is NaN, or `p_values` is not one-dimensional.
     """
-    raw = _rates("p_values", _one_dimensional("p_values", p_values))
+    raw = checked.rates("p_values", checked.one_dimensional("p_values", p_values))
     order = np.argsort(raw, kind="stable")
     steps = raw[order] * np.arange(raw.size, 0, -1)
     adjusted = np.empty_like(raw)
@@ -336,8 +330,8 @@ def queries_for_confidence(
     Raises:
         ValueError: If a rate lies outside [0, 1] or `confidence` outside (0, 1).
     """
-    success, false = _rate("success_rate", success_rate), _rate("false_rate", false_rate)
-    alpha = (1 - _inside("confidence", confidence)) / (2 if two_sided else 1)
+    success, false = checked.rate("success_rate", success_rate), checked.rate("false_rate", false_rate)
+    alpha = (1 - checked.inside("confidence", confidence)) / (2 if two_sided else 1)
     excess, variance = success - false, success * (1 - success) + false * (1 - false)
     if excess <= 0:
         return math.inf
@@ -375,9 +369,9 @@ def queries_for_power(success_rate: float, false_rate: float, confidence: float 
     Raises:
         ValueError: If a rate lies outside [0, 1], or `confidence` or `power` outside (0, 1).
     """
-    alpha = 1 - _inside("confidence", confidence)
-    target = _inside("power", power)
-    success, false = _rate("success_rate", success_rate), _rate("false_rate", false_rate)
+    alpha = 1 - checked.inside("confidence", confidence)
+    target = checked.inside("power", power)
+    success, false = checked.rate("success_rate", success_rate), checked.rate("false_rate", false_rate)
     fewest = _fewest_queries(success, false, alpha, target) if success > false else math.inf
     if fewest > MAX_QUERIES:
         return math.inf
@@ -415,9 +409,9 @@ def clopper_pearson_upper(matches: ArrayLike, trials: ArrayLike, confidence: flo
         ValueError: If a count is negative, not whole, or larger than its number of trials, or `confidence`
             lies outside (0, 1).
     """
-    m, n = _group("", matches, trials)
+    m, n = checked.group("", matches, trials)
     misses = n - m
-    limit = special.betaincinv(m + 1, np.maximum(misses, 1), _inside("confidence", confidence))
+    limit = special.betaincinv(m + 1, np.maximum(misses, 1), checked.inside("confidence", confidence))
     return np.where(misses > 0, limit, 1.0)
 
 
@@ -439,8 +433,8 @@ def clopper_pearson_lower(matches: ArrayLike, trials: ArrayLike, confidence: flo
         ValueError: If a count is negative, not whole, or larger than its number of trials, or `confidence`
             lies outside (0, 1).
     """
-    m, n = _group("", matches, trials)
-    limit = special.betaincinv(np.maximum(m, 1), n - m + 1, 1 - _inside("confidence", confidence))
+    m, n = checked.group("", matches, trials)
+    limit = special.betaincinv(np.maximum(m, 1), n - m + 1, 1 - checked.inside("confidence", confidence))
     return np.where(m > 0, limit, 0.0)
 
 
@@ -465,7 +459,7 @@ def bootstrap_interval(
         ValueError: If `values` is empty, not one-dimensional or not finite, `confidence` lies outside (0, 1)
             or `resamples` is below 1.
     """
-    low, high = _bootstrap_intervals(_finite("values", values)[np.newaxis], confidence, resamples, seed)
+    low, high = _bootstrap_intervals(checked.finite("values", values)[np.newaxis], confidence, resamples, seed)
     return float(low[0]), float(high[0])
 
 
@@ -473,7 +467,7 @@ def _bootstrap_intervals(
     samples: FloatArray, confidence: float, resamples: int, seed: int
 ) -> tuple[FloatArray, FloatArray]:
     """The intervals of samples of one size, a row each: all are resampled by the same picks."""
-    tail = (1 - _inside("confidence", confidence)) / 2
+    tail = (1 - checked.inside("confidence", confidence)) / 2
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     count, size = samples.shape
@@ -520,7 +514,7 @@ def summary(values: ArrayLike, confidence: float = 0.95, resamples: int = 2000, 
     Raises:
         ValueError: As `bootstrap_interval`.
     """
-    return summaries(values, [_finite("values", values).size], confidence, resamples, seed)[0]
+    return summaries(values, [checked.finite("values", values).size], confidence, resamples, seed)[0]
 
 
 _AT_ONCE = 1000
@@ -552,7 +546,7 @@ def summaries(
     Raises:
         ValueError: As `bootstrap_interval`.
     """
-    numbers, counts = _finite("values", values), np.asarray(sizes, dtype=np.intp)
+    numbers, counts = checked.finite("values", values), np.asarray(sizes, dtype=np.intp)
     starts, made = np.cumsum(counts) - counts, np.empty((4, counts.size))
     for size in np.unique(counts):
         places = np.flatnonzero(counts == size)
@@ -563,330 +557,6 @@ def summaries(
             for row, column in zip(made, (samples.mean(axis=1), sd, low, high), strict=True):
                 row[here] = column
     return [Summary(int(n), *row) for n, row in zip(counts, made.T.tolist(), strict=True)]
-
-
-def share_verified(
-    queries_needed: ArrayLike, budget: ArrayLike, confidence: float = 0.95
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Share of seeds that a budget of queries verifies, with its two-sided Clopper-Pearson interval.
-
-    Success is bimodal over seeds: a mark survives an extraction almost whole or hardly at all. The mean of the
-    rates then describes no seed; this share says how often the scheme works.
-
-    Args:
-        queries_needed: Queries that each seed needs, one-dimensional; `inf` where none suffice. Either plan gives
-            them: `queries_for_confidence` or `queries_for_power`.
-        budget: Queries that the owner can ask; a scalar or an array, for a curve.
-        confidence: Coverage of the interval, strictly between 0 and 1.
-
-    Returns:
-        The share and the lower and the upper end of its interval, in [0, 1] and in the shape of `budget`. Without
-        seeds the share is NaN and the interval [0, 1].
-
-    Raises:
-        ValueError: If a number is NaN, `queries_needed` is not one-dimensional, or `confidence` lies outside (0, 1).
-    """
-    needed, most = np.sort(_one_dimensional("queries_needed", queries_needed)), _numbers("budget", budget)
-    _refuse("queries_needed", needed, np.isnan(needed), "numbers")
-    _refuse("budget", most, np.isnan(most), "a number")
-    verified = np.where(most < np.inf, np.searchsorted(needed, most, side="right"), np.isfinite(needed).sum())
-    each = (1 + _inside("confidence", confidence)) / 2
-    low, high = (limit(verified, needed.size, each) for limit in (clopper_pearson_lower, clopper_pearson_upper))
-    return verified / (needed.size or math.nan), low, high
-
-
-# Comparisons of schemes over seeds
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The paired difference of two schemes over their common seeds, in the quantity's unit but for counts and p-values.
-
-    Attributes:
-        n: Number of common seeds.
-        mean: Mean of the differences, positive where the first scheme has the larger values.
-        sd: Their standard deviation with n - 1 in the denominator; NaN for a single seed.
-        low: Lower end of the bootstrap interval of the mean; NaN for a single seed.
-        high: Upper end of that interval; NaN for a single seed.
-        t_low: Lower end of Student's interval of the mean; NaN for a single seed.
-        t_high: Upper end of that interval; NaN for a single seed.
-        t_p_value: Two-sided p-value of the paired t-test; NaN for a single seed. If all differences are equal it is
-            0.0, or 1.0 where they are zero.
-        p_value: Two-sided p-value of `sign_flip_test`.
-    """
-
-    n: int
-    mean: float
-    sd: float
-    low: float
-    high: float
-    t_low: float
-    t_high: float
-    t_p_value: float
-    p_value: float
-
-
-def paired_difference(
-    values: Mapping[int, float],
-    others: Mapping[int, float],
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Difference:
-    """Compare two schemes over the seeds that both have.
-
-    One seed gives both the same data, first weights and order, so what the seed itself adds cancels.
-
-    Args:
-        values: The first scheme's finite value of each seed.
-        others: The second scheme's.
-        confidence: Nominal coverage of both intervals, strictly between 0 and 1.
-        resamples: As of `bootstrap_interval`.
-        seed: As of `bootstrap_interval`.
-
-    Returns:
-        The difference, first minus second.
-
-    Raises:
-        ValueError: If there is no common seed, or as `bootstrap_interval`.
-    """
-    common = sorted(values.keys() & others.keys())
-    differences = _finite("differences", [values[key] - others[key] for key in common])
-    made = summary(differences, confidence, resamples, seed)
-    half = made.sd / math.sqrt(made.n) * float(special.stdtrit(max(made.n - 1, 1), (1 + confidence) / 2))
-    ends = (made.low, made.high, made.mean - half, made.mean + half)
-    p_values = _paired_t_p_value(differences), sign_flip_test(differences, seed=seed)
-    return Difference(made.n, made.mean, made.sd, *ends, *p_values)
-
-
-def _paired_t_p_value(differences: FloatArray) -> float:
-    """Two-sided p-value of Student's t-test that the mean is zero; the limits where the differences are constant."""
-    n, mean = differences.size, abs(float(differences.mean()))
-    if n < 2:
-        return math.nan
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    statistic = mean / error if error else math.inf if mean else 0.0
-    return 2 * float(special.stdtr(n - 1, -statistic))
-
-
-def sign_flip_test(differences: ArrayLike, flips: int = 9999, seed: int = 0) -> float:
-    """Two-sided p-value of the sign-flip permutation test that differences scatter symmetrically about zero.
-
-    If two schemes are alike each difference could as well have had the other sign; the p-value is the share of all
-    2^n choices of signs whose sum is as far from zero as the one seen. It is exact for up to 20 differences,
-    whatever their distribution, and cannot fall below 2 / 2^n: to reach 0.05 takes 6 seeds. Of more than 20,
-    `flips` random choices and the one seen stand for all of them, unless all differences have one sign.
-
-    Args:
-        differences: One finite number per seed, one-dimensional, in any order and unit.
-        flips: Number of random choices, at least 1.
-        seed: Seed of these.
-
-    Returns:
-        A p-value in (0, 1].
-
-    Raises:
-        ValueError: If `differences` is empty, not one-dimensional or not finite, or `flips` is below 1.
-    """
-    signed = _finite("differences", differences)
-    if flips < 1:
-        raise ValueError(f"flips must be at least 1, got {flips}")
-    if (signed > 0).all() or (signed < 0).all():
-        return 2.0 ** (1 - signed.size)  # no other choice of signs but the opposite is as far from zero
-    sizes = np.sort(np.abs(signed))  # sorted, so that the order cannot matter
-    seen = abs(signed.sum()) - 1e-9 * sizes.sum()  # equal sums count, however they were rounded
-    if sizes.size > 20:
-        rng = np.random.default_rng(seed)
-        sums = (2.0 * rng.integers(2, size=(flips, sizes.size)) - 1) @ sizes
-        return (int(np.sum(np.abs(sums) >= seen)) + 1) / (flips + 1)
-    sums = np.zeros(1)
-    for size in sizes:
-        sums = np.concatenate([sums + size, sums - size])
-    return float(np.mean(np.abs(sums) >= seen))
-
-
-def seeds_to_settle(mean: float, sd: float, n: int = 0, confidence: float = 0.95, power: float = 0.80) -> float:
-    """How many more seeds settle a difference, if its mean and standard deviation are the true ones.
-
-    Settled means that Student's two-sided interval of the mean lies on the mean's side of zero. The answer is 0 if
-    the interval of these n seeds does so; else it is what is missing to the first number of seeds of which a new
-    study would settle it with probability `power`, and at least 1. Few seeds know a standard deviation badly: take
-    it for a plan, not a promise.
-
-    Args:
-        mean: Mean of the paired differences, finite, of either sign.
-        sd: Their standard deviation, at least 0.
-        n: Seeds behind them, at least 0; with fewer than 2 nothing is settled yet.
-        confidence: Coverage of the interval, strictly between 0 and 1.
-        power: Wanted probability, strictly between 0 and 1.
-
-    Returns:
-        A whole number of at least 0; `inf` if the mean is 0 or more than `MAX_QUERIES` seeds would be needed.
-
-    Raises:
-        ValueError: If a number lies outside its range.
-    """
-    upper, target = (1 + _inside("confidence", confidence)) / 2, _inside("power", power)
-    if not (math.isfinite(mean) and 0 <= sd < math.inf and n >= 0):
-        raise ValueError(f"mean must be finite, sd and n at least 0, got mean {mean}, sd {sd}, n {n}")
-    effect = abs(mean) / sd if sd else math.inf if mean else 0.0
-    if n > 1 and effect * math.sqrt(n) > special.stdtrit(n - 1, upper):
-        return 0.0
-    if effect in (0, math.inf):
-        return float(max(2 - n, 1)) if effect else math.inf
-
-    def settles(seeds: int) -> bool:
-        critical = float(special.stdtrit(seeds - 1, upper))
-        return not special.nctdtr(seeds - 1, effect * math.sqrt(seeds), critical) > 1 - target  # NaN: far beyond doubt
-
-    most = 2
-    while not settles(most):  # from below, since the distribution function is reliable only near the answer
-        most *= 2
-        if most > 2 * MAX_QUERIES:
-            return math.inf
-    seeds = bisect.bisect_left(range(most), True, lo=2, key=settles)
-    return float(max(seeds - n, 1)) if seeds <= MAX_QUERIES else math.inf
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Where a scheme stands among others.
-
-    Attributes:
-        name: The scheme.
-        mean: Mean of its values, over all of its seeds.
-        rank: 1 + the number of schemes that are told apart from it and better.
-        groups: Numbers, from 1, of the groups that it belongs to: two schemes share a group if, and only if, they
-            cannot be told apart.
-    """
-
-    name: str
-    mean: float
-    rank: int
-    groups: tuple[int, ...]
-
-
-def standings(
-    values: Mapping[str, Mapping[int, float]],
-    confidence: float = 0.95,
-    *,
-    test: Literal["sign-flip", "t"] = "sign-flip",
-    seed: int = 0,
-) -> list[Standing]:
-    """Rank schemes, giving a rank to several where the seeds cannot tell them apart.
-
-    Each pair is compared over its common seeds by the two-sided test, and all p-values are corrected together
-    (`holm`). A pair whose adjusted p-value is above 1 - confidence is not told apart, and neither is one without a
-    common seed, or with one alone. So with probability `confidence` no pair of equal schemes is told apart.
-
-    Not being told apart does not carry over: A and B may be alike, B and C too, yet A better than C. Hence two
-    readings, neither of which hides that. A scheme's rank counts who is known to be better: here 1, 1, 2. Its groups
-    are the letters of a compact letter display (Piepho 2004): all largest sets in which no pair is told apart, here
-    {A, B} and {B, C}.
-
-    Args:
-        values: Each scheme's finite value of each seed, higher being better; every scheme has one at least.
-        confidence: 1 - the chance of telling any equal schemes apart, strictly between 0 and 1.
-        test: "sign-flip", which assumes nothing but takes seeds (7 for three schemes, 11 for ten; with more than 20
-            it tells no more than 32 schemes apart), or "t", which takes the differences for normal.
-        seed: Seed of `sign_flip_test`.
-
-    Returns:
-        The standings by falling mean. Neither names nor the order of `values` matter, but that equal means are listed
-        by name.
-
-    Raises:
-        ValueError: If a scheme has no value, a value is not finite, or `confidence` lies outside (0, 1).
-    """
-    if test not in ("sign-flip", "t"):
-        raise ValueError(f"test must be 'sign-flip' or 't', got {test!r}")
-    means = {name: float(_finite(name, list(of.values())).mean()) for name, of in values.items()}
-    names = sorted(values, key=lambda name: (-means[name], name))
-    pairs = list(itertools.combinations(range(len(names)), 2))
-    made = [_compare(values[names[i]], values[names[j]], test, seed) for i, j in pairs]
-    apart = holm([p_value for _, p_value in made]) <= 1 - _inside("confidence", confidence)
-    alike: list[set[int]] = [set() for _ in names]
-    ranks = [1 for _ in names]
-    for (i, j), (mean, _), known in zip(pairs, made, apart, strict=True):
-        if known:
-            ranks[j if mean > 0 else i] += 1
-        else:
-            alike[i].add(j)
-            alike[j].add(i)
-    groups = sorted(sorted(group) for group in _cliques(alike, set(), set(range(len(names))), set()))
-    numbers = [tuple(number for number, group in enumerate(groups, 1) if i in group) for i in range(len(names))]
-    return [
-        Standing(name, means[name], *row) for name, row in zip(names, zip(ranks, numbers, strict=True), strict=True)
-    ]
-
-
-def _compare(
-    values: Mapping[int, float], others: Mapping[int, float], test: Literal["sign-flip", "t"], seed: int
-) -> tuple[float, float]:
-    """The mean difference over common seeds and its p-value, 1.0 of fewer than two seeds."""
-    common = sorted(values.keys() & others.keys())
-    if len(common) < 2:
-        return 0.0, 1.0
-    differences = _finite("differences", [values[key] - others[key] for key in common])
-    p_value = _paired_t_p_value(differences) if test == "t" else sign_flip_test(differences, seed=seed)
-    return float(differences.mean()), p_value
-
-
-def _cliques(alike: list[set[int]], chosen: set[int], open_: set[int], done: set[int]) -> Iterator[set[int]]:
-    """All largest sets of mutual neighbours (Bron and Kerbosch 1973, with a pivot)."""
-    if not open_ and not done:
-        yield chosen
-        return
-    pivot = max(open_ | done, key=lambda one: len(alike[one] & open_))
-    for one in sorted(open_ - alike[pivot]):
-        yield from _cliques(alike, chosen | {one}, open_ & alike[one], done & alike[one])
-        open_, done = open_ - {one}, done | {one}
-
-
-# Fronts
-
-
-def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other one dominates: at least as high in both coordinates, and higher in one.
-
-    Args:
-        points: Pairs such as (accuracy, success), higher being better, of shape [n, 2]; n may be 0.
-
-    Returns:
-        A mask of length n; equal points are on the front together.
-
-    Raises:
-        ValueError: If `points` has another shape or a coordinate is not finite.
-    """
-    pairs = _pairs("points", points)
-    x, y = pairs.T
-    order = np.lexsort((-y, -x))  # by falling x, then by falling y
-    highest = np.maximum.accumulate(y[order])  # so far, this x included
-    first = np.searchsorted(-x[order], -x[order], side="left")  # where the points of this x begin
-    before = np.concatenate([[-np.inf], highest])[first]  # the highest y of all larger x
-    front = np.empty(len(pairs), dtype=np.bool_)
-    front[order] = (y[order] > before) & (y[order] == highest)
-    return front
-
-
-def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
-    """Area that points dominate above a reference point (Zitzler and Thiele 1998): one number for a whole front.
-
-    Args:
-        points: As of `pareto_front`. One that is not above the reference in both coordinates adds nothing.
-        reference: The worst acceptable pair, say chance accuracy and the false rate; areas of different references
-            cannot be compared.
-
-    Returns:
-        An area of at least 0, in the product of the two units.
-
-    Raises:
-        ValueError: If `points` has another shape or a coordinate is not finite.
-    """
-    pairs, corner = _pairs("points", points), _pairs("reference", [reference])[0]
-    front = pairs[pareto_front(pairs) & (pairs > corner).all(axis=1)] - corner
-    x, y = front[np.argsort(front[:, 0])].T  # from the highest y to the highest x
-    return float(np.sum(np.diff(x, prepend=0.0) * y))
 
 
 # Outliers
@@ -913,8 +583,8 @@ def anomaly_index(values: ArrayLike) -> FloatArray:
     Raises:
         ValueError: If `values` is not one-dimensional or holds an infinite number.
     """
-    sample = _one_dimensional("values", values)
-    _refuse("values", sample, np.isinf(sample), "finite or NaN")
+    sample = checked.one_dimensional("values", values)
+    checked.refuse("values", sample, np.isinf(sample), "finite or NaN")
     there = sample[~np.isnan(sample)]
     index = np.zeros_like(sample)
     if there.size < 3:
@@ -1036,93 +706,3 @@ def _trials_to_collect(matches: FloatArray, rate: float, probability: float) -> 
 
     misses = stats.nbinom.ppf(probability * (1 - _SLACK), matches, rate)
     return np.asarray(matches + misses, dtype=np.float64)
-
-
-# Checks of arguments
-
-
-def _evidence(
-    matches: ArrayLike, trials: ArrayLike, control_matches: ArrayLike, control_trials: ArrayLike
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """The four counts, checked."""
-    return *_group("", matches, trials), *_group("control_", control_matches, control_trials)
-
-
-def _group(prefix: str, matches: ArrayLike, trials: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """The two counts of one group, checked and broadcast to one shape."""
-    m, n = np.broadcast_arrays(_counts(f"{prefix}matches", matches), _counts(f"{prefix}trials", trials))
-    over = m > n
-    if over.any():
-        worst = f"{m[over].flat[0]:.15g} of {n[over].flat[0]:.15g}"
-        raise ValueError(f"{prefix}matches must be at most {prefix}trials, got {worst}")
-    return m, n
-
-
-def _counts(name: str, values: ArrayLike) -> FloatArray:
-    """Whole numbers of at least 0."""
-    counts = _numbers(name, values)
-    bad = ~(np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts)))
-    _refuse(name, counts, bad, "a whole number of at least 0")
-    return counts
-
-
-def _rates(name: str, values: ArrayLike) -> FloatArray:
-    """Numbers in [0, 1]."""
-    rates = _numbers(name, values)
-    _refuse(name, rates, ~((rates >= 0) & (rates <= 1)), "between 0 and 1")
-    return rates
-
-
-def _rate(name: str, value: float) -> float:
-    """One number in [0, 1]; plain Python, because plans are made row by row."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
-    return float(value)
-
-
-def _inside(name: str, value: float) -> float:
-    """One number strictly between 0 and 1."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be strictly between 0 and 1, got {value}")
-    return float(value)
-
-
-def _finite(name: str, values: ArrayLike) -> FloatArray:
-    """At least one finite number, one-dimensional."""
-    numbers = _one_dimensional(name, values)
-    if numbers.size == 0:
-        raise ValueError(f"{name} must hold at least one number, got none")
-    _refuse(name, numbers, ~np.isfinite(numbers), "finite")
-    return numbers
-
-
-def _pairs(name: str, values: ArrayLike) -> FloatArray:
-    """Finite numbers in pairs."""
-    numbers = _numbers(name, values)
-    numbers = numbers.reshape(0, 2) if numbers.size == 0 else numbers
-    if numbers.ndim != 2 or numbers.shape[1] != 2:
-        raise ValueError(f"{name} must be pairs of numbers, got shape {numbers.shape}")
-    _refuse(name, numbers, ~np.isfinite(numbers), "finite")
-    return numbers
-
-
-def _one_dimensional(name: str, values: ArrayLike) -> FloatArray:
-    """Numbers in one dimension."""
-    numbers = _numbers(name, values)
-    if numbers.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {numbers.shape}")
-    return numbers
-
-
-def _numbers(name: str, values: ArrayLike) -> FloatArray:
-    """Whatever numpy reads as numbers, as float64."""
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be numbers, got {values!r}") from error
-
-
-def _refuse(name: str, values: FloatArray, bad: NDArray[np.bool_], expected: str) -> None:
-    """Raise for the first bad value, if there is one."""
-    if bad.any():
-        raise ValueError(f"{name} must be {expected}, got {values[bad].flat[0]:.15g}")

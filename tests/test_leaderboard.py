@@ -8,13 +8,17 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
 from harness.errors import UsageError
-from harness.leaderboard import MAX_COMPARED, Board, Rules, make_board, score
+from harness.leaderboard import MAX_COMPARED, Board, Rules, TestName, chances_within, make_board, score
+from harness.sequential import Sprt
+from harness.statistics import clopper_pearson_upper, queries_for_confidence, queries_for_power
 from harness.tables import CELLS, DETECTIONS, STAGES, Tables
 from tests.conftest import Cli
 
@@ -194,17 +198,64 @@ def test_an_assumed_false_rate_takes_the_place_of_the_measured_one() -> None:
         Rules("fisher", fpr=0.1)
 
 
-def test_a_budget_says_which_share_of_seeds_it_would_verify() -> None:
+def test_a_budget_says_how_often_it_would_accuse() -> None:
     rows = [cell(seed=s, surrogate_trigger_matches=m) for s, m in enumerate((100, 50, 3))]
-    by_budget = {n: board(*rows, rules=Rules(budget=n)) for n in (1, 3, 100)}
+    by_budget = {n: board(*rows, rules=Rules(budget=n)) for n in (1, 3)}
+    # The null models' limit is below 4%: one match of one accuses, and of three it takes two.
     assert {n: made.attacks[0].at_budget for n, made in by_budget.items()} == {
-        1: pytest.approx(1 / 3),  # one of one, against at most 4 of 100; half a match is none
-        3: pytest.approx(2 / 3),
-        100: pytest.approx(2 / 3),
+        1: pytest.approx((1 + 0.5 + 0.03) / 3),
+        3: pytest.approx((1 + 0.5 + (3 * 0.03**2 * 0.97 + 0.03**3)) / 3),
     }
-    at_most = by_budget[3].schemes[0].at_budget
-    assert at_most is not None and at_most.n == 3 and at_most.mean == pytest.approx(2 / 3)
+    at_most = by_budget[1].schemes[0].at_budget
+    assert at_most is not None and at_most.n == 3 and at_most.mean == pytest.approx(0.51)
     assert math.isnan(board(*rows).attacks[0].at_budget) and board(*rows).schemes[0].at_budget is None
+
+
+@pytest.mark.parametrize("rules", [Rules(test) for test in get_args(TestName)] + [Rules(fpr=0.02)], ids=str)
+def test_chances_within_are_of_the_test_that_verifies(rules: Rules) -> None:
+    """Against every number of matches tested one by one."""
+    rows = [cell(seed=s, surrogate_trigger_matches=m, null_trigger_matches=n) for s, (m, n) in enumerate(PAIRS)]
+    frame = pd.DataFrame([*rows, cell(seed=9, status="failed")], columns=[c.name for c in CELLS.columns])
+    budgets = (1, 2, 7, 30)
+    found = chances_within(score(frame, rules), budgets, rules)
+    assert np.isnan(found[-1]).all() and found.shape == (len(PAIRS) + 1, len(budgets))
+    for place, (matches, nulls) in enumerate(PAIRS):
+        for asked, chance in zip(budgets, found[place], strict=True):
+            each = [cell(f"{k}", surrogate_trigger_matches=k, surrogate_trigger_trials=asked,
+                         null_trigger_matches=nulls) for k in range(asked + 1)]  # fmt: skip
+            accused = score(pd.DataFrame(each, columns=frame.columns), rules)["verified"].to_numpy()
+            expected = binom.pmf(np.arange(asked + 1), asked, matches / 100)[accused].sum()
+            assert chance == pytest.approx(expected, abs=1e-12)
+
+
+PAIRS = ((100, 6), (50, 6), (12, 6), (12, 0), (0, 6), (35, 90))
+
+
+def test_verifying_takes_what_the_model_in_the_middle_takes() -> None:
+    """Of four models the third, by the paper's number: 30 of 100 against 30 of 300."""
+    matches = (90, 30, 20, 50)
+    made = board(*(cell(seed=s, surrogate_trigger_matches=m, null_trigger_matches=30) for s, m in enumerate(matches)))
+    (scheme,), limit = made.schemes, float(clopper_pearson_upper(30, 300))
+    assert scheme.queries == queries_for_confidence(0.3, 0.1) == 23
+    assert (scheme.queries_80, scheme.queries_95) == tuple(
+        queries_for_power(0.3, limit, power=power) for power in (0.8, 0.95)
+    )
+    assert scheme.queries_sequential == Sprt(limit, 0.3, budget=4000).characteristic(0.3)[1] < scheme.queries_95
+    (assumed,) = board(cell(), rules=Rules(fpr=0.5)).schemes
+    assert assumed.queries_95 == queries_for_power(0.8, 0.5, power=0.95)
+
+
+def test_the_hypervolume_is_the_area_that_attacks_reach_together() -> None:
+    """Null models have 97%: 92% is half of what an attacker may lose, 99% is no loss."""
+    attacks = (("gentle", 0.99, 80), ("middle", 0.92, 50), ("worse", 0.92, 70), ("collapsed", 0.5, 0))
+    rows = [cell(attack=a, surrogate_accuracy=x, surrogate_trigger_matches=m, seed=0) for a, x, m in attacks]
+    (scheme,) = board(*rows, cell(seed=1, surrogate_accuracy=0.97, surrogate_trigger_matches=0)).schemes
+    area = scheme.hypervolume
+    assert area is not None and area.n == 2 and area.mean == pytest.approx((0.5 * 0.5 + 0.5 * 0.2 + 1.0) / 2)
+    (hidden,) = board(cell(attack="query-filter", family="evasion")).schemes
+    assert hidden.hypervolume is None
+    (strict,) = board(cell(victim_accuracy=0.97, surrogate_accuracy=0.97), rules=Rules(max_drop=0.0)).schemes
+    assert strict.hypervolume is not None and strict.hypervolume.mean == pytest.approx(0.2)
 
 
 def test_costs_are_beside_a_null_models_and_of_the_newest_stage() -> None:
@@ -241,7 +292,7 @@ def test_the_false_rate_decides_what_is_verified() -> None:
 
 def test_without_null_models_nothing_is_verified() -> None:
     made = board(cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0))
-    assert math.isnan(made.schemes[0].verified), "no test was made"
+    assert math.isnan(made.schemes[0].verified) and math.isnan(made.schemes[0].queries), "no test was made"
     assert made.schemes[0].false_rate is None
     assumed = board(cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0), rules=Rules(fpr=0.1))
     assert assumed.schemes[0].verified == 1.0
