@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from harness.sequential import Sprt, e_process, e_values, first_rejection
+from harness.sequential import Sprt, e_process, e_values, expected_queries, first_rejection
 from harness.statistics import clopper_pearson_upper, queries_for_power
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
@@ -107,6 +107,35 @@ def test_stopping_early_saves_queries(success_rate):
     fixed = queries_for_power(success_rate, 0.1, power=0.95)
     assert test.characteristic(0.1)[1] < 0.75 * fixed
     assert test.characteristic(success_rate)[1] < 0.75 * fixed
+
+
+@pytest.mark.parametrize(
+    ("success_rate", "false_rate"), [(0.5, 0.1), (0.9, 0.02), (0.2, 0.1), (0.151, 0.1), (0.14, 0.1)]
+)
+def test_expected_queries_are_those_of_simulated_models(success_rate, false_rate):
+    """Of 4,000 models, within Monte-Carlo error; from 200 queries on up to 5% more than is said."""
+    runs, budget = 4000, 4000
+    answers = np.random.default_rng(31).random((runs, budget)) < success_rate
+    decisions = Sprt(false_rate, success_rate, budget=budget).decisions(answers)
+    stopped = np.argmax(decisions != 0, axis=1) + 1
+    said, slack = expected_queries(success_rate, false_rate), 4 * stopped.std() / math.sqrt(runs)
+    assert said - slack <= stopped.mean() <= (1.05 if said > 200 else 1.0) * said + slack
+
+
+def test_expected_queries_at_the_limits_of_rates():
+    assert expected_queries(1, 0) == 1
+    assert expected_queries(0.5, 0) == pytest.approx(sum(0.5**k for k in range(5)))  # five misses decide for unmarked
+    assert expected_queries(0.1, 0.1) == expected_queries(0, 0) == expected_queries(0.10001, 0.1) == math.inf
+    assert 1 <= expected_queries(1, 1 - 1e-12)
+    with pytest.raises(ValueError, match="^false_rate must be between 0 and 1, got -0.1$"):
+        expected_queries(0.5, -0.1)
+
+
+@law
+@given(rates=st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_expected_queries_fall_with_the_distance_of_the_rates(rates):
+    low, middle, high = sorted(rates)
+    assert expected_queries(high, low) <= 1.1 * expected_queries(middle, low)
 
 
 @law

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli import leaderboard as tables_of
-from harness.cli.options import open_results, results_option
+from harness.cli import printing
+from harness.cli.leaderboard import format_option, fpr_option, max_drop_option, output_option
+from harness.cli.options import chosen, open_results, results_option
 
 if TYPE_CHECKING:
     from harness.compare import Compared, Comparison
@@ -25,10 +26,10 @@ COLUMNS = ("attack", "n", "first", "second", "difference", "interval", "p", "Hol
 @click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
-@tables_of.max_drop_option
-@tables_of.fpr_option
-@tables_of.format_option
-@tables_of.output_option
+@max_drop_option
+@fpr_option
+@format_option
+@output_option
 def compare(
     first: str,
     second: str,
@@ -49,21 +50,21 @@ def compare(
     from harness.errors import UsageError
     from harness.leaderboard import CELL_COLUMNS, Rules
 
-    tables_of.check_output(style, output)
+    printing.check_output(style, output)
     rules = Rules(confidence=confidence, max_drop=max_drop, fpr=fpr)
     _, tables = open_results(results)
     cells = tables.read("cells", CELL_COLUMNS)
     if cells.empty:
         raise UsageError("no results yet: type harness run --matrix smoke")
     ours, theirs = _only(cells, first), _only(cells, second)
-    cells = tables_of.chosen(tables_of.chosen(cells, "dataset", datasets), "attack", attacks)
+    cells = chosen(chosen(cells, "dataset", datasets), "attack", attacks)
     made = make_comparison(cells.reset_index(drop=True), ours, theirs, rules)
-    if style in tables_of.HUMAN:
-        tables_of.show(style, _sections(made), _notes(made))
+    if style in printing.HUMAN:
+        printing.show(style, _sections(made), _notes(made))
     elif style == "json":
         click.echo(json.dumps(made.as_dict(), indent=1))
     else:
-        tables_of.write_rows(Compared, made.rows, output)
+        printing.write_rows(Compared, made.rows, output)
 
 
 def _only(cells: Any, name: str) -> str:
@@ -74,13 +75,13 @@ def _only(cells: Any, name: str) -> str:
     known = list(dict.fromkeys(cells["defense"]))
     if name in known:
         return name
-    found = list(dict.fromkeys(tables_of.chosen(cells, "defense", (name,))["defense"]))
+    found = list(dict.fromkeys(chosen(cells, "defense", (name,))["defense"]))
     if len(found) > 1:
         raise UsageError(f"{name!r} fits {len(found)} schemes: {', '.join(map(printable, found))}. Name one of them")
     return str(found[0])
 
 
-def _sections(made: Comparison) -> list[tables_of.Section]:
+def _sections(made: Comparison) -> list[printing.Section]:
     datasets = dict.fromkeys(row.dataset for row in made.rows)
     return [
         (
@@ -94,16 +95,16 @@ def _sections(made: Comparison) -> list[tables_of.Section]:
 
 def _row(row: Compared) -> list[str]:
     name = f"({row.quantity})" if not row.attack else "(all attacks)" if row.attack == "all" else row.attack
-    sd = "" if math.isnan(row.sd) else f" ± {tables_of.points(row.sd)}"
+    sd = "" if math.isnan(row.sd) else f" ± {printing.points(row.sd)}"
     return [
         name,
         str(row.n),
-        tables_of.points(row.ours),
-        tables_of.points(row.theirs),
-        f"{tables_of.points(row.difference)}{sd}",
-        tables_of.interval(row.low, row.high),
+        printing.points(row.ours),
+        printing.points(row.theirs),
+        f"{printing.points(row.difference)}{sd}",
+        printing.interval(row.low, row.high),
         *("-" if math.isnan(p) else f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (row.p_value, row.p_adjusted)),
-        tables_of.whole(row.more_seeds, "no end"),
+        printing.whole(row.more_seeds, "no end"),
         str(row.left_out or "-"),
     ]
 
@@ -112,7 +113,7 @@ def _notes(made: Comparison) -> list[str]:
     from harness.tables import printable
 
     rules = made.rules
-    false = "the null models'" if rules.fpr is None else f"{tables_of.points(rules.fpr)}, assumed by --fpr"
+    false = "the null models'" if rules.fpr is None else f"{printing.points(rules.fpr)}, assumed by --fpr"
     return [
         f"first: {printable(made.ours)}. second: {printable(made.theirs)}. All in %, means over the n seeds on which "
         "both count; difference: mean ± SD of the first less the second, paired by seed, with Student's "

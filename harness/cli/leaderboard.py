@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import open_results, results_option
+from harness.cli.options import chosen, open_results, results_option
+from harness.cli.printing import (
+    HUMAN,
+    Section,
+    check_output,
+    interval,
+    number,
+    percent,
+    points,
+    show,
+    spread,
+    whole,
+    write_rows,
+)
 
 if TYPE_CHECKING:
     from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked
@@ -22,8 +32,9 @@ if TYPE_CHECKING:
 
 SCHEME_COLUMNS = (
     *("rank", "scheme", "n", "margin", "95% interval", "worst attack", "verified"),
-    *("queries", "evasion", "not counted"),
+    *("hypervolume", "evasion", "not counted"),
 )
+VERIFYING_COLUMNS = ("scheme", "t-test", "80% power", "95% power", "sequential")
 COST_COLUMNS = (
     *("scheme", "n", "victim success", "false rate", "accuracy cost"),
     *("embedding s", "null s", "embedding samples", "null samples"),
@@ -116,140 +127,6 @@ def leaderboard(
         write_rows(*_rows(board, by), output)
 
 
-def chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
-    """The rows whose ``column`` is or fits one of ``wanted``. Raises :class:`UnknownName` for one that fits none."""
-    from fnmatch import fnmatchcase
-
-    from harness.errors import UnknownName
-    from harness.tables import printable
-
-    if not wanted:
-        return cells
-    known = list(dict.fromkeys(cells[column]))
-    fitting: set[str] = set()
-    for pattern in wanted:
-        found = {name for name in known if fnmatchcase(name, pattern.replace("[", "[[]"))}
-        if not found:
-            raise UnknownName(column, pattern, map(printable, known))
-        fitting |= found
-    return cells[cells[column].isin(fitting)]
-
-
-# --- tables, for people and for programs ------------------------------------------------------------------------------
-
-HUMAN = ("terminal", "markdown")
-"""The formats that people read."""
-LEFT = ("scheme", "attack", "family", "worst attack", "not counted")
-
-Section: TypeAlias = tuple[str, Sequence[str], list[list[str]]]
-"""Title, columns and rows of a table, for people."""
-
-
-def check_output(style: str, output: Path | None) -> None:
-    """Raise :class:`UsageError` unless there is a file for Parquet, and for nothing else."""
-    from harness.errors import UsageError
-
-    if (style == "parquet") != (output is not None):
-        raise UsageError("--format parquet needs a file, and the others none: type --format parquet --output FILE")
-
-
-def show(style: str, sections: list[Section], notes: list[str]) -> None:
-    """Print tables and what is to be known of them."""
-    from harness.tables import printable
-
-    texts = [
-        (printable(title), columns, [[printable(value) for value in row] for row in rows])
-        for title, columns, rows in sections
-    ]
-    (_terminal if style == "terminal" else _markdown)(texts, notes)
-
-
-def _terminal(sections: list[Section], notes: list[str]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    # No markup and no emoji codes: names may be a stranger's.
-    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False)
-    for title, columns, rows in sections:
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, collapse_padding=True)
-        for column in columns:
-            # Two words over narrow numbers stand one above the other, so that the names have room.
-            header = column if column in LEFT else column.replace(" ", "\n")
-            # Where it is tight long names fold, not headers; where it is tighter everything does, and nothing is lost.
-            word = max(map(len, header.split())) if console.width >= 100 else None
-            table.add_column(header, justify="left" if column in LEFT else "right", overflow="fold", min_width=word)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    for line in notes:
-        console.print(line)
-
-
-def _markdown(sections: list[Section], notes: list[str]) -> None:
-    for title, columns, rows in sections:
-        click.echo(f"**{_literal(title)}**\n")
-        click.echo(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
-        for row in rows:
-            click.echo(f"| {' | '.join(map(_literal, row))} |")
-        click.echo()
-    for line in notes:
-        click.echo(f"{_literal(line)}\n")
-
-
-def _literal(text: str) -> str:
-    """``text`` as Markdown: names may be a stranger's, and no cell, tag or link of theirs begins or ends here."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
-
-
-def write_rows(kind: type[Any], rows: Iterable[Any], output: Path | None) -> None:
-    """Records of one dataclass as CSV, or into a Parquet file: a summary takes five columns, a table a row each."""
-    columns, values = _flat_columns(kind), [_flat(row) for row in rows]
-    if output is None:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row.get(name) for name in columns] for row in values)
-    else:
-        _write_parquet(columns, values, output)
-
-
-SUMMARY = ("n", "mean", "sd", "low", "high")
-
-
-def _flat_columns(kind: type[Any]) -> list[str]:
-    parts = [(f.name, SUMMARY if str(f.type).startswith("Summary") else ()) for f in fields(kind)]
-    return [each for name, of in parts for each in ([f"{name}_{part}" for part in of] or [name])]
-
-
-def _flat(row: Any) -> dict[str, Any]:
-    """What is not a finite number is none."""
-    from harness.store import plain
-    from harness.tables import printable
-
-    flat: dict[str, Any] = {}
-    for name, value in plain(asdict(row)).items():
-        parts = {f"{name}_{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= {part: printable(each) if isinstance(each, str) else each for part, each in parts.items()}
-    return flat
-
-
-def _write_parquet(columns: list[str], rows: list[dict[str, Any]], output: Path) -> None:
-    """Whole or not at all."""
-    import pandas as pd
-
-    from harness.errors import UsageError
-
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        with partial.open("wb") as handle:
-            pd.DataFrame(rows, columns=columns).to_parquet(handle, index=False)
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {str(output)!r}: {error.strerror or error}") from error
-    click.echo(f"{len(rows)} rows in {output}")
-
-
 # --- what a board shows -----------------------------------------------------------------------------------------------
 
 
@@ -281,6 +158,8 @@ def _sections_of(board: Board, dataset: str, by: str | None) -> list[Section]:
     if by in (None, "dataset"):
         ranked = [_scheme_row(scheme, budget) for scheme in schemes]
         sections.append((f"{dataset}: schemes, ranked by margin", _with(SCHEME_COLUMNS, budget), ranked))
+        takes = [_verifying_row(scheme) for scheme in schemes]
+        sections.append((f"{dataset}: queries to verify at {board.rules.confidence:.0%}", VERIFYING_COLUMNS, takes))
         sections.append((f"{dataset}: what the mark costs", COST_COLUMNS, [_cost_row(scheme) for scheme in schemes]))
     if by == "family":
         rows = [_family_row(family, budget) for family in families]
@@ -311,23 +190,28 @@ def _scheme_row(scheme: Ranked, budget: int | None) -> list[str]:
         str(scheme.rank or "-"),
         scheme.defense,
         _n(scheme.margin),
-        _spread(scheme.margin),
+        spread(scheme.margin),
         interval(scheme.margin.low, scheme.margin.high) if scheme.margin else "-",
-        f"{_spread(scheme.worst)} {scheme.worst_attack}".rstrip(),
-        _percent(scheme.verified),
-        *([_spread(scheme.at_budget)] if budget else []),
-        whole(scheme.queries, "never"),
-        _spread(scheme.evasion),
+        f"{spread(scheme.worst)} {scheme.worst_attack}".rstrip(),
+        percent(scheme.verified),
+        *([spread(scheme.at_budget)] if budget else []),
+        spread(scheme.hypervolume),
+        spread(scheme.evasion),
         _not_counted(scheme),
     ]
+
+
+def _verifying_row(scheme: Ranked) -> list[str]:
+    needed = (scheme.queries, scheme.queries_80, scheme.queries_95)
+    return [scheme.defense, *(whole(count, "never") for count in needed), whole(scheme.queries_sequential, "never", 1)]
 
 
 def _cost_row(scheme: Ranked) -> list[str]:
     return [
         scheme.defense,
         _n(scheme.victim_success),
-        *map(_spread, (scheme.victim_success, scheme.false_rate, scheme.accuracy_cost)),
-        *(_spread(seconds, 1) for seconds in (scheme.embed_seconds, scheme.null_seconds)),
+        *map(spread, (scheme.victim_success, scheme.false_rate, scheme.accuracy_cost)),
+        *(spread(seconds, 1) for seconds in (scheme.embed_seconds, scheme.null_seconds)),
         *(
             "-" if samples is None else f"{samples.mean:,.0f}"
             for samples in (scheme.embed_samples, scheme.null_samples)
@@ -341,9 +225,9 @@ def _family_row(family: InFamily, budget: int | None) -> list[str]:
         family.defense,
         _n(family.margin),
         str(family.attacks),
-        _spread(family.margin),
-        _percent(family.verified),
-        *([_spread(family.at_budget)] if budget else []),
+        spread(family.margin),
+        percent(family.verified),
+        *([spread(family.at_budget)] if budget else []),
         _not_counted(family),
     ]
 
@@ -353,11 +237,11 @@ def _attack_row(attacked: Attacked, budget: int | None) -> list[str]:
         attacked.attack,
         attacked.defense,
         _n(attacked.success),
-        _spread(attacked.success),
-        _spread(attacked.held_out),
-        _spread(attacked.accuracy),
-        _percent(attacked.verified),
-        *([_percent(attacked.at_budget)] if budget else []),
+        spread(attacked.success),
+        spread(attacked.held_out),
+        spread(attacked.accuracy),
+        percent(attacked.verified),
+        *([percent(attacked.at_budget)] if budget else []),
         _not_counted(attacked),
     ]
 
@@ -367,13 +251,13 @@ def _detection_row(detected: Detected) -> list[str]:
         detected.attack,
         detected.defense,
         str(detected.score.n if detected.score else 0),
-        _number(detected.score),
-        _number(detected.null_score),
-        _percent(detected.flagged),
-        _percent(detected.null_flagged),
+        number(detected.score),
+        number(detected.null_score),
+        percent(detected.flagged),
+        percent(detected.null_flagged),
         "-" if math.isnan(detected.rank_p) else f"{detected.rank_p:.2f}",
-        _percent(detected.target_hit),
-        _percent(detected.window_rank),
+        percent(detected.target_hit),
+        percent(detected.window_rank),
         _not_counted(detected),
     ]
 
@@ -398,11 +282,10 @@ def _notes(board: Board, by: str | None) -> list[str]:
         f"margin: success less {false}, a mean over the extractions and removals that count; "
         "evasion: the same over evasions. worst attack: the least mean success that one of them leaves. "
         "accuracy cost: the null models' accuracy less the victim's.",
-        *([_rank_note(board)] if by in (None, "dataset") else []),
+        *([_rank_note(board), _verifying_note(board)] if by in (None, "dataset") else []),
         f"verified: share of attacked models that {test} accuses at {rules.confidence:.0%}. "
-        + (f"within {rules.budget}: at that many queries and the rates measured. " if rules.budget else "")
-        + "queries: median for that confidence by the paper's t-test. "
-        f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
+        + (f"within {rules.budget}: the chance with that many queries at the rates measured. " if rules.budget else "")
+        + f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
         *([NO_NULLS_NOTE] if any(scheme.false_rate is None and scheme.margin for scheme in board.schemes) else []),
         *([DETECTION_NOTE] if board.detections and by != "family" else []),
         *(f"Measured on {printable(machine)}." for machine in board.machines),
@@ -422,6 +305,18 @@ def _rank_note(board: Board) -> str:
     )
 
 
+def _verifying_note(board: Board) -> str:
+    rules = board.rules
+    against = "the null models' upper confidence limit" if rules.fpr is None else f"{points(rules.fpr)}%"
+    return (
+        "queries to verify: of the attacked model in the middle. t-test: the paper's number, with which about half of "
+        f"such models are accused. power: the exact test against {against} accuses so many. sequential: expected of "
+        "one that looks after every answer (SPRT), power 95%. hypervolume: what the attacks reach together, 0 to 100: "
+        f"the accuracy that one keeps of the {100 * rules.max_drop:g} points by the share of queries that it leaves "
+        "unanswered; low is a mark that can only be removed at a price."
+    )
+
+
 NO_NULLS_NOTE = (
     "Where no false rate is shown there are no null models: the margin is the success itself, and nothing is verified. "
     "Type harness run --nulls 3, or assume a rate with --fpr."
@@ -434,47 +329,11 @@ DETECTION_NOTE = (
 )
 
 
-def _number(summary: Summary | None) -> str:
-    if summary is None:
-        return "-"
-    return f"{summary.mean:.2f}" if math.isnan(summary.sd) else f"{summary.mean:.2f} ± {summary.sd:.2f}"
-
-
 def _n(summary: Summary | None) -> str:
     return str(summary.n if summary else 0)
-
-
-def interval(low: float, high: float) -> str:
-    """In percent."""
-    return "-" if math.isnan(low) else f"{points(low)} to {points(high)}"
 
 
 def _not_counted(row: Ranked | InFamily | Attacked | Detected) -> str:
     return (
         ", ".join(f"{count} {name}" for name in ("void", "failed", "skipped") if (count := getattr(row, name))) or "-"
     )
-
-
-def _spread(summary: Summary | None, unit: float = 0.01) -> str:
-    """In percent, or in another unit."""
-    if summary is None:
-        return "-"
-    mean, sd = (points(0.01 * value / unit) for value in (summary.mean, summary.sd))
-    return mean if math.isnan(summary.sd) else f"{mean} ± {sd}"
-
-
-def points(share: float) -> str:
-    """In percent."""
-    # Rounded first, so that a rate of -0.0 reads as 0.
-    return "-" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f}"
-
-
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.0f}%"
-
-
-def whole(count: float, endless: str) -> str:
-    """A number of queries or seeds."""
-    if math.isnan(count):
-        return "-"
-    return endless if math.isinf(count) else f"{count:.0f}"
