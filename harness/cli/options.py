@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
@@ -100,18 +100,25 @@ class Surveyed(NamedTuple):
     address: str
 
 
+def gathered(name: str, make: Callable[..., Any], options: Iterable[str]) -> Callable[[F], F]:
+    """For a command that takes as one ``name`` what ``make`` makes of those of these options that it has."""
+    wanted = tuple(options)
+
+    def decorate(command: F) -> F:
+        @wraps(command)
+        def called(*args: Any, **given: Any) -> Any:
+            return command(
+                *args, **{name: make(**{each: given.pop(each) for each in wanted if each in given})}, **given
+            )
+
+        return cast(F, called)
+
+    return decorate
+
+
 def narrowing_options(command: F) -> F:
     """What narrows a matrix: given to the command as one ``narrowing``."""
-
-    @wraps(command)
-    def narrowed(*args: Any, **options: Any) -> Any:
-        given = Narrowing(**{each.name: options.pop(each.name) for each in fields(Narrowing)})
-        return command(*args, narrowing=given, **options)
-
-    return _narrowing(cast(F, narrowed))
-
-
-def _narrowing(command: F) -> F:
+    command = gathered("narrowing", Narrowing, [each.name for each in fields(Narrowing)])(command)
     for option in reversed(
         [
             click.option(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import data_option, format_option, load_plugins, open_results, plugins_option, results_option
+from harness.cli.options import format_option, load_plugins, open_results, results_option
 from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from harness.registry import Registry
     from harness.reproduce import Compared
     from harness.tables import Tables
-    from harness.train import Precision
 
 COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
 WIDE = 100
@@ -74,8 +73,6 @@ class Found:
 @click.option("--seeds", help="Instead of the experiment's: 0-4 or 0,2,5-7.")
 @click.option("--no-run", is_flag=True, help="Compare what is in the results folder, and run nothing.")
 @results_option
-@data_option
-@plugins_option
 @machine_options
 @click.option("--quiet", is_flag=True, help="No progress.")
 @format_option
@@ -87,13 +84,7 @@ def reproduce(
     seeds: str | None,
     no_run: bool,
     results: str,
-    data_named: Path | None,
-    plugin_folders: tuple[Path, ...],
-    device: str,
-    jobs: int | None,
-    stage_timeout: float | None,
-    threads: int,
-    precision: Precision,
+    machine: Machine,
     quiet: bool,
     style: str,
 ) -> int:
@@ -115,7 +106,6 @@ def reproduce(
     if listing:
         _list([replace(paper, experiments={each.id: each for each in experiments})])
         return 0
-    machine = Machine(data_named, device, threads, jobs, stage_timeout, precision, plugins=plugin_folders)
     bench = _Bench(paper, scale, seeds, no_run, results, machine, quiet)
     code, found = 0, []
     for experiment in experiments:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from harness.cli.options import (
-    Narrowing,
-    data_option,
-    load_plugins,
-    matrix_options,
-    open_results,
-    planned,
-    plugins_option,
-    results_option,
-)
-from harness.cli.running import Machine, execute, executor_options, machine_options, make_executor, mend, report, warn
-
-if TYPE_CHECKING:
-    from harness.cli.running import Where
-    from harness.train import Precision
+from harness.cli.options import Narrowing, load_plugins, matrix_options, open_results, planned, results_option
+from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
 
 
 @click.command(epilog="Example: harness run --matrix smoke --defense 'ewe*' --seeds 0-4")
 @matrix_options
 @results_option
-@data_option
-@plugins_option
 @machine_options
-@executor_options
 @click.option("--deterministic", is_flag=True, help="On a GPU: only operations that give the same bits every time.")
 @click.option(
     "--rerun",
@@ -51,59 +34,34 @@ def run(
     matrix_name: str,
     narrowing: Narrowing,
     results: str,
-    data_named: Path | None,
-    plugin_folders: tuple[Path, ...],
-    device: str,
-    executor: Where,
-    address: str | None,
-    jobs: int | None,
-    stage_timeout: float | None,
-    threads: int,
-    precision: Precision,
-    deterministic: bool,
+    machine: Machine,
     rerun: Any,
-    profile: bool,
     dry_run: bool,
     fail_fast: bool,
-    debug: bool,
     quiet: bool,
     log_json: bool,
 ) -> int:
     """Run a matrix: every dataset x defense x attack x seed. What is stored already is not run again."""
     from harness.execute import Options, Session
 
-    registry = load_plugins(plugin_folders)
+    registry = load_plugins(machine.plugins)
     plan = planned(registry, narrowing.of(matrix_name))
     store, tables = open_results(results)
     if not dry_run:
         mend(tables)
-    session = Session(plan, store, tables, Options(rerun, fail_fast or debug))
+    session = Session(plan, store, tables, Options(rerun, fail_fast or machine.debug))
     for warning in session.warnings:
         warn(warning)
     if dry_run:
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
-    machine = Machine(
-        data_named,
-        device,
-        threads,
-        jobs,
-        stage_timeout,
-        precision,
-        deterministic,
-        profile,
-        debug,
-        plugin_folders,
-        executor,
-        address,
-    )
     runner = make_executor(session, store, registry, plan, machine)
     # Last, so that a mistake in the command leaves the results folder as it was.
     store.prepare()
-    outcome = execute(session, runner, quiet, log_json, debug)
+    outcome = execute(session, runner, quiet, log_json, machine.debug)
     code = report(outcome, plan, store.address, err=log_json)
     store.settle()
-    if profile and outcome.ran:
+    if machine.profile and outcome.ran:
         click.echo(f"timelines in {store.profiles}", err=True)
     if outcome.counts["ok"] and not outcome.interrupted:
         where = "" if store.address == "results" else f" --results {store.address}"

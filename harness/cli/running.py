@@ -10,14 +10,14 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
-from harness.cli.options import F
+from harness.cli.options import F, data_option, gathered, plugins_option
 
 if TYPE_CHECKING:
     from harness.execute import Executor, Outcome, Session
@@ -67,8 +67,22 @@ def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | 
     return int(value)
 
 
+def _address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and context.params.get("executor") != "ray":
+        raise click.BadParameter(f"{value!r} names a Ray cluster, which needs --executor ray")
+    return value
+
+
+def _machine(data_named: Path | None, plugin_folders: tuple[Path, ...], **named: Any) -> Machine:
+    return Machine(data=data_named, plugins=plugin_folders, **named)
+
+
 def machine_options(command: F) -> F:
-    """``--device``, ``--jobs``, ``--stage-timeout``, ``--threads`` and ``--precision``."""
+    """Where to run, with what data and plugins: given to the command as one ``machine``. What more of :class:`Machine`
+    a command has options for is in it too."""
+    command = gathered("machine", _machine, ["data_named", "plugin_folders", *(f.name for f in fields(Machine))])(
+        command
+    )
     for option in (
         click.option(
             "--precision",
@@ -101,34 +115,25 @@ def machine_options(command: F) -> F:
             f"{WORKERS_A_GPU} a GPU, all of a cluster. Also: HARNESS_JOBS.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--address",
+            metavar="HOST:PORT|auto",
+            callback=_address,
+            help="Of the Ray cluster's head. Without: a cluster of this machine alone, for this run.",
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            is_eager=True,  # --address depends on it
+            help="local: this machine. ray: a Ray cluster, see docs/clusters.md.",
+        ),
+        plugins_option,
+        data_option,
     ):
         command = option(command)
     return command
-
-
-def _address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    if value is not None and context.params.get("executor") != "ray":
-        raise click.BadParameter(f"{value!r} names a Ray cluster, which needs --executor ray")
-    return value
-
-
-def executor_options(command: F) -> F:
-    """``--executor`` and ``--address``."""
-    address = click.option(
-        "--address",
-        metavar="HOST:PORT|auto",
-        callback=_address,
-        help="Of the Ray cluster's head. Without: a cluster of this machine alone, for this run.",
-    )
-    executor = click.option(
-        "--executor",
-        type=click.Choice(["local", "ray"]),
-        default="local",
-        show_default=True,
-        is_eager=True,  # --jobs and --address depend on it
-        help="local: this machine. ray: a Ray cluster, see docs/clusters.md.",
-    )
-    return executor(address(command))
 
 
 def mend(tables: Tables) -> None:
