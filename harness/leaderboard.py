@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -546,9 +546,14 @@ def _queries_of_the_middle(tested: pd.DataFrame, groups: _Groups, rules: Rules) 
     limits = [rules.fpr] * len(rows) if known else clopper_pearson_upper(matches, trials, rules.confidence)
     needed = np.full((groups.count, 4), np.nan)
     rates = zip(rows["queries_needed"], rows["surrogate_trigger"], limits, strict=True)
+
+    @cache  # many schemes have few pairs of rates
+    def exact(success: float, limit: float) -> list[float]:
+        powers = [queries_for_power(success, limit, rules.confidence, power) for power in (0.80, 0.95)]
+        return [*powers, expected_queries(success, limit, rules.confidence)]
+
     for group, (planned, success, limit) in zip(np.flatnonzero(sizes), rates, strict=True):
-        powers = (queries_for_power(success, limit, rules.confidence, power) for power in (0.80, 0.95))
-        needed[group] = planned, *powers, expected_queries(success, limit, rules.confidence)
+        needed[group] = planned, *exact(success, limit)
     names = ("queries", "queries_80", "queries_95", "queries_sequential")
     return dict(zip(names, needed.T.tolist(), strict=True))
 

@@ -110,28 +110,37 @@ class Sprt:
             ValueError: If `rate` lies outside [0, 1].
         """
         rate = checked.rate("rate", rate)
-        marked, queries = 0.0, 0.0
-        matches, paths = np.zeros(1), np.ones(1)  # the counts of matches that leave it open, and their probabilities
+        unmarked_at, marked_at = (limits.astype(int) for limits in self._limits(np.arange(self.budget + 1.0)))
+        step = np.array([1 - rate, rate])
+        marked, queries, left = 0.0, 0.0, 1.0
+        first, paths = 0, np.ones(1)  # the counts of matches that leave it open, from the first on: their probabilities
         for asked in range(1, self.budget + 1):
-            queries += float(paths.sum())
-            matches = np.append(matches, matches[-1] + 1)
-            paths = np.append(paths * (1 - rate), 0.0) + np.append(0.0, paths * rate)
-            said = self._says(matches, np.full_like(matches, asked))
-            marked += float(paths[said > 0].sum())
-            matches, paths = matches[said == 0], paths[said == 0]
-            if paths.sum() < 1e-12:
+            queries += left
+            paths = np.convolve(paths, step)
+            end, start = max(marked_at[asked] - first, 0), max(unmarked_at[asked] + 1 - first, 0)
+            marked += float(paths[end:].sum())
+            paths, first = paths[start:end], first + start
+            left = float(paths.sum())
+            if left < 1e-12:
                 break
         return marked, queries
 
     def _says(self, matches: FloatArray, trials: FloatArray) -> NDArray[np.int8]:
         """What each pair of counts says if none before it said anything."""
+        unmarked_at, marked_at = self._limits(trials)
+        return np.subtract(matches >= marked_at, matches <= unmarked_at, dtype=np.int8)
+
+    def _limits(self, trials: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The most matches of so many queries that say unmarked, and the fewest that say marked."""
         lower, upper = self.boundaries
         match = math.log(self.success_rate / self.false_rate)
         miss = math.log1p(-self.success_rate) - math.log1p(-self.false_rate)
-        ratio = matches * match + (trials - matches) * miss
-        return np.subtract(ratio >= upper, ratio <= lower, dtype=np.int8)
+        low, high = ((boundary - trials * miss) / (match - miss) for boundary in (lower, upper))
+        return np.floor(low + _SLACK), np.ceil(high - _SLACK)
 
 
+_SLACK = 1e-9
+"""Matches: a ratio that lies at a boundary but for rounding has reached it."""
 _EXACT = 200
 """Queries up to which all paths are added up, which takes some hundredths of a second."""
 _TINY = 1e-9
