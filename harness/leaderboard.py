@@ -88,6 +88,8 @@ class Attacked:
     family: str
     success: Summary | None
     """Share of trigger queries that the surrogate answers as the key says; ``None`` when no seed counts."""
+    distribution: tuple[int, ...]
+    """How many seeds have a success in each tenth of 0..1: often two clusters, of which the mean is neither."""
     held_out: Summary | None
     accuracy: Summary | None
     margin: Summary | None
@@ -383,6 +385,12 @@ class _Groups:
         places = means.index.get_level_values(0).to_numpy(dtype=np.intp)
         return _Groups(places, self.count).summaries(means, intervals)
 
+    def distributions(self, rates: pd.Series[float]) -> list[tuple[int, ...]]:
+        """How many of each group's rates lie in each tenth of 0..1."""
+        tenths = np.minimum((10 * rates.to_numpy(dtype=float)).astype(np.intp), 9)
+        counts = np.bincount(10 * self.places + tenths, minlength=10 * self.count).reshape(self.count, 10)
+        return [tuple(row) for row in counts.tolist()]
+
     def unique(self, values: pd.Series[Any], keep: pd.Series[bool] | None = None) -> list[int]:
         """How many distinct values each group has."""
         kept = values if keep is None else values[keep]
@@ -427,6 +435,7 @@ def _attacked(rows: pd.DataFrame, intervals: bool) -> list[Attacked]:
     columns: dict[str, Iterable[Any]] = {
         **keys,
         "success": those.summaries(counting["surrogate_trigger"], intervals),
+        "distribution": those.distributions(counting["surrogate_trigger"]),
         "held_out": those.summaries(counting["surrogate_held_out"], intervals),
         "accuracy": groups.summaries(rows["surrogate_accuracy"], intervals),
         "margin": those.summaries(counting["margin"], intervals),

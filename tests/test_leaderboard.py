@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
+from harness.cli.printing import bars
 from harness.errors import UsageError
 from harness.leaderboard import MAX_COMPARED, Board, Rules, TestName, chances_within, make_board, score
 from harness.sequential import Sprt
@@ -92,6 +93,14 @@ def test_a_margin_is_success_less_the_false_rate_over_seeds() -> None:
     (attacked,) = made.attacks
     assert attacked.success is not None and attacked.success.mean == pytest.approx(0.7)
     assert attacked.held_out is not None and attacked.held_out.mean == pytest.approx(0.7)
+
+
+def test_a_distribution_shows_two_clusters_where_the_mean_is_neither() -> None:
+    matches = (0, 4, 9, 100, 95, 99, 90)
+    (attacked,) = board(*(cell(seed=s, surrogate_trigger_matches=m) for s, m in enumerate(matches))).attacks
+    assert attacked.distribution == (3, 0, 0, 0, 0, 0, 0, 0, 0, 4)
+    assert bars(attacked.distribution) == "▄········▅" and bars((0,) * 10) == "-" and bars((1, 0)) == "█·"
+    assert board(cell(surrogate_accuracy=0.1)).attacks[0].distribution == (0,) * 10
 
 
 def test_each_seed_weighs_the_same_however_many_attacks_it_has() -> None:
@@ -369,7 +378,7 @@ def test_a_pipe_in_a_chain_does_not_break_a_markdown_table(cli: Cli, tmp_path: P
     write(tmp_path, cell(attack="retraining | pruning"))
     out = cli("leaderboard", "--results", tmp_path, "--format", "markdown", code=0).out
     row = next(line for line in out.splitlines() if line.startswith("| retraining"))
-    assert row.replace(r"\|", "").count("|") == 9
+    assert row.replace(r"\|", "").count("|") == 10
 
 
 def test_filters_choose_rows_and_name_what_is_unknown(cli: Cli, tmp_path: Path) -> None:

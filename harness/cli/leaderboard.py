@@ -15,6 +15,7 @@ from harness.cli.options import chosen, open_results, results_option
 from harness.cli.printing import (
     HUMAN,
     Section,
+    bars,
     check_output,
     interval,
     number,
@@ -40,7 +41,7 @@ COST_COLUMNS = (
     *("embedding s", "null s", "embedding samples", "null samples"),
 )
 FAMILY_COLUMNS = ("family", "scheme", "n", "attacks", "margin", "verified", "not counted")
-ATTACK_COLUMNS = ("attack", "scheme", "n", "success", "held out", "accuracy", "verified", "not counted")
+ATTACK_COLUMNS = ("attack", "scheme", "n", "success", "distribution", "held out", "accuracy", "verified", "not counted")
 DETECTION_COLUMNS = (
     *("attack", "scheme", "n", "score", "null score", "flagged", "nulls flagged", "rank p"),
     *("target named", "window rank", "not counted"),
@@ -238,6 +239,7 @@ def _attack_row(attacked: Attacked, budget: int | None) -> list[str]:
         attacked.defense,
         _n(attacked.success),
         spread(attacked.success),
+        bars(attacked.distribution),
         spread(attacked.held_out),
         spread(attacked.accuracy),
         percent(attacked.verified),
@@ -278,7 +280,8 @@ def _notes(board: Board, by: str | None) -> list[str]:
     false = "the null models' (the false rate)" if rules.fpr is None else f"{points(rules.fpr)}, assumed by --fpr"
     test = TESTS[rules.test] if rules.fpr is None else f"an exact binomial test against {points(rules.fpr)}%"
     return [
-        "All in %, mean ± SD over n seeds. success: trigger queries answered as the key says. "
+        "All in %, mean ± SD over n seeds. success: trigger queries answered as the key says. distribution: how many "
+        "seeds have a success of 0 to 10, 10 to 20, ... 90 to 100. "
         f"margin: success less {false}, a mean over the extractions and removals that count; "
         "evasion: the same over evasions. worst attack: the least mean success that one of them leaves. "
         "accuracy cost: the null models' accuracy less the victim's.",

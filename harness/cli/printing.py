@@ -122,9 +122,14 @@ def write_rows(kind: type[Any], rows: Iterable[Any], output: Path | None) -> Non
     if output is None:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        writer.writerows([row.get(name) for name in columns] for row in values)
+        writer.writerows([_cell(row.get(name)) for name in columns] for row in values)
     else:
         _write_parquet(columns, values, output)
+
+
+def _cell(value: Any) -> Any:
+    """Several numbers in one field of CSV."""
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 SUMMARY = ("n", "mean", "sd", "low", "high")
@@ -185,6 +190,12 @@ def spread(summary: Summary | None, unit: float = 0.01) -> str:
         return "-"
     mean, sd = (points(0.01 * value / unit) for value in (summary.mean, summary.sd))
     return mean if math.isnan(summary.sd) else f"{mean} ± {sd}"
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A bar a number, as high as its share of all."""
+    total = sum(counts)
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // total)] if count else "·" for count in counts) if total else "-"
 
 
 def points(share: float) -> str:
