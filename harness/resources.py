@@ -14,6 +14,7 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
+_PROCESSORS = Path("/proc/cpuinfo")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -26,9 +27,19 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "harness": harness.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, "
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor()}), "
         f"Python {platform.python_version()}",
     }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, and the instructions that torch chose for it: with others, sums
+    differ in their last bits, and trained networks in more."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):
+        lines = _PROCESSORS.read_text("utf-8", errors="replace").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def keep_memory() -> None:

@@ -33,6 +33,16 @@ def test_the_machine_names_no_device_but_the_cpu() -> None:
     assert machine(CPU)["device"] == "cpu" and machine(CPU)["threads"] == torch.get_num_threads()
 
 
+def test_the_machine_names_the_processor_whose_bits_these_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "cpuinfo"
+    said.write_text("processor\t: 0\nmodel name\t: Acme: One @ 2 GHz\nprocessor\t: 1\nmodel name\t: Other\n")
+    monkeypatch.setattr("harness.resources._PROCESSORS", said)
+    chosen = torch.backends.cpu.get_cpu_capability()
+    assert f"CPUs (Acme: One @ 2 GHz, {chosen}), Python" in machine(CPU)["machine"]
+    said.unlink()
+    assert f", {chosen}), Python" in machine(CPU)["machine"]
+
+
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux tells")
 def test_there_is_some_memory_and_not_more_than_there_is() -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
