@@ -65,6 +65,11 @@ class Rules:
     budget: int | None = None
     """Trigger queries within which a model is to be accused, each answered at the rate that was measured."""
 
+    @property
+    def accuser(self) -> str:
+        """The test in words."""
+        return _TESTS[self.test][1] if self.fpr is None else f"an exact binomial test against {self.fpr:.2%}"
+
     def __post_init__(self) -> None:
         if self.fpr is not None and not 0 <= self.fpr < 1:
             raise UsageError(f"fpr must be at least 0 and below 1, not {self.fpr}")
@@ -333,9 +338,20 @@ def _test(rules: Rules) -> Callable[..., Any]:
     """Of the suspect's matches and trials against the null models'."""
     if (fpr := rules.fpr) is not None:
         return lambda matches, trials, *_: binomial_test(matches, trials, fpr)
-    if rules.test == "binomial":
-        return partial(binomial_test_against_control, confidence=rules.confidence)
-    return {"fisher": fisher_exact, "boschloo": boschloo, "welch": welch_t_test, "t": t_test}[rules.test]
+    test, _ = _TESTS[rules.test]
+    return partial(test, confidence=rules.confidence) if rules.test == "binomial" else test
+
+
+_TESTS: dict[TestName, tuple[Callable[..., Any], str]] = {
+    "binomial": (
+        binomial_test_against_control,
+        "an exact binomial test against the upper confidence limit of the null models' rate",
+    ),
+    "fisher": (fisher_exact, "Fisher's exact test against the null models"),
+    "boschloo": (boschloo, "Boschloo's exact test against the null models"),
+    "welch": (welch_t_test, "Welch's one-sided t-test against the null models"),
+    "t": (t_test, "the paper's one-sided t-test against the null models"),
+}
 
 
 def _queries(scored: pd.DataFrame, confidence: float) -> pd.Series[float]:
@@ -536,6 +552,7 @@ def _worst(rows: pd.DataFrame, groups: _Groups, survival: pd.Series[bool]) -> tu
 
 def _hypervolume(rows: pd.DataFrame, groups: _Groups, keep: pd.Series[bool], max_drop: float) -> Over:
     """What attackers reach on each seed, over the seeds of each group."""
+    keep = keep & rows["null_accuracy"].notna() & rows["surrogate_accuracy"].notna()
     kept = rows[keep].assign(group=groups.of(keep).places)
     seeds, places = _distinct(kept, ["group", "seed"])
     lost = (kept["null_accuracy"] - kept["surrogate_accuracy"]).clip(0.0, max_drop) / (max_drop or 1.0)

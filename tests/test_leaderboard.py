@@ -265,6 +265,8 @@ def test_the_hypervolume_is_the_area_that_attacks_reach_together() -> None:
     assert area is not None and area.n == 2 and area.mean == pytest.approx((0.5 * 0.5 + 0.5 * 0.2 + 1.0) / 2)
     (hidden,) = board(cell(attack="query-filter", family="evasion")).schemes
     assert hidden.hypervolume is None
+    (unknown,) = board(cell(null_accuracy=None, **NO_NULLS), cell(seed=1, surrogate_accuracy=None)).schemes
+    assert unknown.hypervolume is None, "there is no accuracy to keep, or none that is known"
     (strict,) = board(cell(victim_accuracy=0.97, surrogate_accuracy=0.97), rules=Rules(max_drop=0.0)).schemes
     assert strict.hypervolume is not None and strict.hypervolume.mean == pytest.approx(0.2)
 
@@ -452,6 +454,8 @@ def test_a_file_is_for_parquet_alone(cli: Cli, tmp_path: Path) -> None:
     write(tmp_path, cell())
     for given in (("--format", "parquet"), ("--format", "csv", "--output", tmp_path / "x")):
         assert "--format parquet --output FILE" in cli("leaderboard", "--results", tmp_path, *given, code=2).err
-    where = tmp_path / "none" / "x"
+    (tmp_path / "taken").touch()
+    where = tmp_path / "taken" / "x"
     said = cli("leaderboard", "--results", tmp_path, "--format", "parquet", "--output", where, code=2).err
-    assert said == f"harness: cannot write {str(where)!r}: No such file or directory\n"
+    assert said == f"harness: cannot write {str(where)!r}: File exists; choose another --output\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tables", "taken"]

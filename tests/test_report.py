@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 
 from harness.errors import UsageError
 from harness.leaderboard import Rules
-from harness.registry import Registry
+from harness.registry import Registry, load_registry
 from harness.report import About, Results, render
+from harness.report.drawing import LETTERS, Axis, Series, chart, folded
 from harness.tables import CELLS, DETECTIONS, STAGES, Table, Tables
 from tests.conftest import Cli
-from tests.test_leaderboard import cell, detection
+from tests.test_leaderboard import board, cell, detection
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
 
@@ -43,10 +45,34 @@ def frame(table: Table, rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pa.Table.from_pylist(rows, schema=table.schema()).to_pandas(ignore_metadata=True)
 
 
-def page(*rows: dict[str, Any], found: list[dict[str, Any]] | None = None) -> str:
+def page(
+    *rows: dict[str, Any],
+    found: Sequence[dict[str, Any]] = (),
+    stages: pd.DataFrame | None = None,
+    rules: Rules | None = None,
+) -> str:
     cells = frame(CELLS, [{"run": "r", **row} for row in rows])
-    detections, stages = frame(DETECTIONS, found or []), frame(STAGES, [])
-    return render(Results(cells, detections, stages, Rules()), About("r", "harness report", "now", "0"), Registry())
+    results = Results(
+        cells, frame(DETECTIONS, list(found)), frame(STAGES, []) if stages is None else stages, rules or Rules()
+    )
+    return render(results, About("r", "harness report", "now", "0"), Registry())
+
+
+def grid(text: str, caption: str) -> list[dict[str, str]]:
+    """The rows of the first table whose caption ends so, by column."""
+    text = text.replace("<wbr>", "")
+    start = re.search(rf"<caption><span>[^/]*{re.escape(caption)}</span>", text)
+    assert start, caption
+    table = text[start.end() : text.index("</table>", start.end())]
+    head, *body = re.findall(r"<tr[ >].*?</tr>", table, re.DOTALL)
+    names, *rows = ([re.sub(r"<[^>]*>", "", c) for c in re.findall(r"<t[hd].*?</t[hd]>", r)] for r in (head, *body))
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def facts(text: str, term: str) -> list[str]:
+    found = re.search(rf"<dt>{term}</dt>((?:<dd>.*?</dd>)+)", text)
+    assert found, term
+    return re.findall(r"<dd>(.*?)</dd>", found[1])
 
 
 def assert_needs_nothing(text: str) -> None:
@@ -116,6 +142,135 @@ def test_a_choice_of_family_ranks_by_its_attacks_alone() -> None:
     assert {("", "removal"), ("black-box", ""), ("white-box", "removal")} <= chosen and ("", "") not in chosen
 
 
+def test_a_ranking_begins_with_rank_and_scheme_and_counts_the_seeds_behind_its_numbers() -> None:
+    text = page(cell(), cell(seed=1, surrogate_accuracy=0.1), cell("b", surrogate_trigger_matches=50))
+    first, second, *_ = grid(text, "schemes, ranked by margin")
+    assert list(first)[:4] == ["rank", "scheme", "n", "margin"]
+    assert (first["rank"], first["scheme"], first["n"], first["not counted"]) == ("1", "a", "1", "1 void")
+    assert (second["scheme"], second["margin"]) == ("b", "48.0")
+
+
+@pytest.mark.parametrize(("test", "name"), [("welch", "Welch"), ("boschloo", "Boschloo"), ("fisher", "Fisher")])
+def test_the_test_in_force_is_named(test: Any, name: str) -> None:
+    assert f"{name}&#39;s" in page(cell(), rules=Rules(test=test))
+
+
+def test_without_null_models_the_page_says_what_a_margin_is() -> None:
+    alone = cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0)
+    said = "the margin is the success itself"
+    assert said in page(alone) and grid(page(alone), "schemes, ranked by margin")[0]["verified"] == "-"
+    assert said not in page(cell()) and said not in page(alone, rules=Rules(fpr=0.01))
+
+
+def test_a_budget_is_a_column_and_an_assumed_false_rate_is_named() -> None:
+    # Verified with its 100 queries, and with 20 where at least two match: a chance of 61%.
+    text = page(cell(), cell("b", surrogate_trigger_matches=10), rules=Rules(fpr=0.015, budget=20))
+    for caption in ("schemes, ranked by margin", "what each attack leaves"):
+        rows = {row["scheme"]: row for row in grid(text, caption)}
+        assert [(row["verified"], row["within 20"]) for row in rows.values()] == [("100.0", "100.0"), ("100.0", "60.8")]
+    assert "an assumed false rate of 1.50%" in text and "binomial test against 1.50%" in text
+    assert "within" not in grid(page(cell()), "schemes, ranked by margin")[0]
+
+
+def test_queries_to_verify_are_those_of_the_board_and_may_be_none_at_all() -> None:
+    gone = cell("gone", surrogate_trigger_matches=2)
+    rows = {row["scheme"]: row for row in grid(page(cell(), gone), "queries to verify at 95%")}
+    kept = board(cell()).schemes[0]
+    wanted = (kept.queries, kept.queries_80, kept.queries_95, kept.queries_sequential)
+    shown = [float(rows["a"][name]) for name in ("t-test", "80% power", "95% power", "sequential")]
+    assert shown == pytest.approx(wanted, abs=0.05) and 1 < shown[0] < shown[2] < 20
+    assert {rows["gone"][name] for name in ("80% power", "95% power", "sequential")} == {"never"}
+
+
+def test_the_front_is_of_means_that_count_and_of_attacks_that_make_another_model() -> None:
+    text = page(
+        cell(),
+        cell(seed=1, surrogate_accuracy=0.5, surrogate_trigger_matches=0),  # void
+        cell(attack="worse", surrogate_trigger_matches=90, surrogate_accuracy=0.94),
+        cell(attack="void", surrogate_trigger_matches=0, surrogate_accuracy=0.1),
+        cell(attack="hides", family="evasion", surrogate_trigger_matches=0),
+    )
+    rows = {row["attack"]: row for row in grid(text, "a on d")}
+    assert {attack: row["on the line"] for attack, row in rows.items()} == {
+        **{"retraining": "yes", "worse": "-", "hides": "-"}
+    }
+    assert (rows["retraining"]["accuracy (%)"], rows["retraining"]["success (%)"]) == ("95.0", "80.0")
+    figure = text[text.index('id="frontier"') :].partition("</svg>")[0]
+    assert (
+        figure.count('class="dot void') == 2 and figure.count('class="dot ') == 5 and figure.count('class="mark"') == 3
+    )
+
+
+def test_an_axis_of_accuracies_is_as_long_as_what_counts_and_has_round_ticks() -> None:
+    figure = page(cell(), cell(seed=1, surrogate_accuracy=0.1)).partition('id="frontier"')[2].partition("</svg>")[0]
+    assert [re.search(rf">{tick}<", figure) is not None for tick in (80, 84, 96, 10)] == [True, True, True, False]
+
+
+def test_numbers_that_would_stand_on_each_other_stand_side_by_side() -> None:
+    marks = [(50.0, 50.0, "1"), (51.0, 50.0, "2"), (10.0, 10.0, "3"), (99.0, 90.0, "4"), (92.0, 90.0, "5")]
+    drawn = chart([Series("a", marks=marks)], Axis("x"), Axis("y"), "what it shows", legend=False)
+    assert re.findall(r'class="number"[^>]*>([^<]*)<', drawn) == ["1, 2", "3", "4, 5"]
+
+
+def test_the_hypervolume_is_in_the_ranking_and_with_the_front() -> None:
+    # Of 10 points of accuracy 2 are lost, and a fifth of the mark: 0.8 by 0.2.
+    text = page(cell(), cell(seed=1))
+    assert grid(text, "schemes, ranked by margin")[0]["hypervolume"] == "16.0 ± 0.0"
+    assert "a on d: hypervolume 16.0 ± 0.0" in text
+
+
+def test_all_void_leaves_hollow_dots_and_no_line() -> None:
+    figure = page(cell(surrogate_accuracy=0.1)).partition('id="frontier"')[2].partition("</svg>")[0]
+    assert 'class="dot void' in figure and "polyline" not in figure and "all void" in figure
+
+
+def test_detectors_make_no_picture_of_a_mark_that_nobody_attacked() -> None:
+    assert ">Distributions over seeds<" not in page(cell(attack="neural-cleanse", family="detection"))
+
+
+def test_series_differ_in_shape_as_in_colour() -> None:
+    text = page(*(cell(f"scheme {i}") for i in range(8)))
+    figure = text.partition('id="queries"')[2].partition("</svg>")[0]
+    shapes = {(look, re.sub(r"^M\S+ [\d.]+", "", path)) for look, path in re.findall(r'"dot s(\d)" d="(.*?)"', figure)}
+    assert len(shapes) == 8 == len({shape for _, shape in shapes})
+
+
+def test_long_names_fold_where_an_option_begins_and_none_is_lost() -> None:
+    name = "ewe[variant=official,weight=16.0,temperature=3.333,order=shuffled,ratio=2.0]"
+    first, second = folded(name, LETTERS)
+    assert first + second == name and first.endswith(",") and len(first) <= LETTERS
+    assert folded("ewe", LETTERS) == ["ewe"] and folded("", LETTERS) == [""]
+    cut = folded("x" * 1000, LETTERS)
+    assert len(cut) == 3 and max(map(len, cut)) <= LETTERS and cut[-1].endswith("…")
+
+
+def test_docstrings_run_on_keep_their_lists_and_show_code() -> None:
+    results = Results(frame(CELLS, [{"run": "r", **cell("ewe")}]), frame(DETECTIONS, []), frame(STAGES, []), Rules())
+    text = render(results, About("r", "harness report", "now", "0"), load_registry())
+    said = text.partition("in the leaderboard</span>")[0].rpartition('<p class="doc">')[2]
+    assert "\n- <code>paper</code>: Algorithm 1" in said and not re.search(r"\w,?\n\s*\w", said)
+    assert text.count("Entangles triggers") == 1
+
+
+def stage(**changes: Any) -> dict[str, Any]:
+    return {"run": "r", "stage": "s", "action": "embed", "dataset": "d", "plugin": "a", "seconds": 1.0} | changes
+
+
+def test_checksums_of_the_data_are_told_where_they_were_recorded() -> None:
+    old = frame(STAGES, [stage(), stage(stage="t")]).drop(columns="data_checksum", errors="ignore")
+    assert facts(page(cell(), stages=old), "Data and their checksums") == ["d: not recorded"]
+    new = old.assign(data_checksum=["sha256:<b>", None])
+    text = page(cell(), cell(dataset="e"), stages=new)
+    assert facts(text, "Data and their checksums") == ["d: sha256:&lt;b&gt;", "e: not recorded"]
+    twice = page(cell(), stages=old.assign(data_checksum=["two", "one"]))
+    assert facts(twice, "Data and their checksums") == ["d: one, two"]
+
+
+def test_what_old_tables_did_not_count_is_not_nothing() -> None:
+    (row,) = grid(page(cell(), stages=frame(STAGES, [stage()])), "By action")
+    assert (row["stages"], row["median (s)"], row["samples trained"]) == ("1", "1.00", "-")
+
+
 def test_pruned_shares_make_a_curve() -> None:
     rows = [
         cell(
@@ -160,8 +315,11 @@ def test_the_command_writes_a_file_and_says_where(tmp_path: Path, cli: Cli) -> N
     assert_needs_nothing(text)
     assert "Reference: " in text and "harness report --results" in text
     other = tmp_path / "a" / "b.html"
-    cli("report", "--results", tmp_path, "--output", other, "--test", "fisher", "--confidence", 0.9, code=0)
-    assert "exact test" in other.read_text("utf-8") and not list(tmp_path.rglob("*.partial"))
+    cli("report", "--results", tmp_path, "--output", other, "--fpr", 0.02, "--confidence", 0.9, "--budget", 7, code=0)
+    assert not list(tmp_path.rglob("*.partial"))
+    text = other.read_text("utf-8")
+    assert "binomial test against 2.00% accuses at 90%" in text and ">within 7<" in text
+    assert re.search(r"harness report --results \S+ --test binomial --confidence 0.9 .*--fpr 0.02 --budget 7<", text)
 
 
 def test_mistakes_are_one_line(tmp_path: Path, cli: Cli) -> None:
@@ -171,6 +329,7 @@ def test_mistakes_are_one_line(tmp_path: Path, cli: Cli) -> None:
     assert "is a folder" in cli("report", "--results", tmp_path, "--output", tmp_path, code=2).err
     (tmp_path / "file").touch()
     assert "cannot write" in cli("report", "--results", tmp_path, "--output", tmp_path / "file" / "r.html", code=2).err
-    assert "confidence" in cli("report", "--results", tmp_path, "--confidence", 2, code=2).err
+    for option, value in (("confidence", 2), ("fpr", 1), ("budget", 0)):
+        assert option in cli("report", "--results", tmp_path, f"--{option}", value, code=2).err
     (tmp_path / "report.html").symlink_to(tmp_path / "file")
     assert "is a link" in cli("report", "--results", tmp_path, code=2).err

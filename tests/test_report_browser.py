@@ -1,4 +1,4 @@
-"""The page in a real browser: sorting, filters, the switch to dark, no request, no complaint, and axe finds nothing.
+"""The page in a real browser: sorting, filters, dark, phone, print; no request, no complaint, and axe finds nothing.
 
 Needs Chromium on the path (Debian: ``apt-get install chromium``); without it these tests skip.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import TINY
+from tests.conftest import TINY, command_line
 
 pytest.importorskip("playwright", reason="needs playwright (the dev extra)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -23,15 +23,11 @@ ATTACKS = ("none", "retraining", "pruning[fraction=0.2]", "pruning[fraction=0.6]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a tiny real run."""
-    import subprocess
-    import sys
-
     results = tmp_path_factory.mktemp("report") / "results"
     chosen = [word for attack in ATTACKS for word in ("--attack", attack)]
     run = ["run", "--matrix", "smoke", "--dataset", TINY.replace("train=200", "train=600"), "--defense", "baseline"]
-    run += ["--defense", "ewe", *chosen, "--seeds", "0-1", "--results", str(results), "--quiet"]
-    for words in (run, ["report", "--results", str(results), "--max-drop", "1"]):
-        subprocess.run([sys.executable, "-m", "harness", *words], check=True, capture_output=True)
+    run += ["--defense", "ewe", *chosen, "--seeds", "0-1", "--results", str(results), "--quiet", "--jobs", "1"]
+    assert command_line(*run) == command_line("report", "--results", results, "--max-drop", "1") == 0
     return results / "report.html"
 
 
@@ -61,6 +57,10 @@ def page(request: pytest.FixtureRequest, browser: Any, made: Path) -> Iterator[A
     opened.close()
 
 
+WORST = 5
+"""The column of the leaderboard that names the worst attack."""
+
+
 def shown(page: Any, rows: str) -> list[list[str]]:
     """The texts of the rows that can be seen."""
     script = "rows => rows.filter(r => r.offsetParent).map(r => [...r.cells].map(c => c.textContent))"
@@ -85,11 +85,11 @@ def test_filters_hide_what_was_not_chosen_and_rank_by_the_rest(page: Any) -> Non
     page.select_option("select[data-key=family]", "removal")
     assert {row[1].partition("[")[0] for row in shown(page, "#left table.sortable tbody tr")} == {"pruning"}
     removal = shown(page, "#leaderboard tbody tr")
-    assert len(removal) == len(everything) == 2 and all(row[1].startswith("pruning") for row in removal)
+    assert len(removal) == len(everything) == 2 and all(row[WORST].startswith("pruning") for row in removal)
     page.select_option("select[data-key=access]", "black-box")
     assert shown(page, "#leaderboard tbody tr") == []
     page.select_option("select[data-key=family]", "")
-    assert {row[1] for row in shown(page, "#leaderboard tbody tr")} == {"retraining"}
+    assert {row[WORST] for row in shown(page, "#leaderboard tbody tr")} == {"retraining"}
     page.select_option("select[data-key=access]", "")
     assert shown(page, "#leaderboard tbody tr") == everything
 
@@ -111,11 +111,46 @@ def test_axe_finds_nothing(page: Any) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
+def test_no_word_of_a_picture_is_cut(page: Any) -> None:
+    assert page.evaluate(CUT) == []
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(CUT) == []
+
+
+CUT = """[...document.querySelectorAll("svg text")].filter((text) => {
+  const [own, all] = [text.getBoundingClientRect(), text.ownerSVGElement.getBoundingClientRect()];
+  return own.left < all.left - 1 || own.right > all.right + 1 || own.top < all.top - 1 || own.bottom > all.bottom + 1;
+}).map((text) => text.textContent)"""
+
+
 @pytest.mark.parametrize("width", [320, 390])
-def test_a_phone_scrolls_tables_and_not_the_page(browser: Any, made: Path, width: int) -> None:
-    opened = browser.new_page(viewport={"width": width, "height": 800})
+def test_a_phone_shows_the_leaderboard_first_and_scrolls_tables_not_the_page(
+    browser: Any, made: Path, width: int
+) -> None:
+    opened = browser.new_page(viewport={"width": width, "height": 844})
     opened.goto(made.as_uri())
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.locator("#leaderboard tbody tr").first.bounding_box()["y"] < 600
+    assert opened.is_hidden("#controls")
+    opened.click("#menu > summary")
+    assert opened.is_visible("#controls") and opened.evaluate("document.documentElement.scrollWidth") <= width
+    table = opened.locator("#left .wide:has(.sortable)").first
+    table.evaluate("table => table.scrollTo(9999, 0)")
+    assert table.evaluate("table => table.scrollLeft") > 0
+    assert 0 <= table.locator("tbody .name").first.bounding_box()["x"] < 20  # what a row is about stays in sight
+    opened.close()
+
+
+def test_print_shows_every_section_unfolded_on_white_and_as_wide_as_the_paper(browser: Any, made: Path) -> None:
+    opened = browser.new_page(color_scheme="dark", viewport={"width": 703, "height": 1000})  # A4 within its margins
+    opened.goto(made.as_uri())
+    opened.emulate_media(media="print")
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    visible = "all => all.filter(e => !e.checkVisibility({contentVisibilityAuto: true})).map(e => e.textContent)"
+    assert opened.eval_on_selector_all("section, figure table, .plugin table", visible) == []
+    assert opened.is_hidden("#controls") and opened.is_hidden("nav")
+    assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 703
     opened.close()
 
 

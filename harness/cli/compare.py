@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli import printing
-from harness.cli.leaderboard import format_option, fpr_option, max_drop_option, output_option
-from harness.cli.options import chosen, open_results, results_option
+from harness.cli.leaderboard import format_option, output_option
+from harness.cli.options import chosen, open_results, results_option, rules_options
 
 if TYPE_CHECKING:
     from harness.compare import Compared, Comparison
+    from harness.leaderboard import Rules
 
 COLUMNS = ("attack", "n", "first", "second", "difference", "interval", "p", "Holm p", "more seeds", "left out")
 
@@ -25,9 +26,7 @@ COLUMNS = ("attack", "n", "first", "second", "difference", "interval", "p", "Hol
 @results_option
 @click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
-@max_drop_option
-@fpr_option
+@rules_options("confidence", "max_drop", "fpr")
 @format_option
 @output_option
 def compare(
@@ -36,9 +35,7 @@ def compare(
     results: str,
     datasets: tuple[str, ...],
     attacks: tuple[str, ...],
-    confidence: float,
-    max_drop: float,
-    fpr: float | None,
+    rules: Rules,
     style: str,
     output: Path | None,
 ) -> None:
@@ -48,10 +45,9 @@ def compare(
     """
     from harness.compare import Compared, make_comparison
     from harness.errors import UsageError
-    from harness.leaderboard import CELL_COLUMNS, Rules
+    from harness.leaderboard import CELL_COLUMNS
 
     printing.check_output(style, output)
-    rules = Rules(confidence=confidence, max_drop=max_drop, fpr=fpr)
     _, tables = open_results(results)
     cells = tables.read("cells", CELL_COLUMNS)
     if cells.empty:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import chosen, open_results, results_option
+from harness.cli.options import chosen, open_results, results_option, rules_options
 from harness.cli.printing import (
     HUMAN,
     Section,
@@ -28,7 +28,7 @@ from harness.cli.printing import (
 )
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked
+    from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked, Rules
     from harness.statistics import Summary
 
 SCHEME_COLUMNS = (
@@ -57,19 +57,6 @@ format_option = click.option(
     help="How to print; parquet needs --output.",
 )
 output_option = click.option("--output", type=click.Path(path_type=Path), help="File for --format parquet.")
-test_option = click.option(
-    "--test",
-    type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
-    default="binomial",
-    show_default=True,
-    help="Of the surrogate's answers against the null models'.",
-)
-max_drop_option = click.option(
-    "--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids."
-)
-fpr_option = click.option(
-    "--fpr", type=float, metavar="RATE", help="Assume this false rate of unmarked models, not the nulls' own."
-)
 
 
 @click.command(epilog="Example: harness leaderboard --dataset digits --format markdown")
@@ -77,16 +64,7 @@ fpr_option = click.option(
 @click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
 @click.option("--defense", "defenses", multiple=True, help="Only these (globs); by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
-@test_option
-@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of a verification, and of ranks.")
-@max_drop_option
-@fpr_option
-@click.option(
-    "--budget",
-    type=int,
-    metavar="N",
-    help="Show the share that would be verified within N trigger queries, at the rates that were measured.",
-)
+@rules_options()
 @click.option(
     "--by",
     type=click.Choice(["dataset", "attack", "family"]),
@@ -99,20 +77,15 @@ def leaderboard(
     datasets: tuple[str, ...],
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
-    test: Any,
-    confidence: float,
-    max_drop: float,
-    fpr: float | None,
-    budget: int | None,
+    rules: Rules,
     by: str | None,
     style: str,
     output: Path | None,
 ) -> None:
     """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
-    from harness.leaderboard import CELL_COLUMNS, COST_COLUMNS, STAGE_COLUMNS, Rules, make_board
+    from harness.leaderboard import CELL_COLUMNS, COST_COLUMNS, STAGE_COLUMNS, make_board
 
     check_output(style, output)
-    rules = Rules(test, confidence, max_drop, fpr, budget)
     _, tables = open_results(results)
     cells = tables.read("cells", CELL_COLUMNS)
     for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
@@ -264,21 +237,11 @@ def _detection_row(detected: Detected) -> list[str]:
     ]
 
 
-TESTS = {
-    "binomial": "an exact binomial test against the upper confidence limit of the null models' rate",
-    "fisher": "Fisher's exact test against the null models",
-    "boschloo": "Boschloo's exact test against the null models",
-    "welch": "Welch's one-sided t-test against the null models",
-    "t": "the paper's one-sided t-test against the null models",
-}
-
-
 def _notes(board: Board, by: str | None) -> list[str]:
     from harness.tables import printable
 
     rules = board.rules
     false = "the null models' (the false rate)" if rules.fpr is None else f"{points(rules.fpr)}, assumed by --fpr"
-    test = TESTS[rules.test] if rules.fpr is None else f"an exact binomial test against {points(rules.fpr)}%"
     return [
         "All in %, mean ± SD over n seeds. success: trigger queries answered as the key says. distribution: how many "
         "seeds have a success of 0 to 10, 10 to 20, ... 90 to 100. "
@@ -286,7 +249,7 @@ def _notes(board: Board, by: str | None) -> list[str]:
         "evasion: the same over evasions. worst attack: the least mean success that one of them leaves. "
         "accuracy cost: the null models' accuracy less the victim's.",
         *([_rank_note(board), _verifying_note(board)] if by in (None, "dataset") else []),
-        f"verified: share of attacked models that {test} accuses at {rules.confidence:.0%}. "
+        f"verified: share of attacked models that {rules.accuser} accuses at {rules.confidence:.0%}. "
         + (f"within {rules.budget}: the chance with that many queries at the rates measured. " if rules.budget else "")
         + f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
         *([NO_NULLS_NOTE] if any(scheme.false_rate is None and scheme.margin for scheme in board.schemes) else []),

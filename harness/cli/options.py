@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
+    from harness.leaderboard import Rules
     from harness.matrix import Matrix
     from harness.plan import Plan
     from harness.registry import Registry
@@ -114,6 +115,51 @@ def gathered(name: str, make: Callable[..., Any], options: Iterable[str]) -> Cal
         return cast(F, called)
 
     return decorate
+
+
+_RULES = {
+    "test": click.option(
+        "--test",
+        type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
+        default="binomial",
+        show_default=True,
+        help="Of the surrogate's answers against the null models'.",
+    ),
+    "confidence": click.option(
+        "--confidence", type=float, default=0.95, show_default=True, help="Of verifications, ranks and differences."
+    ),
+    "max_drop": click.option(
+        "--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids."
+    ),
+    "fpr": click.option(
+        "--fpr", type=float, metavar="RATE", help="Assume this false rate of unmarked models, not the nulls' own."
+    ),
+    "budget": click.option(
+        "--budget",
+        type=int,
+        metavar="N",
+        help="Show the chance of an accusation within N trigger queries, at the rates that were measured.",
+    ),
+}
+
+
+def rules_options(*names: str) -> Callable[[F], F]:
+    """Options by which evidence becomes a verdict, all or some: given to the command as one ``rules``."""
+    wanted = names or tuple(_RULES)
+
+    def decorate(command: F) -> F:
+        command = gathered("rules", _rules, wanted)(command)
+        for name in reversed(wanted):
+            command = _RULES[name](command)
+        return command
+
+    return decorate
+
+
+def _rules(**named: Any) -> Rules:
+    from harness.leaderboard import Rules
+
+    return Rules(**named)
 
 
 def narrowing_options(command: F) -> F:

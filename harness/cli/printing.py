@@ -161,16 +161,17 @@ def _write_parquet(columns: list[str], rows: list[dict[str, Any]], output: Path)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file whole or not at all. Raises :class:`UsageError` where that cannot be."""
+    """Write a file, and the folders above it, whole or not at all. Raises :class:`UsageError` where that cannot be."""
     from harness.errors import UsageError
 
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as handle:
             write(handle)
         partial.replace(path)
     except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another --output") from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from harness.report.sections import About, Results, make_sections
+from harness.report.sections import make_sections
+from harness.report.sources import About, Results
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -36,7 +38,7 @@ def render(results: Results, about: About, registry: Registry) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["broken"] = _broken
+    environment.filters |= {"broken": _broken, "prose": _prose}
     return environment.get_template("page.html").render(
         title="Watermark robustness report",
         lead=made.lead,
@@ -54,6 +56,14 @@ def _broken(text: str) -> Markup:
     from markupsafe import Markup, escape
 
     return Markup(escape(text).replace(",", Markup(",<wbr>")).replace("[", Markup("<wbr>[")))
+
+
+def _prose(text: str) -> Markup:
+    """A docstring, escaped: lines that were broken for an editor run on, and what stands in ticks is code."""
+    from markupsafe import Markup, escape
+
+    running = re.sub(r"(?<!\n)\n(?!\n|\s*[-*] )", " ", text)
+    return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(running))))
 
 
 def _beside(name: str) -> str:

@@ -17,6 +17,13 @@
   system.addEventListener("change", showTheme);
   showTheme();
 
+  // On a phone the results come first: the menu is folded.
+  const menu = document.getElementById("menu");
+  const narrow = matchMedia("(max-width: 40rem)");
+  const fold = () => { menu.open = !narrow.matches; };
+  narrow.addEventListener("change", fold);
+  fold();
+
   // An exact table has a row for each choice of access and family, since a choice changes its numbers.
   const selects = all("select", controls);
   const fits = (element, chosen) =>

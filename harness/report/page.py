@@ -1,0 +1,112 @@
+"""What the template shows: sections of tables, maps, pictures and descriptions. It knows no table of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+ROWS = 1000
+"""Rows of a table."""
+PLOTS = 12
+"""Pictures of a kind, and what is listed of a kind."""
+
+TEXT = frozenset(
+    (
+        *("dataset", "scheme", "attack", "worst attack", "on the line", "quantity", "each seed"),
+        *("status", "reason", "cells", "action", "plugin"),
+    )
+)
+"""Columns that hold words; all others hold numbers, and stand on the right."""
+
+Tags: TypeAlias = tuple[tuple[str, str], ...]
+"""What a filter knows of a thing: keys and values."""
+Value: TypeAlias = tuple[str, float | str]
+"""What is shown, and what it is sorted by: empty where it is not known."""
+
+
+class Row(NamedTuple):
+    """A row of a table, and what a filter knows of it."""
+
+    values: list[Value]
+    tags: Tags = ()
+    hidden: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table. An ``exact`` one has a row for each choice of the filters, since a choice changes its numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    note: str = ""
+    exact: bool = False
+    tags: Tags = ()
+
+    @property
+    def looks(self) -> list[str]:
+        """Of each column, whether it holds numbers (``n``), words (``w``), or what a row is about (``name``)."""
+        looks = ["w" if column in TEXT else "n" for column in self.columns]
+        about = next((i for i, column in enumerate(self.columns) if column in TEXT - {"dataset"}), None)
+        return ["name" if i == about else look for i, look in enumerate(looks)]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Numbers in coloured cells: schemes by attacks."""
+
+    title: str
+    columns: list[tuple[str, Tags]]
+    rows: list[tuple[str, list[tuple[str, str, Tags]]]]
+    tags: Tags
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One or more pictures, and the table behind them."""
+
+    title: str
+    pictures: list[Markup]
+    grid: Grid
+    tags: Tags
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of a plugin, and what was found with it."""
+
+    name: str
+    summary: str
+    reference: str
+    text: str
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it: a text, what is shown, what its words mean, and what was left out."""
+
+    id: str
+    title: str
+    text: str = ""
+    maps: Sequence[Map] = ()
+    grids: Sequence[Grid] = ()
+    plots: Sequence[Plot] = ()
+    plugins: Sequence[Described] = ()
+    facts: Sequence[tuple[str, Sequence[str]]] = ()
+    terms: Sequence[tuple[str, str]] = ()
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the template shows. ``filters`` are a key, a label and values; ``data`` is embedded as JSON."""
+
+    lead: str
+    filters: list[tuple[str, str, list[str]]]
+    sections: list[Section]
+    data: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,291 @@
+"""The pictures of single cells: seeds, pruning curves, query budgets, accuracy against success."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from harness.comparisons import pareto_front
+from harness.leaderboard import Board, Rules, chances_within, kinds_of
+from harness.matrix import Entry, format_chain
+from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
+from harness.report.page import PLOTS, Grid, Plot, Row, Section
+from harness.report.ranking import verifying
+from harness.report.sources import chain_of
+from harness.report.values import count, decimal, points, shortened, spread, text, together
+
+if TYPE_CHECKING:
+    from harness.registry import Registry
+    from harness.report.sources import Known
+    from harness.statistics import Summary
+
+STRIPS = 24
+"""Schemes in a picture of single seeds."""
+BUDGETS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000)
+LOWEST = (90.0, 80.0, 75.0, 50.0, 0.0)
+"""Where an axis of accuracies may begin: its ticks are round numbers then."""
+SUCCESS = "success: trigger queries answered as the key says (%)"
+
+
+def _evident(scored: pd.DataFrame) -> pd.DataFrame:
+    """The cells that have trigger evidence, void ones too."""
+    return scored[(scored["status"] == "ok") & scored["surrogate_trigger"].notna()]
+
+
+def _groups(rows: pd.DataFrame, by: str | list[str], limit: int) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The first groups, in the order of the rows; of thousands the others are not even made."""
+    return islice(iter(rows.groupby(by, sort=False)), limit)
+
+
+def _count(rows: pd.DataFrame, by: list[str]) -> int:
+    """How many groups there are."""
+    return int(rows.groupby(by, sort=False).ngroups)
+
+
+def _told(row: Any) -> str:
+    """What a dot says to a pointer."""
+    success, accuracy = 100 * row.surrogate_trigger, 100 * row.surrogate_accuracy
+    return f"seed {row.seed}: success {success:.1f}%, accuracy {accuracy:.1f}%{'' if row.counts else ', void'}"
+
+
+def _some(told: Sequence[str]) -> str:
+    more = f"; and {len(told) - 6} more" if len(told) > 6 else ""
+    return "; ".join(told[:6]) + more
+
+
+def _from_to(series: Series) -> str:
+    (first, start), (last, end) = series.line[0], series.line[-1]
+    return f"{series.name} {start:.0f} at {first:.0f} to {end:.0f} at {last:.0f}"
+
+
+# --- single seeds -----------------------------------------------------------------------------------------------------
+
+
+def distributions(scored: pd.DataFrame, known: Known) -> Section | None:
+    """Every seed's success, a picture an attack."""
+    evident = _evident(scored[kinds_of(scored) != "detection"])
+    if evident.empty:
+        return None
+    evident, by = evident.sort_values("attack", key=lambda name: name == "none", kind="stable"), ["dataset", "attack"]
+    return Section(
+        "seeds",
+        "Distributions over seeds",
+        "Every seed is a dot, hollow where it is void; the bar is the mean of those that count. Marks often survive "
+        "in some seeds and not in others: a mean between two clusters is a number that no seed has.",
+        plots=[_strip(dataset, attack, rows, known) for (dataset, attack), rows in _groups(evident, by, PLOTS)],
+        left_out=together(
+            shortened(_count(evident, by), PLOTS, "pictures"),
+            shortened(evident["defense"].nunique(), STRIPS, "schemes of a picture"),
+        ),
+    )
+
+
+def _strip(dataset: str, attack: str, rows: pd.DataFrame, known: Known) -> Plot:
+    lines, values, told = [], [], []
+    for scheme, each in _groups(rows, "defense", STRIPS):
+        each = each.sort_values("surrogate_trigger")
+        mean = 100 * each.loc[each["counts"], "surrogate_trigger"].mean()
+        dots = [Dot(100 * row.surrogate_trigger, 0, _told(row), bool(row.counts)) for row in each.itertuples()]
+        lines.append((str(scheme), dots, mean))
+        seeds = ", ".join(f"#{row.seed}: {100 * row.surrogate_trigger:.1f}" for row in each.itertuples())
+        values.append(Row([text(scheme), text(seeds), count(len(each)), points(mean / 100)]))
+        middle = f"{mean:.0f}" if math.isfinite(mean) else "void"
+        told.append(f"{scheme} {middle} ({dots[0].x:.0f} to {dots[-1].x:.0f}, n = {len(dots)})")
+    title = f"{attack} on {dataset}"
+    heard = f"Success in % by seed under {title}. Mean and range: {_some(told)}."
+    grid = Grid(title, ("scheme", "each seed", "n", "mean (%)"), values)
+    return Plot(title, [strips(lines, Axis(SUCCESS), heard)], grid, known.tags(dataset, attack))
+
+
+# --- pruning curves ---------------------------------------------------------------------------------------------------
+
+
+def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
+    """Success and accuracy against the share that is pruned, where there are at least two shares."""
+    pruned = {attack: found for attack in known.of if (found := _fraction(attack, known.registry))}
+    rows = _evident(scored[scored["attack"].isin(pruned)])
+    rows = rows.assign(
+        chain=[pruned[attack][0] for attack in rows["attack"]],
+        fraction=[100 * pruned[attack][1] for attack in rows["attack"]],
+    )
+    groups = [
+        (key, part) for key, part in rows.groupby(["dataset", "chain"], sort=False) if part["fraction"].nunique() > 1
+    ]
+    if not groups:
+        return None
+    return Section(
+        "pruning",
+        "Pruning curves",
+        "Lines go through the means over seeds, dots are seeds, hollow where void. Above: success; below: accuracy.",
+        plots=[_sweep(str(dataset), str(chain), part, known) for (dataset, chain), part in groups[:PLOTS]],
+        left_out=together(
+            shortened(len(groups), PLOTS, "pictures"),
+            shortened(rows["defense"].nunique(), COLOURS, "schemes of a picture"),
+        ),
+    )
+
+
+def _fraction(attack: str, registry: Registry) -> tuple[str, float] | None:
+    """The chain without the share that its last pruning prunes, and the share: as it says, or the plugin's default."""
+    chain = list(chain_of(attack))
+    for place, entry in reversed(list(enumerate(chain))):
+        found = registry.found.get(("attack", entry.name))
+        default = {each.name: each.default for each in fields(found.cls)} if found else {}
+        value = dict(entry.options).get("fraction", default.get("fraction"))
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            chain[place] = Entry(entry.name, tuple(o for o in entry.options if o[0] != "fraction"))
+            try:
+                return format_chain(chain), float(value)
+            except ValueError:
+                return None
+    return None
+
+
+def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
+    title = f"{chain} on {dataset}"
+    pictures, values = [], []
+    for column, label in (("surrogate_trigger", "success (%)"), ("surrogate_accuracy", "accuracy (%)")):
+        series = []
+        for scheme, each in _groups(rows, "defense", COLOURS):
+            means = 100 * each.groupby("fraction")[column].mean()
+            dots = [
+                Dot(row.fraction, 100 * getattr(row, column), _told(row), bool(row.counts)) for row in each.itertuples()
+            ]
+            series.append(Series(str(scheme), list(means.items()), dots))
+            values += [Row([text(scheme), text(label), count(x), points(y / 100)]) for x, y in means.items()]
+        heard = f"{label} against the share pruned, {title}: {_some([_from_to(each) for each in series])}."
+        pictures.append(chart(series, Axis("units pruned (%)"), Axis(label), heard))
+    grid = Grid(title, ("scheme", "quantity", "pruned (%)", "mean"), values)
+    return Plot(title, pictures, grid, known.tags(dataset, rows["attack"].iloc[0]))
+
+
+# --- query budgets ----------------------------------------------------------------------------------------------------
+
+
+def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
+    """How many queries it takes to accuse, and how many of a scheme's attacked models are with so many."""
+    rules = board.rules
+    tested = scored[scored["tested"] & (kinds_of(scored) == "survival")]
+    tested = tested.assign(chances=list(chances_within(tested, BUDGETS, rules)))
+    if tested.empty:
+        return None
+    return Section(
+        "queries",
+        "Query budgets",
+        "The pictures: share of the models left by extractions and removals that the test accuses with so many trigger "
+        "queries, were each answered at the rate that was measured: the mean chance over the attacks and seeds that "
+        f"count. The test: {rules.accuser}, at {rules.confidence:.0%}.",
+        grids=verifying(board, known),
+        plots=[_budget(dataset, rows, known) for dataset, rows in _groups(tested, "dataset", PLOTS)],
+        terms=_terms(rules),
+        left_out=together(
+            shortened(tested["dataset"].nunique(), PLOTS, "pictures"),
+            shortened(tested["defense"].nunique(), COLOURS, "schemes of a picture"),
+        ),
+    )
+
+
+def _terms(rules: Rules) -> list[tuple[str, str]]:
+    limit = "the upper confidence limit of the false rate" if rules.fpr is None else f"{rules.fpr:.2%}"
+    return [
+        ("t-test", "the paper's number, for the attacked model in the middle; about half of such models are accused."),
+        ("80% and 95% power", f"of an exact test against {limit}, which accuses such a model that often."),
+        ("sequential", f"expected of a test that looks after every answer (SPRT), against {limit}; power 95%."),
+    ]
+
+
+def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
+    series, values = [], []
+    for scheme, each in _groups(rows, "defense", COLOURS):
+        chances = np.mean(list(each["chances"]), axis=0)
+        series.append(Series(str(scheme), [(float(q), 100 * c) for q, c in zip(BUDGETS, chances, strict=True)]))
+        values += [Row([text(scheme), count(q), points(float(c))]) for q, c in zip(BUDGETS, chances, strict=True)]
+    heard = f"Share verified in % against queries on {dataset}: {_some([_from_to(each) for each in series])} queries."
+    x, y = Axis("trigger queries (log scale)", 1, BUDGETS[-1], log=True), Axis("models verified (%)")
+    grid = Grid(f"Share verified on {dataset}", ("scheme", "queries", "verified (%)"), values)
+    return Plot(f"Share verified on {dataset}", [chart(series, x, y, heard)], grid, known.tags(dataset))
+
+
+# --- accuracy against success -----------------------------------------------------------------------------------------
+
+
+def frontiers(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
+    """What an attacker pays in accuracy for what it takes of the mark, a picture a scheme."""
+    kinds = kinds_of(scored)
+    evident = _evident(scored.assign(kind=kinds)[kinds != "detection"]).dropna(subset="surrogate_accuracy")
+    if evident.empty:
+        return None
+    by = ["dataset", "defense"]
+    areas = {(scheme.dataset, scheme.defense): scheme.hypervolume for scheme in board.schemes}
+    return Section(
+        "frontier",
+        "Accuracy against success",
+        "A dot a cell, hollow where void, and at the edge where it lies beyond. A numbered diamond is the mean of an "
+        "attack over the cells that count: the table says which. The line bounds what the extractions and removals "
+        "reach: none of them leaves both more accuracy and less of the mark. Hypervolume: the area that they reach on "
+        "a seed, mean ± standard deviation; 0 leaves all of the mark, 100 none of it and all of the accuracy, down to "
+        f"{100 * board.rules.max_drop:g} points below the null models'. Low is good for the owner.",
+        plots=[_frontier(rows, areas.get(key), board.rules, known) for key, rows in _groups(evident, by, PLOTS)],
+        left_out=shortened(_count(evident, by), PLOTS, "pictures"),
+    )
+
+
+def _frontier(rows: pd.DataFrame, area: Summary | None, rules: Rules, known: Known) -> Plot:
+    dataset, scheme = str(rows["dataset"].iloc[0]), str(rows["defense"].iloc[0])
+    title, means = f"{scheme} on {dataset}", _means(rows)
+    places = list(enumerate(means.itertuples(), start=1))
+    dots = [
+        Dot(100 * row.surrogate_accuracy, 100 * row.surrogate_trigger, f"{row.attack}, {_told(row)}", bool(row.counts))
+        for row in rows.itertuples()
+    ]
+    # Where an accuracy voids a model: as far down as an attacker can go.
+    floor = 100 * float((rows.loc[rows["counts"], "null_accuracy"].fillna(0.0) - rules.max_drop).mean())
+    line = _stairs(means.loc[means["front"], ["accuracy", "success"]].to_numpy().tolist(), floor)
+    marks = [(row.accuracy, row.success, str(place)) for place, row in places]
+    shown = [floor, *(dot.x for dot in dots if dot.counts)] if places else [dot.x for dot in dots]
+    x = Axis("accuracy of the attacked model (%)", next(low for low in LOWEST if low <= max(0.0, min(shown))))
+    heard = _some([f"{row.Index} leaves {row.success:.0f} at accuracy {row.accuracy:.0f}" for _, row in places])
+    series = [Series(scheme, line, dots, marks)]
+    picture = chart(series, x, Axis("success (%)"), f"{title}: {heard or 'all void'}.", legend=False)
+    values = [
+        Row(
+            [
+                text(row.Index),
+                text("yes" if row.front else "-"),
+                count(place),
+                decimal(row.accuracy, 1),
+                decimal(row.success, 1),
+            ]
+        )
+        for place, row in places
+    ]
+    grid = Grid(title, ("attack", "on the line", "number", "accuracy (%)", "success (%)"), values)
+    return Plot(f"{title}: hypervolume {spread(area)[0]}" if area else title, [picture], grid, known.tags(dataset))
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy and success of each attack in %, over the cells that count; and whether it is on the front, where no
+    other extraction or removal leaves both more accuracy and less of the mark."""
+    counting = rows[rows["counts"]]
+    found = counting.groupby("attack", sort=False)
+    means = 100 * found[["surrogate_accuracy", "surrogate_trigger"]].mean().set_axis(["accuracy", "success"], axis=1)
+    survival = (found["kind"].first() == "survival").to_numpy(dtype=bool)
+    front = np.zeros(len(means), dtype=bool)
+    front[survival] = pareto_front(means[survival].to_numpy() * (1, -1))
+    return means.assign(front=front)
+
+
+def _stairs(points: Sequence[tuple[float, float]], floor: float) -> list[tuple[float, float]]:
+    """The edge of what the points reach: from the most accuracy and all of the mark, down and to the left."""
+    line: list[tuple[float, float]] = []
+    level = 100.0
+    for x, y in sorted(points, reverse=True):
+        line += [(x, level), (x, y)]
+        level = y
+    return [*line, (min(floor, line[-1][0]), level)] if line else []

@@ -1,0 +1,57 @@
+"""What is known of the schemes and attacks, and what was found with each."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from harness.leaderboard import Board
+from harness.report.page import Described, Grid, Section, Tags
+from harness.report.ranking import Columns, T, attack_columns, row, scheme_columns
+from harness.report.values import shortened, text
+
+if TYPE_CHECKING:
+    from harness.registry import Registry
+    from harness.report.sources import Known
+
+DESCRIBED = 60
+"""Plugins of a kind."""
+FOUND = 24
+"""Rows of a plugin's table."""
+
+
+def schemes(board: Board, known: Known) -> Section:
+    """Each scheme, with its rows of the leaderboard."""
+    names, described = known.plugins["defense"], []
+    for name, entries in list(names.items())[:DESCRIBED]:
+        own = [scheme for scheme in board.schemes if scheme.defense in entries]
+        grid = _found(f"{name} in the leaderboard", scheme_columns(board), own, lambda s: known.tags(s.dataset))
+        described.append(_described("defense", name, grid, known.registry))
+    left_out = shortened(len(names), DESCRIBED, "names of schemes")
+    return Section("schemes", "Schemes", plugins=described, left_out=left_out)
+
+
+def attacks(board: Board, known: Known) -> Section:
+    """Each attack, with what it leaves, alone and in chains."""
+    names, described = known.plugins["attack"], []
+    for name, chains in list(names.items())[:DESCRIBED]:
+        own = [attacked for attacked in board.attacks if attacked.attack in chains]
+        grid = _found(f"What {name} leaves", attack_columns(board), own, lambda a: known.tags(a.dataset, a.attack))
+        described.append(_described("attack", name, grid, known.registry))
+    left_out = shortened(len(names), DESCRIBED, "names of attacks")
+    return Section("attacks", "Attacks", plugins=described, left_out=left_out)
+
+
+def _found(title: str, columns: Columns[T], records: list[T], tags: Callable[[T], Tags]) -> Grid:
+    shown: Columns[T] = {"dataset": lambda record: text(record.dataset), **columns}
+    rows = [row(shown, record, tags(record)) for record in records[:FOUND]]
+    return Grid(title, tuple(shown), rows, shortened(len(records), FOUND, "rows"))
+
+
+def _described(kind: Literal["defense", "attack"], name: str, grid: Grid, registry: Registry) -> Described:
+    found = registry.found.get((kind, name))
+    if found is None:
+        return Described(name, "", "", "No plugin of this name is installed here: its description is not known.", grid)
+    more = (inspect.getdoc(found.cls) or "").removeprefix(found.summary).strip()
+    return Described(name, found.summary, found.cls.reference, more, grid)
