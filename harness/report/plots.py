@@ -201,15 +201,17 @@ def _terms(rules: Rules) -> list[tuple[str, str]]:
 
 
 def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
-    series, values = [], []
-    for scheme, each in _groups(rows, "defense", COLOURS):
-        chances = np.mean(list(each["chances"]), axis=0)
-        series.append(Series(str(scheme), [(float(q), 100 * c) for q, c in zip(BUDGETS, chances, strict=True)]))
-        values += [Row([text(scheme), count(q), points(float(c))]) for q, c in zip(BUDGETS, chances, strict=True)]
+    means = {str(scheme): np.mean(list(each["chances"]), axis=0) for scheme, each in _groups(rows, "defense", COLOURS)}
+    series = [Series(name, list(zip(map(float, BUDGETS), 100 * line, strict=True))) for name, line in means.items()]
+    values = [
+        Row([count(asked), *(points(float(line[place])) for line in means.values())])
+        for place, asked in enumerate(BUDGETS)
+    ]
     heard = f"Share verified in % against queries on {dataset}: {_some([_from_to(each) for each in series])} queries."
     x, y = Axis("trigger queries (log scale)", 1, BUDGETS[-1], log=True), Axis("models verified (%)")
-    grid = Grid(f"Share verified on {dataset}", ("scheme", "queries", "verified (%)"), values)
-    return Plot(f"Share verified on {dataset}", [chart(series, x, y, heard)], grid, known.tags(dataset))
+    title = f"Share verified on {dataset}"
+    grid = Grid(f"{title} (%)", ("queries", *means), values)
+    return Plot(title, [chart(series, x, y, heard)], grid, known.tags(dataset))
 
 
 # --- accuracy against success -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from harness.report.values import (
     text,
     together,
 )
+from harness.tables import printable
 
 if TYPE_CHECKING:
     from harness.report.sources import Known, Results
@@ -89,14 +90,18 @@ def scheme_columns(board: Board) -> Columns[Ranked]:
         "n": lambda s: size(s.margin),
         "margin": lambda s: spread(s.margin),
         "95% interval": lambda s: interval(s.margin),
-        "worst attack": lambda s: text(s.worst_attack or "-"),
-        "worst success": lambda s: spread(s.worst),
+        "worst attack": _worst,
         "verified": lambda s: points(s.verified),
         **within,
         "hypervolume": lambda s: spread(s.hypervolume),
         **evasion,
         "not counted": not_counted,
     }
+
+
+def _worst(scheme: Ranked) -> Value:
+    left, mean = spread(scheme.worst)
+    return (f"{left} {printable(scheme.worst_attack)}", mean) if scheme.worst else UNKNOWN
 
 
 def _choices(results: Results, known: Known, columns: Columns[Ranked]) -> Iterator[Row]:
