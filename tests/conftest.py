@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
@@ -52,23 +55,52 @@ def _no_plugins_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_PLUGINS", raising=False)
 
 
+def command_line(*args: object) -> int:
+    """Run the real command line in this process, for what a whole module's tests share; its exit code."""
+    from harness.cli import main
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(sys, "argv", ["harness", *map(str, args)])
+        main()
+    return int(caught.value.code or 0)
+
+
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """The real command line, in this process: ``cli("run", "--matrix", "smoke", code=0)`` also checks its exit code."""
 
     def run(*args: object, code: int | None = None) -> Ended:
-        from harness.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["harness", *map(str, args)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
+        exit_code = command_line(*args)
         out, err = capsys.readouterr()
-        ended = Ended(int(caught.value.code or 0), out, err)
+        ended = Ended(exit_code, out, err)
         assert code is None or ended.code == code, f"exit code {ended.code}\n{out}\n{err}"
         return ended
 
     return run
+
+
+WITHOUT = """
+import json, sys
+from harness.cli import main
+modules, commands = json.loads(sys.argv[1])
+for words in commands:
+    sys.argv = ["harness", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+    imported = set(modules) & set(sys.modules)
+    assert not imported, (words, imported)
+"""
+
+
+def without(modules: set[str], *commands: Sequence[object]) -> str:
+    """Run commands in one new process, see that none of them imports the modules, and return what they say."""
+    asked = json.dumps([sorted(modules), [[*map(str, words)] for words in commands]])
+    done = subprocess.run([sys.executable, "-c", WITHOUT, asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -83,6 +115,12 @@ def process() -> Cli:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--jobs`` starts its worker processes with torch imported."""
+    monkeypatch.setattr("harness.execute.local.get_context", lambda method: warm.context())
 
 
 @pytest.fixture(scope="session")

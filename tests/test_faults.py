@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, tzinfo
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ from harness.stages import Worker
 from harness.store import Store
 from harness.tables import TABLES, Tables
 from harness.train import Engine
-from tests.conftest import ROOT, TINY, Cli
+from tests.conftest import ROOT, TINY, Cli, command_line
 from tests.test_claims import held
 from tests.test_session import SCHEME, arguments, measured, ran
 from tests.test_workers import Books, stage
+from tests.warm import Started
 
 HANGS = '''
 from __future__ import annotations
@@ -67,8 +67,7 @@ ATTACKS = ("none", "retraining", "pruning")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of a run that nothing happened to. To be copied."""
     results = tmp_path_factory.mktemp("whole") / "results"
-    command = [sys.executable, "-m", "harness", "run", *map(str, arguments(results, *ATTACKS)), "--quiet"]
-    subprocess.run(command, check=True, capture_output=True)
+    assert command_line("run", *arguments(results, *ATTACKS), "--quiet") == 0
     return results
 
 
@@ -91,39 +90,63 @@ def assert_equal(results: Path, whole: Path) -> None:
 # --- two runs at once -------------------------------------------------------------------------------------------------
 
 
+MEETS = (
+    HANGS.replace("hangs", "meets")
+    .replace("Hangs", "Meets")
+    .replace("import time\n", "import time\nfrom pathlib import Path\n")
+    .replace("    def run(", "    last: bool = False\n\n    def run(")
+    .replace(
+        """        while True:
+            time.sleep(1)
+""",
+        """        here = Path(__file__).parent
+        with open(here / "began", "a") as file:
+            file.write("last " if self.last else "first ")
+        if self.last:
+            (here / "go").touch()
+        while not (here / "go").exists():
+            time.sleep(0.02)
+        return victim
+""",
+    )
+)
+
+
+@pytest.mark.usefixtures("warm_workers")
 def test_two_runs_at_once_compute_no_stage_twice(cli: Cli, tmp_path: Path) -> None:
-    """One of them with worker processes."""
-    both, one = tmp_path / "both", tmp_path / "one"
-    common, more = ["none", "retraining"], [["pruning"], ["fine-tuning"]]
-    commands = [
-        [sys.executable, "-m", "harness", "run", *map(str, arguments(both, *common, *each)), "--jobs", jobs]
-        for each, jobs in zip(more, "12", strict=True)
-    ]
-    started = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
-    said = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    assert all("(3 ok)" in out for out, _ in said), "each knows all of its cells"
+    """The one that comes later, with worker processes, meets the other one in the middle of a stage of both."""
+    both, one, plugins = tmp_path / "both", tmp_path / "one", tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "meets.py").write_text(MEETS)
+    common, more = ["none", "meets", "retraining"], ["pruning", "meets[last=true]"]
+    with Started("run", *arguments(both, *common, more[0]), "--plugins", plugins) as other:
+        while not (plugins / "began").exists():
+            assert other.returncode is None, other.stderr.read()
+            time.sleep(0.02)
+        here = cli("run", *arguments(both, *common, more[1]), "--plugins", plugins, "--jobs", 2, code=0)
+        out, err = other.communicate()
+    assert other.returncode == 0, err
+    assert (plugins / "began").read_text() == "first last ", "no other worker was at the first"
+    assert "(4 ok)" in out and "(4 ok)" in here.out, "each knows all of its cells"
     stages = harness.read_table(both, "stages")
     assert stages["stage"].is_unique and set(stages["status"]) == {"ok"}
-    assert sum(ran(out) for out, _ in said) == len(stages), "computed once each"
-    cli("run", *arguments(one, *common, *more[0], *more[1]), code=0)
+    assert ran(out) + ran(here.out) == len(stages), "computed once each"
+    cli("run", *arguments(one, *common, *more), "--plugins", plugins, code=0)
     assert_equal(both, one)
-    assert cli("run", *arguments(both, *common, *more[0], *more[1]), code=0).out.startswith("nothing to do")
+    again = cli("run", *arguments(both, *common, *more), "--plugins", plugins, code=0)
+    assert again.out.startswith("nothing to do")
 
 
 def test_a_stage_of_a_process_that_dies_is_computed_here_after_all(cli: Cli, whole: Path, tmp_path: Path) -> None:
     stages = harness.read_table(whole, "stages").set_index("action")
     claimed = stages.loc["embed", "stage"]
-    with held(tmp_path, claimed) as other:
-        command = [sys.executable, "-m", "harness", "run", *map(str, arguments(tmp_path, *ATTACKS))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-            assert running.stderr is not None and running.stdout is not None
-            first = [running.stderr.readline() for _ in range(3)]  # clean, its triggers or null: all but embedding
-            assert not any("embed" in line for line in first)
-            time.sleep(1)
-            assert running.poll() is None
-            other.kill()
-            out = running.stdout.read()
+    with held(tmp_path, claimed) as other, Started("run", *arguments(tmp_path, *ATTACKS)) as running:
+        first = [running.stderr.readline() for _ in range(3)]  # clean, its triggers or null: all but embedding
+        assert not any("embed" in line for line in first)
+        time.sleep(1)
+        assert running.returncode is None
+        other.kill()
+        out = running.stdout.read()
     assert running.returncode == 0 and ran(out) == len(stages)
     assert_equal(tmp_path, whole)
 
@@ -277,13 +300,14 @@ def test_only_what_shares_a_device_asks_to_run_alone(tmp_path: Path, monkeypatch
 # --- hanging ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_plugin_that_hangs_fails_its_own_cell(cli: Cli, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     (plugins / "hangs.py").write_text(HANGS)
-    args = [*arguments(tmp_path / "r", "hangs", "none", "pruning"), "--plugins", plugins, "--stage-timeout", 10]
+    args = [*arguments(tmp_path / "r", "hangs", "none", "pruning"), "--plugins", plugins, "--stage-timeout", 5]
     said = cli("run", *args, code=1)
-    assert "hangs: took longer than --stage-timeout 10 s" in said.err
+    assert "hangs: took longer than --stage-timeout 5 s" in said.err
     cells = harness.read_table(tmp_path / "r", "cells").set_index("attack")
     assert cells["status"].to_dict() == {"hangs": "failed", "none": "ok", "pruning": "ok"}
     refused = cli("run", *args, "--debug", code=2)
@@ -314,24 +338,22 @@ LEAKS = (
         return victim
 """,
     )
-    .replace("import time\n", "import os\nimport time\nfrom pathlib import Path\n")
+    .replace("import time\n", "import multiprocessing, os, resource, time\nfrom pathlib import Path\n")
     + "\nKEPT = []\n"
+    + "if multiprocessing.parent_process():  # in a worker\n"
+    + "    resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
 )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+@pytest.mark.usefixtures("warm_workers")
 def test_a_plugin_that_leaves_files_open_costs_its_worker_and_nothing_else(cli: Cli, tmp_path: Path) -> None:
-    import resource
-
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "leaks.py").write_text(LEAKS)
     attacks = ("none", "leaks[most=200]", "leaks", "pruning", "retraining")
-    options = ("--plugins", tmp_path / "plugins", "--quiet", "--jobs", 2)
-    command = [sys.executable, "-m", "harness", "run", *map(str, (*arguments(tmp_path / "r", *attacks), *options))]
-    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (300, 300))
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=few, check=False)
+    options = ("--plugins", tmp_path / "plugins", "--quiet", "--stage-timeout", 100)  # with it one worker at a time
+    cli("run", *arguments(tmp_path / "r", *attacks), *options, code=1)
     cells = harness.read_table(tmp_path / "r", "cells").set_index("attack")
-    assert done.returncode == 1, done.stderr
     assert set(cells.index[cells["status"] == "ok"]) == {*attacks} - {"leaks"}
     assert "Too many open files" in cells.loc["leaks", "reason"]
     assert len(list((tmp_path / "plugins").glob("*.pid"))) == 2, "no worker ran both"
@@ -342,9 +364,9 @@ def test_a_plugin_that_leaves_files_open_costs_its_worker_and_nothing_else(cli: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_kills_at_random_points_leave_the_tables_of_a_run_that_nobody_killed() -> None:
-    command = [sys.executable, "-m", "benchmarks.faults", "--kills", "16", "--seed", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "16 kills" in done.stdout and "tables equal" in done.stdout, done.stdout
+    with Started("--kills", 16, "--seed", 1, cwd=ROOT, module="benchmarks.faults") as suffering:
+        out, err = suffering.communicate()
+    assert suffering.returncode == 0 and "16 kills" in out and "tables equal" in out, out + err
 
 
 # --- torn by a power cut ----------------------------------------------------------------------------------------------
@@ -442,6 +464,7 @@ def disk(path: Path, kib: int) -> Iterator[None]:
         subprocess.run(("umount", "--lazy", path), check=True)
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("kib", [64, 300])
 def test_a_disk_that_is_really_full(cli: Cli, tmp_path: Path, whole: Path, jobs: int, kib: int) -> None:

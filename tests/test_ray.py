@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +23,10 @@ import harness
 from harness.errors import UsageError
 from harness.execute import ray as on_ray
 from harness.plan import Use
-from tests.conftest import Cli
+from tests.conftest import Cli, command_line
 from tests.test_session import arguments, measured, ran
 from tests.test_workers import gone, stage
+from tests.warm import Started
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'watermark-harness[ray]'")
 
@@ -120,8 +120,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plugins.mkdir()
     (plugins / "waits.py").write_text(WAITS)
     (plugins / "go").touch()
-    with started(folder / "results", plugins, "--executor", "local", "--jobs", 1) as process:
-        assert process.wait() == 0
+    assert command_line("run", *arguments(folder / "results", *ATTACKS), "--plugins", plugins) == 0
     return folder / "results"
 
 
@@ -133,18 +132,10 @@ def plugins(tmp_path: Path) -> Path:
     return folder
 
 
-@contextmanager
-def started(results: Path, plugins: Path, *options: object, cwd: Path | None = None) -> Iterator[subprocess.Popen[str]]:
-    """The command line at work, in a process group of its own. It is given a minute."""
-    args = [*arguments(results, *ATTACKS), "--plugins", plugins, *options]
-    command = [sys.executable, "-P", "-m", "harness", "run", *map(str, args)]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    env = os.environ | {"HARNESS_JOBS": "auto"}  # all that the cluster has room for
-    with subprocess.Popen(command, **streams, text=True, cwd=cwd, env=env, start_new_session=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def started(results: Path, plugins: Path, *options: object, cwd: Path | None = None) -> Started:
+    """The command line at work, with all the workers that the cluster has room for."""
+    options = ("--plugins", plugins, "--executor", "ray", "--jobs", "auto", *options)
+    return Started("run", *arguments(results, *ATTACKS), *options, cwd=cwd)
 
 
 def began(plugins: Path, count: int) -> list[list[str]]:
@@ -191,7 +182,7 @@ def test_the_run_is_killed_and_the_next_one_loses_a_node_which_costs_nothing_but
     cluster: Any, tmp_path: Path, plugins: Path, serial: Path
 ) -> None:
     """The last one with this cluster."""
-    results, options = tmp_path / "results", ("--executor", "ray", "--address", cluster.address)
+    results, options = tmp_path / "results", ("--address", cluster.address)
     with started(results, plugins, *options) as process:
         turns = began(plugins, 2)
         process.kill()
@@ -207,7 +198,7 @@ def test_the_run_is_killed_and_the_next_one_loses_a_node_which_costs_nothing_but
         cluster.remove_node(node, allow_graceful=False)
         assert gone(int(pid)), "a worker does not outlive its node"
         (plugins / "go").touch()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
     assert process.returncode == 0, err
     assert [turn for turn, _, _ in began(plugins, 3)] == [*(turn for turn, _, _ in turns), lost]
     assert f"{len(ATTACKS)} ok" in out
@@ -233,13 +224,12 @@ def test_ctrl_c_on_a_cluster_of_this_machine_lets_running_stages_end(
     trap.mkdir()
     for module in ("torch", "harness", "pandas", "setproctitle"):
         (trap / f"{module}.py").write_text('raise SystemExit("a file of a stranger")')
-    options = ("--executor", "ray", "--jobs", 1, "--log-json")
-    with started(tmp_path / "results", plugins, *options, cwd=trap) as process:
+    with started(tmp_path / "results", plugins, "--jobs", 1, "--log-json", cwd=trap) as process:
         began(plugins, 1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that it started
         time.sleep(0.5)
         (plugins / "go").touch()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate()
     assert process.returncode == 130, err
     assert "stopping after what runs now" in err and "Traceback" not in err
     events = [json.loads(line) for line in out.splitlines()]

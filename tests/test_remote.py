@@ -20,7 +20,7 @@ from harness.errors import ResultsError
 from harness.remote import Remote, RemoteStore, RemoteTables, open_results
 from harness.store import Store
 from harness.tables import Tables
-from tests.conftest import Cli
+from tests.conftest import Cli, command_line
 from tests.test_session import arguments, measured, ran
 
 On = Callable[[str], None]
@@ -49,13 +49,7 @@ def url(there: Path, on: On) -> str:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run into a plain folder leaves."""
     folder = tmp_path_factory.mktemp("plain") / "results"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["harness", "run", *map(str, arguments(folder, "none", "pruning")), "--quiet"])
-        with pytest.raises(SystemExit) as ended:
-            from harness.cli import main
-
-            main()
-    assert not ended.value.code
+    assert command_line("run", *arguments(folder, "none", "pruning"), "--quiet") == 0
     return folder
 
 
@@ -139,6 +133,7 @@ def test_one_machine_runs_and_another_reads_exports_and_goes_on(
     assert not partials(there)
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_worker_processes_share_a_url(url: str, there: Path, plain: Path, cli: Cli) -> None:
     cli("run", *chosen(url, "none", "pruning"), "--jobs", "2", "--profile", code=0)
     assert_same(there, plain)

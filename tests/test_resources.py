@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from harness.resources import Peaks, available_memory, give_back, machine
+from harness.resources import Peaks, available_memory, give_back, keep_memory, machine
+from tests import warm
 
 CPU = torch.device("cpu")
 
@@ -50,33 +51,35 @@ def test_there_is_some_memory_and_not_more_than_there_is() -> None:
     assert available is not None and there / 1000 < available <= there
 
 
-KEEPS = """
-import sys
-from pathlib import Path
-import torch
-from harness.resources import give_back, keep_memory
-
-def resident():
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii").splitlines())
-    return int(lines["VmRSS"].split()[0]) // 1024
-
-def used_and_freed():
+def used_and_freed() -> int:
+    """MiB that a process still has of a tensor of 320 that is gone."""
     before = resident()
-    large = torch.ones(80 * 2**20)  # 320 MiB
+    large = torch.ones(80 * 2**20)
     del large
     return resident() - before
 
-print(used_and_freed())
-keep_memory()
-print(used_and_freed())
-before = resident()
-give_back(torch.device("cpu"))
-print(before - resident())
-"""
+
+def resident() -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text("ascii").splitlines())
+    return int(lines["VmRSS"].split()[0]) // 1024
+
+
+def keep(tell: Connection) -> None:
+    """In a process of its own, since it is the process that keeps memory from then on."""
+    by_default = used_and_freed()
+    keep_memory()
+    kept = used_and_freed()
+    before = resident()
+    give_back(CPU)
+    tell.send((by_default, kept, before - resident()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the process's memory is read from /proc")
 def test_memory_is_kept_for_the_next_step_and_given_back_for_the_next_stage() -> None:
-    done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True)
-    by_default, kept, given_back = map(int, done.stdout.split())
+    told, tell = warm.context().Pipe(duplex=False)
+    process = warm.context().Process(target=keep, args=(tell,))
+    process.start()
+    tell.close()
+    by_default, kept, given_back = told.recv()
+    process.join()
     assert by_default < 50 < 250 < kept and given_back > 250

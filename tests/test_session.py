@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +11,8 @@ import pandas as pd
 import pytest
 
 import harness
-from tests.conftest import TINY, Cli
+from tests.conftest import TINY, Cli, without
+from tests.warm import Started
 
 SCHEME = '''
 from __future__ import annotations
@@ -78,9 +76,9 @@ def measured(results: Path, table: str) -> pd.DataFrame:
 # --- running and resuming ---
 
 
-def test_smoke_runs_ranks_and_then_has_nothing_to_do(process: Cli, tmp_path: Path) -> None:
+def test_smoke_runs_ranks_and_then_has_nothing_to_do(cli: Cli, process: Cli, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    first = process("run", "--matrix", "smoke", "--results", results, code=0)
+    first = cli("run", "--matrix", "smoke", "--results", results, code=0)
     assert "20 ok" in first.out and f"next: harness leaderboard --results {results}" in first.out
     again = process("run", "--matrix", "smoke", "--results", results, code=0)
     assert again.out.startswith("nothing to do: 20 cells (20 ok)")
@@ -91,23 +89,17 @@ def test_smoke_runs_ranks_and_then_has_nothing_to_do(process: Cli, tmp_path: Pat
     assert {scheme["defense"] for scheme in board["schemes"]} == set(cells["defense"])
 
 
-def test_planning_and_ranking_and_a_finished_run_never_import_torch(process: Cli, tmp_path: Path, cli: Cli) -> None:
+def test_planning_and_ranking_and_a_finished_run_never_import_torch(tmp_path: Path, cli: Cli) -> None:
     results = tmp_path / "results"
     cli("run", *arguments(results, "none"), code=0)
-    for args in (
+    without(
+        {"torch._C"},
         ["--help"],
         ["plan", "--matrix", "full"],
-        ["leaderboard", "--results", str(results)],
+        ["leaderboard", "--results", results],
         ["plugins", "list", "--options"],
-        ["run", *map(str, arguments(results, "none"))],
-    ):
-        code = (
-            "import sys\nfrom harness.cli import main\n"
-            f"sys.argv = ['harness', *{args!r}]\n"
-            "try:\n    main()\nfinally:\n    assert 'torch._C' not in sys.modules, 'torch was imported'\n"
-        )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        ["run", *arguments(results, "none")],
+    )
 
 
 def test_the_same_matrix_gives_the_same_bits_in_any_order(cli: Cli, tmp_path: Path) -> None:
@@ -172,31 +164,27 @@ def test_rerun_says_which_finished_stages_run_again(
 
 
 def test_interrupting_loses_nothing_and_tells_how_to_go_on(tmp_path: Path, cli: Cli) -> None:
-    args = arguments(tmp_path / "cut", "none", "retraining", "fine-tuning", seeds="0-5")
-    command = [sys.executable, "-m", "harness", "run", *map(str, args), "--log-json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None and running.stderr is not None
+    args = arguments(tmp_path / "cut", "none", "retraining", "fine-tuning", seeds="0-2")
+    with Started("run", *args, "--log-json") as running:
         for line in running.stdout:
             if json.loads(line)["event"] == "ended":
                 break
-        running.send_signal(signal.SIGINT)
+        running.interrupt()
         events = [json.loads(line) for line in running.stdout]
         said = running.stderr.read()
     assert running.returncode == 130
     assert "the same command goes on" in said
     done = 1 + sum(event["event"] == "ended" for event in events)
-    assert done < 1 + 1 + 6 * (1 + 1 + 2 + 2 * 2)
+    assert done < 1 + 1 + 3 * (1 + 1 + 2 + 2 * 2)
     resumed = cli("run", *args, code=0)
-    whole = cli("run", *arguments(tmp_path / "whole", "none", "retraining", "fine-tuning", seeds="0-5"), code=0)
+    whole = cli("run", *arguments(tmp_path / "whole", "none", "retraining", "fine-tuning", seeds="0-2"), code=0)
     assert ran(resumed.out) == ran(whole.out) - done
     pd.testing.assert_frame_equal(measured(tmp_path / "cut", "evidence"), measured(tmp_path / "whole", "evidence"))
 
 
 def test_a_killed_process_leaves_nothing_that_is_trusted(tmp_path: Path, cli: Cli) -> None:
     args = arguments(tmp_path / "cut", "retraining", seeds="0-3")
-    command = [sys.executable, "-m", "harness", "run", *map(str, args), "--log-json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
-        assert running.stdout is not None
+    with Started("run", *args, "--log-json") as running:
         for line in running.stdout:
             if json.loads(line)["event"] == "ended" and json.loads(line)["action"] == "embed":
                 break
@@ -345,15 +333,17 @@ def test_a_plugin_that_breaks_while_it_is_asked_fails_its_own_cells(cli: Cli, tm
 
 def test_debug_stops_where_the_plugin_failed(tmp_path: Path, plugins: Path) -> None:
     args = [*arguments(tmp_path / "results", "noise[fault=raises]"), "--plugins", plugins, "--debug", "--quiet"]
-    command = [sys.executable, "-m", "harness", "run", *map(str, args)]
-    done = subprocess.run(command, input="p self.fault\nq\n", capture_output=True, text=True, check=False)
-    assert "(Pdb) 'raises'" in done.stdout
-    assert done.returncode == 1 and "RuntimeError: the attack broke" in done.stderr
+    with Started("run", *args, stdin="p self.fault\nq\n") as running:
+        out, err = running.communicate()
+    assert "(Pdb) 'raises'" in out
+    assert running.returncode == 1 and "RuntimeError: the attack broke" in err
 
 
-def test_deterministic_is_accepted_and_gives_the_same_numbers_on_a_cpu(tmp_path: Path, process: Cli) -> None:
-    process("run", *arguments(tmp_path / "a", "none"), code=0)
-    process("run", *arguments(tmp_path / "b", "none"), "--deterministic", code=0)
+def test_deterministic_is_accepted_and_gives_the_same_numbers_on_a_cpu(tmp_path: Path, cli: Cli) -> None:
+    cli("run", *arguments(tmp_path / "a", "none"), code=0)
+    with Started("run", *arguments(tmp_path / "b", "none"), "--deterministic") as running:  # it changes the process
+        out, err = running.communicate()
+    assert running.returncode == 0 and "1 ok" in out, err
     pd.testing.assert_frame_equal(measured(tmp_path / "a", "evidence"), measured(tmp_path / "b", "evidence"))
 
 

@@ -29,6 +29,7 @@ from harness.execute.serial import unstored
 from harness.plan import Stage, Use
 from tests.conftest import Cli
 from tests.test_session import arguments, measured, ran
+from tests.warm import Started
 
 MORTAL = '''
 from __future__ import annotations
@@ -166,21 +167,23 @@ def executed(make: Any, stages: list[Stage], jobs: int = 1, books: Books | None 
 
 
 def test_several_workers_leave_the_bits_of_a_serial_run_and_go_on_with_it(cli: Cli, tmp_path: Path) -> None:
+    """These ones start cold, as a user's do."""
     one, two = tmp_path / "one", tmp_path / "two"
     chosen = ("retraining", "pruning", "none")
-    cli("run", *arguments(one, *chosen, defense="ewe", seeds="0-1"), "--analysis", "cka", code=0)
-    # Two of the cells are there when the workers come: their models are then parents from an earlier run.
-    cli("run", *arguments(two, "none", defense="ewe", seeds="0-1"), "--analysis", "cka", code=0)
-    rest = [*arguments(two, *chosen, defense="ewe", seeds="0-1"), "--analysis", "cka", "--jobs", 2]
-    assert ran(cli("run", *rest, code=0).out) == 2 * 2 * (1 + 1 + 1)  # attack, verify, analyse
+    cli("run", *arguments(one, *chosen, defense="ewe"), "--analysis", "cka", code=0)
+    # One of the cells is there when the workers come: its models are then parents from an earlier run.
+    cli("run", *arguments(two, "none", defense="ewe"), "--analysis", "cka", code=0)
+    rest = [*arguments(two, *chosen, defense="ewe"), "--analysis", "cka", "--jobs", 2]
+    assert ran(cli("run", *rest, code=0).out) == 2 * (1 + 1 + 1)  # attack, verify, analyse
     files = {path.relative_to(one) for path in (one / "artifacts").glob("*/*/tensors.safetensors")}
     assert files == {path.relative_to(two) for path in (two / "artifacts").glob("*/*/tensors.safetensors")}
     assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
     for table in ("cells", "evidence", "curves", "measurements", "stages"):
         pd.testing.assert_frame_equal(measured(one, table), measured(two, table))
-    assert cli("run", *rest, code=0).out.startswith("nothing to do: 6 cells (6 ok)")
+    assert cli("run", *rest, code=0).out.startswith("nothing to do: 3 cells (3 ok)")
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_a_plugin_that_takes_its_process_down_fails_its_own_cell(cli: Cli, tmp_path: Path, plugins: Path) -> None:
     exits, killed = "mortal", "mortal[how=killed]"
     args = [*arguments(tmp_path, exits, killed, f"{killed} | pruning", "none", "pruning"), "--plugins", plugins]
@@ -196,6 +199,7 @@ def test_a_plugin_that_takes_its_process_down_fails_its_own_cell(cli: Cli, tmp_p
     assert set(harness.read_table(tmp_path, "cells")["status"]) == {"ok"}
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_fail_fast_starts_nothing_after_a_failure(cli: Cli, tmp_path: Path, plugins: Path) -> None:
     many = [f"retraining[queries={n}]" for n in range(50, 60)]
     args = arguments(tmp_path, "mortal[how=raises]", *many)
@@ -207,10 +211,7 @@ def test_fail_fast_starts_nothing_after_a_failure(cli: Cli, tmp_path: Path, plug
 def test_ctrl_c_in_a_terminal_lets_the_running_stages_end(tmp_path: Path, cli: Cli) -> None:
     chosen = ("none", "retraining", "fine-tuning")
     args = arguments(tmp_path / "cut", *chosen, seeds="0-2")
-    command = [sys.executable, "-m", "harness", "run", *map(str, args), "--log-json", "--jobs", "2"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
-        assert process.stdout is not None and process.stderr is not None
+    with Started("run", *args, "--log-json", "--jobs", 2) as process:
         events = [json.loads(process.stdout.readline()) for _ in range(4)]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
         events += [json.loads(line) for line in process.stdout]
