@@ -51,6 +51,7 @@ class Data:
     folder: Path
     download: bool = False
     _arrays: dict[str, Arrays] = field(default_factory=dict)
+    _checksums: dict[str, str] = field(default_factory=dict)
     _others: dict[tuple[str, tuple[int, ...], torch.device], Split] = field(default_factory=dict)
 
     def arrays(self, dataset: InputSet) -> Arrays:
@@ -58,6 +59,17 @@ class Data:
         if dataset.name not in self._arrays:
             self._arrays[dataset.name] = self._load(dataset)
         return self._arrays[dataset.name]
+
+    def checksum(self, dataset: InputSet) -> str | None:
+        """Which content the whole set has here, as 32 hexadecimal digits; ``None`` until it has been loaded.
+
+        SHA-256 over ``x_test``, ``x_train``, ``y_test`` and ``y_train`` in this order: of each the text
+        ``"<name> <dtype> <shape>"``, such as ``"x_test uint8 (10000, 1, 28, 28)"``, then its values in C order.
+        """
+        name = dataset.name
+        if name in self._arrays and name not in self._checksums:
+            self._checksums[name] = _checksum(vars(self._arrays[name]))[:32]
+        return self._checksums.get(name)
 
     def _load(self, dataset: InputSet) -> Arrays:
         try:

@@ -57,6 +57,8 @@ from harness.trace import NoTrace, Timeline, Trace
 from harness.train import Counts, Engine, Precision, clone, predict
 from harness.watch import measure_epochs
 
+_READ_NO_DATA = ("judge", "verify")
+"""Actions that have all they need in their parents."""
 CACHED = 32
 """Artifacts kept in memory: a victim's children need it in turn."""
 
@@ -146,6 +148,7 @@ class Worker:
             "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
             **peaks.read(),
             **machine(self.device),
+            **self._data_read(stage),
         }
         with trace.span("store"):
             self.store.save(stage.id, record, tensors)
@@ -157,6 +160,15 @@ class Worker:
         self._cache.pop(stage.id, None)
         give_back(self.device)
         return record
+
+    def _data_read(self, stage: Stage) -> dict[str, str]:
+        """Which data the stage read, as columns of the table ``stages``: what decides it is no part of its id."""
+        if stage.action in _READ_NO_DATA:
+            return {}
+        read = {"data_checksum": self.data.checksum(stage.dataset.plugin)}
+        if stage.data is not None:
+            read |= {"other_dataset": stage.data.text, "other_checksum": self.data.checksum(stage.data.plugin)}
+        return {name: value for name, value in read.items() if value}  # it may have failed before it read any
 
     # --- artifacts and objects ---
 

@@ -1,6 +1,7 @@
 """Checking a stranger's record: what it says must follow from its tables, and nothing else may be in its folder.
 
 Nothing of it is run, no link is followed, nothing is written; what is read is bounded first. A finding is one line.
+Its pages are made anew from its tables and must be the same: the report's script, then, is the harness's own.
 """
 
 from __future__ import annotations
@@ -10,47 +11,61 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+import harness
+from harness.checkout import commit
 from harness.errors import HarnessError
-from harness.origins import inputs_in
+from harness.lineage import check_lineage, same, text_of, told_inputs
 from harness.plan import make_id
-from harness.record import FORMAT, UNLISTED, board_of, digests, numbers
-from harness.store import plain
-from harness.tables import SCHEMA_VERSION, TABLES, Tables, printable
+from harness.record import FORMAT, UNLISTED, board_of, checksums, digests, measured, numbers, report
+from harness.tables import OWNERS, SCHEMA_VERSION, TABLES, Tables, printable
 
-MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": 2**26, ".md": 2**20}
+if TYPE_CHECKING:
+    from harness.leaderboard import Board
+    from harness.registry import Registry
+
+MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": 2**26, ".md": 2**20, ".html": 2**25}
 """Of a file, by its kind; there are no other kinds."""
 MAX_FILES = 100
 _NAMES = re.compile(
     rf"tables/({'|'.join(TABLES)})/merged\.parquet|figures/[a-z-]+\.svg"
-    r"|leaderboard\.md|README\.md|ids\.json|environment\.json|manifest\.json"
+    r"|leaderboard\.md|report\.html|README\.md|ids\.json|environment\.json|manifest\.json"
 )
 _FOLDERS = re.compile(rf"figures|tables(/({'|'.join(TABLES)}))?")
 _ACTIVE = re.compile(rb"<script|<foreignobject|javascript:|<!entity|<iframe|\son\w+\s*=", re.IGNORECASE)
 """What makes a picture do something."""
+_DECIMAL = re.compile(r"(\d+\.\d+(?:e[+-]?\d+)?)")
 
 
-def check(folder: Path, seeds: int, nulls: int) -> list[str]:
-    """What is wrong with the record; empty if nothing. Later checks need what earlier ones found in order."""
+def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Callable[[Path], str]) -> list[str]:
+    """What is wrong with the record; empty if nothing. Later checks need what earlier ones found in order.
+
+    ``ranking(folder)`` is the text of ``leaderboard.md``.
+    """
     for step in (_tree, _manifest, _tables):
         if found := list(step(folder)):
             return found
     tables = Tables(folder)
-    cells, evidence, stages = (tables.read(name) for name in ("cells", "evidence", "stages"))
+    cells, stages, evidence = (tables.read(name) for name in ("cells", "stages", "evidence"))
     if cells.empty:
         return ["tables: no cells"]
-    return [
+    board = board_of(tables)
+    found = [
         *_counts(cells, evidence),
-        *_ids(folder, cells, stages),
+        *_strays(tables),
+        *_ids(folder, cells, stages, evidence),
+        *_data(stages),
         *_enough(cells, seeds, nulls),
-        *_numbers(folder, tables),
+        *_numbers(folder, board),
+        *_environment(folder, board, stages),
         *_pictures(folder),
     ]
+    return found or list(_pages(folder, tables, registry, ranking))
 
 
 def _tree(folder: Path) -> Iterator[str]:
@@ -130,47 +145,54 @@ def _counts(cells: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
             said = [row[f"{who}_{probe}_{what}"] for what in ("matches", "trials")]
             at = (cell, who, probe)
             there = list(of_cell.loc[at]) if at in of_cell.index else [math.nan, math.nan]
-            if not all(_same(one, other) for one, other in zip(said, there, strict=True)):
+            if not all(same(one, other) for one, other in zip(said, there, strict=True)):
                 yield f"cell {cell}: {who} {probe} counts {said} are not those of its evidence, {there}"
     for who in ("victim", "surrogate"):
         accuracy = evidence[evidence["suspect"] == who].groupby("cell")["accuracy"].first()
         both = ok[[f"{who}_accuracy"]].join(accuracy, how="inner")
         for cell, one, other in both.itertuples():
-            if not _same(one, other):
+            if not same(one, other):
                 yield f"cell {cell}: {who} accuracy {one} is not that of its evidence, {other}"
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two numbers are equal, or both missing."""
-    return bool(one == other or (pd.isna(one) and pd.isna(other)))
+def _strays(tables: Tables) -> Iterator[str]:
+    """Rows of cells, models or stages that are in no other table: whoever reads the tables does not see them."""
+    names = list(TABLES["cells"].key)
+    keys = {table: ("cells", [owner, *names]) for table, owner in OWNERS.items()} | {"curves": ("stages", ["stage"])}
+    for table, (whole, columns) in keys.items():
+        rows, known = tables.every_row(table)[columns], tables.read(whole)[columns]
+        alone = rows[~pd.MultiIndex.from_frame(rows).isin(pd.MultiIndex.from_frame(known))]
+        for owner, count in alone[columns[0]].value_counts(sort=False, dropna=False).items():
+            yield f"tables/{table}: {count} rows of the {columns[0]} {owner} are of none in tables/{whole}"
 
 
-def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame) -> Iterator[str]:
-    """Stages' ids are digests of the inputs that the record tells, and a cell's model is the stage that it names."""
+def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
+    """Stages' ids are digests of the inputs that the record tells, and cells are made of the stages that they claim."""
     told = _json(folder / "ids.json")
     if not isinstance(told, dict):
         yield "ids.json: no object"
         return
-    by_id = stages.set_index("stage")
-    for id, row in by_id[by_id["status"] == "ok"].iterrows():
-        inputs = inputs_in(str(id), {"inputs": told.get(id)})
-        if inputs is None:
-            yield f"stage {id}: its id is no digest of what ids.json says of it"
-        elif inputs["action"] != row["action"] or _text(inputs["dataset"]) != row["dataset"]:
-            yield f"stage {id}: ids.json and the stages table say different things of it"
-    for cell in cells[cells["status"] == "ok"].itertuples():
-        if cell.model not in by_id.index:
-            yield f"cell {cell.cell}: its model {printable(cell.model)} is no stage"
-        elif not _same(by_id.loc[cell.model, "accuracy"], cell.surrogate_accuracy):
-            yield f"cell {cell.cell}: its accuracy is not that of its model's stage"
+    inputs, is_whole = told_inputs(told, stages), True
+    for row in stages[stages["status"] == "ok"].itertuples():
+        made = inputs.get(row.stage)
+        if made is None:
+            yield f"stage {row.stage}: its id is no digest of what ids.json says of it"
+        elif made["action"] != row.action or text_of(made["dataset"]) != row.dataset:
+            yield f"stage {row.stage}: ids.json and the stages table say different things of it"
+        else:
+            continue
+        is_whole = False
+    if is_whole:
+        yield from check_lineage(cells, stages, evidence, inputs)
     for cell in cells[(cells["status"] == "skipped") & cells["model"].isna()].itertuples():
         if cell.cell != make_id("skip", cell.dataset, cell.defense, cell.attack, cell.seed, cell.reason):
             yield f"cell {cell.cell}: its id is no digest of why it was skipped"
 
 
-def _text(identity: Any) -> str:
-    """The text within what an input says of a plugin: ``dataset digits[train=9] 0123abcd``."""
-    return str(identity).partition(" ")[2].rpartition(" ")[0]
+def _data(stages: pd.DataFrame) -> Iterator[str]:
+    for name, found in checksums(stages).items():
+        if len(found) > 1:
+            yield f"data: {name} was not the same for all stages: checksums {', '.join(found)}"
 
 
 def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
@@ -183,7 +205,7 @@ def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
             yield f"{where}: {k} null models, expected at least {nulls}"
 
 
-def _numbers(folder: Path, tables: Tables) -> Iterator[str]:
+def _numbers(folder: Path, board: Board) -> Iterator[str]:
     """The page's block for machines says what the tables do."""
     page = (folder / "README.md").read_text("utf-8", errors="replace")
     block = re.search(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -191,7 +213,7 @@ def _numbers(folder: Path, tables: Tables) -> Iterator[str]:
         said = json.loads(block[1])["schemes"] if block else None
     except (ValueError, KeyError, TypeError, RecursionError):
         said = None
-    ours = numbers(board_of(tables))["schemes"]
+    ours = numbers(board)["schemes"]
     if not isinstance(said, list) or len(said) != len(ours):
         yield f"README.md: no json block with the numbers of {len(ours)} schemes"
         return
@@ -209,6 +231,76 @@ def _close(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[str]:
+    """What ``environment.json`` says of machines, versions and data is what the tables do."""
+    said = _json(folder / "environment.json")
+    texts = ("command", "recorded_with", "recorded_at")
+    if (
+        not isinstance(said, dict)
+        or not all(isinstance(said.get(name), str) for name in texts)
+        or not isinstance(said.get("commit"), str | None)
+    ):
+        yield "environment.json: no environment of a record"
+        return
+    for name, ours in {"measured_on": board.machines, **measured(stages)}.items():
+        if said.get(name) != ours:
+            yield printable(f"environment.json: {name} {said.get(name)!r:.80}, the tables say {ours!r:.80}")
+
+
+def _pages(folder: Path, tables: Tables, registry: Registry, ranking: Callable[[Path], str]) -> Iterator[str]:
+    """The ranking and the report are those that this harness makes of the tables."""
+    environment = _json(folder / "environment.json")
+    pages: dict[str, Callable[[], str]] = {
+        "leaderboard.md": lambda: ranking(folder),
+        "report.html": lambda: report(tables, environment, registry),
+    }
+    for name, make in pages.items():
+        if not (folder / name).is_file():
+            continue
+        theirs = (folder / name).read_bytes().decode("utf-8", errors="replace")
+        try:
+            if line := _other_line(theirs, make()):
+                yield f"{name}: line {line} is not what the tables make it{_other_harness(environment)}"
+        except HarnessError as error:
+            yield f"{name}: cannot be made from the tables ({error})"
+
+
+def _other_line(theirs: str, ours: str) -> int | None:
+    """The number of the first line that is another one; ``None`` if there is none."""
+    lines, own = theirs.split("\n"), ours.split("\n")
+    for number, (one, other) in enumerate(zip(lines, own, strict=False), start=1):
+        if one != other and not _is_alike(one, other):
+            return number
+    return None if len(lines) == len(own) else min(len(lines), len(own)) + 1
+
+
+def _is_alike(one: str, other: str) -> bool:
+    """Whether two lines differ at most in the last digits of decimal numbers: machines sum in different orders."""
+    parts, own = _DECIMAL.split(one), _DECIMAL.split(other)
+    is_shown = "application/json" not in one  # there, nothing is rounded
+    return len(parts) == len(own) and all(_is_close(*pair, is_shown) for pair in zip(parts, own, strict=True))
+
+
+def _is_close(one: str, other: str, is_shown: bool) -> bool:
+    """Whether two texts are equal, or two decimal numbers but for the last digits; if rounded to be shown, by one."""
+    if one == other:
+        return True
+    if not (_DECIMAL.fullmatch(one) and _DECIMAL.fullmatch(other)):
+        return False
+    is_rounded = is_shown and len(one) == len(other) and "e" not in one + other
+    step = 10.0 ** -len(one.partition(".")[2]) if is_rounded else 0.0
+    return math.isclose(float(one), float(other), rel_tol=1e-9, abs_tol=1.01 * step)
+
+
+def _other_harness(environment: Mapping[str, Any]) -> str:
+    """By which harness the record was made, where that is another one, which may write pages otherwise."""
+    there, here = (environment["recorded_with"], environment["commit"]), (harness.__version__, commit())
+    if there == here:
+        return ""
+    named, own = (f"{version} at commit {(state or 'unknown')[:12]}" for version, state in (there, here))
+    return f": it was recorded with watermark-harness {named}, this is {own}"
+
+
 def _pictures(folder: Path) -> Iterator[str]:
     for path in sorted(folder.glob("figures/*.svg")):
         if _ACTIVE.search(path.read_bytes()):
@@ -221,26 +313,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         return None
-
-
-def compare(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[str]:
-    """Where cells that were run again differ: nothing may, on the same platform and versions."""
-    columns = [c for c in theirs if c.endswith(("_matches", "_trials", "_accuracy")) or c in ("agreement", "queries")]
-    keys = list(TABLES["cells"].key)
-    again = ours.set_index(keys)
-    found = []
-    for row in theirs.to_dict("records"):
-        words = printable("{} / {} / {} #{}".format(*(row[key] for key in keys)))
-        at = tuple(row[key] for key in keys)
-        if at not in again.index or again.loc[at, "status"] != "ok":
-            found.append(f"replay {words}: did not end ok here")
-            continue
-        mine = again.loc[at]
-        if mine["model"] != row["model"]:
-            found.append(f"replay {words}: made by other plugins or another harness (its model has another id here)")
-        found += [
-            f"replay {words}: {name} {plain(row[name])}, here {plain(mine[name])}"
-            for name in columns
-            if not _same(row[name], mine[name])
-        ]
-    return found

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+OLDEST_VERSION = 3
+"""The first schema version that is read: in its files, columns that came later are null."""
 _TIME = "%Y%m%dT%H%M%S"
 _RUN_TIME = re.compile(r"\d{8}T\d{6}-")
 _MAGIC = b"PAR1"
 _VERSION_KEY = b"watermark-harness schema"
+OWNERS = {"evidence": "cell", "detections": "cell", "measurements": "model"}
+"""The tables whose rows stand only while their cell, or its model, does: by the column that names it."""
 MAX_ROWS = 20_000_000
 """Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame twenty million are 8 GB."""
 
@@ -39,6 +43,8 @@ class Column:
     name: str
     type: str
     doc: str
+    since: int = OLDEST_VERSION
+    """The schema version that it came with."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
 
-    def schema(self) -> pa.Schema:
+    def schema(self, version: int = SCHEMA_VERSION) -> pa.Schema:
         """The pyarrow schema, with each column's ``doc`` and the schema version in the metadata."""
         import pyarrow as pa
 
@@ -58,8 +64,9 @@ class Table:
         fields = [
             pa.field(c.name, types.get(c.type) or pa.type_for_alias(c.type), metadata={"doc": c.doc})
             for c in self.columns
+            if c.since <= version
         ]
-        return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+        return pa.schema(fields, metadata={_VERSION_KEY: str(version).encode()})
 
 
 _RUN = Column(
@@ -254,6 +261,23 @@ STAGES = Table(
         Column("torch", "string", "Version of torch."),
         Column("harness", "string", "Version of watermark-harness."),
         Column("machine", "string", "Operating system, processor, number of CPUs and Python version."),
+        Column(
+            "data_checksum",
+            "string",
+            "Which content the dataset's files had: the first 32 hexadecimal digits of a SHA-256 over the whole set, "
+            "whatever the options. It covers `x_test`, `x_train`, `y_test` and `y_train` in this order: of each the "
+            "text `<name> <dtype> <shape>` (`x_test uint8 (10000, 1, 28, 28)`; labels are `int64 (10000,)`), then its "
+            "values in C order, little-endian. Null where the stage read no data (`verify`, `judge`), and in files of "
+            "schema version 3.",
+            since=4,
+        ),
+        Column(
+            "other_dataset",
+            "string",
+            "The other dataset that it read (out-of-distribution triggers, an attacker's pool); null if none.",
+            since=4,
+        ),
+        Column("other_checksum", "string", "That one's checksum, made as `data_checksum`.", since=4),
     ),
 )
 
@@ -327,18 +351,22 @@ class Tables:
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The table merged over its runs: the newest row of each key; empty when nothing has been written.
 
-        Rows of cells that a later run computed anew (an edited plugin, say) are left out.
+        Rows of cells that a later run computed anew (an edited plugin, say) are left out; :meth:`every_row` has them.
         Raises :class:`UnknownName`, and :class:`ResultsError` for a damaged file or another schema version.
         """
         if table not in TABLES:
             raise UnknownName("table", table, TABLES)
-        owner = {"evidence": "cell", "detections": "cell", "measurements": "model"}.get(table)
+        owner = OWNERS.get(table)
         wanted = None if columns is None else list(dict.fromkeys([*TABLES[table].key, *columns]))
         frame = self._merged(table, [*wanted, owner] if wanted and owner and owner not in wanted else wanted)
         if owner and len(frame):
             current = self._merged("cells", [*CELLS.key, owner])[owner]
             frame = frame[_among(frame[owner], current)]
         return (frame if wanted is None else frame[wanted]).reset_index(drop=True)
+
+    def every_row(self, table: str) -> pd.DataFrame:
+        """As :meth:`read`, with the rows of cells that are no more, or never were."""
+        return self._merged(table, None).reset_index(drop=True)
 
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
         import pyarrow as pa
@@ -349,7 +377,7 @@ class Tables:
         parts, rows = [wanted.empty_table()], 0
         try:
             for where in sorted(folder.glob("*.parquet")):
-                parts.append(_read_file(where, schema, wanted.names, MAX_ROWS - rows))
+                parts.append(_read_file(where, TABLES[table], wanted, MAX_ROWS - rows))
                 rows += len(parts[-1])
             where, data = folder, pa.concat_tables(parts)
             _check_values(data, TABLES[table])
@@ -391,8 +419,8 @@ def _is_torn(path: Path) -> bool:
     return size < 12 or head != _MAGIC or tail[4:] != _MAGIC or footer > size - 12
 
 
-def _read_file(path: Path, schema: pa.Schema, columns: list[str], room: int) -> pa.Table:
-    """Columns of one file of ``schema``, which has ``room`` rows at most.
+def _read_file(path: Path, table: Table, wanted: pa.Schema, room: int) -> pa.Table:
+    """The ``wanted`` columns of one file, which has ``room`` rows at most; null where they came after its version.
 
     Raises :class:`ResultsError` for another schema version, and ``ArrowInvalid`` for what no run would have written.
     """
@@ -404,25 +432,31 @@ def _read_file(path: Path, schema: pa.Schema, columns: list[str], room: int) -> 
     # One file at a time, and by handle: a path would be taken for a partitioned data set.
     with path.open("rb") as handle:
         file = pq.ParquetFile(handle, page_checksum_verification=True)
-        _check_version(path, file.schema_arrow.metadata)
-        if file.schema_arrow != schema:
+        own = table.schema(_version_of(path, file.schema_arrow.metadata))
+        if file.schema_arrow != own:
             raise pa.ArrowInvalid("other columns than its schema version has")
         rows = sum(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
         if rows > room:
             raise pa.ArrowInvalid(f"with it the table has more than {MAX_ROWS:,} rows")
-        data = file.read(columns).select(columns)
+        data = file.read([name for name in wanted.names if name in own.names])
     if len(data) != rows:
         raise pa.ArrowInvalid("another number of rows than it says")
-    return data
+    for column in wanted:
+        if column.name not in own.names:
+            data = data.append_column(column, pa.nulls(rows, column.type))
+    return data.select(wanted.names)
 
 
-def _check_version(path: Path, metadata: Mapping[bytes, bytes] | None) -> None:
+def _version_of(path: Path, metadata: Mapping[bytes, bytes] | None) -> int:
+    """The schema version that a file names. Raises :class:`ResultsError` for one that is not read."""
     version = (metadata or {}).get(_VERSION_KEY, b"none").decode()
-    if version != str(SCHEMA_VERSION):
+    known = {str(each): each for each in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
+    if version not in known:
         raise ResultsError(
             f"{printable(path)} has schema version {printable(version[:20])}, this harness writes {SCHEMA_VERSION}: "
             "choose another folder with --results"
         )
+    return known[version]
 
 
 def _check_values(data: pa.Table, table: Table) -> None:
@@ -485,13 +519,13 @@ _HEAD = f"""# Results
 
 | path | holds |
 | --- | --- |
-| `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} |
+| `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} ({OLDEST_VERSION} is read, too) |
 | `claims/` | which process computes which stage now; nothing that is worth keeping |
 | `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
 | `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
 | `figures/<name>.svg`, `.pdf`, `.png` | pictures of `harness figures`, for print |
 | `report.html` | `harness report`: one page that opens from disk |
-| `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, leaderboard, command, versions, n |
+| `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, pages, command, versions, checksums |
 
 Read a table with `harness.read_table("results", "cells")`, or directly:
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import pyarrow.parquet as pq
 import pytest
 
 from harness import __version__, tables
@@ -322,12 +323,12 @@ READ_TABLES = [(["run", *ONE_CELL], "cells"), (["run", *ONE_CELL], "stages"), ([
 
 @pytest.mark.parametrize(("command", "table"), READ_TABLES, ids=str)
 def test_a_table_of_another_schema_version_is_left_alone(
-    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], table: str
+    refused: Refused, tmp_path: Path, command: list[str], table: str
 ) -> None:
     Store(tmp_path / "old").prepare()
-    with monkeypatch.context() as patch:
-        patch.setattr(tables, "SCHEMA_VERSION", 99)
-        Tables(tmp_path / "old").append(table, "run", [{}])
+    Tables(tmp_path / "old").append(table, "run", [{}])
+    (path,) = (tmp_path / "old" / "tables" / table).glob("*.parquet")
+    pq.write_table(pq.read_table(path).replace_schema_metadata({tables._VERSION_KEY: b"99"}), path)
     line = refused(*command, "--results", tmp_path / "old")
     assert (
         f"run-0000.parquet has schema version 99, this harness writes {tables.SCHEMA_VERSION}: " in line

@@ -19,12 +19,10 @@ from hypothesis import strategies as st
 
 import harness
 from harness.errors import ResultsError, UnknownName
-from harness.tables import CELLS, SCHEMA_VERSION, TABLES, Column, Table, Tables, document
+from harness.tables import CELLS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, Column, Table, Tables, document
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
-# The tables whose rows stand only while their cell, or its model, does.
-OWNED = {"evidence": "cell", "detections": "cell", "measurements": "model"}
 every_table = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 
 # Run ids sort by time.
@@ -59,7 +57,7 @@ def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def test_rows_come_back_with_every_column(table: Table, tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     rows = [row(table, number) for number in range(3)]
-    if table.name in OWNED:
+    if table.name in OWNERS:
         tables.append("cells", OLD, [row(CELLS, number) for number in range(3)])
     tables.append(table.name, OLD, iter(rows))
     assert plain(tables.read(table.name)) == [{"run": OLD, **each} for each in rows]
@@ -141,13 +139,13 @@ def test_each_column_of_the_key_tells_rows_apart(table: Table, tmp_path: Path) -
     tables = Tables(tmp_path)
     columns = {column.name: column for column in table.columns}
     others = [row(table, **{name: value(columns[name], 5)}) for name in table.key]
-    if table.name in OWNED:
+    if table.name in OWNERS:
         tables.append("cells", OLD, [row(CELLS), row(CELLS, 5)])
     tables.append(table.name, OLD, [row(table), *others])
     assert len(tables.read(table.name)) == 1 + len(table.key)
 
 
-@pytest.mark.parametrize(("table", "owner"), OWNED.items())
+@pytest.mark.parametrize(("table", "owner"), OWNERS.items())
 def test_rows_of_cells_computed_anew_are_dropped(table: str, owner: str, tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     # The same cell by its labels, after a plugin was edited: another id.
@@ -155,6 +153,7 @@ def test_rows_of_cells_computed_anew_are_dropped(table: str, owner: str, tmp_pat
     tables.append(table, OLD, [row(TABLES[table], 0, **{owner: "before"}), row(TABLES[table], 1, **{owner: "kept"})])
     tables.append("cells", NEW, [row(CELLS, 0, **{owner: "after"})])
     assert tables.read(table)[owner].tolist() == ["kept"]
+    assert sorted(tables.every_row(table)[owner]) == ["before", "kept"]
     tables.append(table, NEW, [row(TABLES[table], 0, **{owner: "after"})])
     frame = tables.read(table, ["run", owner])
     assert sorted(frame[owner]) == ["after", "kept"] and frame.index.tolist() == [0, 1]
@@ -272,6 +271,40 @@ def test_other_columns_than_the_schemas_are_refused() -> None:
     assert read_with(with_metadata(metadata)) == read_good()
     with pytest.raises(ResultsError, match="other columns"):
         read_with(with_metadata(metadata, columns=8))
+
+
+COLUMNS = {3: 99, 4: 102}
+"""How many columns the tables have together, by schema version."""
+
+
+def test_a_column_that_is_added_comes_with_a_schema_version() -> None:
+    assert {
+        version: sum(len(table.schema(version)) for table in TABLES.values())
+        for version in range(OLDEST_VERSION, SCHEMA_VERSION + 1)
+    } == COLUMNS
+
+
+@every_table
+def test_files_of_an_older_schema_version_are_read_with_nulls(table: Table, tmp_path: Path) -> None:
+    tables, rows = Tables(tmp_path), [row(table, 0), row(table, 1)]
+    tables.append("cells", OLD, [row(CELLS, number) for number in range(2)])
+    tables.append(table.name, NEW, [row(table, 1)])
+    lacks = {column.name: None for column in table.columns if column.since > OLDEST_VERSION}
+    schema = table.schema(OLDEST_VERSION)
+    older = pa.Table.from_pylist([{"run": OLD, **each} for each in rows], schema=schema)
+    pq.write_table(older, tables.folder / table.name / f"{OLD}-0000.parquet")
+    assert plain(tables.read(table.name)) == [{"run": OLD, **rows[0], **lacks}, {"run": NEW, **rows[1]}]
+    assert plain(tables.read(table.name, lacks)[list(lacks)])[0] == lacks
+
+
+def test_a_file_must_have_the_columns_of_its_version() -> None:
+    with TemporaryDirectory() as folder:
+        tables = Tables(Path(folder))
+        tables.append("stages", OLD, [row(TABLES["stages"])])
+        (path,) = Path(folder).rglob("*.parquet")
+        pq.write_table(pq.read_table(path).replace_schema_metadata({KEY: str(OLDEST_VERSION).encode()}), path)
+        with pytest.raises(ResultsError, match="other columns than its schema version has"):
+            tables.read("stages")
 
 
 # --- documents and other tools ----------------------------------------------------------------------------------------

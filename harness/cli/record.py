@@ -24,7 +24,7 @@ from harness.cli.options import load_plugins, open_results, results_option
     help="Instead of results/records/DATE-NAME. Must not exist.",
 )
 def record(name: str, results: str, command: str, output: Path | None) -> None:
-    """Freeze tables, figures, ranking, versions and checksums of a results folder as the record NAME.
+    """Freeze tables, figures, ranking, report, versions and checksums of a results folder as the record NAME.
 
     Its README.md is to be completed by hand.
     """
@@ -35,11 +35,11 @@ def record(name: str, results: str, command: str, output: Path | None) -> None:
     if not slug or not name.isprintable():
         raise UsageError(f"a record's name needs letters or digits, on one line, not {name!r}")
     folder = output or Path("results") / "records" / f"{datetime.now(UTC):%Y-%m-%d}-{slug}"
-    files = write(*open_results(results), folder, name, command, load_plugins(()).use, _ranked(results))
+    files = write(*open_results(results), folder, name, command, load_plugins(()), ranked(results))
     click.echo(f"wrote {len(files)} files to {folder}; complete its README.md, then: harness submit {folder}")
 
 
-def _ranked(results: str) -> str:
+def ranked(results: str) -> str:
     """The ranking as `harness leaderboard --format markdown` prints it, with its defaults."""
     from harness.cli.leaderboard import leaderboard
 

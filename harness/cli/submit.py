@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.cli.options import data_option, load_plugins, plugins_option
+from harness.cli.record import ranked
+from harness.cli.running import Machine, execute, make_executor
+
+if TYPE_CHECKING:
+    from harness.registry import Registry
+    from harness.replay import Replayed
 
 
 @click.command(epilog="Example: harness submit results/records/2026-11-21-ewe --replay 2")
@@ -20,6 +26,14 @@ from harness.cli.options import data_option, load_plugins, plugins_option
     "--replay", type=click.IntRange(0, 1000), default=0, metavar="K", help="Run K cells, by chance, again here."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    show_default=True,
+    metavar="POINTS",
+    help="Percentage points by which accuracies and trigger rates of a replayed cell may differ.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Findings as JSON.")
 @data_option
 @plugins_option
@@ -29,65 +43,79 @@ def submit(
     min_nulls: int,
     replay: int,
     seed: int,
+    tolerance: float,
     as_json: bool,
     data_named: Path | None,
     plugin_folders: tuple[Path, ...],
 ) -> int:
-    """Check the record DIR: its files, checksums, tables and numbers; exit code 1 if something is wrong.
+    """Check the record DIR: its files, checksums, tables, numbers and pages; exit code 1 if something is wrong.
 
-    Nothing of it is run. A replayed cell is the harness's own run of the plugins here that the cell names: all counts
-    and accuracies must be equal to the last bit, which holds on the platform and the versions of environment.json.
+    Nothing of it is run. A replayed cell is the harness's own run of the plugins here that the cell names, on the CPU:
+    its model's id must be the same, and all counts and accuracies equal to the last bit, which holds on the platform
+    and the versions of environment.json. Elsewhere give a --tolerance, with which detectors' scores are not compared.
     """
+    from harness.errors import UsageError
     from harness.submission import check
     from harness.tables import printable
 
-    findings = check(folder, min_seeds, min_nulls)
+    if tolerance and not replay:
+        raise UsageError("--tolerance is for cells that are run again: type --replay K, too")
+    registry = load_plugins(plugin_folders)
+    findings = check(folder, min_seeds, min_nulls, registry, lambda folder: ranked(str(folder)))
+    replayed = None
     if replay and not findings:
-        findings = _replay(folder, replay, seed, data_named, plugin_folders)
+        machine = Machine(data_named, plugins=plugin_folders, device="cpu", jobs=1)
+        replayed = _replay(folder, replay, seed, tolerance, registry, machine)
+        findings = replayed.findings
     if as_json:
-        click.echo(json.dumps({"accepted": not findings, "findings": [printable(line) for line in findings]}, indent=1))
-    else:
-        for line in findings:
-            click.echo(printable(line))
-        replayed = f", {replay} cells run again" if replay else ""
-        click.echo(f"{len(findings)} findings" if findings else f"accepted: {folder}{replayed}", err=bool(findings))
+        told: dict[str, Any] = {"accepted": not findings, "findings": [printable(line) for line in findings]}
+        if replayed:
+            counts = {"equal": replayed.equal, "within": replayed.within, "most_points": replayed.most}
+            told["replayed"] = counts
+        click.echo(json.dumps(told, indent=1))
+        return 1 if findings else 0
+    for line in findings:
+        click.echo(printable(line))
+    again = f", {replayed}" if replayed else ""
+    click.echo(f"{len(findings)} findings" if findings else f"accepted: {printable(folder)}{again}", err=bool(findings))
     return 1 if findings else 0
 
 
-def _replay(folder: Path, count: int, seed: int, data: Path | None, plugins: tuple[Path, ...]) -> list[str]:
-    """Run a sample of the cells that ended ok in a folder that is deleted then; what differs."""
+def _replay(folder: Path, count: int, seed: int, tolerance: float, registry: Registry, machine: Machine) -> Replayed:
+    """Run a sample of the cells that ended ok in a folder that is deleted then, and compare."""
     from harness.errors import UsageError
-    from harness.submission import compare
+    from harness.replay import compare
     from harness.tables import Tables
 
-    cells = Tables(folder).read("cells")
+    record = Tables(folder)
+    cells = record.read("cells")
     cells = cells[cells["status"] == "ok"]
     chosen = cells.sample(min(count, len(cells)), random_state=seed % 2**32)
-    findings = []
+    problems = []
     with TemporaryDirectory() as scratch:
         for row in chosen.to_dict("records"):
             try:
-                _run_again(row, Path(scratch), data, plugins)
+                _run_again(row, Path(scratch), registry, machine)
             except UsageError as error:
-                findings.append(f"replay: {error}")
-        return findings + compare(chosen, Tables(Path(scratch)).read("cells"))
+                problems.append(f"replay: {error}")
+        replayed = compare(record, chosen, Tables(Path(scratch)), tolerance)
+    replayed.findings[:0] = problems
+    return replayed
 
 
-def _run_again(row: dict[Any, Any], scratch: Path, data: Path | None, plugins: tuple[Path, ...]) -> None:
+def _run_again(row: dict[Any, Any], scratch: Path, registry: Registry, machine: Machine) -> None:
     """Run the cell that a row names, and no other."""
-    from harness.cli.running import Machine, execute, make_executor
     from harness.execute import Options, Session
     from harness.matrix import parse_chain, parse_entry
     from harness.plan import make_plan
     from harness.store import Store
     from harness.tables import Tables
 
-    registry = load_plugins(plugins)
     dataset, defense = (registry.use("dataset", parse_entry(row["dataset"])), registry.use("defense", row["defense"]))
     chains = registry.chains([parse_chain(row["attack"])])
     plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.use)
     store = Store(scratch)
     session = Session(plan, store, Tables(scratch), Options())
-    runner = make_executor(session, store, registry, plan, Machine(data, plugins=plugins, device="cpu", jobs=1))
+    runner = make_executor(session, store, registry, plan, machine)
     store.prepare()
     execute(session, runner, quiet=True)
