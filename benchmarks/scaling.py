@@ -24,7 +24,7 @@ from benchmarks.measure import Row, alternate, seconds
 from benchmarks.training import memory
 from harness.execute import Control, Options, Outcome, Session
 from harness.execute.queue import Queue
-from harness.leaderboard import CELL_COLUMNS, STAGE_COLUMNS, Board, Rules, make_board
+from harness.leaderboard import CELL_COLUMNS, COST_COLUMNS, STAGE_COLUMNS, Board, Rules, make_board
 from harness.matrix import Entry, Matrix
 from harness.plan import Plan, Stage, inputs_of, make_id
 from harness.registry import load_registry
@@ -296,7 +296,7 @@ def _stages(cells: Columns, dice: np.random.Generator) -> Columns:
 def ranked(results: Path) -> Board:
     """What ``harness leaderboard`` does before it prints."""
     tables = Tables(results)
-    cells, stages = tables.read("cells", CELL_COLUMNS), tables.read("stages", STAGE_COLUMNS)
+    cells, stages = tables.read("cells", CELL_COLUMNS), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
     return make_board(cells, tables.read("detections"), stages, Rules(), intervals=False)
 
 
