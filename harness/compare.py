@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.comparisons import paired_difference, seeds_to_settle
+from harness.comparisons import fewest_seeds, paired_difference, seeds_to_settle
 from harness.errors import UsageError
 from harness.leaderboard import Rules, kinds_of, score
 from harness.statistics import holm
@@ -49,7 +49,8 @@ class Compared:
     p_adjusted: float = math.nan
     """After Holm, over all rows."""
     more_seeds: float = math.nan
-    """Until that interval leaves out zero with a power of 80%, if mean and SD stay; may be infinite."""
+    """Until that interval leaves out zero with a power of 80%, if mean and SD stay, and the test can reach the
+    confidence; may be infinite."""
     left_out: int = 0
     """Cells of either scheme that are void, failed or skipped, or that the other has no partner of."""
 
@@ -123,5 +124,5 @@ def _tested(row: Compared, by_seed: pd.DataFrame, confidence: float) -> Compared
     row = replace(row, ours=float(first), theirs=float(second), difference=made.mean)
     if made.n < 2:
         return row
-    more = seeds_to_settle(made.mean, made.sd, made.n, confidence)
+    more = max(seeds_to_settle(made.mean, made.sd, made.n, confidence), fewest_seeds(confidence) - made.n)
     return replace(row, sd=made.sd, low=made.t_low, high=made.t_high, p_value=made.p_value, more_seeds=more)

@@ -1,6 +1,6 @@
 """Comparing schemes: over the seeds that they share, and by fronts of accuracy against success.
 
-- over seeds: `paired_difference`, `sign_flip_test`, `seeds_to_settle`, `shared_ranks`;
+- over seeds: `paired_difference`, `sign_flip_test`, `fewest_seeds`, `seeds_to_settle`, `shared_ranks`;
 - fronts: `pareto_front`, `hypervolume`.
 
 The tests are two-sided, and the unit of inference is the seed: one seed gives both schemes the same data, first weights
@@ -134,6 +134,11 @@ def sign_flip_test(differences: ArrayLike, flips: int = 9999, seed: int = 0) -> 
     for size in sizes:
         sums = np.concatenate([sums + size, sums - size])
     return float(np.mean(np.abs(sums) >= seen))
+
+
+def fewest_seeds(confidence: float = 0.95) -> int:
+    """Seeds with which `sign_flip_test` reaches 1 - confidence, if all of their differences have one sign."""
+    return math.ceil(1 - math.log2(1 - checked.inside("confidence", confidence)) - 1e-9)
 
 
 def seeds_to_settle(mean: float, sd: float, n: int = 0, confidence: float = 0.95, power: float = 0.80) -> float:

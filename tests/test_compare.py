@@ -44,6 +44,12 @@ def test_a_difference_is_paired_by_seed_and_tested_exactly() -> None:
     assert row.low == pytest.approx(0.125 - 2.5706 * row.sd / math.sqrt(6), abs=1e-5)
 
 
+def test_more_seeds_are_asked_for_where_the_test_cannot_yet_tell() -> None:
+    """The interval of three seeds that nearly agree leaves out zero; three seeds' p-value is 0.25 at best."""
+    row = row_of(compared(*[each for seed in range(3) for each in pair(seed, 10 + seed)]), "retraining")
+    assert row.low > 0 and row.p_value == 0.25 and row.more_seeds == 3
+
+
 def test_p_values_are_corrected_for_all_rows() -> None:
     made = compared(*[each for seed in range(6) for each in pair(seed, 10 + seed)])
     cost, row = row_of(made, ""), row_of(made, "retraining")

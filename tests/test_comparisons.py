@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from harness.comparisons import (
+    fewest_seeds,
     hypervolume,
     hypervolumes,
     mean_over_attacks,
@@ -84,6 +85,12 @@ def test_sign_flip_test_accuses_as_often_as_it_says_whatever_the_distribution():
     for draws in (rng.normal(size=(runs, 8)), rng.choice([-60.0, -1.0, 1.0, 60.0], size=(runs, 8))):
         p_values = np.array([sign_flip_test(row) for row in draws])
         assert np.mean(p_values <= 0.05) <= 0.05 + monte_carlo_slack(0.05, runs)
+
+
+@pytest.mark.parametrize(("confidence", "seeds"), [(0.5, 2), (0.75, 3), (0.9, 5), (0.95, 6), (0.99, 8)])
+def test_the_fewest_seeds_that_can_tell(confidence, seeds):
+    assert fewest_seeds(confidence) == seeds
+    assert sign_flip_test([1.0] * seeds) <= 1 - confidence + 1e-12 < sign_flip_test([1.0] * (seeds - 1))
 
 
 @pytest.mark.parametrize(("effect", "seeds"), [(0.2, 199), (0.5, 34), (0.8, 15)])

@@ -106,6 +106,7 @@ def _row(row: Compared) -> list[str]:
 
 
 def _notes(made: Comparison) -> list[str]:
+    from harness.comparisons import fewest_seeds
     from harness.tables import printable
 
     rules = made.rules
@@ -116,7 +117,8 @@ def _notes(made: Comparison) -> list[str]:
         f"{rules.confidence:.0%} interval. An attack's row is about the margin: success less {false}. (all attacks): "
         "of each seed the mean over the extractions and removals that count for both. accuracy cost: the null models' "
         "accuracy less the victim's.",
-        "p: two-sided sign-flip test over the seeds, which takes 6 of them to reach 0.05; Holm p: corrected for all "
-        "rows. more seeds: until the interval leaves out zero with a power of 80%, if mean and SD stay; 0 if it does "
-        "so now. left out: cells that are void, failed or skipped, or without a partner.",
+        f"p: two-sided sign-flip test over the seeds, which takes {fewest_seeds(rules.confidence)} of them to reach "
+        f"{1 - rules.confidence:.3g}; Holm p: corrected for all rows. more seeds: until the test can reach that and "
+        "the interval leaves out zero with a power of 80%, if mean and SD stay. left out: cells that are void, failed "
+        "or skipped, or without a partner.",
     ]
