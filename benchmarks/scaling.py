@@ -24,10 +24,11 @@ from benchmarks.measure import Row, alternate, seconds
 from benchmarks.training import memory
 from harness.execute import Control, Options, Outcome, Session
 from harness.execute.queue import Queue
-from harness.leaderboard import CELL_COLUMNS, COST_COLUMNS, STAGE_COLUMNS, Board, Rules, make_board
+from harness.leaderboard import COST_COLUMNS, STAGE_COLUMNS, Board, make_board
 from harness.matrix import Entry, Matrix
 from harness.plan import Plan, Stage, inputs_of, make_id
 from harness.registry import load_registry
+from harness.scoring import CELL_COLUMNS, Rules
 from harness.store import Store
 from harness.tables import TABLES, Tables
 

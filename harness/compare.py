@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.comparisons import fewest_seeds, paired_difference, seeds_to_settle
 from harness.errors import UsageError
-from harness.leaderboard import Rules, kinds_of, score
+from harness.scoring import Rules, kinds_of, score
 from harness.statistics import holm
 from harness.store import plain
 

@@ -1,4 +1,7 @@
-"""The numbers of each kind of picture, as tidy frames: pure functions over frames. No torch, nothing drawn yet."""
+"""The numbers of pictures, as tidy frames: pure functions over frames. No torch, nothing drawn yet.
+
+Their columns are those that :mod:`harness.figures` asks for.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,94 @@ def drawn(
     """The numbers of an experiment's picture, tidy; empty where there are none yet."""
     picture = experiment.picture
     made = KINDS[picture.kind]
-    if frames is None:
-        return made(picture, compared, None)
-    return made(picture, compared, part_of(frames, canonical(picture.where, lookup)))
+    part = None if frames is None else part_of(frames, canonical(picture.where, lookup))
+    return finite(made(picture, compared, part))
+
+
+def finite(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that can be drawn: none whose ``x`` or ``value`` is missing or infinite."""
+    import numpy as np
+
+    numbers = frame[[column for column in ("x", "value") if column in frame]].astype(float)
+    return frame[np.isfinite(numbers).all(axis=1)].reset_index(drop=True)
+
+
+# --- frames that any tables allow, in the columns that harness.figures asks for ---------------------------------------
+
+
+def against(frames: Frames, quantities: Sequence[str], axis: str) -> pd.DataFrame:
+    """One row a cell and quantity, at the cell's ``x``; cells have this, a ``panel`` and a ``series``."""
+    import pandas as pd
+
+    from harness.quantities import QUANTITIES
+
+    cells = frames.cells.set_index("cell")[["panel", "series", "seed", "x"]]
+    parts = [
+        cells.assign(value=quantity.of_cells(frames), axis=axis, unit=axis_of(quantity))
+        for quantity in (QUANTITIES[name] for name in quantities)
+    ]
+    return finite(pd.concat(parts))
+
+
+def axis_of(quantity: Quantity) -> str:
+    """What an axis of this quantity says."""
+    return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
+
+
+def frequencies(frames: Frames, panels: pd.Series[str]) -> pd.DataFrame:
+    """One row a neuron, group of inputs and cell: how often it is active. ``panels`` are by the cell's id."""
+    from harness.quantities import measured
+
+    rows = measured(frames, "frequency").rename(columns={"group": "series", "frequency": "value"})
+    rows = rows.assign(
+        panel=rows["cell"].map(panels),
+        seed=rows["cell"].map(frames.cells.set_index("cell")["seed"]),
+        axis="inputs that activate the neuron (0..1)",
+        unit="neurons (%)",
+    )
+    neuron = rows["layer"].astype(str) + rows["index"].astype(str)
+    counts = neuron.groupby(rows["panel"]).transform("nunique")
+    rows["panel"] = [f"{panel}, {count} neurons" for panel, count in zip(rows["panel"], counts, strict=True)]
+    rows = rows[["panel", "series", "layer", "index", "seed", "value", "axis", "unit"]]
+    rows.attrs["n"] = "models"
+    return rows
+
+
+def projected(frames: Frames, panels: pd.Series[str]) -> pd.DataFrame:
+    """One row an input of the first seed's models: where the projection puts it, by its group."""
+    from harness.quantities import measured
+
+    first = frames.of(frames.cells[frames.cells["seed"] == frames.cells["seed"].min()])
+    rows = measured(first, "x", "y").rename(columns={"group": "series", "y": "value"})
+    rows = rows.assign(panel=rows["cell"].map(panels), axis="component 1 (no unit)", unit="component 2 (no unit)")
+    rows = rows[["panel", "series", "index", "x", "value", "axis", "unit"]]
+    rows.attrs["n"] = "inputs"
+    return rows
+
+
+def pairs(frames: Frames, panels: pd.Series[str], quantity: str) -> pd.DataFrame:
+    """One row a cell: the quantity at its source and target class."""
+    from harness.quantities import QUANTITIES
+
+    values = QUANTITIES[quantity].of_cells(frames)
+    rows = frames.cells.set_index("cell").assign(value=values, panel=panels, unit=axis_of(QUANTITIES[quantity]))
+    rows = rows.rename(columns={"source": "label", "target": "column"}).assign(axis="target class", side="source class")
+    return rows[["panel", "label", "column", "seed", "value", "axis", "side", "unit"]].reset_index(drop=True)
+
+
+def epochs(curves: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the table of curves, with ``panel``, ``series``, ``seed`` and ``x`` an epoch: what their axes say."""
+    rows = curves.assign(axis="epoch of embedding", unit=curves["quantity"].map(_nats))
+    return rows[["panel", "series", "seed", "x", "value", "axis", "unit"]]
+
+
+def _nats(quantity: str) -> str:
+    if quantity.startswith("snnl:"):
+        return f"SNNL of {quantity[5:]} (nats)"
+    return f"{quantity} (0..1)" if quantity in ("accuracy", "success") else f"{quantity} (nats)"
+
+
+# --- the kinds of a paper's pictures ----------------------------------------------------------------------------------
 
 
 def _strips(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
@@ -32,85 +120,46 @@ def _strips(picture: Picture, compared: Sequence[Compared], frames: Frames | Non
 
     rows = [
         {
-            **{"label": each.row.label, "quantity": each.label, "unit": each.unit, "seed": seed, "value": value},
+            **{"panel": "", "label": each.row.label, "series": "ours, a dot a seed", "seed": seed, "value": value},
+            "unit": f"{each.label} ({each.unit})" if each.unit else each.label,
             **{"paper_low": band.low if band else math.nan, "paper_high": band.high if band else math.nan},
         }
         for each in compared
         for seed, value in each.values.items()
         for band in [None if each.verdict == "unverified" else each.row.band]
     ]
-    return pd.DataFrame(rows, columns=["label", "quantity", "unit", "seed", "value", "paper_low", "paper_high"])
+    columns = ["panel", "label", "series", "seed", "value", "unit", "paper_low", "paper_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _cells(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
     """One row a cell and quantity of ``y``: at ``x``, which is an option's value or another quantity."""
-    import pandas as pd
-
     from harness.quantities import QUANTITIES
 
     assert frames is not None
+    cells = frames.cells.assign(panel="")
+    axis = picture.x.replace(".", "'s ")
+    if "." not in picture.x:
+        series = cells["dataset"].map(name_of) + ": " + cells["defense"].map(name_of)
+        x = QUANTITIES[picture.x].of_cells(frames).to_numpy()
+        cells, axis = cells.assign(x=x, series=series), axis_of(QUANTITIES[picture.x])
+    return against(frames.of(cells), picture.y, axis)
+
+
+def _schemes(frames: Frames | None) -> tuple[Frames, pd.Series[str]]:
+    """The frames, and the dataset and scheme of each cell."""
+    assert frames is not None
     cells = frames.cells.set_index("cell")
-    if cells.empty:
-        return pd.DataFrame(columns=["x", "series", "seed", "quantity", "unit", "value"])
-    option = "." in picture.x
-    x = cells["x"].astype(float) if option else QUANTITIES[picture.x].of_cells(frames)
-    series = cells["series"] if option else cells["dataset"].map(name_of) + ": " + cells["defense"].map(name_of)
-    parts = []
-    for quantity in (QUANTITIES[name] for name in picture.y):
-        named = {"quantity": quantity.label, "unit": quantity.unit, "value": quantity.of_cells(frames)}
-        parts.append(pd.DataFrame({"x": x, "series": series, "seed": cells["seed"], **named}))
-    made = pd.concat(parts).dropna(subset=["x", "value"]).reset_index(drop=True)
-    made.attrs["x"] = picture.x.replace(".", "'s ") if option else _axis(QUANTITIES[picture.x])
-    return made
-
-
-def _axis(quantity: Quantity) -> str:
-    return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
-
-
-def _panels(frames: Frames) -> pd.Series[str]:
-    cells = frames.cells.set_index("cell")
-    return cells["dataset"].map(name_of) + ": " + cells["defense"]
-
-
-def _histogram(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
-    """One row a neuron, group and cell: how often it is active."""
-    from harness.quantities import measured
-
-    assert frames is not None
-    rows = measured(frames, "frequency").rename(columns={"frequency": "value"})
-    seeds = frames.cells.set_index("cell")["seed"]
-    return rows.assign(panel=rows["cell"].map(_panels(frames)), seed=rows["cell"].map(seeds)).drop(columns="cell")
-
-
-def _points(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
-    """One row an input of the first seed's models: where the projection puts it."""
-    from harness.quantities import measured
-
-    assert frames is not None
-    first = frames.of(frames.cells[frames.cells["seed"] == frames.cells["seed"].min()])
-    rows = measured(first, "x", "y")
-    return rows.assign(panel=rows["cell"].map(_panels(frames))).drop(columns=["cell", "layer"])
-
-
-def _heatmap(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
-    """One row a class pair and series: the mean of ``y`` over seeds."""
-    from harness.quantities import QUANTITIES
-
-    assert frames is not None
-    values = QUANTITIES[picture.y[0]].of_cells(frames)
-    rows = frames.cells.set_index("cell").assign(value=values, panel=_panels(frames)).dropna(subset=["value"])
-    return rows.groupby(["panel", "source", "target"], sort=False)["value"].agg(["mean", "count"]).reset_index()
+    return frames, cells["dataset"].map(name_of) + ": " + cells["defense"]
 
 
 def _curves(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
     """One row an epoch, quantity and cell."""
-    assert frames is not None
-    watched = frames.curves["quantity"].str.match(r"snnl:|success$|accuracy$")
-    rows = frames.curves[watched]
+    frames, schemes = _schemes(frames)
+    rows = frames.curves[frames.curves["quantity"].str.match(r"snnl:|success$|accuracy$")]
     seeds = frames.cells.set_index("cell")["seed"]
-    rows = rows.assign(series=rows["cell"].map(_panels(frames)), seed=rows["cell"].map(seeds))
-    return rows[["epoch", "quantity", "series", "seed", "value"]].reset_index(drop=True)
+    series, seed = rows["cell"].map(schemes), rows["cell"].map(seeds)
+    return epochs(rows.assign(panel="", series=series, seed=seed, x=rows["epoch"]))
 
 
 def _plans(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:
@@ -121,15 +170,17 @@ def _plans(picture: Picture, compared: Sequence[Compared], frames: Frames | None
     from harness.quantities import chance_to_detect
     from harness.statistics import queries_for_confidence, queries_for_power
 
-    rates = np.round(np.arange(0.12, 1.0, 0.02), 2)
+    asked, chance = "queries for 95% confidence", "detected with as many (%)"
+    plans: Sequence[tuple[str, str, Callable[[float], float]]] = (
+        ("the paper's t-test", asked, lambda rate: queries_for_confidence(rate, 0.1)),
+        ("exact test that detects 95%", asked, lambda rate: queries_for_power(rate, 0.1, power=0.95)),
+        ("the paper's t-test", chance, lambda rate: chance_to_detect(rate, 0.1)),
+    )
+    axis = "success of the suspect (%); false rate 10%"
     rows = [
-        {
-            "success": 100 * rate,
-            "planned": queries_for_confidence(rate, 0.1),
-            "chance": chance_to_detect(rate, 0.1),
-            "power": queries_for_power(rate, 0.1, power=0.95),
-        }
-        for rate in rates
+        {"panel": "", "series": name, "x": 100 * rate, "value": plan(rate), "axis": axis, "unit": unit}
+        for name, unit, plan in plans
+        for rate in map(float, np.round(np.arange(0.12, 1.0, 0.02), 2))
     ]
     return pd.DataFrame(rows)
 
@@ -153,9 +204,9 @@ KINDS: dict[str, Callable[[Picture, Sequence[Compared], Any], Any]] = {
     "strips": _strips,
     "sweep": _cells,
     "scatter": _cells,
-    "histogram": _histogram,
-    "points": _points,
-    "heatmap": _heatmap,
+    "histogram": lambda picture, compared, frames: frequencies(*_schemes(frames)),
+    "points": lambda picture, compared, frames: projected(*_schemes(frames)),
+    "heatmap": lambda picture, compared, frames: pairs(*_schemes(frames), picture.y[0]),
     "curves": _curves,
     "queries": _plans,
     "plane": _plane,

@@ -11,31 +11,24 @@ an evasion leaves the mark in the model and hides it, a detector leaves the mode
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from harness.comparisons import hypervolumes, shared_ranks
 from harness.errors import UsageError
+from harness.scoring import Rules, distinct, kinds_of, score
 from harness.sequential import expected_queries
 from harness.statistics import (
-    MAX_QUERIES,
     Summary,
-    binomial_test,
-    binomial_test_against_control,
-    boschloo,
     clopper_pearson_upper,
-    fisher_exact,
-    queries_for_confidence,
     queries_for_power,
     rank_p_value,
     summaries,
-    t_test,
-    welch_t_test,
 )
 from harness.store import plain
 
@@ -45,42 +38,6 @@ if TYPE_CHECKING:
     FloatArray: TypeAlias = NDArray[np.float64]
     Places: TypeAlias = NDArray[np.intp]
     Over: TypeAlias = list[Summary | None]
-
-TestName: TypeAlias = Literal["binomial", "fisher", "boschloo", "welch", "t"]
-Kind: TypeAlias = Literal["none", "survival", "evasion", "detection"]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How evidence becomes a verdict."""
-
-    test: TestName = "binomial"
-    """Of the suspect's answers against the null models': exact binomial against the upper confidence limit of the false
-    rate, Fisher's or Boschloo's exact test, Welch's t-test, or the paper's t-test."""
-    confidence: float = 0.95
-    max_drop: float = 0.10
-    """A model whose accuracy is more than this below the null models' is void."""
-    fpr: float | None = None
-    """The false rate that margins, tests and queries assume of unmarked models, instead of the null models' own."""
-    budget: int | None = None
-    """Trigger queries within which a model is to be accused, each answered at the rate that was measured."""
-
-    @property
-    def accuser(self) -> str:
-        """The test in words."""
-        return _TESTS[self.test][1] if self.fpr is None else f"an exact binomial test against {self.fpr:.2%}"
-
-    def __post_init__(self) -> None:
-        if self.fpr is not None and not 0 <= self.fpr < 1:
-            raise UsageError(f"fpr must be at least 0 and below 1, not {self.fpr}")
-        if self.fpr is not None and self.test != "binomial":
-            raise UsageError(f"--test {self.test} compares with null models, and --fpr is a rate: type --test binomial")
-        if self.budget is not None and not 1 <= self.budget <= MAX_QUERIES:
-            raise UsageError(f"budget must be in 1..{MAX_QUERIES:,} queries, not {self.budget:,}")
-        if not 0 < self.confidence < 1:
-            raise UsageError(f"confidence must be between 0 and 1, not {self.confidence}")
-        if not 0 <= self.max_drop <= 1:
-            raise UsageError(f"max-drop must be in 0..1, not {self.max_drop}")
 
 
 @dataclass(frozen=True)
@@ -216,16 +173,9 @@ class Board:
         return values
 
 
-CELL_COLUMNS = (
-    *("cell", "dataset", "defense", "attack", "seed", "family", "status"),
-    *("null_accuracy", "victim_accuracy", "surrogate_accuracy"),
-    *("victim_trigger_matches", "victim_trigger_trials", "surrogate_trigger_matches", "surrogate_trigger_trials"),
-    *("surrogate_held_out_matches", "surrogate_held_out_trials", "null_trigger_matches", "null_trigger_trials"),
-    "embed_seconds",
-)
 STAGE_COLUMNS = ("machine", "device", "threads", "torch", "harness")
 COST_COLUMNS = ("action", "label", "dataset", "plugin", "status", "seconds", "trained_samples")
-"""What a board is made of: large tables are read faster by these columns alone. Without the last there are no costs."""
+"""What a board is made of, beside :data:`harness.scoring.CELL_COLUMNS`: without the last there are no costs."""
 
 _SCHEME = ["dataset", "defense"]
 _ATTACK = [*_SCHEME, "attack"]
@@ -253,122 +203,6 @@ def make_board(
         _detected(found, detections),
         machines(stages),
     )
-
-
-def kinds_of(cells: pd.DataFrame) -> pd.Series[str]:
-    """What an attack does to a mark: nothing, makes a model that it may survive in, hides it, or looks for it."""
-    keys, places = _distinct(cells, ["family", "attack"])
-    kinds = [_kind(str(family), str(attack)) for family, attack in keys.itertuples(index=False)]
-    return pd.Series(np.array(kinds, dtype=object)[places], index=cells.index)
-
-
-def _kind(family: str, attack: str) -> Kind:
-    if family.endswith("detection"):
-        return "detection"
-    return "none" if attack == "none" else "evasion" if family.endswith("evasion") else "survival"
-
-
-def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """``cells`` with what the rules make of each: rates, ``p_value``, ``void``, ``counts``, ``tested``, ``verified``.
-
-    A cell counts when it is ok, has trigger evidence, and neither its victim nor its surrogate is void.
-    """
-    made = cells.copy()
-    for who, probe in (
-        ("victim", "trigger"),
-        ("surrogate", "trigger"),
-        ("surrogate", "held_out"),
-        ("null", "trigger"),
-    ):
-        trials = made[f"{who}_{probe}_trials"].astype(float)
-        made[f"{who}_{probe}"] = made[f"{who}_{probe}_matches"].astype(float) / trials.where(trials > 0)
-    floor = made["null_accuracy"] - rules.max_drop
-    made["void"] = (made["status"] == "ok") & ((made["surrogate_accuracy"] < floor) | (made["victim_accuracy"] < floor))
-    made["counts"] = (made["status"] == "ok") & ~made["void"] & made["surrogate_trigger"].notna()
-    false = made["null_trigger"] if rules.fpr is None else pd.Series(rules.fpr, index=made.index)
-    made["tested"] = made["counts"] & false.notna()
-    made["p_value"] = _p_values(made, rules)
-    made["verified"] = made["p_value"] <= 1 - rules.confidence
-    made["at_budget"] = math.nan if rules.budget is None else chances_within(made, [rules.budget], rules)[:, 0]
-    made["margin"] = made["surrogate_trigger"] - false.fillna(0.0)
-    made["queries_needed"] = _queries(made.assign(false=false), rules.confidence)
-    return made
-
-
-def chances_within(scored: pd.DataFrame, budgets: Sequence[int], rules: Rules) -> FloatArray:
-    """The chance that each row's model is accused within so many trigger queries, were each answered at the rate that
-    was measured: rows by budgets, NaN where nothing was tested. ``scored`` is what :func:`score` made by these rules.
-    """
-    from scipy.special import bdtrc
-
-    asked = np.array(budgets, dtype=np.intp)
-    made = np.full((len(scored), len(asked)), np.nan)
-    tested = scored["tested"].to_numpy(dtype=bool)
-    rows = scored.loc[tested, ["surrogate_trigger", "null_trigger_matches", "null_trigger_trials"]]
-    nulls, places = _distinct(rows, list(rows)[1:])
-    rates = rows["surrogate_trigger"].to_numpy(dtype=float)
-    made[tested] = bdtrc(_fewest_matches(nulls, asked, rules)[places] - 1, asked, rates[:, np.newaxis])
-    return made
-
-
-def _fewest_matches(nulls: pd.DataFrame, asked: Places, rules: Rules) -> FloatArray:
-    """The fewest matches of each number of queries that the test accuses beside each row of null models' counts; one
-    more than were asked where none are enough. More matches are never less evidence, so bisection finds them."""
-    control = [nulls[column].to_numpy(dtype=float)[:, np.newaxis] for column in nulls]
-    trials = np.broadcast_to(asked, (len(nulls), len(asked)))
-    low, high = np.zeros(trials.shape), trials.astype(np.float64) + 1
-    while (low < high).any():
-        middle = np.minimum(np.floor((low + high) / 2), trials)
-        accused = np.asarray(_test(rules)(middle, trials, *control)) <= 1 - rules.confidence
-        between = low < high
-        high, low = np.where(between & accused, middle, high), np.where(between & ~accused, middle + 1, low)
-    return high
-
-
-def _p_values(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
-    """Of the test, where there is one; equal counts are tested once."""
-    columns = [f"{who}_trigger_{what}" for who in ("surrogate", "null") for what in ("matches", "trials")]
-    tested = scored.loc[scored["tested"], columns]
-    rows, places = _distinct(tested, columns)
-    counts = [rows[column].to_numpy(dtype=float) for column in rows]
-    return pd.Series(np.asarray(_test(rules)(*counts))[places], index=tested.index).reindex(scored.index)
-
-
-def _test(rules: Rules) -> Callable[..., Any]:
-    """Of the suspect's matches and trials against the null models'."""
-    if (fpr := rules.fpr) is not None:
-        return lambda matches, trials, *_: binomial_test(matches, trials, fpr)
-    test, _ = _TESTS[rules.test]
-    return partial(test, confidence=rules.confidence) if rules.test == "binomial" else test
-
-
-_TESTS: dict[TestName, tuple[Callable[..., Any], str]] = {
-    "binomial": (
-        binomial_test_against_control,
-        "an exact binomial test against the upper confidence limit of the null models' rate",
-    ),
-    "fisher": (fisher_exact, "Fisher's exact test against the null models"),
-    "boschloo": (boschloo, "Boschloo's exact test against the null models"),
-    "welch": (welch_t_test, "Welch's one-sided t-test against the null models"),
-    "t": (t_test, "the paper's one-sided t-test against the null models"),
-}
-
-
-def _queries(scored: pd.DataFrame, confidence: float) -> pd.Series[float]:
-    """Queries for the confidence at each tested cell's rates; each pair of rates is computed once."""
-    tested = scored.loc[scored["tested"], ["surrogate_trigger", "false"]]
-    rows, places = _distinct(tested, list(tested))
-    needed = [queries_for_confidence(success, false, confidence) for success, false in rows.to_numpy(dtype=float)]
-    return pd.Series(np.array(needed, dtype=float)[places], index=tested.index).reindex(scored.index)
-
-
-def _distinct(frame: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, Places]:
-    """The distinct rows of some columns as they appear, and at which of these each row is."""
-    places = np.zeros(len(frame), dtype=np.intp)
-    for column in columns:
-        codes, known = pd.factorize(frame[column], use_na_sentinel=False)
-        places = pd.factorize(places * len(known) + codes)[0]
-    return frame[columns].iloc[np.unique(places, return_index=True)[1]], places
 
 
 # --- all groups at once, since a large matrix has tens of thousands of them -----------------------------------------
@@ -435,7 +269,7 @@ class _Groups:
 
 def _by(columns: list[str], rows: pd.DataFrame) -> tuple[dict[str, list[Any]], _Groups]:
     """The rows' groups, and what names each."""
-    keys, places = _distinct(rows, columns)
+    keys, places = distinct(rows, columns)
     return {column: keys[column].tolist() for column in columns}, _Groups(places, len(keys))
 
 
@@ -529,7 +363,7 @@ def _schemes(rows: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> list[Ran
         "evasion": groups.over_seeds(rows, "margin", evasion),
         "verified": groups.of(tested).means(rows.loc[tested, "verified"]),
         "at_budget": groups.over_seeds(rows, "at_budget", tested & rows["at_budget"].notna()),
-        "hypervolume": _hypervolume(rows, groups, survival, rules.max_drop),
+        "hypervolume": _hypervolume(rows, groups, survival),
         **_queries_of_the_middle(rows[tested], groups.of(tested), rules),
         "victim_success": owners.summaries(victims["victim_trigger"]),
         "false_rate": owners.summaries(victims["null_trigger"]),
@@ -550,14 +384,12 @@ def _worst(rows: pd.DataFrame, groups: _Groups, survival: pd.Series[bool]) -> tu
     return worst, survival & (rows["attack"] == np.array(worst, dtype=object)[groups.places])
 
 
-def _hypervolume(rows: pd.DataFrame, groups: _Groups, keep: pd.Series[bool], max_drop: float) -> Over:
+def _hypervolume(rows: pd.DataFrame, groups: _Groups, keep: pd.Series[bool]) -> Over:
     """What attackers reach on each seed, over the seeds of each group."""
-    keep = keep & rows["null_accuracy"].notna() & rows["surrogate_accuracy"].notna()
-    kept = rows[keep].assign(group=groups.of(keep).places)
-    seeds, places = _distinct(kept, ["group", "seed"])
-    lost = (kept["null_accuracy"] - kept["surrogate_accuracy"]).clip(0.0, max_drop) / (max_drop or 1.0)
-    points = np.column_stack([1.0 - lost, 1.0 - kept["surrogate_trigger"]])
-    areas = pd.Series(hypervolumes(points, places, len(seeds)))
+    keep = keep & rows["kept"].notna()
+    reached = rows[keep].assign(group=groups.of(keep).places)
+    seeds, places = distinct(reached, ["group", "seed"])
+    areas = pd.Series(hypervolumes(reached[["kept", "removed"]].astype(float), places, len(seeds)))
     return _Groups(seeds["group"].to_numpy(dtype=np.intp), groups.count).summaries(areas)
 
 
@@ -646,7 +478,7 @@ def _margins(kept: pd.DataFrame, schemes: list[str]) -> FloatArray:
 
 def machines(stages: pd.DataFrame) -> list[str]:
     """The machines and versions behind the numbers, the most used first."""
-    ran, places = _distinct(stages[stages["machine"].notna()], list(STAGE_COLUMNS))
+    ran, places = distinct(stages[stages["machine"].notna()], list(STAGE_COLUMNS))
     texts = (
         ran["machine"]
         + ", "

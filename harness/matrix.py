@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import reprlib
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -48,6 +48,10 @@ class Entry:
     def __str__(self) -> str:
         return f"{self.name}[{','.join(f'{k}={v}' for k, v in self.options)}]" if self.options else self.name
 
+    def without(self, *options: str) -> Entry:
+        """The entry, with these options left to their defaults."""
+        return replace(self, options=tuple(pair for pair in self.options if pair[0] not in options))
+
     @property
     def is_glob(self) -> bool:
         """Whether the name stands for any that fit it."""
@@ -55,6 +59,26 @@ class Entry:
 
 
 Chain: TypeAlias = tuple[Entry, ...]
+
+
+def option_of(
+    chain: Chain, option: str, plugin_of: Callable[[Entry], object], name: str | None = None
+) -> tuple[Any, Chain]:
+    """The value that the last link with this option has for it, and the chain without it there.
+
+    With a ``name`` only links of that plugin are asked. What ``plugin_of`` does not know (it raises
+    :class:`UsageError`) has the options that are written; where no link has it the value is ``None``.
+    """
+    for place, entry in reversed(list(enumerate(chain))):
+        if name not in (None, entry.name):
+            continue
+        try:
+            value = getattr(plugin_of(entry), option, None)
+        except UsageError:
+            value = dict(entry.options).get(option)
+        if value is not None:
+            return value, (*chain[:place], entry.without(option), *chain[place + 1 :])
+    return None, chain
 
 
 @dataclass(frozen=True)

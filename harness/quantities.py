@@ -33,7 +33,7 @@ class Frames:
     """What some cells left in the tables; ``cell`` joins the frames."""
 
     cells: pd.DataFrame
-    """As :func:`harness.leaderboard.score` returns them, with what :func:`harness.reproduce.gather` adds."""
+    """As :func:`harness.scoring.score` returns them, with what :func:`harness.reproduce.gather` adds."""
     detections: pd.DataFrame
     measurements: pd.DataFrame
     curves: pd.DataFrame

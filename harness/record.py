@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from harness.checkout import commit
 from harness.errors import DamagedArtifact, ResultsError, UsageError
 from harness.gallery import Shown, collect, draw_all
-from harness.leaderboard import Board, Rules, make_board
+from harness.leaderboard import Board, make_board
 from harness.origins import inputs_in
 from harness.registry import Registry
 from harness.report import About, Results, render
+from harness.scoring import Rules
 from harness.store import plain
 from harness.tables import SCHEMA_VERSION, TABLES, Tables, printable
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from harness.matrix import format_chain, parse_chain
+from harness.matrix import format_chain, option_of, parse_chain
 from harness.plan import Kind, Plan, Use
 from harness.published import Band, Experiment, Row
 
@@ -48,8 +48,8 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     """
     import pandas as pd
 
-    from harness.leaderboard import Rules, score
     from harness.quantities import Frames
+    from harness.scoring import Rules, score
 
     names = ["dataset", "defense", "attack", "seed"]
     known = pd.DataFrame([_known(cell, lookup, x) for cell in plan.cells])
@@ -75,19 +75,11 @@ def _known(cell: Any, lookup: Resolver, x: str) -> dict[str, Any]:
     known = {**row, "model": dict(cell.stages).get("surrogate"), "source": dataset.source, "target": dataset.target}
     kind, dot, option = x.partition(".")
     if dot:
-        value, rest = _option(row[kind], kind, option, lookup)
-        short = {**row, "dataset": name_of(cell.dataset), kind: rest}
+        axis: Any = kind
+        value, rest = option_of(parse_chain(row[kind]), option, lambda entry: lookup(axis, str(entry)).plugin)
+        short = {**row, "dataset": name_of(cell.dataset), kind: format_chain(rest)}
         known |= {"x": value, "series": f"{short['dataset']}: {short['defense']}, {short['attack']}"}
     return known
-
-
-def _option(text: str, kind: Any, option: str, lookup: Resolver) -> tuple[Any, str]:
-    """The value that the last link of a chain has for ``option``, and the chain without it."""
-    chain = parse_chain(text)
-    plugins = (lookup(kind, str(entry)).plugin for entry in reversed(chain))
-    value = next((getattr(plugin, option) for plugin in plugins if hasattr(plugin, option)), None)
-    bare = [replace(entry, options=tuple((k, v) for k, v in entry.options if k != option)) for entry in chain]
-    return value, format_chain(bare)
 
 
 def name_of(text: str) -> str:

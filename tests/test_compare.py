@@ -14,7 +14,7 @@ import pytest
 
 from harness.compare import Compared, Comparison, make_comparison
 from harness.errors import UsageError
-from harness.leaderboard import Rules
+from harness.scoring import Rules
 from harness.tables import CELLS
 from tests.conftest import Cli
 from tests.test_leaderboard import cell, write

@@ -19,7 +19,8 @@ from scipy.stats import binom
 
 from harness.cli.printing import bars
 from harness.errors import UsageError
-from harness.leaderboard import MAX_COMPARED, Board, Rules, TestName, chances_within, make_board, score
+from harness.leaderboard import MAX_COMPARED, Board, make_board
+from harness.scoring import Rules, TestName, chances_within, score
 from harness.sequential import Sprt
 from harness.statistics import clopper_pearson_upper, queries_for_confidence, queries_for_power
 from harness.tables import CELLS, DETECTIONS, STAGES, Tables

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from harness.matrix import (
     expand,
     format_chain,
     load_matrix,
+    option_of,
     parse_chain,
     parse_entry,
     parse_seeds,
@@ -458,3 +460,22 @@ def test_a_set_of_inputs_is_no_task(builtin: Registry) -> None:
     with pytest.raises(UsageError, match="cifar-100-mini is a set of inputs to draw from, not a task"):
         resolve(builtin, matrix)
     assert "cifar-100-mini" not in texts(builtin.uses("dataset", [Entry("*")]))
+
+
+def test_an_option_is_the_last_link_s_that_has_it_and_may_be_a_default() -> None:
+    def plugin_of(entry: Entry) -> object:
+        if entry.name == "unknown":
+            raise UsageError("no plugin unknown")
+        return (
+            SimpleNamespace(fraction=dict(entry.options).get("fraction", 0.5)) if entry.name == "pruning" else object()
+        )
+
+    def found(text: str, name: str | None = None) -> tuple[object, str]:
+        value, rest = option_of(parse_chain(text), "fraction", plugin_of, name)
+        return value, format_chain(rest)
+
+    assert found("pruning[fraction=0.1,seed=2] | retraining") == ("0.1", "pruning[seed=2] | retraining")
+    assert found("pruning[fraction=0.1] | pruning") == (0.5, "pruning[fraction=0.1] | pruning")
+    assert found("unknown[fraction=0.3]") == ("0.3", "unknown")
+    assert found("unknown[fraction=0.3] | pruning", "unknown") == ("0.3", "unknown | pruning")
+    assert found("retraining") == (None, "retraining")

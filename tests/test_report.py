@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 
 from harness.errors import UsageError
-from harness.leaderboard import Rules
 from harness.registry import Registry, load_registry
 from harness.report import About, Results, render
 from harness.report.drawing import LETTERS, Axis, Series, chart, folded
+from harness.scoring import Rules
 from harness.tables import CELLS, DETECTIONS, STAGES, Table, Tables
 from tests.conftest import Cli
 from tests.test_leaderboard import board, cell, detection

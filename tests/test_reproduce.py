@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from harness.drawn import drawn
 from harness.errors import MatrixError, UnknownName
-from harness.leaderboard import Rules, score
 from harness.matrix import FULL
 from harness.published import Band, Experiment, Paper, load_paper, papers, read_band, read_paper
 from harness.quantities import FORMULAS, QUANTITIES, Frames, chance_to_detect, toy_extracted, toy_victim
 from harness.registry import Registry, load_registry, resolve
 from harness.reproduce import Spread, calculate, chosen, compare, judge, spread
+from harness.scoring import Rules, score
 from harness.tables import CELLS, CURVES, DETECTIONS, MEASUREMENTS
 from tests.conftest import TINY, Cli, without
 

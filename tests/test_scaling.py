@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.scaling import EPOCHS, Shape, answer, finish, planned, ranked, storing, sweep, write_tables
 from harness.execute import session as session_module
-from harness.leaderboard import CELL_COLUMNS, STAGE_COLUMNS, Board, Rules, make_board, score
+from harness.leaderboard import STAGE_COLUMNS, Board, make_board
 from harness.plan import Plan, inputs_of, make_id
+from harness.scoring import CELL_COLUMNS, Rules, score
 from harness.statistics import binomial_test_against_control, queries_for_confidence, summaries, summary
 from harness.tables import TABLES, Tables
 

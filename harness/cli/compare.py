@@ -15,7 +15,7 @@ from harness.cli.options import chosen, open_results, results_option, rules_opti
 
 if TYPE_CHECKING:
     from harness.compare import Compared, Comparison
-    from harness.leaderboard import Rules
+    from harness.scoring import Rules
 
 COLUMNS = ("attack", "n", "first", "second", "difference", "interval", "p", "Holm p", "more seeds", "left out")
 
@@ -45,7 +45,7 @@ def compare(
     """
     from harness.compare import Compared, make_comparison
     from harness.errors import UsageError
-    from harness.leaderboard import CELL_COLUMNS
+    from harness.scoring import CELL_COLUMNS
 
     printing.check_output(style, output)
     _, tables = open_results(results)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from harness.cli.options import load_plugins, open_results, results_option
+from harness.cli.options import load_plugins, open_results, results_option, rules_options
+
+if TYPE_CHECKING:
+    from harness.scoring import Rules
 
 
 @click.command(epilog="Example: harness figures --format pdf --only success --only matrix")
@@ -19,16 +24,18 @@ from harness.cli.options import load_plugins, open_results, results_option
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this picture; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="Say which there are and what others lack, and draw none.")
-def figures(results: str, style: str, only: tuple[str, ...], listing: bool) -> None:
+@rules_options("test", "confidence", "max_drop", "fpr")
+def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rules: Rules) -> None:
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
     from harness.gallery import PICTURES, Shown, collect, draw_all
 
     store, tables = open_results(results)
-    collected = collect(Shown(tables, load_plugins(()).use), only)
+    collected = collect(Shown(tables, load_plugins(()).use, rules), only)
     if listing:
+        wide = max(map(len, collected))
         for name, data in collected.items():
             said = PICTURES[name].title if len(data) else f"no: it needs {PICTURES[name].needs}"
-            click.echo(f"{name:<12} {said}")
+            click.echo(f"{name:<{wide}} {said}")
         return
     paths = draw_all(collected, store.results / "figures", style)
     store.settle()

@@ -28,7 +28,8 @@ from harness.cli.printing import (
 )
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked, Rules
+    from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked
+    from harness.scoring import Rules
     from harness.statistics import Summary
 
 SCHEME_COLUMNS = (
@@ -83,7 +84,8 @@ def leaderboard(
     output: Path | None,
 ) -> None:
     """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
-    from harness.leaderboard import CELL_COLUMNS, COST_COLUMNS, STAGE_COLUMNS, make_board
+    from harness.leaderboard import COST_COLUMNS, STAGE_COLUMNS, make_board
+    from harness.scoring import CELL_COLUMNS
 
     check_output(style, output)
     _, tables = open_results(results)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Rules
     from harness.matrix import Matrix
     from harness.plan import Plan
     from harness.registry import Registry
+    from harness.scoring import Rules
     from harness.status import Survey
     from harness.store import Store
     from harness.tables import Tables
@@ -157,7 +157,7 @@ def rules_options(*names: str) -> Callable[[F], F]:
 
 
 def _rules(**named: Any) -> Rules:
-    from harness.leaderboard import Rules
+    from harness.scoring import Rules
 
     return Rules(**named)
 

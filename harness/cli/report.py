@@ -11,8 +11,8 @@ from harness.cli.options import load_plugins, open_results, plugins_option, resu
 from harness.cli.printing import write_whole
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Rules
     from harness.report import About
+    from harness.scoring import Rules
 
 
 @click.command(epilog="Example: harness report --results results --output report.html")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from harness.comparisons import pareto_front
-from harness.leaderboard import Board, Rules, chances_within, kinds_of
-from harness.matrix import Entry, format_chain
+from harness.leaderboard import Board
+from harness.matrix import format_chain, option_of
 from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
 from harness.report.page import PLOTS, Grid, Plot, Row, Section
 from harness.report.ranking import verifying
 from harness.report.sources import chain_of
 from harness.report.values import count, decimal, points, shortened, spread, text, together
+from harness.scoring import Rules, chances_within, kinds_of
 
 if TYPE_CHECKING:
     from harness.registry import Registry
@@ -133,18 +133,13 @@ def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
 
 def _fraction(attack: str, registry: Registry) -> tuple[str, float] | None:
     """The chain without the share that its last pruning prunes, and the share: as it says, or the plugin's default."""
-    chain = list(chain_of(attack))
-    for place, entry in reversed(list(enumerate(chain))):
-        found = registry.found.get(("attack", entry.name))
-        default = {each.name: each.default for each in fields(found.cls)} if found else {}
-        value = dict(entry.options).get("fraction", default.get("fraction"))
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            chain[place] = Entry(entry.name, tuple(o for o in entry.options if o[0] != "fraction"))
-            try:
-                return format_chain(chain), float(value)
-            except ValueError:
-                return None
-    return None
+    value, bare = option_of(chain_of(attack), "fraction", lambda entry: registry.use("attack", entry).plugin)
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        return format_chain(bare), float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.leaderboard import make_board, score
+from harness.leaderboard import make_board
 from harness.report import background, plots, plugins, ranking
 from harness.report.page import ROWS, Page
 from harness.report.sources import About, Known, Results
+from harness.scoring import score
 from harness.tables import printable
 
 if TYPE_CHECKING:

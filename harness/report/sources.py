@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.leaderboard import Rules
 from harness.matrix import Entry, parse_chain
 from harness.report.page import Tags
+from harness.scoring import Rules
 from harness.tables import printable
 
 if TYPE_CHECKING:
