@@ -151,11 +151,17 @@ def _matrix(shown: Shown) -> pd.DataFrame:
 
 
 def _frontier(shown: Shown) -> pd.DataFrame:
-    """A dot a cell, and for each scheme the steps between the attacks of which no other leaves both more accuracy and
-    less of the mark."""
+    """A dot a cell, and for each scheme the steps between the extractions and removals of which no other leaves both
+    more accuracy and less of the mark."""
     rows = _accurate(shown)
     dots, keys = rows.assign(line=""), ["panel", "series"]
-    means = rows.groupby([*keys, "attack"], sort=False)[["x", "value"]].mean().dropna().reset_index()
+    means = (
+        rows[rows["kind"] == "survival"]
+        .groupby([*keys, "attack"], sort=False)[["x", "value"]]
+        .mean()
+        .dropna()
+        .reset_index()
+    )
     lines = [
         _line(_steps(part[["x", "value"]].to_numpy() * (1, -1)) * (1, -1), panel, series, "attackers' front")
         for (panel, series), part in means.groupby(keys, sort=False)
@@ -469,8 +475,8 @@ PICTURES: dict[str, Picture] = {
     for picture in (
         Picture("success", "What each attack leaves of each mark: a dot a seed", _success, figures.dots, _CELLS),
         Picture("matrix", "Mean success of the surrogate, by attack and scheme", _matrix, figures.heatmap, _CELLS),
-        Picture("frontier", "Accuracy against success of attacked models: a dot a cell; lines: what no other attack "
-                "beats in both", _frontier, figures.scatter, _CELLS),
+        Picture("frontier", "Accuracy against success of attacked models: a dot a cell; lines: what no other "
+                "extraction or removal beats in both", _frontier, figures.scatter, _CELLS),
         Picture("hypervolume", "What attackers attain: the area of their front, less is better", _attained,
                 figures.dots, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
         Picture("tradeoff", "What a mark costs against what attacks leave of it: a dot a victim", _tradeoff,

@@ -509,6 +509,16 @@ def test_dots_are_the_cells_that_count(shown: Shown, collected: dict[str, pd.Dat
         np.testing.assert_allclose(np.sort(made["value"]), np.sort(100 * rate.astype(float)))
 
 
+def test_the_attackers_front_is_of_extractions_and_removals(shown: Shown, collected: dict[str, pd.DataFrame]) -> None:
+    counting = shown.cells[shown.cells["counts"]]
+    assert {"none", "survival", "evasion"} <= set(counting["kind"])
+    means = counting.groupby(["dataset", "defense", "kind", "attack"])["surrogate_trigger"].mean()
+    frame = collected["frontier"]
+    for (panel, series), front in frame[frame["line"] != ""].groupby(["panel", "series"]):
+        reached = 100 * means[panel, series, "survival"].to_numpy()
+        assert all(np.isclose(reached, value).any() for value in front["value"])
+
+
 def test_the_hypervolume_is_the_leaderboards(shown: Shown, collected: dict[str, pd.DataFrame]) -> None:
     read = shown.tables.read
     board = make_board(read("cells"), read("detections"), read("stages"), RULES)
