@@ -523,7 +523,7 @@ _HEAD = f"""# Results
 | `claims/` | which process computes which stage now; nothing that is worth keeping |
 | `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
 | `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
-| `figures/<name>.svg`, `.pdf`, `.png` | pictures of `harness figures`, for print; what takes more than a page goes on in `<name>-b`, `<name>-c` |
+| `figures/<name>.svg`, `.pdf`, `.png` | pictures of `harness figures`, for print; a long one goes on in `<name>-b` |
 | `report.html` | `harness report`: one page that opens from disk |
 | `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, pages, command, versions, checksums |
 
