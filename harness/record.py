@@ -94,7 +94,7 @@ def numbers(board: Board) -> dict[str, Any]:
 def measured(stages: pd.DataFrame) -> dict[str, Any]:
     """The part of ``environment.json`` that the stages tell: ``versions``, and the ``data`` by their checksums."""
     parts = stages["machine"].str.extract(r"^(?P<platform>[^,]+),.* Python (?P<python>\S+)$")
-    told = {**parts, "torch": stages["torch"], "harness": stages["harness"]}
+    told = {**parts, "torch": stages["torch"], "harness": stages["harness"], "commit": stages["commit"]}
     versions = {name: sorted(values.dropna().unique()) for name, values in told.items()}
     return {"versions": versions, "data": checksums(stages)}
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from harness.checkout import commit
+
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
 _PROCESSORS = Path("/proc/cpuinfo")
@@ -27,6 +29,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "harness": harness.__version__,
+        "commit": commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor()}), "
         f"Python {platform.python_version()}",
     }

@@ -278,6 +278,13 @@ STAGES = Table(
             since=4,
         ),
         Column("other_checksum", "string", "That one's checksum, made as `data_checksum`.", since=4),
+        Column(
+            "commit",
+            "string",
+            "The commit of the checkout that the harness ran from, with a `+` where files of the package had been "
+            "edited; null where it was installed in another way.",
+            since=4,
+        ),
     ),
 )
 

@@ -266,6 +266,15 @@ def test_checksums_of_the_data_are_told_where_they_were_recorded() -> None:
     assert facts(twice, "Data and their checksums") == ["d: one, two"]
 
 
+def test_the_page_names_the_commits_that_measured() -> None:
+    old = frame(STAGES, [stage(), stage(stage="t"), stage(stage="u")])
+    assert facts(page(cell(), stages=old.drop(columns="commit")), "Measured by commit") == ["not recorded"]
+    assert facts(page(cell(), stages=old.assign(commit=["<a>", "b+", "b+"])), "Measured by commit") == [
+        "&lt;a&gt;",
+        "b+",
+    ]
+
+
 def test_what_old_tables_did_not_count_is_not_nothing() -> None:
     (row,) = grid(page(cell(), stages=frame(STAGES, [stage()])), "By action")
     assert (row["stages"], row["median (s)"], row["samples trained"]) == ("1", "1.00", "-")

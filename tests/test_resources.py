@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness import checkout
 from harness.resources import Peaks, available_memory, give_back, keep_memory, machine
 from tests import warm
 
@@ -83,3 +85,19 @@ def test_memory_is_kept_for_the_next_step_and_given_back_for_the_next_stage() ->
     by_default, kept, given_back = told.recv()
     process.join()
     assert by_default < 50 < 250 < kept and given_back > 250
+
+
+def test_the_commit_says_whether_files_were_edited_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "checkout.py").write_text("a = 1\n")
+    monkeypatch.setattr(checkout, "__file__", str(package / "checkout.py"))
+    assert checkout.commit.__wrapped__() is None
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "a"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    (tmp_path / "elsewhere.txt").touch()
+    assert checkout.commit.__wrapped__() == head
+    (package / "checkout.py").write_text("a = 2\n")
+    assert checkout.commit.__wrapped__() == f"{head}+"

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from harness.checkout import commit
 from harness.cli import cli as group
 from harness.origins import ORDER
 from harness.plan import derive_seed, make_id
@@ -148,6 +149,7 @@ def test_a_record_says_on_what_it_was_measured(made: Path) -> None:
     checksums = {"digits": stages["data_checksum"], "photo-patches": stages["other_checksum"]}
     assert about["data"] == {name: sorted(values.dropna().unique()) for name, values in checksums.items()}
     page = (made / "record" / "README.md").read_text()
+    assert about["versions"].pop("commit") == [own for own in [commit()] if own]
     told = [*about["data"].values(), *about["versions"].values()]
     assert all(len(values) == 1 and values[0] in page for values in told) and len(told) == 6
     assert set(about["versions"]) == {"platform", "python", "torch", "harness"}

@@ -74,6 +74,7 @@ def provenance(results: Results, board: Board, about: About) -> Section:
         ("From", [printable(about.source)]),
         ("Harness that made this page", [about.harness + (f", git commit {about.commit}" if about.commit else "")]),
         ("Measured on", list(map(printable, board.machines)) or ["not recorded"]),
+        ("Measured by commit", _commits(stages)),
         (
             "Measured between",
             [f"{started.min():%Y-%m-%d %H:%M} and {started.max():%Y-%m-%d %H:%M} UTC"] if len(started) else [],
@@ -100,6 +101,12 @@ def _data(datasets: Iterable[str], stages: pd.DataFrame) -> list[str]:
     of = {printable(name): sorted(map(printable, each)) for name, each in recorded.groupby("dataset")["data_checksum"]}
     told = [f"{name}: {', '.join(of.get(name, ())) or 'not recorded'}" for name in datasets]
     return [*told[:PLOTS], *([f"and {len(told) - PLOTS} more"] if len(told) > PLOTS else [])]
+
+
+def _commits(stages: pd.DataFrame) -> list[str]:
+    """Of the harness, the newest last."""
+    known = stages.reindex(columns=["commit"])["commit"].dropna().map(printable)
+    return list(dict.fromkeys(known))[-PLOTS:] or ["not recorded"]
 
 
 def _between(numbers: Sequence[int]) -> str:
