@@ -11,6 +11,7 @@ an evasion leaves the mark in the model and hides it, a detector leaves the mode
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -166,6 +167,20 @@ class Board:
     attacks: list[Attacked]
     detections: list[Detected]
     machines: list[str]
+
+    @property
+    def ranked_by(self) -> str:
+        """How the ranks were made, in words."""
+        sizes = Counter(scheme.dataset for scheme in self.schemes if scheme.margin)
+        if any(size > MAX_COMPARED for size in sizes.values()):
+            return (
+                f"by margin alone where a dataset has more than {MAX_COMPARED} schemes, whose pairs are not compared."
+            )
+        return (
+            "1 + the schemes that are better beyond doubt; those that cannot be told apart share it. Pairs are "
+            "compared over the seeds and attacks that both have, by a sign-flip test with Holm's correction, at "
+            f"{self.rules.confidence:.0%}. At 95% that takes 6 seeds for two schemes, 11 for ten."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a finite number is null."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -250,7 +249,7 @@ def _notes(board: Board, by: str | None) -> list[str]:
         f"margin: success less {false}, a mean over the extractions and removals that count; "
         "evasion: the same over evasions. worst attack: the least mean success that one of them leaves. "
         "accuracy cost: the null models' accuracy less the victim's.",
-        *([_rank_note(board), _verifying_note(board)] if by in (None, "dataset") else []),
+        *([f"rank: {board.ranked_by}", _verifying_note(board)] if by in (None, "dataset") else []),
         f"verified: share of attacked models that {rules.accuser} accuses at {rules.confidence:.0%}. "
         + (f"within {rules.budget}: the chance with that many queries at the rates measured. " if rules.budget else "")
         + f"void: accuracy more than {100 * rules.max_drop:g} points below the null models', where no answer counts.",
@@ -258,19 +257,6 @@ def _notes(board: Board, by: str | None) -> list[str]:
         *([DETECTION_NOTE] if board.detections and by != "family" else []),
         *(f"Measured on {printable(machine)}." for machine in board.machines),
     ]
-
-
-def _rank_note(board: Board) -> str:
-    from harness.leaderboard import MAX_COMPARED
-
-    sizes = Counter(scheme.dataset for scheme in board.schemes if scheme.margin)
-    if any(size > MAX_COMPARED for size in sizes.values()):
-        return f"rank: by margin. Of more than {MAX_COMPARED} schemes on a dataset, pairs were not compared."
-    return (
-        "rank: 1 + the schemes that are better beyond doubt; those that cannot be told apart share it. Pairs are "
-        "compared over the seeds and attacks that both have, by a sign-flip test with Holm's correction, at "
-        f"{board.rules.confidence:.0%}. At 95% that takes 6 seeds for two schemes, 11 for ten."
-    )
 
 
 def _verifying_note(board: Board) -> str:

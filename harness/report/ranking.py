@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from harness.leaderboard import MAX_COMPARED, Attacked, Board, Detected, Ranked, make_board
+from harness.leaderboard import Attacked, Board, Detected, Ranked, make_board
 from harness.report.page import PLOTS, ROWS, Grid, Map, Row, Section, Tags, Value
 from harness.report.values import (
     UNKNOWN,
@@ -132,7 +131,7 @@ def _terms(board: Board) -> list[tuple[str, str]]:
         f"the mean chance of that within {rules.budget} trigger queries, each answered at the rate that was measured"
     )
     told = {
-        "rank": _ranked(board),
+        "rank": board.ranked_by,
         "n": "seeds on which some attack counts.",
         "margin": f"success less {false}, a mean over the extractions and removals that count. Success is the share of "
         "trigger queries that the attacked model answers as the key says.",
@@ -152,17 +151,6 @@ def _without_nulls(board: Board) -> str:
     if board.rules.fpr is not None or all(scheme.false_rate or not scheme.margin for scheme in board.schemes):
         return ""
     return "Where there are no null models the margin is the success itself, and nothing is verified."
-
-
-def _ranked(board: Board) -> str:
-    sizes = Counter(scheme.dataset for scheme in board.schemes if scheme.margin)
-    if any(size > MAX_COMPARED for size in sizes.values()):
-        return f"by margin alone where a dataset has more than {MAX_COMPARED} schemes, whose pairs are not compared."
-    return (
-        "1 + the schemes that are better beyond doubt; those that cannot be told apart share it. Pairs are compared "
-        "over the seeds and attacks that both have, by a sign-flip test with Holm's correction, at "
-        f"{board.rules.confidence:.0%}."
-    )
 
 
 def price(board: Board, known: Known) -> Section:
