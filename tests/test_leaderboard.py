@@ -325,6 +325,24 @@ def test_the_victim_counts_once_a_seed_not_once_an_attack() -> None:
     assert victim is not None and victim.n == 2 and victim.mean == pytest.approx(0.95)
 
 
+def test_the_order_in_which_seeds_were_run_changes_no_digit() -> None:
+    dice = np.random.default_rng(5)
+    rows = [
+        cell(
+            name,
+            attack,
+            seed,
+            surrogate_trigger_matches=int(dice.integers(101)),
+            surrogate_accuracy=dice.uniform(0.9, 1),
+        )
+        for seed in range(9)
+        for name in "ab"
+        for attack in ("x", "y")
+    ]
+    backwards = [rows[4 * k + i] for k in reversed(range(9)) for i in range(4)]
+    assert board(*backwards).as_dict() == board(*rows).as_dict()
+
+
 def test_none_is_no_attack() -> None:
     made = board(cell(attack="none", surrogate_trigger_matches=100), cell())
     assert made.schemes[0].margin is not None and made.schemes[0].margin.mean == pytest.approx(0.78)
