@@ -5,7 +5,7 @@ A frame has a row an observation, and of these columns the ones that its kind as
 - ``panel``: the part of the picture that it is in; ``axis`` and ``unit``: what the panel's two axes say;
 - ``series``: what a colour stands for, and a marker, dash or hatch with it; ``label``: a row of dots or of a map;
 - ``seed``, which is what n counts (without it rows are counted); ``x`` and ``value``. What is counted, if not seeds,
-  ``attrs["n"]`` says.
+  ``attrs["n"]`` says, and which series other pictures show, ``attrs["known"]``.
 
 A picture is as wide as a column of a paper or as its page (:data:`COLUMN`, :data:`PAGE`), so that 7 points stay 7.
 Names are shown as they are: a ``$`` in one begins no formula.
@@ -155,7 +155,7 @@ def _limited(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def dots(data: pd.DataFrame, width: float = COLUMN) -> Figure:
     """Each seed's value as a dot in the row of its label and series, their mean as a line, on the paper's band where
     there is one. Panels with the same labels stand side by side where there is room."""
-    looks = _looks(data["series"])
+    looks = _looks(data)
     parts = [part for _, part in data.groupby(_panel_columns(data), sort=False)]
     bands = _bands(parts, max(1, int(width / 1.8)))
     heights = [
@@ -184,7 +184,7 @@ def dots(data: pd.DataFrame, width: float = COLUMN) -> Figure:
 
 def tracks(data: pd.DataFrame, width: float = COLUMN) -> Figure:
     """A line of means a series; each seed's own as a thin line, and as dots where there are few."""
-    looks = _looks(data["series"])
+    looks = _looks(data)
     figure, panels = _laid_out(
         data, width, lambda part: 1.7, _handles(looks, ("color", "marker", "linestyle")), by=(*COUNTED, "x")
     )
@@ -210,7 +210,7 @@ def tracks(data: pd.DataFrame, width: float = COLUMN) -> Figure:
 def scatter(data: pd.DataFrame, width: float = COLUMN) -> Figure:
     """A marker a row; rows with a ``line`` are points of the line of that name instead, in their series' colour and
     dash, or grey where they have no series."""
-    looks = _looks(data["series"])
+    looks = _looks(data)
     data = data if "line" in data else data.assign(line="")
     entries = _handles(looks, ("color", "marker"))
     entries |= _handles(
@@ -540,15 +540,15 @@ def _title(part: pd.DataFrame, width: float, by: Sequence[str] = COUNTED) -> str
     return f"{chr(10).join(lines)}{' ' if fits else chr(10)}({n})" if name else n
 
 
-def _looks(series: pd.Series[str]) -> dict[str, dict[str, Any]]:
-    """A colour, a marker and a dash for each series: no two of 45 have both marker and dash in common."""
+def _looks(data: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A colour, a marker and a dash for each series: no two of 45 have both marker and dash in common. Those that
+    ``attrs["known"]`` names look the same in every picture, whichever of them it shows."""
+    shown = set(data["series"]) - {""}
+    known = [name for name in data.attrs.get("known", ()) if name]
     return {
-        name: {
-            "color": colour(i),
-            "marker": MARKERS[i % len(MARKERS)],
-            "linestyle": DASHES[i % len(DASHES)],
-        }
-        for i, name in enumerate(sorted(set(series) - {""}))
+        name: {"color": colour(i), "marker": MARKERS[i % len(MARKERS)], "linestyle": DASHES[i % len(DASHES)]}
+        for i, name in enumerate([*known, *sorted(shown - set(known))])
+        if name in shown
     }
 
 

@@ -526,7 +526,10 @@ def collect(shown: Shown, only: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
     for name in names:
         if name not in PICTURES:
             raise UnknownName("figure", name, PICTURES)
-    return {name: finite(PICTURES[name].data(shown)) for name in names}
+    made = {name: finite(PICTURES[name].data(shown)) for name in names}
+    for frame in made.values():
+        frame.attrs["known"] = sorted(shown.cells["defense"].unique())
+    return made
 
 
 def draw_all(collected: dict[str, pd.DataFrame], folder: Path, style: str) -> list[Path]:

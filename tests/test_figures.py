@@ -294,7 +294,8 @@ def test_series_are_told_apart_by_more_than_colour(eye: list[list[float]]) -> No
     """Dots by their marker or, of equal ones, by a colour that this eye tells apart; lines by marker and dash alone."""
     from matplotlib.colors import to_rgb
 
-    looks = list(figures._looks(pd.Series([f"s{i:02}" for i in range(figures.LIMITS["series"])])).values())
+    names = [f"s{i:02}" for i in range(figures.LIMITS["series"])]
+    looks = list(figures._looks(pd.DataFrame({"series": names})).values())
     for one, other in combinations(looks, 2):
         apart = np.abs(np.subtract(*(np.array(eye) @ to_rgb(look["color"]) for look in (one, other)))).max()
         assert one["marker"] != other["marker"] or apart > 0.1, (one, other)
@@ -507,6 +508,15 @@ def test_dots_are_the_cells_that_count(shown: Shown, collected: dict[str, pd.Dat
     for name in ("success", "matrix", "frontier"):
         made = collected[name] if name != "frontier" else collected[name][collected[name]["line"] == ""]
         np.testing.assert_allclose(np.sort(made["value"]), np.sort(100 * rate.astype(float)))
+
+
+def test_a_scheme_looks_the_same_in_every_picture(collected: dict[str, pd.DataFrame]) -> None:
+    whole = collected["success"]
+    schemes = sorted(set(whole["series"]))
+    alone = whole[whole["series"] == schemes[-1]]
+    assert len(schemes) > 1 and figures._looks(alone) == {schemes[-1]: figures._looks(whole)[schemes[-1]]}
+    sheet, *_ = figures.sheets(alone, figures.dots)
+    assert figures._looks(figures._limited(sheet)[0]) == figures._looks(alone), "also where a picture is cut short"
 
 
 def test_the_attackers_front_is_of_extractions_and_removals(shown: Shown, collected: dict[str, pd.DataFrame]) -> None:
