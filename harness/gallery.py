@@ -25,7 +25,7 @@ from harness.matrix import Chain, format_chain, option_of, parse_chain
 from harness.quantities import QUANTITIES, Frames, measured
 from harness.scoring import Rules, chances_within, kinds_of, score
 from harness.statistics import queries_for_confidence
-from harness.tables import refuse_links
+from harness.tables import refuse_links, refuse_record
 
 if TYPE_CHECKING:
     from harness.plan import Kind, Lookup
@@ -536,6 +536,7 @@ def draw_all(collected: dict[str, pd.DataFrame], folder: Path, style: str) -> li
     """Draw what has numbers into ``folder``: all of it or, where one cannot be drawn or written, none. What takes more
     than a page goes on in files of their own."""
     refuse_links(folder)
+    refuse_record(folder.parent)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)

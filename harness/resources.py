@@ -21,15 +21,16 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where this process runs, as columns of the table ``stages``."""
+    """Where this process runs, as columns of the table ``stages``; what is not known is not there."""
     import harness
 
+    known = {"commit": found} if (found := commit()) else {}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "harness": harness.__version__,
-        "commit": commit(),
+        **known,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor()}), "
         f"Python {platform.python_version()}",
     }

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, ResultsError
-from harness.tables import DETECTIONS, STAGES, printable, refuse_links
+from harness.tables import DETECTIONS, STAGES, printable, refuse_links, refuse_record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,9 @@ class Store:
         self.profiles = results / "profiles"
 
     def prepare(self) -> None:
-        """Make the folder, and check that it can be written and is of this format. Raises :class:`ResultsError`."""
+        """Make the folder, and check that it can be written and is of this format. Raises :class:`ResultsError`, and
+        :class:`UsageError` where it is a record."""
+        refuse_record(self.results)
         self.check_format()
         marker = self.results / "format.json"
         try:

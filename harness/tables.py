@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import ResultsError, UnknownName
+from harness.errors import ResultsError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -495,6 +495,15 @@ def refuse_links(*paths: Path) -> None:
                 f"{printable(path)} is a link, and only a results folder as a whole may be one: "
                 "put what it leads to in its place, or choose another folder with --results"
             )
+
+
+def refuse_record(folder: Path) -> None:
+    """Raise :class:`UsageError` where a folder is a record: it holds the checksums of its own files."""
+    if all((folder / name).exists() for name in ("manifest.json", "ids.json", "tables")):
+        raise UsageError(
+            f"{printable(folder)} is a record, and is never changed: name another folder with --results, "
+            "or for a page a file elsewhere with --output"
+        )
 
 
 def printable(text: object) -> str:

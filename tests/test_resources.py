@@ -36,6 +36,12 @@ def test_the_machine_names_no_device_but_the_cpu() -> None:
     assert machine(CPU)["device"] == "cpu" and machine(CPU)["threads"] == torch.get_num_threads()
 
 
+def test_outside_of_a_checkout_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record holds texts, and no nothing."""
+    monkeypatch.setattr("harness.resources.commit", lambda: None)
+    assert None not in machine(CPU).values() and "commit" not in machine(CPU)
+
+
 def test_the_machine_names_the_processor_whose_bits_these_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = tmp_path / "cpuinfo"
     said.write_text("processor\t: 0\nmodel name\t: Acme: One @ 2 GHz\nprocessor\t: 1\nmodel name\t: Other\n")

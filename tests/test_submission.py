@@ -142,6 +142,23 @@ def test_a_record_is_whole_reads_as_results_and_is_never_overwritten(made: Path,
     assert "letters or digits" in cli("record", "/../", "--results", made / "results", code=2).err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["report"], ["figures"], ["run", "--matrix", "smoke"], ["reproduce", "ewe-2021", "figure-6", "--no-run"]],
+    ids=str,
+)
+def test_no_command_changes_a_record(made: Path, cli: Cli, words: list[str]) -> None:
+    before = digests(made / "record")
+    said = cli(*words, "--results", made / "record", code=2).err
+    assert "is a record, and is never changed" in said and len(said.splitlines()) == 1
+    assert digests(made / "record") == before
+
+
+def test_a_record_can_be_shown_elsewhere(made: Path, cli: Cli, tmp_path: Path) -> None:
+    cli("report", "--results", made / "record", "--output", tmp_path / "page.html", code=0)
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+
+
 def test_a_record_says_on_what_it_was_measured(made: Path) -> None:
     stages = Tables(made / "results").read("stages")
     about = json.loads((made / "record" / "environment.json").read_text())

@@ -40,9 +40,10 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
 
 def _check(path: Path) -> None:
     from harness.errors import UsageError
-    from harness.tables import refuse_links
+    from harness.tables import refuse_links, refuse_record
 
     refuse_links(path)
+    refuse_record(path.parent)
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder: name a file, such as --output {str(path / 'report.html')!r}")
 

@@ -154,10 +154,13 @@ class _Bench:
         machine: Machine,
         quiet: bool,
     ) -> None:
+        from harness.tables import refuse_record
+
         self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
         self.machine, self.quiet = machine, quiet
         self.registry: Registry = load_plugins(machine.plugins)
         self.store, self.tables = open_results(results)
+        refuse_record(self.store.results)  # pictures are written there, also where nothing is run
 
     def reproduce(self, experiment: Experiment) -> tuple[int, Found]:
         """Run what is left of an experiment, compare, draw; the exit code with what was found."""
