@@ -147,9 +147,9 @@ def test_a_record_is_whole_reads_as_results_and_is_never_overwritten(made: Path,
     [["report"], ["figures"], ["run", "--matrix", "smoke"], ["reproduce", "ewe-2021", "figure-6", "--no-run"]],
     ids=str,
 )
-def test_no_command_changes_a_record(made: Path, cli: Cli, words: list[str]) -> None:
+def test_no_command_changes_a_record(made: Path, cli: Cli, words: str) -> None:
     before = digests(made / "record")
-    said = cli(*words, "--results", made / "record", code=2).err
+    said = cli(*words.split(), "--results", made / "record", code=2).err
     assert "is a record, and is never changed" in said and len(said.splitlines()) == 1
     assert digests(made / "record") == before
 
