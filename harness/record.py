@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from harness.store import Store
 
 FORMAT = 2
+MAX_IDS = 2**26
+"""Bytes of ``ids.json``."""
 UNLISTED = ("README.md", "manifest.json")
 """Not in the manifest: a person completes the one, and the other would have to hold its own checksum."""
 
@@ -146,13 +148,23 @@ def _freeze(frame: pd.DataFrame, table: str, folder: Path) -> None:
 
 
 def _ids(store: Store, stages: pd.Series[str]) -> dict[str, Any]:
-    """The inputs of every stage whose artifact is still there: its id is their digest."""
-    known = {}
+    """The inputs of every stage whose artifact is still there, or that a record tells which is recorded anew: an id is
+    their digest."""
+    told, known = _told(store.results / "ids.json"), {}
     for id in stages:
         with suppress(DamagedArtifact, ResultsError):
-            if (found := store.record(id)) and (inputs := inputs_in(id, found)):
+            if inputs := inputs_in(id, store.record(id) or {"inputs": told.get(id)}):
                 known[id] = dict(inputs)
     return known
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What the ``ids.json`` of a record tells; nothing where there is none, or another file of that name."""
+    with suppress(OSError, ValueError, RecursionError):
+        if not path.is_symlink() and path.stat().st_size < MAX_IDS:
+            told = json.loads(path.read_bytes())
+            return told if isinstance(told, dict) else {}
+    return {}
 
 
 def _made_by(command: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -144,13 +144,20 @@ def _fewest_matches(nulls: pd.DataFrame, asked: Places, rules: Rules) -> FloatAr
     """The fewest matches of each number of queries that the test accuses beside each row of null models' counts; one
     more than were asked where none are enough. More matches are never less evidence, so bisection finds them."""
     control = [nulls[column].to_numpy(dtype=float)[:, np.newaxis] for column in nulls]
-    trials = np.broadcast_to(asked, (len(nulls), len(asked)))
-    low, high = np.zeros(trials.shape), trials.astype(np.float64) + 1
+    trials = np.broadcast_to(asked, (len(nulls), len(asked))).astype(np.float64)
+
+    def accused(matches: FloatArray) -> NDArray[np.bool_]:
+        return np.asarray(_test(rules)(matches, trials, *control)) <= 1 - rules.confidence
+
+    low, high = np.zeros(trials.shape), trials + 1
+    if rules.test == "boschloo":  # it is slow, never above Fisher's p-value, and hardly below
+        high = _fewest_matches(nulls, asked, replace(rules, test="fisher"))
+        near = np.clip(high - 3, 0, trials)
+        low = np.where(accused(near), 0, near + 1)
     while (low < high).any():
         middle = np.minimum(np.floor((low + high) / 2), trials)
-        accused = np.asarray(_test(rules)(middle, trials, *control)) <= 1 - rules.confidence
-        between = low < high
-        high, low = np.where(between & accused, middle, high), np.where(between & ~accused, middle + 1, low)
+        is_enough, between = accused(middle), low < high
+        high, low = np.where(between & is_enough, middle, high), np.where(between & ~is_enough, middle + 1, low)
     return high
 
 

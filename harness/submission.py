@@ -22,14 +22,14 @@ from harness.checkout import commit
 from harness.errors import HarnessError
 from harness.lineage import check_lineage, same, text_of, told_inputs
 from harness.plan import make_id
-from harness.record import FORMAT, UNLISTED, board_of, checksums, digests, measured, numbers, report
+from harness.record import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
 from harness.tables import OWNERS, SCHEMA_VERSION, TABLES, Tables, printable
 
 if TYPE_CHECKING:
     from harness.leaderboard import Board
     from harness.registry import Registry
 
-MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": 2**26, ".md": 2**20, ".html": 2**25}
+MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": MAX_IDS, ".md": 2**20, ".html": 2**25}
 """Of a file, by its kind; there are no other kinds."""
 MAX_FILES = 100
 _NAMES = re.compile(
@@ -260,7 +260,7 @@ def _pages(folder: Path, tables: Tables, registry: Registry, ranking: Callable[[
         theirs = (folder / name).read_bytes().decode("utf-8", errors="replace")
         try:
             if line := _other_line(theirs, make()):
-                yield f"{name}: line {line} is not what the tables make it{_other_harness(environment)}"
+                yield f"{name}: line {line} is not what the tables make it{_other_harness(folder, environment)}"
         except HarnessError as error:
             yield f"{name}: cannot be made from the tables ({error})"
 
@@ -292,13 +292,14 @@ def _is_close(one: str, other: str, is_shown: bool) -> bool:
     return math.isclose(float(one), float(other), rel_tol=1e-9, abs_tol=1.01 * step)
 
 
-def _other_harness(environment: Mapping[str, Any]) -> str:
+def _other_harness(folder: Path, environment: Mapping[str, Any]) -> str:
     """By which harness the record was made, where that is another one, which may write pages otherwise."""
     there, here = (environment["recorded_with"], environment["commit"]), (harness.__version__, commit())
     if there == here:
         return ""
     named, own = (f"{version} at commit {(state or 'unknown')[:12]}" for version, state in (there, here))
-    return f": it was recorded with watermark-harness {named}, this is {own}"
+    anew = f"harness record NAME --results {printable(folder)} --output NEW records it anew"
+    return f": it was recorded with watermark-harness {named}, this is {own}; {anew}"
 
 
 def _pictures(folder: Path) -> Iterator[str]:

@@ -218,11 +218,19 @@ def test_a_record_of_another_harness_says_so_where_its_pages_differ(record: Path
     (found,) = findings(record, cli)
     assert re.fullmatch(
         r"report.html: line \d+ is not what the tables make it: "
-        r"it was recorded with watermark-harness 0.0.9 at commit 1234abcd, this is .*",
+        r"it was recorded with watermark-harness 0.0.9 at commit 1234abcd, this is .*; "
+        r"harness record NAME --results .* --output NEW records it anew",
         found,
     )
     make_pages(record, cli)
     cli("submit", record, *ENOUGH, code=0)
+
+
+def test_a_record_is_recorded_anew_from_itself(made: Path, cli: Cli, tmp_path: Path) -> None:
+    """With another harness, whose pages differ, and without the artifacts."""
+    cli("record", "again", "--results", made / "record", "--output", tmp_path / "again", code=0)
+    assert (tmp_path / "again" / "ids.json").read_text() == (made / "record" / "ids.json").read_text()
+    cli("submit", tmp_path / "again", *ENOUGH, code=0)
 
 
 def test_too_few_seeds_and_nulls_are_found(made: Path, cli: Cli) -> None:

@@ -265,9 +265,9 @@ def _verifying_note(board: Board) -> str:
     return (
         "queries to verify: of the attacked model in the middle. t-test: the paper's number, with which about half of "
         f"such models are accused. power: the exact test against {against} accuses so many. sequential: expected of "
-        "one that looks after every answer (SPRT), power 95%. hypervolume: what the attacks reach together, 0 to 100: "
-        f"the accuracy that one keeps of the {100 * rules.max_drop:g} points by the share of queries that it leaves "
-        "unanswered; low is a mark that can only be removed at a price."
+        "one made for that model's rate that looks after every answer (SPRT), power 95%. hypervolume: what the "
+        f"attacks reach together, 0 to 100: the accuracy that one keeps of the {100 * rules.max_drop:g} points by the "
+        "share of queries that it leaves unanswered; low is a mark that can only be removed at a price."
     )
 
 

@@ -191,7 +191,10 @@ def _terms(rules: Rules) -> list[tuple[str, str]]:
     return [
         ("t-test", "the paper's number, for the attacked model in the middle; about half of such models are accused."),
         ("80% and 95% power", f"of an exact test against {limit}, which accuses such a model that often."),
-        ("sequential", f"expected of a test that looks after every answer (SPRT), against {limit}; power 95%."),
+        (
+            "sequential",
+            f"expected of a test made for that rate that looks after every answer (SPRT), against {limit}; power 95%.",
+        ),
     ]
 
 
