@@ -53,7 +53,7 @@ def against(frames: Frames, quantities: Sequence[str], axis: str) -> pd.DataFram
     return finite(pd.concat(parts))
 
 
-def axis_of(quantity: Quantity) -> str:
+def axis_of(quantity: Quantity | Compared) -> str:
     """What an axis of this quantity says."""
     return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
 
@@ -121,7 +121,7 @@ def _strips(picture: Picture, compared: Sequence[Compared], frames: Frames | Non
     rows = [
         {
             **{"panel": "", "label": each.row.label, "series": "ours, a dot a seed", "seed": seed, "value": value},
-            "unit": f"{each.label} ({each.unit})" if each.unit else each.label,
+            "unit": axis_of(each),
             **{"paper_low": band.low if band else math.nan, "paper_high": band.high if band else math.nan},
         }
         for each in compared

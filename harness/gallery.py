@@ -195,8 +195,8 @@ def _scattered(parts: Sequence[pd.DataFrame], axis: str, unit: str) -> pd.DataFr
 
 def _attained(shown: Shown) -> pd.DataFrame:
     """Of each scheme and seed what the leaderboard calls the hypervolume: how much the attacks reach together."""
-    rows = _accurate(shown)
-    rows = rows[rows["kind"] == "survival"].dropna(subset=["kept", "removed"]).assign(label=rows["series"])
+    rows = shown.counting[shown.counting["kind"] == "survival"].dropna(subset=["kept", "removed"])
+    rows = rows.assign(label=rows["series"])
     keys = ["panel", "label", "series", "seed"]
     areas = rows.groupby(keys, sort=False)[["kept", "removed"]].apply(lambda part: hypervolume(part, (0.0, 0.0)))
     return _dots(_named(areas, keys), "accuracy kept x mark removed (0..1)")

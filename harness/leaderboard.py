@@ -34,10 +34,9 @@ from harness.statistics import (
 from harness.store import plain
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from harness.checked import FloatArray
+    from harness.scoring import Places
 
-    FloatArray: TypeAlias = NDArray[np.float64]
-    Places: TypeAlias = NDArray[np.intp]
     Over: TypeAlias = list[Summary | None]
 
 

@@ -39,10 +39,11 @@ def machine(device: torch.device) -> dict[str, Any]:
 def _processor() -> str:
     """The processor's name where the system tells it, and the instructions that torch chose for it: with others, sums
     differ in their last bits, and trained networks in more."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = _PROCESSORS.read_text("utf-8", errors="replace").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = ""
+    # Line by line: every stage asks, and the file goes on for as many processors as there are.
+    with suppress(OSError), _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    name = name or platform.processor() or platform.machine()
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 

@@ -30,7 +30,8 @@ from harness.statistics import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    FloatArray: TypeAlias = NDArray[np.float64]
+    from harness.checked import FloatArray
+
     Places: TypeAlias = NDArray[np.intp]
 
 TestName: TypeAlias = Literal["binomial", "fisher", "boschloo", "welch", "t"]

@@ -152,14 +152,17 @@ class Worker:
         }
         with trace.span("store"):
             self.store.save(stage.id, record, tensors)
+        self._write_timeline(stage, trace)
+        self._cache.pop(stage.id, None)
+        give_back(self.device)
+        return record
+
+    def _write_timeline(self, stage: Stage, trace: Trace) -> None:
         if self.profiles and isinstance(trace, Timeline):
             try:
                 trace.write(self.profiles / f"{stage.action}-{stage.id}.json.gz")
             except OSError as error:  # the stage is done and stored: a full disk costs its timeline
                 self.warn(f"{stage.label}: no timeline ({error.strerror})")
-        self._cache.pop(stage.id, None)
-        give_back(self.device)
-        return record
 
     def _data_read(self, stage: Stage) -> dict[str, str]:
         """Which data the stage read, as columns of the table ``stages``: what decides it is no part of its id."""

@@ -22,7 +22,6 @@ from harness.report.values import (
     text,
     together,
 )
-from harness.tables import printable
 
 if TYPE_CHECKING:
     from harness.report.sources import Known, Results
@@ -99,8 +98,7 @@ def scheme_columns(board: Board) -> Columns[Ranked]:
 
 
 def _worst(scheme: Ranked) -> Value:
-    left, mean = spread(scheme.worst)
-    return (f"{left} {printable(scheme.worst_attack)}", mean) if scheme.worst else UNKNOWN
+    return text(f"{spread(scheme.worst)[0]} {scheme.worst_attack}") if scheme.worst else UNKNOWN
 
 
 def _choices(results: Results, known: Known, columns: Columns[Ranked]) -> Iterator[Row]:
