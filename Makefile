@@ -49,7 +49,7 @@ bench-gpu: venv
 	$(BIN)/python -m benchmarks.bench --device cuda
 
 docs: venv
-	$(BIN)/python -c "from pathlib import Path; from harness.tables import document; Path('results/README.md').write_text(document())"
+	$(BIN)/python -c "from pathlib import Path; from harness.storage.schema import document; Path('results/README.md').write_text(document())"
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

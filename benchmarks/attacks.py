@@ -14,9 +14,9 @@ from benchmarks.framework import folder, harness
 from benchmarks.measure import Row, cpu_seconds, seconds, threads, with_data
 from harness.contracts import Pool, Split
 from harness.data import Data
+from harness.engine.train import Engine, clone
 from harness.nets import Net
-from harness.registry import load_registry
-from harness.train import Engine, clone
+from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
 MNIST = "mnist[train=3000,holdout=500,test=1000,epochs=5,pretrain=2]"

@@ -20,10 +20,10 @@ from benchmarks.peers import plain_cnn
 from benchmarks.steps import make_engine
 from harness.contracts import Dataset, Key, Oracle, Pool, Split, Task
 from harness.data import Data
+from harness.engine.train import Engine
 from harness.errors import Skip
 from harness.nets import Net
-from harness.registry import load_registry
-from harness.train import Engine
+from harness.planning.registry import load_registry
 
 # Triggers in distribution and as they are: their mark survives extraction in part, so there is something to compare.
 DATASET = "mnist[train=10000,holdout=1000,epochs=4,pretrain=2,origin=in-distribution,refine=false]"

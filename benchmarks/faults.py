@@ -138,7 +138,7 @@ def attempt(matrix: str, results: Path, dice: random.Random | None, longest: flo
 def tables(results: Path) -> dict[str, pd.DataFrame]:
     """All tables without what differs from run to run."""
     from harness import read_table
-    from harness.tables import TABLES
+    from harness.storage.schema import TABLES
 
     frames = {}
     for name in TABLES:
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--matrix", choices=MATRICES, default="tiny")
     chosen = parser.parse_args(arguments)
-    for name in ("harness.stages", "pyarrow.parquet", "sklearn.datasets"):
+    for name in ("harness.running.worker", "pyarrow.parquet", "sklearn.datasets"):
         importlib.import_module(name)  # what every child needs
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from benchmarks.needs import needs
 from benchmarks.peers import captured
 from benchmarks.steps import CASES, Case, EngineLoop
 from harness.contracts import Split
-from harness.train import Engine
+from harness.engine.train import Engine
 
 
 def floor(n: int, device: torch.device = CPU, cases: Sequence[Case] = CASES, epochs: int = 1) -> list[Row]:

@@ -17,12 +17,14 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.measure import Row, alternate, seconds, threads
 from harness.data import Data
-from harness.execute import Options, Outcome, Serial, Session
-from harness.matrix import Chain, Entry, Matrix
-from harness.plan import Plan, make_plan
-from harness.registry import Registry, load_registry, resolve
-from harness.store import Store
-from harness.tables import Tables
+from harness.planning.builder import make_plan
+from harness.planning.graph import Plan
+from harness.planning.matrix import Chain, Entry, Matrix
+from harness.planning.registry import Registry, load_registry, resolve
+from harness.running.executor import Serial
+from harness.running.session import Options, Outcome, Session
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 
 DO_NOTHING = Path(__file__).parent / "do_nothing"
 CELLS = 2000
@@ -128,7 +130,7 @@ def run(plan: Plan, registry: Registry, results: Path, data: Data) -> Outcome:
     """Run ``plan`` in this process, as ``harness run`` does, on the CPU. Raises unless every cell is ok."""
     import torch
 
-    from harness.stages import Worker
+    from harness.running.worker import Worker
 
     store = Store(results)
     store.prepare()

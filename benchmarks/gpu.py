@@ -17,10 +17,10 @@ from benchmarks.peers import FastLoop
 from benchmarks.steps import CNN, LSTM, RESNET, Case, EngineLoop, make_engine, rate
 from harness.contracts import Dataset
 from harness.data import Data
-from harness.matrix import Matrix, format_chain
-from harness.published import load_paper
-from harness.registry import load_registry
-from harness.tables import Tables
+from harness.papers.paper import load_paper
+from harness.planning.matrix import Matrix, format_chain
+from harness.planning.registry import load_registry
+from harness.storage.tables import Tables
 
 CUDA = torch.device("cuda")
 EPOCHS = 5

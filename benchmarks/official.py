@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.framework import folder, harness
 from benchmarks.measure import Row, seconds, with_data
-from harness.tables import Tables
+from harness.storage.tables import Tables
 
 WALL, PROCESSOR = 1389.0, 2253.0
 """Seconds of the released code on two cores of this kind: MNIST, in distribution, 2 + 2 epochs, batch 512."""

@@ -22,19 +22,22 @@ import pyarrow.parquet as pq
 from benchmarks.framework import Nobody, folder, make
 from benchmarks.measure import Row, alternate, seconds
 from benchmarks.training import memory
-from harness.execute import Control, Options, Outcome, Session
-from harness.execute.queue import Queue
-from harness.leaderboard import COST_COLUMNS, STAGE_COLUMNS, Board, make_board
-from harness.matrix import Entry, Matrix
-from harness.plan import Plan, Stage, inputs_of, make_id
-from harness.registry import load_registry
-from harness.scoring import CELL_COLUMNS, Rules
-from harness.store import Store
-from harness.tables import TABLES, Tables
+from harness.planning.graph import Plan, Stage, make_id
+from harness.planning.inputs import inputs_of
+from harness.planning.matrix import Entry, Matrix
+from harness.planning.registry import load_registry
+from harness.ranking.leaderboard import COST_COLUMNS, STAGE_COLUMNS, Board, make_board
+from harness.ranking.scoring import CELL_COLUMNS, Rules
+from harness.running.executor import Control
+from harness.running.queue import Queue
+from harness.running.session import Options, Outcome, Session
+from harness.storage.schema import TABLES
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 
 WORKERS = 64
 HELD = 8
-"""Of how many stages a worker's artifacts are at hand, as in :mod:`harness.execute.local`."""
+"""Of how many stages a worker's artifacts are at hand, as in :mod:`harness.running.processes`."""
 EPOCHS = 10
 SCHEMES = (Entry("baseline"), Entry("baseline", (("placement", "gradient"),)), Entry("ewe"), Entry("adi"))
 

@@ -18,9 +18,9 @@ from benchmarks.measure import Row, Side, alternate, threads
 from benchmarks.needs import needs
 from benchmarks.peers import LoaderLoop, PlainLoop, PlainLstm, plain_resnet18
 from harness.contracts import Recipe, Split
-from harness.registry import load_registry
-from harness.resources import keep_memory
-from harness.train import Engine
+from harness.engine.train import Engine
+from harness.planning.registry import load_registry
+from harness.running.environment import keep_memory
 
 
 @dataclass(frozen=True)

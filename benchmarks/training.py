@@ -21,11 +21,11 @@ from benchmarks.peers import snnl_by_pairs
 from benchmarks.steps import Case, by_engine, images_a_second, process, random_inputs
 from harness.contracts import Key, Probe, Stream, Task
 from harness.data import Data
+from harness.engine.train import Engine
 from harness.losses import Entanglement
-from harness.matrix import Entry, Matrix
 from harness.nets import Net
-from harness.registry import load_registry
-from harness.train import Engine
+from harness.planning.matrix import Entry, Matrix
+from harness.planning.registry import load_registry
 
 BATCH = 128
 CASE = Case("cnn", f"mnist[batch_size={BATCH}]", 4096)

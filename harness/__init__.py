@@ -46,9 +46,9 @@ from harness.contracts import (
 from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
 
 if TYPE_CHECKING:
-    from harness import comparisons, data, losses, metrics, nets, sequential, statistics, testing, triggers
-    from harness.export import load_model
-    from harness.remote import read_table
+    from harness import data, losses, metrics, nets, statistics, testing, triggers
+    from harness.inspect.export import load_model
+    from harness.storage.remote import read_table
 
 __version__ = "0.1.0"
 
@@ -89,7 +89,6 @@ __all__ = [
     "WhiteBoxAttack",
     "WhiteBoxDefense",
     "__version__",
-    "comparisons",
     "data",
     "hookimpl",
     "load_model",
@@ -98,19 +97,18 @@ __all__ = [
     "nets",
     "read_table",
     "require",
-    "sequential",
     "statistics",
     "testing",
     "triggers",
 ]
 
-_FUNCTIONS = {"load_model": "export", "read_table": "remote"}
+_FUNCTIONS = {"load_model": "inspect.export", "read_table": "storage.remote"}
 """By name, the modules that have them."""
-_MODULES = ("comparisons", "data", "losses", "metrics", "nets", "sequential", "statistics", "testing", "triggers")
+_MODULES = ("data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
 
 
 def __getattr__(name: str) -> Any:
-    from harness._lazy import lazy_module
+    from harness.planning.lazy import lazy_module
 
     if name in _MODULES:
         return lazy_module(f"harness.{name}")

@@ -28,10 +28,11 @@ from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, 
 from harness.data import Data, check_arrays, data_folder
 from harness.errors import DataError, HarnessError, PluginError
 from harness.nets import Net
-from harness.plan import Kind, Plan, Use, make_plan, source_digest
-from harness.registry import Found, Registry, check_class, load_registry
-from harness.stages import Worker
-from harness.store import Store, plain
+from harness.planning.builder import make_plan
+from harness.planning.graph import Kind, Plan, Use, source_digest
+from harness.planning.registry import Found, Registry, check_class, load_registry
+from harness.running.worker import Worker
+from harness.storage.store import Store, plain
 
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
 """What defenses and attacks are tried on: seconds, and no download."""

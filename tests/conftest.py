@@ -120,7 +120,7 @@ def process() -> Cli:
 @pytest.fixture
 def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """``--jobs`` starts its worker processes with torch imported."""
-    monkeypatch.setattr("harness.execute.local.get_context", lambda method: warm.context())
+    monkeypatch.setattr("harness.running.processes.get_context", lambda method: warm.context())
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.matrix import Matrix, parse_chain, parse_entry
-from harness.plan import Plan, Stage, Use, inputs_of, make_plan, source_digest
-from harness.registry import Registry, resolve
-from harness.store import Store
-from harness.tables import Tables
+from harness.planning.builder import make_plan
+from harness.planning.graph import Plan, Stage, Use, source_digest
+from harness.planning.inputs import inputs_of
+from harness.planning.matrix import Matrix, parse_chain, parse_entry
+from harness.planning.registry import Registry, resolve
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 
 MADE: dict[str, dict[str, Any]] = {
     **{action: {"model": {"architecture": "cnn"}} for action in ("train", "embed", "attack")},

@@ -10,11 +10,11 @@ import torch
 
 import harness
 from harness import Key, Probe, Split, metrics
-from harness.artifacts import Loaded, unpack
 from harness.data import Data
 from harness.nets import as_float, penultimate
-from harness.registry import load_registry
-from harness.store import Store
+from harness.planning.registry import load_registry
+from harness.storage.codec import Loaded, unpack
+from harness.storage.store import Store
 from tests.conftest import TINY, Cli
 
 CPU = torch.device("cpu")

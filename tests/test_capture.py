@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import train
-from harness.capture import WARM_UP, Captured, Recorder, Step, recording
 from harness.contracts import Split, Stream
+from harness.engine import train
+from harness.engine.cuda_graphs import WARM_UP, Captured, Recorder, Step, recording
 from harness.losses import summed_cross_entropy
 from harness.nets import Net
 from tests.conftest import TINY, Cli

@@ -18,7 +18,7 @@ from scipy.io import savemat
 from harness.contracts import InputSet
 from harness.data import Data
 from harness.errors import DataError
-from harness.registry import load_registry
+from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
 REGISTRY = load_registry()

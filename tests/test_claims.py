@@ -14,13 +14,13 @@ from threading import Timer
 
 import pytest
 
-from harness.claims import Claims
+from harness.storage.locks import Claims
 
 ONE, TWO = "1" * 32, "2" * 32
 HOLD = """
 import sys, time
 from pathlib import Path
-from harness.claims import Claims
+from harness.storage.locks import Claims
 claims = Claims(Path(sys.argv[1]))
 print(claims.take(sys.argv[2], label="held"), flush=True)
 time.sleep(60)
@@ -103,7 +103,7 @@ def test_what_runs_in_a_folder_that_may_only_be_read_is_seen(tmp_path: Path) -> 
     for folder in (tmp_path, *tmp_path.parents):  # pytest's own: this one, the process's, the session's, the user's
         if folder.stat().st_mode & 0o005 != 0o005:
             folder.chmod(0o755)
-    look = "import sys, os; from pathlib import Path; from harness.claims import Claims; os.setuid(65534); "
+    look = "import sys, os; from pathlib import Path; from harness.storage.locks import Claims; os.setuid(65534); "
     look += "print(*(note['label'] for note in Claims(Path(sys.argv[1])).running()))"
     with held(tmp_path, ONE):
         (tmp_path / "claims" / "locks").chmod(0o644)

@@ -14,10 +14,11 @@ import click
 import pyarrow.parquet as pq
 import pytest
 
-from harness import __version__, tables
+from harness import __version__
 from harness.cli import cli as command_line
-from harness.store import Store
-from harness.tables import Tables
+from harness.storage.schema import SCHEMA_VERSION, VERSION_KEY
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import Cli
 
 Refused = Callable[..., str]
@@ -328,10 +329,10 @@ def test_a_table_of_another_schema_version_is_left_alone(
     Store(tmp_path / "old").prepare()
     Tables(tmp_path / "old").append(table, "run", [{}])
     (path,) = (tmp_path / "old" / "tables" / table).glob("*.parquet")
-    pq.write_table(pq.read_table(path).replace_schema_metadata({tables._VERSION_KEY: b"99"}), path)
+    pq.write_table(pq.read_table(path).replace_schema_metadata({VERSION_KEY: b"99"}), path)
     line = refused(*command, "--results", tmp_path / "old")
     assert (
-        f"run-0000.parquet has schema version 99, this harness writes {tables.SCHEMA_VERSION}: " in line
+        f"run-0000.parquet has schema version 99, this harness writes {SCHEMA_VERSION}: " in line
         and "--results" in line
     )
 

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.compare import Compared, Comparison, make_comparison
 from harness.errors import UsageError
-from harness.scoring import Rules
-from harness.tables import CELLS
+from harness.ranking.compare import Compared, Comparison, make_comparison
+from harness.ranking.scoring import Rules
+from harness.storage.schema import CELLS
 from tests.conftest import Cli
 from tests.test_leaderboard import cell, write
 

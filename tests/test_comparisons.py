@@ -11,18 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from harness.comparisons import (
+from harness.statistics.intervals import bootstrap_interval
+from harness.statistics.paired import (
     fewest_seeds,
-    hypervolume,
-    hypervolumes,
     mean_over_attacks,
     paired_difference,
-    pareto_front,
     seeds_to_settle,
     shared_ranks,
     sign_flip_test,
 )
-from harness.statistics import bootstrap_interval
+from harness.statistics.pareto import hypervolume, hypervolumes, pareto_front
 from tests.test_statistics import law, monte_carlo_slack
 
 # --- Comparisons over seeds -----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from harness import (
     WhiteBoxAttack,
 )
 from harness.contracts import Family
-from harness.registry import load_registry
+from harness.planning.registry import load_registry
 from harness.testing import check_attack, check_dataset, check_defense, check_plugin
 
 REGISTRY = load_registry()

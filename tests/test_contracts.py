@@ -44,10 +44,11 @@ from harness.contracts import (
 from harness.data import Data
 from harness.errors import Refused
 from harness.nets import Mlp, Net
-from harness.plan import Plan, make_plan
-from harness.registry import KINDS, Found, Registry
-from harness.stages import Worker
-from harness.store import Store
+from harness.planning.builder import make_plan
+from harness.planning.graph import Plan
+from harness.planning.registry import KINDS, Found, Registry
+from harness.running.worker import Worker
+from harness.storage.store import Store
 
 CPU = torch.device("cpu")
 

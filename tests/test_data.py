@@ -24,7 +24,7 @@ from torch import Tensor
 from harness.contracts import Arrays, Dataset
 from harness.data import Data, check_arrays, data_folder, read_idx, resize
 from harness.errors import DataError, UsageError
-from harness.registry import load_registry
+from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
 NOWHERE = Path("no-folder")  # scikit-learn's sets come with it

@@ -10,9 +10,9 @@ import torch
 
 import harness
 from harness import Oracle, Pool, Skip
+from harness.engine.train import Engine
 from harness.errors import OptionError
-from harness.registry import load_registry
-from harness.train import Engine
+from harness.planning.registry import load_registry
 from tests.conftest import TINY, Cli
 
 CPU = torch.device("cpu")

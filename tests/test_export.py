@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 import harness
 from harness.data import Data
 from harness.errors import UsageError
-from harness.export import find_cell
+from harness.inspect.export import find_cell
 from harness.metrics import accuracy
-from harness.registry import load_registry
-from harness.store import Store
-from harness.tables import Tables
+from harness.planning.registry import load_registry
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import TINY, Cli, Ended, command_line
 from tests.history import planned, store_plan
 from tests.test_session import SCHEME, arguments

@@ -22,16 +22,21 @@ import pytest
 import torch
 
 import harness
-from harness.claims import Claims
 from harness.data import Data
+from harness.engine.train import Engine
 from harness.errors import Crowded
-from harness.execute import Claimed, Local, Serial, session
-from harness.plan import Stage, make_plan
-from harness.registry import load_registry
-from harness.stages import Worker
-from harness.store import Store
-from harness.tables import TABLES, Tables
-from harness.train import Engine
+from harness.planning.builder import make_plan
+from harness.planning.graph import Stage
+from harness.planning.registry import load_registry
+from harness.running import session
+from harness.running.executor import Serial
+from harness.running.locking import Claimed
+from harness.running.processes import Local
+from harness.running.worker import Worker
+from harness.storage.locks import Claims
+from harness.storage.schema import TABLES
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import ROOT, TINY, Cli, command_line
 from tests.test_claims import held
 from tests.test_session import SCHEME, arguments, measured, ran
@@ -495,7 +500,7 @@ def test_rows_of_a_later_run_win_also_where_the_clock_was_set_back(
     args = [*arguments(tmp_path / "r", "noise"), "--plugins", plugins]
     cli("run", *args, code=1)
     (plugins / "noise.py").write_text(SCHEME)
-    from harness.plan import source_digest
+    from harness.planning.graph import source_digest
 
     source_digest.cache_clear()
     monkeypatch.setattr(session, "datetime", SetBack)

@@ -16,16 +16,31 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from harness import drawn, figures, gallery
-from harness.comparisons import hypervolume
-from harness.gallery import PICTURES, Shown, collect
-from harness.leaderboard import make_board
-from harness.published import PICTURES as KINDS_OF_PAPERS
-from harness.published import Picture
-from harness.quantities import Frames
-from harness.registry import load_registry
-from harness.scoring import Rules, score
-from harness.tables import Tables
+from harness.figures import catalogue, kinds
+from harness.figures import frames as frames_module
+from harness.figures.catalogue import PICTURES, Shown, collect
+from harness.figures.style import (
+    COLUMN,
+    FEW,
+    HEIGHT,
+    LIMITS,
+    PAGE,
+    ROWS,
+    SHEETS,
+    colour,
+    limited,
+    looks_of,
+    print_to,
+    printing,
+)
+from harness.papers.paper import PICTURES as KINDS_OF_PAPERS
+from harness.papers.paper import Picture
+from harness.papers.quantities import Frames
+from harness.planning.registry import load_registry
+from harness.ranking.leaderboard import make_board
+from harness.ranking.scoring import Rules, score
+from harness.statistics.pareto import hypervolume
+from harness.storage.tables import Tables
 from tests.conftest import Cli, command_line
 
 PLAIN = ("adi", "baseline", "baseline[placement=gradient,width=3]", "ewe[variant=official,weight=64.0]")
@@ -68,15 +83,15 @@ def mapped(**given: Any) -> pd.DataFrame:
 
 
 FRAMES: dict[str, tuple[Callable[..., Figure], Callable[..., pd.DataFrame]]] = {
-    "dots": (figures.dots, rows),
-    "dots with bands": (figures.dots, lambda **given: rows(paper_low=20.0, paper_high=60.0, **given)),
-    "dots with claims": (figures.dots, lambda **given: rows(paper_low=-np.inf, paper_high=60.0, **given)),
-    "tracks": (figures.tracks, lambda **given: swept(3, **given)),
-    "tracks of many": (figures.tracks, lambda **given: swept(20, **given)),
-    "scatter": (figures.scatter, lined),
-    "histogram": (figures.histogram, shares),
-    "heatmap": (figures.heatmap, mapped),
-    "heatmap of many": (figures.heatmap, lambda **given: mapped(**{**given, "names": MANY})),
+    "dots": (kinds.dots, rows),
+    "dots with bands": (kinds.dots, lambda **given: rows(paper_low=20.0, paper_high=60.0, **given)),
+    "dots with claims": (kinds.dots, lambda **given: rows(paper_low=-np.inf, paper_high=60.0, **given)),
+    "tracks": (kinds.tracks, lambda **given: swept(3, **given)),
+    "tracks of many": (kinds.tracks, lambda **given: swept(20, **given)),
+    "scatter": (kinds.scatter, lined),
+    "histogram": (kinds.histogram, shares),
+    "heatmap": (kinds.heatmap, mapped),
+    "heatmap of many": (kinds.heatmap, lambda **given: mapped(**{**given, "names": MANY})),
 }
 """Of each kind of drawing: what draws it, and a frame for it."""
 
@@ -93,7 +108,7 @@ CASES: dict[str, Callable[[Callable[..., pd.DataFrame]], pd.DataFrame]] = {
     "one scheme, one panel": lambda make: make(names=PLAIN[:1], panels=1),
     "missing values": lambda make: holes(make(panels=1)),
 }
-WIDTHS = {"plain": figures.PAGE}
+WIDTHS = {"plain": PAGE}
 """Others are as wide as a column."""
 
 
@@ -106,8 +121,8 @@ def picture(request: pytest.FixtureRequest) -> Iterator[tuple[str, pd.DataFrame,
     kind, case = request.param
     draw, make = FRAMES[kind]
     frame = CASES[case](make)
-    with figures.printing():
-        figure = draw(frame, WIDTHS.get(case, figures.COLUMN))
+    with printing():
+        figure = draw(frame, WIDTHS.get(case, COLUMN))
         figure.draw_without_rendering()
         yield kind.partition(" ")[0], frame, figure
 
@@ -141,7 +156,7 @@ def test_every_row_is_drawn_once(picture: tuple[str, pd.DataFrame, Figure]) -> N
         thin = [line for ax in figure.axes for line in ax.lines if line.get_linewidth() == 0.5]
         found = np.concatenate([line.get_ydata() for line in thin])
         dotted = np.concatenate([at[:, 1] for at in offsets(figure)] or [[]])
-        few = frame["x"].nunique() <= figures.FEW
+        few = frame["x"].nunique() <= FEW
         np.testing.assert_allclose(np.sort(dotted[np.isfinite(dotted)]), np.sort(known["value"]) if few else [])
     elif kind == "histogram":
         heights = [bars.datavalues.sum() for ax in figure.axes for bars in ax.containers]
@@ -169,7 +184,7 @@ def test_axes_and_panels_say_what_they_are_and_how_many(picture: tuple[str, pd.D
 
 
 def test_the_legend_names_each_series_once(picture: tuple[str, pd.DataFrame, Figure]) -> None:
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     kind, frame, figure = picture
     series = sorted(set(frame.get("series", [])) - {""})
@@ -195,7 +210,7 @@ def test_limits_contain_the_data(picture: tuple[str, pd.DataFrame, Figure]) -> N
 
 def test_nothing_is_cut_overlaps_or_is_too_small_for_print(picture: tuple[str, pd.DataFrame, Figure]) -> None:
     _, _, figure = picture
-    assert figure.get_figwidth() in (figures.COLUMN, figures.PAGE)
+    assert figure.get_figwidth() in (COLUMN, PAGE)
     assert all(text.get_fontsize() >= 7 for text in figure.findobj(Text) if text.get_text())
     shown = figure.get_tightbbox()  # of all that is shown, in inches
     assert shown.x0 >= 0 and shown.y0 >= 0, "cut at the left or below"
@@ -225,32 +240,32 @@ def overlap(one: Bbox, other: Bbox) -> bool:
 
 def test_a_line_goes_through_its_points_in_its_series_look_and_one_of_no_series_is_grey() -> None:
     frame = lined(panels=1)
-    (ax,) = figures.scatter(frame).axes
+    (ax,) = kinds.scatter(frame).axes
     own, curve = ax.lines
     for line, name in ((own, "a front"), (curve, "a curve")):
         points = frame.loc[frame["line"] == name, ["x", "value"]]
         np.testing.assert_array_equal(np.transpose(line.get_data()), points)
-    assert own.get_color() == figures.colour(0) and curve.get_color() == "0.3"
+    assert own.get_color() == colour(0) and curve.get_color() == "0.3"
 
 
 def test_the_paper_is_a_band_on_each_row_or_a_bar_where_its_claim_begins() -> None:
-    (ax,) = figures.dots(rows(panels=1, paper_low=20.0, paper_high=60.0)).axes
+    (ax,) = kinds.dots(rows(panels=1, paper_low=20.0, paper_high=60.0)).axes
     bands = [box for box in ax.collections if not isinstance(box, PathCollection)]
     assert [list(box.get_datalim(ax.transData).intervalx) for box in bands] == [[20, 60]] * 3
-    (ax,) = figures.dots(rows(panels=1, paper_low=20.0, paper_high=np.inf)).axes
+    (ax,) = kinds.dots(rows(panels=1, paper_low=20.0, paper_high=np.inf)).axes
     assert sum(line.get_marker() == ">" and list(line.get_xdata()) == [20] for line in ax.lines) == 3
 
 
 def test_more_rows_than_a_panel_holds_are_counted() -> None:
     frame = pd.concat([rows(panels=1, seeds=1, names=PLAIN[:2]).assign(label=f"attack {i}") for i in range(40)])
-    (ax,) = figures.dots(frame).axes
+    (ax,) = kinds.dots(frame).axes
     names = [tick.get_text() for tick in ax.get_yticklabels()]
-    assert len(names) == figures.ROWS // 2 + 1 and names[-1] == "(10 more)"
+    assert len(names) == ROWS // 2 + 1 and names[-1] == "(10 more)"
 
 
 def test_a_mean_is_marked_in_the_row_of_its_label() -> None:
     frame = rows(panels=1)
-    (ax,) = figures.dots(frame).axes
+    (ax,) = kinds.dots(frame).axes
     labels = list(dict.fromkeys(frame["label"]))
     marked = sorted(
         (line.get_xdata()[0], round(float(np.mean(line.get_ydata())))) for line in ax.lines if line.get_linewidth() == 1
@@ -268,8 +283,8 @@ def test_what_spans_much_is_logarithmic_with_plain_numbers_and_a_share_is_not() 
         ("weight", "queries", ("log", "log")),
         ("success (%)", "accuracy (%)", ("linear", "linear")),
     ):
-        with figures.printing():
-            figure = figures.tracks(wide.assign(axis=axis, unit=unit))
+        with printing():
+            figure = kinds.tracks(wide.assign(axis=axis, unit=unit))
             figure.draw_without_rendering()
         (ax,) = figure.axes
         assert (ax.get_xscale(), ax.get_yscale()) == scales
@@ -278,7 +293,7 @@ def test_what_spans_much_is_logarithmic_with_plain_numbers_and_a_share_is_not() 
 
 def test_a_value_that_is_void_leaves_its_place_on_the_axis() -> None:
     both = pd.concat([swept(2, panels=1), swept(1, panels=1).assign(unit="another (%)")])
-    one, other = figures.tracks(both).axes
+    one, other = kinds.tracks(both).axes
     assert one.get_xlim() == other.get_xlim()
 
 
@@ -294,8 +309,8 @@ def test_series_are_told_apart_by_more_than_colour(eye: list[list[float]]) -> No
     """Dots by their marker or, of equal ones, by a colour that this eye tells apart; lines by marker and dash alone."""
     from matplotlib.colors import to_rgb
 
-    names = [f"s{i:02}" for i in range(figures.LIMITS["series"])]
-    looks = list(figures._looks(pd.DataFrame({"series": names})).values())
+    names = [f"s{i:02}" for i in range(LIMITS["series"])]
+    looks = list(looks_of(pd.DataFrame({"series": names})).values())
     for one, other in combinations(looks, 2):
         apart = np.abs(np.subtract(*(np.array(eye) @ to_rgb(look["color"]) for look in (one, other)))).max()
         assert one["marker"] != other["marker"] or apart > 0.1, (one, other)
@@ -306,7 +321,7 @@ def test_numbers_below_one_are_short_enough_for_a_map_of_ten_classes() -> None:
     frame = mapped(names=PLAIN[:1], panels=1).assign(
         label=[*range(9)], column=0, value=[-0.251, 0.5, 1, 0, 0, 0, 0, 0, 0]
     )
-    (ax, _) = figures.heatmap(frame.assign(unit="cosine (-1..1)")).axes
+    (ax, _) = kinds.heatmap(frame.assign(unit="cosine (-1..1)")).axes
     assert [text.get_text() for text in ax.texts][:4] == ["-.25", ".50", "1.00", ".00"]
 
 
@@ -319,13 +334,13 @@ def test_the_numbers_of_a_map_stand_out_from_its_colours() -> None:
         return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
     frame = mapped(names=PLAIN[:3], panels=1, seeds=1).assign(value=lambda frame: np.linspace(0, 100, len(frame)))
-    (ax, _) = figures.heatmap(frame).axes
+    (ax, _) = kinds.heatmap(frame).axes
     (mesh,) = ax.findobj(QuadMesh)
     colours = mesh.to_rgba(mesh.get_array()).reshape(-1, 4)
     texts = [text for text in ax.texts if text.get_text()]
     assert len(texts) == len(frame)
-    for text, colour in zip(texts, colours, strict=True):
-        low, high = sorted((luminance(text.get_color()), luminance(colour[:3])))
+    for text, shade in zip(texts, colours, strict=True):
+        low, high = sorted((luminance(text.get_color()), luminance(shade[:3])))
         assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
@@ -345,7 +360,7 @@ def test_a_file_depends_on_the_numbers_alone(kind: str, style: str, tmp_path: Pa
     for name, size in (("one", 9), ("two", 30)):
         with rc_context({"font.size": size, "axes.facecolor": "red"}):  # the caller's own style
             before = dict(rcParams)
-            figures.print_to(tmp_path / f"{name}.{style}", frame, draw, "A title of $5", dpi=40)
+            print_to(tmp_path / f"{name}.{style}", frame, draw, "A title of $5", dpi=40)
             assert dict(rcParams) == before
     assert (tmp_path / f"one.{style}").read_bytes() == (tmp_path / f"two.{style}").read_bytes()
     assert not pyplot.get_fignums(), "nothing is kept"
@@ -353,9 +368,9 @@ def test_a_file_depends_on_the_numbers_alone(kind: str, style: str, tmp_path: Pa
 
 def test_a_bitmap_and_a_drawing_are_a_column_wide(tmp_path: Path) -> None:
     for style in ("png", "svg"):
-        figures.print_to(tmp_path / f"picture.{style}", rows(panels=1), figures.dots, "A title")
-    assert imread(tmp_path / "picture.png").shape[1] == 300 * figures.COLUMN
-    assert f'width="{72 * figures.COLUMN:g}pt"' in (tmp_path / "picture.svg").read_text("utf-8")
+        print_to(tmp_path / f"picture.{style}", rows(panels=1), kinds.dots, "A title")
+    assert imread(tmp_path / "picture.png").shape[1] == 300 * COLUMN
+    assert f'width="{72 * COLUMN:g}pt"' in (tmp_path / "picture.svg").read_text("utf-8")
 
 
 def test_a_picture_of_more_than_it_holds_shows_some_and_says_so(
@@ -364,18 +379,18 @@ def test_a_picture_of_more_than_it_holds_shows_some_and_says_so(
     titles: list[str] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: titles.append(figure.get_suptitle()))
     many = swept(1, names=tuple(f"s{i:02}" for i in range(30)), seeds=1, panels=14)
-    figures.print_to(tmp_path / "picture.png", many, figures.tracks, "A title")
+    print_to(tmp_path / "picture.png", many, kinds.tracks, "A title")
     assert titles[0].replace("\n", " ") == "A title (12 of 14 panels, 18 of 30 series)"
 
 
 def test_what_takes_more_than_a_page_goes_on_and_nothing_is_lost() -> None:
     frame = rows(panels=6)
-    sheets = figures.sheets(frame, figures.dots)
-    assert 1 < len(sheets) <= figures.SHEETS
+    sheets = kinds.sheets(frame, kinds.dots)
+    assert 1 < len(sheets) <= SHEETS
     pd.testing.assert_frame_equal(pd.concat(sheets).sort_index(), frame)
     assert not any(set(one["panel"]) & set(other["panel"]) for one, other in combinations(sheets, 2))
-    assert all(figures.dots(sheet).get_figheight() < 1.2 * figures.HEIGHT for sheet in sheets)
-    assert len(figures.sheets(rows(panels=1, names=PLAIN[:1]), figures.dots)) == 1
+    assert all(kinds.dots(sheet).get_figheight() < 1.2 * HEIGHT for sheet in sheets)
+    assert len(kinds.sheets(rows(panels=1, names=PLAIN[:1]), kinds.dots)) == 1
 
 
 # --- a paper's --------------------------------------------------------------------------------------------------------
@@ -396,23 +411,23 @@ PAPERS: dict[str, Callable[[], pd.DataFrame]] = {
     "points": lambda: shares(panels=1).drop(columns="seed").assign(x=lambda frame: frame["value"][::-1].to_numpy()),
     "heatmap": lambda: mapped(panels=1),
     "curves": lambda: swept(20, panels=1).assign(panel=""),
-    "queries": lambda: drawn.KINDS["queries"](Picture("queries"), [], None),
-    "plane": lambda: drawn.KINDS["plane"](Picture("plane"), [], None),
+    "queries": lambda: frames_module.KINDS["queries"](Picture("queries"), [], None),
+    "plane": lambda: frames_module.KINDS["plane"](Picture("plane"), [], None),
 }
 
 
 def test_every_kind_of_picture_has_its_numbers_and_its_drawing() -> None:
-    assert set(figures.KINDS) == set(drawn.KINDS) == set(KINDS_OF_PAPERS) == set(PAPERS)
+    assert set(kinds.KINDS) == set(frames_module.KINDS) == set(KINDS_OF_PAPERS) == set(PAPERS)
 
 
 @pytest.mark.parametrize("kind", PAPERS)
 def test_a_papers_picture_is_1200_pixels_wide_with_its_numbers_beside_it(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.quantities.TRIALS", 100)
+    monkeypatch.setattr("harness.papers.quantities.TRIALS", 100)
     frame = PAPERS[kind]().reset_index(drop=True)
     frame.attrs.update({"n": "inputs"} if kind == "points" else {})
-    figures.draw(kind, frame, "figure-0: what it shows, in some words", tmp_path / "in" / "picture.png")
+    kinds.draw(kind, frame, "figure-0: what it shows, in some words", tmp_path / "in" / "picture.png")
     image = imread(tmp_path / "in" / "picture.png")
     assert image.shape[1] == 1200 and image.std() > 0.01
     pd.testing.assert_frame_equal(
@@ -427,14 +442,14 @@ def test_a_paper_of_which_nothing_was_run_has_no_numbers(kind: str, tmp_path: Pa
     measurements, curves = read("measurements"), read("curves").assign(cell="")
     frames = Frames(cells, read("detections"), measurements, curves)
     picture = Picture(kind, x="defense.weight", y=("surrogate_success",))
-    assert drawn.KINDS[kind](picture, [], frames).empty
+    assert frames_module.KINDS[kind](picture, [], frames).empty
 
 
 def test_a_papers_panels_of_the_same_labels_stand_side_by_side() -> None:
-    with figures.printing():
+    with printing():
         # Numbers with many digits, on axes that are narrow.
         frame = strips().assign(value=lambda frame: 99.1 + frame["value"] / 105, paper_low=99.6, paper_high=99.9)
-        figure = figures.dots(frame, figures.PAGE)
+        figure = kinds.dots(frame, PAGE)
         figure.draw_without_rendering()
         ticks_stand_apart(figure)
     axes = figure.axes
@@ -480,8 +495,8 @@ def collected(shown: Shown) -> dict[str, pd.DataFrame]:
 def test_a_folder_that_has_everything_allows_every_picture(name: str, collected: dict[str, pd.DataFrame]) -> None:
     frame = collected[name]
     assert len(frame) and np.isfinite(frame["value"].astype(float)).all()
-    with figures.printing():
-        figure = PICTURES[name].draw(frame, figures.COLUMN)
+    with printing():
+        figure = PICTURES[name].draw(frame, COLUMN)
     assert all(ax.get_xlabel() for ax in panels(figure)) or name == "matrix"
     units = [ax.get_xlabel() + ax.get_ylabel() for ax in figure.axes]
     assert any("(" in unit or "queries" in unit or unit.startswith("CKA") for unit in units), units
@@ -514,9 +529,9 @@ def test_a_scheme_looks_the_same_in_every_picture(collected: dict[str, pd.DataFr
     whole = collected["success"]
     schemes = sorted(set(whole["series"]))
     alone = whole[whole["series"] == schemes[-1]]
-    assert len(schemes) > 1 and figures._looks(alone) == {schemes[-1]: figures._looks(whole)[schemes[-1]]}
-    sheet, *_ = figures.sheets(alone, figures.dots)
-    assert figures._looks(figures._limited(sheet)[0]) == figures._looks(alone), "also where a picture is cut short"
+    assert len(schemes) > 1 and looks_of(alone) == {schemes[-1]: looks_of(whole)[schemes[-1]]}
+    sheet, *_ = kinds.sheets(alone, kinds.dots)
+    assert looks_of(limited(sheet)[0]) == looks_of(alone), "also where a picture is cut short"
 
 
 def test_the_attackers_front_is_of_extractions_and_removals(shown: Shown, collected: dict[str, pd.DataFrame]) -> None:
@@ -541,7 +556,7 @@ def test_steps_are_where_what_the_points_dominate_ends() -> None:
     draw = np.random.default_rng(0)
     for size in (1, 2, 7, 40):
         points = draw.integers(0, 12, (size, 2)).astype(float)
-        corners = gallery._steps(points)
+        corners = catalogue._steps(points)
         assert (np.diff(corners[:, 0]) >= 0).all() and (np.diff(corners[:, 1]) <= 0).all()
         assert ((np.diff(corners, axis=0) == 0).any(axis=1)).all(), "across or down, never both"
         for x, y in corners:
@@ -589,10 +604,10 @@ def test_a_budget_is_the_mean_chance_of_an_accusation_over_attacks(
 ) -> None:
     from scipy.stats import binom
 
-    from harness.statistics import clopper_pearson_upper
+    from harness.statistics.intervals import clopper_pearson_upper
 
     made = collected["budget"].query("panel == @SMALL and series == 'ewe[weight=10.0]'")
-    assert list(made["x"]) == list(gallery.BUDGETS)
+    assert list(made["x"]) == list(catalogue.BUDGETS)
     rows = shown.cells[(shown.cells["dataset"] == SMALL) & (shown.cells["defense"] == "ewe[weight=10.0]")]
     rows = rows[rows["attack"].isin(["retraining", "pruning", "pruning[fraction=0.6]"])]
     limits = clopper_pearson_upper(rows["null_trigger_matches"], rows["null_trigger_trials"])

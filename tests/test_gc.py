@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.claims import Claims
 from harness.errors import ResultsError
-from harness.keep import Goes, Keeper, prepared_copies, size_of
-from harness.plan import Plan, Stage
-from harness.registry import Registry, load_registry
-from harness.store import Store
-from harness.tables import Tables
+from harness.inspect.gc import Goes, Keeper, prepared_copies, size_of
+from harness.planning.graph import Plan, Stage
+from harness.planning.registry import Registry, load_registry
+from harness.storage.locks import Claims
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import Cli
 from tests.history import edit, planned, store_plan, store_stages, write_rows
 from tests.test_session import SCHEME, arguments, ran

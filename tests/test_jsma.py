@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.contracts import Detection, Pool, Recipe
+from harness.engine.train import Engine
 from harness.errors import OptionError
 from harness.nets import Mlp, Net
-from harness.registry import load_registry
-from harness.statistics import anomaly_index
-from harness.train import Engine
+from harness.planning.registry import load_registry
+from harness.statistics.outliers import anomaly_index
 
 REGISTRY = load_registry()
 

@@ -17,13 +17,15 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from harness.cli.printing import bars
+from harness.cli.text import bars
 from harness.errors import UsageError
-from harness.leaderboard import MAX_COMPARED, Board, make_board
-from harness.scoring import Rules, TestName, chances_within, score
-from harness.sequential import Sprt
-from harness.statistics import clopper_pearson_upper, queries_for_confidence, queries_for_power
-from harness.tables import CELLS, DETECTIONS, STAGES, Tables
+from harness.ranking.leaderboard import MAX_COMPARED, Board, make_board
+from harness.ranking.scoring import Rules, TestName, chances_within, score
+from harness.statistics.intervals import clopper_pearson_upper
+from harness.statistics.power import queries_for_confidence, queries_for_power
+from harness.statistics.sequential import Sprt
+from harness.storage.schema import CELLS, DETECTIONS, STAGES
+from harness.storage.tables import Tables
 from tests.conftest import Cli
 
 
@@ -449,7 +451,7 @@ def test_a_narrow_terminal_gets_more_tables_not_broken_numbers(
 ) -> None:
     write(tmp_path, *(cell(d, seed=s, surrogate_trigger_matches=80 + 9 * s) for d in ("ewe", LONG) for s in (0, 1)))
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("harness.cli.printing.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr("harness.cli.tables.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     out = cli("leaderboard", "--results", tmp_path, "--budget", 30, code=0).out
     assert max(map(len, out.splitlines())) <= width
     for text in ("82.5 ± 6.4", "78.0 to 87.0", "84.5 ± 6.4 retraining", "hypervolume", "not counted", "samples"):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.contracts import Key, Probe, Split, Stream, Task
+from harness.engine.train import Engine
 from harness.losses import Distance, Entanglement, class_snnl, cross_entropy, distances, snnl, summed_cross_entropy
-from harness.registry import load_registry
-from harness.train import Engine
+from harness.planning.registry import load_registry
 
 DISTANCES: list[Distance] = ["cosine", "euclidean"]
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import MatrixError, UnknownName, UsageError
-from harness.matrix import (
+from harness.planning.matrix import (
     MAX_SEEDS,
     Entry,
     choose,
@@ -29,7 +29,7 @@ from harness.matrix import (
     parse_seeds,
     presets,
 )
-from harness.registry import Registry, load_registry, resolve
+from harness.planning.registry import Registry, load_registry, resolve
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.artifacts import check_model, unpack
 from harness.contracts import Arrays, Dataset, Split
+from harness.engine.train import Engine, clone
 from harness.errors import OptionError
 from harness.losses import Entanglement
 from harness.nets import Cnn, LeNet, Lstm, Mlp, Net, ResNet18, fresh_like
-from harness.plan import make_id
-from harness.registry import load_registry
-from harness.store import Store
-from harness.train import Engine, clone
+from harness.planning.graph import make_id
+from harness.planning.registry import load_registry
+from harness.storage.codec import check_model, unpack
+from harness.storage.store import Store
 
 SHAPE = (1, 12, 8)
 CPU = torch.device("cpu")

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.contracts import Detection, Pool, Recipe, Split, Stream
+from harness.engine.train import Engine, clone, predict
 from harness.errors import OptionError, Skip
 from harness.nets import Mlp, Net
-from harness.registry import load_registry
-from harness.statistics import anomaly_index
-from harness.train import Engine, clone, predict
+from harness.planning.registry import load_registry
+from harness.statistics.outliers import anomaly_index
 
 REGISTRY = load_registry()
 CPU = torch.device("cpu")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -18,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Context, Detection, Detector, Pool, UsageError
-from harness import plan as plan_module
 from harness.errors import UnknownName
-from harness.matrix import Entry, Matrix, parse_chain, parse_entry
-from harness.plan import VERSIONS, Plan, Stage, Use, derive_seed, make_id, make_plan
-from harness.registry import Registry, load_registry, resolve
+from harness.planning import inputs as inputs_module
+from harness.planning import registry as registry_module
+from harness.planning.builder import make_plan
+from harness.planning.graph import VERSIONS, Plan, Stage, Use, derive_seed, make_id
+from harness.planning.matrix import Entry, Matrix, load_matrix, parse_chain, parse_entry
+from harness.planning.registry import Registry, load_registry, resolve
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
@@ -201,7 +204,7 @@ def test_an_edited_recipe_changes_the_triggers_and_what_follows(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = planned(registry, ["digits"], DEFENSES, ATTACKS)
-    monkeypatch.setattr(plan_module, "source_digest", lambda path: "edited")
+    monkeypatch.setattr(inputs_module, "source_digest", lambda path: "edited")
     after = planned(registry, ["digits"], DEFENSES, ATTACKS)
     check_only_followers_changed(before, after, {stage.id for stage in of(before, "triggers")})
 
@@ -431,7 +434,7 @@ def test_a_cell_names_the_chain_s_families_and_last_access(
 
 UNPICKLE = """
 import pickle, sys
-from harness.registry import load_registry
+from harness.planning.registry import load_registry
 load_registry()
 plan = pickle.load(sys.stdin.buffer)
 print(*(f"{stage.id} {stage.dataset.plugin.epochs}" for stage in plan.stages.values()), sep="\\n")
@@ -465,3 +468,25 @@ def test_inputs_of_another_kind_cannot_stand_for_the_tasks_own(registry: Registr
     )
     (cell,) = planned(registry, ["speech-commands-mini"], ["adi"], ["retraining[pool=ood]"]).cells
     assert not cell.skip
+
+
+def test_the_ids_of_quick_are_those_of_version_0_1(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moving code moves no id: with sources named by their files, the plan of `quick` has its old ids."""
+    monkeypatch.setattr(registry_module, "source_digest", lambda path: Path(path).name)
+    monkeypatch.setattr(inputs_module, "source_digest", lambda path: Path(path).name)
+    monkeypatch.delenv("HARNESS_PLUGINS", raising=False)
+    own, matrix = load_registry(), load_matrix("quick")
+    axes = resolve(own, matrix)
+    plan = make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, own.use)
+    assert (len(plan.stages), _digest(plan.stages)) == (
+        255,
+        "25b4dfd5db087ada9c7f3cf1c950cd10c2f91c84c93467e14b0b8137f15305be",
+    )
+    assert (len(plan.cells), _digest(cell.id for cell in plan.cells)) == (
+        84,
+        "b92f33cd5c591caf8c8f727037b39651df55991f3af6d664a725a154998cb16b",
+    )
+
+
+def _digest(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -21,8 +21,8 @@ import pytest
 
 import harness
 from harness.errors import UsageError
-from harness.execute import ray as on_ray
-from harness.plan import Use
+from harness.planning.graph import Use
+from harness.running import ray as on_ray
 from tests.conftest import Cli, command_line
 from tests.test_session import arguments, measured, ran
 from tests.test_workers import gone, stage
@@ -65,8 +65,8 @@ STAND_IN = '''
 """A run of stages that do what their labels say. Nothing of this file is on the nodes: Ray sends it there."""
 import json, os, sys, time
 from types import SimpleNamespace
-from harness.execute import Cluster, Ray
-from harness.plan import Stage, Use
+from harness.running.ray import Cluster, Ray
+from harness.planning.graph import Stage, Use
 
 ADDRESS, BEGAN = sys.argv[1:]
 

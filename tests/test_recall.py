@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import harness
+from harness.engine.memo import KEPT, Lent, Memory
+from harness.engine.train import clone
 from harness.nets import Net
-from harness.recall import KEPT, Lent, Memory
-from harness.store import Store
-from harness.train import clone
+from harness.storage.store import Store
 from tests.conftest import TINY, Cli
 from tests.test_train import engine, split
 

@@ -17,9 +17,10 @@ import pytest
 from harness import Attack, UsageError, require
 from harness.contracts import Family
 from harness.errors import OptionError, UnknownName
-from harness.matrix import Entry, Value, parse_chain, parse_entry
-from harness.plan import source_digest
-from harness.registry import Registry, construct, load_registry
+from harness.planning.graph import source_digest
+from harness.planning.matrix import Entry, Value, parse_chain, parse_entry
+from harness.planning.options import construct
+from harness.planning.registry import Registry, load_registry
 from tests.conftest import TINY, Cli
 
 EXAMPLE = Path(__file__).parent / "example_package"
@@ -554,7 +555,7 @@ PLAN_EVERYTHING = """
 import sys
 from pathlib import Path
 from harness.cli import cli
-from harness.registry import load_registry
+from harness.planning.registry import load_registry
 
 plans = [["plan", "--matrix", name] for name in ("smoke", "quick", "paper", "full")]
 for arguments in (["run", "--help"], ["plugins", "list", "--options"], *plans):

@@ -15,11 +15,11 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 
 import harness
-from harness import remote
 from harness.errors import ResultsError
-from harness.remote import Remote, RemoteStore, RemoteTables, open_results
-from harness.store import Store
-from harness.tables import Tables
+from harness.storage import remote
+from harness.storage.remote import Remote, RemoteStore, RemoteTables, open_results
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import Cli, command_line
 from tests.test_session import arguments, measured, ran
 
@@ -428,6 +428,8 @@ def test_where_nothing_can_be_written_nothing_is_run(flaky: str, cli: Cli) -> No
 def test_a_plain_folder_needs_no_fsspec(process: Cli, tmp_path: Path) -> None:
     import subprocess
 
-    code = "import sys; from harness.remote import open_results; open_results('x'); print('fsspec' in sys.modules)"
+    code = (
+        "import sys; from harness.storage.remote import open_results; open_results('x'); print('fsspec' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "False\n"

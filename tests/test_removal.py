@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import harness
-from harness.artifacts import unpack
-from harness.registry import load_registry
-from harness.store import Store
+from harness.planning.registry import load_registry
+from harness.storage.codec import unpack
+from harness.storage.store import Store
 from tests.conftest import TINY, Cli
 
 CPU = torch.device("cpu")

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 
 from harness.errors import UsageError
-from harness.registry import Registry, load_registry
+from harness.planning.registry import Registry, load_registry
+from harness.ranking.scoring import Rules
 from harness.report import About, Results, render
 from harness.report.drawing import LETTERS, Axis, Series, chart, folded
-from harness.scoring import Rules
-from harness.tables import CELLS, DETECTIONS, STAGES, Table, Tables
+from harness.storage.schema import CELLS, DETECTIONS, STAGES, Table
+from harness.storage.tables import Tables
 from tests.conftest import Cli
 from tests.test_leaderboard import board, cell, detection
 

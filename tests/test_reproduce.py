@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.drawn import drawn
 from harness.errors import MatrixError, UnknownName
-from harness.matrix import FULL
-from harness.published import Band, Experiment, Paper, load_paper, papers, read_band, read_paper
-from harness.quantities import FORMULAS, QUANTITIES, Frames, chance_to_detect, toy_extracted, toy_victim
-from harness.registry import Registry, load_registry, resolve
-from harness.reproduce import Spread, calculate, chosen, compare, judge, spread
-from harness.scoring import Rules, score
-from harness.tables import CELLS, CURVES, DETECTIONS, MEASUREMENTS
+from harness.figures.frames import drawn
+from harness.papers.paper import Band, Experiment, Paper, load_paper, papers, read_band, read_paper
+from harness.papers.quantities import FORMULAS, QUANTITIES, Frames, chance_to_detect, toy_extracted, toy_victim
+from harness.papers.reproduce import Spread, calculate, chosen, compare, judge, spread
+from harness.planning.matrix import FULL
+from harness.planning.registry import Registry, load_registry, resolve
+from harness.ranking.scoring import Rules, score
+from harness.storage.schema import CELLS, CURVES, DETECTIONS, MEASUREMENTS
 from tests.conftest import TINY, Cli, without
 
 PAPER = f'''
@@ -106,7 +106,7 @@ def test_every_experiment_plans_at_every_scale(builtin: Registry, name: str, id:
 @pytest.mark.parametrize(("name", "id"), SHIPPED)
 def test_every_row_speaks_of_some_cells_at_full_scale(builtin: Registry, name: str, id: str) -> None:
     from harness.cli.options import planned
-    from harness.reproduce import canonical
+    from harness.papers.reproduce import canonical
 
     experiment = load_paper(name).experiments[id]
     plans = [planned(builtin, matrix) for matrix in experiment.matrices(FULL)]

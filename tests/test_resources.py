@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness import checkout
-from harness.resources import Peaks, available_memory, give_back, keep_memory, machine
+from harness.running import checkout
+from harness.running.environment import Peaks, available_memory, give_back, keep_memory, machine
 from tests import warm
 
 CPU = torch.device("cpu")
@@ -38,14 +38,14 @@ def test_the_machine_names_no_device_but_the_cpu() -> None:
 
 def test_outside_of_a_checkout_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record holds texts, and no nothing."""
-    monkeypatch.setattr("harness.resources.commit", lambda: None)
+    monkeypatch.setattr("harness.running.environment.commit", lambda: None)
     assert None not in machine(CPU).values() and "commit" not in machine(CPU)
 
 
 def test_the_machine_names_the_processor_whose_bits_these_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = tmp_path / "cpuinfo"
     said.write_text("processor\t: 0\nmodel name\t: Acme: One @ 2 GHz\nprocessor\t: 1\nmodel name\t: Other\n")
-    monkeypatch.setattr("harness.resources._PROCESSORS", said)
+    monkeypatch.setattr("harness.running.environment._PROCESSORS", said)
     chosen = torch.backends.cpu.get_cpu_capability()
     assert f"CPUs (Acme: One @ 2 GHz, {chosen}), Python" in machine(CPU)["machine"]
     said.unlink()

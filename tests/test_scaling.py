@@ -11,12 +11,16 @@ import pandas as pd
 import pytest
 
 from benchmarks.scaling import EPOCHS, Shape, answer, finish, planned, ranked, storing, sweep, write_tables
-from harness.execute import session as session_module
-from harness.leaderboard import STAGE_COLUMNS, Board, make_board
-from harness.plan import Plan, inputs_of, make_id
-from harness.scoring import CELL_COLUMNS, Rules, score
-from harness.statistics import binomial_test_against_control, queries_for_confidence, summaries, summary
-from harness.tables import TABLES, Tables
+from harness.planning.graph import Plan, make_id
+from harness.planning.inputs import inputs_of
+from harness.ranking.leaderboard import STAGE_COLUMNS, Board, make_board
+from harness.ranking.scoring import CELL_COLUMNS, Rules, score
+from harness.running import session as session_module
+from harness.statistics.intervals import summaries, summary
+from harness.statistics.power import queries_for_confidence
+from harness.statistics.tests import binomial_test_against_control
+from harness.storage.schema import TABLES
+from harness.storage.tables import Tables
 
 SMALL = Shape(seeds=6, datasets=2, schemes=3, attacks=10)
 

@@ -30,15 +30,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 import harness
-from harness import store as store_module
-from harness import tables as tables_module
-from harness.artifacts import unpack
 from harness.errors import DamagedArtifact, MatrixError, PluginError, ResultsError, UsageError
-from harness.matrix import MAX_CELLS, Entry, Matrix, load_matrix
-from harness.plan import Stage, Use
-from harness.registry import Registry, load_registry, resolve
-from harness.store import Artifact, Store, check_record
-from harness.tables import CELLS, DETECTIONS, STAGES, Tables, printable
+from harness.planning.graph import Stage, Use
+from harness.planning.matrix import MAX_CELLS, Entry, Matrix, load_matrix
+from harness.planning.registry import Registry, load_registry, resolve
+from harness.storage import store as store_module
+from harness.storage import tables as tables_module
+from harness.storage.codec import unpack
+from harness.storage.schema import CELLS, DETECTIONS, STAGES, VERSION_KEY
+from harness.storage.store import Artifact, Store, check_record
+from harness.storage.tables import Tables
+from harness.storage.text import printable
 from tests.conftest import ROOT, TINY, Cli, command_line
 
 ID = "0123456789abcdef" * 2
@@ -219,7 +221,7 @@ def test_the_records_of_a_run_are_sound(finished: Path) -> None:
 
 
 def matrix_of(attack: str) -> Matrix:
-    from harness.matrix import parse_chain, parse_entry
+    from harness.planning.matrix import parse_chain, parse_entry
 
     return Matrix("m", (parse_entry(TINY),), (parse_entry("baseline"),), (parse_chain(attack),), (0,), 1)
 
@@ -273,7 +275,7 @@ def test_a_record_that_says_what_no_stage_says_is_damaged(name: str, value: Any)
 
 def test_what_a_record_may_say_the_tables_can_hold(tmp_path: Path) -> None:
     """The largest of each, through the rows that are made of it."""
-    from harness.execute.rows import stage_row
+    from harness.running.rows import stage_row
 
     extreme: dict[str, Any] = dict.fromkeys(WHOLES, 2**53) | dict.fromkeys(NUMBERS, 1.7e308)
     extreme |= {"threads": -(2**53), "seconds": 2**53, "started": "9999-12-31T23:59:59"}
@@ -884,7 +886,7 @@ def test_text_that_is_no_text_is_refused() -> None:
 
 @pytest.mark.parametrize("version", [b"\x1b]0;title\x07", b"9" * 100_000, b"\xff"])
 def test_a_version_is_shown_and_not_executed(version: bytes) -> None:
-    refused(arrow().replace_schema_metadata({tables_module._VERSION_KEY: version}))
+    refused(arrow().replace_schema_metadata({VERSION_KEY: version}))
 
 
 @linked
@@ -1025,7 +1027,7 @@ def test_a_detector_without_a_number_is_ranked(tmp_path: Path, cli: Cli) -> None
 @linked
 @piped
 def test_notes_of_strangers_are_no_notes(tmp_path: Path) -> None:
-    from harness.claims import Claims
+    from harness.storage.locks import Claims
 
     claims = Claims(tmp_path)
     claims.folder.mkdir()
@@ -1055,7 +1057,7 @@ def test_a_prepared_copy_that_is_none_is_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("id", ["../x", "/tmp/x", "a/b", "", ".", "..", "A", "x\n", "\u0661"])
 def test_an_experiment_is_no_path(id: str, tmp_path: Path) -> None:
     """Its picture's file is named after it."""
-    from harness.published import load_paper
+    from harness.papers.paper import load_paper
 
     named = f'title = "t"\nsource = "s"\n[marks]\n[experiments.{json.dumps(id)}]\n'
     (tmp_path / "mine.toml").write_text(named + 'title = "t"\nsays = "s"\nrows = []\npicture = {kind = "strips"}\n')
@@ -1196,7 +1198,7 @@ def test_only_named_folders_are_searched(trap: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", ["dataset", "defense", "attack", "architecture", "analysis"])
-@pytest.mark.parametrize("name", ["evil", "./evil", "plugins/evil", "evil.py", "harness.registry", "os"])
+@pytest.mark.parametrize("name", ["evil", "./evil", "plugins/evil", "evil.py", "harness.planning.registry", "os"])
 def test_a_name_that_is_not_registered_runs_nothing(
     kind: Any, name: str, trap: Path, builtin: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1222,7 +1224,7 @@ UNPICKLING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "
 EVALUATING = {"eval", "exec", "compile", "__import__", "execfile"}
 LOADING = {("torch", "load"), ("torch", "save"), ("np", "load"), ("numpy", "load"), ("pd", "read_pickle")}
 LOADING |= {("os", "system"), ("os", "popen"), ("importlib", "import_module"), ("pandas", "read_pickle")}
-IN_MEMORY = {"harness/execute/local.py", "harness/testing.py"}
+IN_MEMORY = {"harness/running/processes.py", "harness/testing.py"}
 """Pickles here go through a pipe to processes of our own, or nowhere: they never touch the disk."""
 
 

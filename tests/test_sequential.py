@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from harness.sequential import Sprt, e_process, e_values, expected_queries, first_rejection
-from harness.statistics import clopper_pearson_upper, queries_for_power
+from harness.statistics.intervals import clopper_pearson_upper
+from harness.statistics.power import queries_for_power
+from harness.statistics.sequential import Sprt, e_process, e_values, expected_queries, first_rejection
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 RUNS = 2000

@@ -134,7 +134,7 @@ def test_editing_a_plugin_reruns_its_stages_and_what_follows_alone(cli: Cli, tmp
     source = plugins / "noise.py"
     source.write_text(source.read_text().replace("self.strength *", "2 * self.strength *"))
     # A process reads a plugin's source once.
-    from harness.plan import source_digest
+    from harness.planning.graph import source_digest
 
     source_digest.cache_clear()
     second = cli("run", *args, code=0)

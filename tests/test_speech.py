@@ -18,7 +18,7 @@ import torch
 from harness.contracts import Arrays, InputSet
 from harness.data import Data, cache_folder, check_arrays, prepared
 from harness.errors import DataError
-from harness.registry import load_registry
+from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
 REGISTRY = load_registry()

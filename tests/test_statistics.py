@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import harness.statistics
-from harness.statistics import (
-    MAX_BOSCHLOO,
-    MAX_FISHER,
-    MAX_QUERIES,
+from harness.statistics.intervals import (
     Summary,
-    binomial_test,
-    binomial_test_against_control,
     bootstrap_interval,
-    boschloo,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    summary,
+)
+from harness.statistics.power import MAX_QUERIES, queries_for_confidence, queries_for_power
+from harness.statistics.tests import (
+    MAX_BOSCHLOO,
+    MAX_FISHER,
+    binomial_test,
+    binomial_test_against_control,
+    boschloo,
     fisher_exact,
     holm,
-    queries_for_confidence,
-    queries_for_power,
     rank_p_value,
-    summary,
     t_test,
     welch_t_test,
 )

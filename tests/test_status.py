@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from harness.claims import Claims
-from harness.plan import Plan
-from harness.registry import Registry, load_registry
-from harness.status import Survey, seconds_since
-from harness.store import Store
-from harness.tables import Tables
+from harness.inspect.status import Survey, seconds_since
+from harness.planning.graph import Plan
+from harness.planning.registry import Registry, load_registry
+from harness.storage.locks import Claims
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import TINY, Cli, without
 from tests.history import planned, store_plan, store_stages, write_rows
 from tests.test_session import SCHEME, arguments
@@ -26,7 +26,7 @@ from tests.test_session import SCHEME, arguments
 HOLD = """
 import json, sys, time
 from pathlib import Path
-from harness.claims import Claims
+from harness.storage.locks import Claims
 claims = Claims(Path(sys.argv[1]))
 print(claims.take(**json.loads(sys.argv[2])), flush=True)
 time.sleep(60)

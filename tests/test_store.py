@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import DamagedArtifact, ResultsError, UsageError
-from harness.store import FORMAT, Store
+from harness.storage.store import FORMAT, Store
 
 ID, OTHER = "0123456789abcdef" * 2, "ff" * 16
 RECORD = {"status": "ok", "label": 'Größe\n\t"x" \u2028', "curves": [{"loss": [0.5, 1e-300, 3]}], "none": None}

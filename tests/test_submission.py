@@ -19,15 +19,15 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from harness.checkout import commit
 from harness.cli import cli as group
-from harness.origins import ORDER
-from harness.plan import derive_seed, make_id
-from harness.record import _freeze, board_of, digests, measured, numbers, report
-from harness.registry import load_registry
-from harness.replay import Replayed, compare
-from harness.submission import _is_alike, _other_line
-from harness.tables import Tables
+from harness.planning.graph import derive_seed, make_id
+from harness.planning.inputs import ORDER
+from harness.planning.registry import load_registry
+from harness.records.check import _is_alike, _other_line
+from harness.records.freeze import _freeze, board_of, digests, measured, numbers, report
+from harness.records.replay import Replayed, compare
+from harness.running.checkout import commit
+from harness.storage.tables import Tables
 from tests.conftest import TINY, Cli
 
 ENOUGH = ("--min-seeds", 2, "--min-nulls", 1)

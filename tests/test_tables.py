@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import harness
 from harness.errors import ResultsError, UnknownName
-from harness.tables import CELLS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, Column, Table, Tables, document
+from harness.storage.schema import CELLS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, Column, Table, document
+from harness.storage.tables import Tables
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import harness
-from harness.trace import STEPS, Timeline
+from harness.engine.profile import STEPS, Timeline
 from tests.conftest import TINY, Cli
 
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from harness.batches import Source, batches_per_pass, crop_flip, draw_moves, schedule
 from harness.contracts import Architecture, Arrays, Dataset, Split, Stream
+from harness.engine.batches import Source, batches_per_pass, crop_flip, draw_moves, schedule
+from harness.engine.train import Engine, clone, predict
 from harness.losses import summed_cross_entropy
 from harness.nets import CPU_PART, Cnn, Net
-from harness.train import Engine, clone, predict
 
 CPU = torch.device("cpu")
 

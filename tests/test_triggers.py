@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness import triggers
-from harness.batches import schedule
 from harness.contracts import Arrays, Dataset, Key, Marked, Oracle, Probe, Split, Stream, Task
 from harness.data import Data
+from harness.engine.batches import schedule
+from harness.engine.train import Engine, clone, predict
 from harness.errors import OptionError, Skip
 from harness.losses import cross_entropy, snnl
 from harness.nets import Net
-from harness.plan import make_plan
-from harness.registry import Registry, load_registry
-from harness.stages import Worker
-from harness.store import Store
-from harness.train import Engine, clone, predict
+from harness.planning.builder import make_plan
+from harness.planning.registry import Registry, load_registry
+from harness.running.worker import Worker
+from harness.storage.store import Store
 from harness.triggers import PatchTriggers, watermark_streams
 
 CPU = torch.device("cpu")

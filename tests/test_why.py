@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from harness import plan as plan_module
-from harness.claims import Claims
 from harness.errors import UsageError
-from harness.matrix import Matrix, parse_chain, parse_entry
-from harness.named import pick
-from harness.origins import ORDER, inputs_in
-from harness.plan import Kind, Plan, Use, inputs_of, make_id, make_plan
-from harness.registry import Registry, load_registry, resolve
-from harness.status import Survey
-from harness.store import Store
-from harness.tables import Tables
-from harness.why import Answer, Asked
+from harness.inspect.status import Survey
+from harness.inspect.why import Answer, Asked
+from harness.planning import inputs as inputs_module
+from harness.planning.builder import make_plan
+from harness.planning.graph import Kind, Plan, Use, make_id
+from harness.planning.inputs import ORDER, inputs_in, inputs_of
+from harness.planning.matrix import Matrix, parse_chain, parse_entry
+from harness.planning.registry import Registry, load_registry, resolve
+from harness.planning.select import pick
+from harness.storage.locks import Claims
+from harness.storage.store import Store
+from harness.storage.tables import Tables
 from tests.conftest import TINY, Cli
 from tests.history import edit, planned, record_of, store_plan, store_stages
 from tests.test_session import SCHEME, arguments
@@ -48,8 +49,8 @@ def told(answer: Answer, name: str) -> list[str]:
 
 def test_the_ids_are_those_of_the_first_version(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stored results stay found. With all sources and versions held still, only the scheme of ids is left."""
-    monkeypatch.setattr(plan_module, "source_digest", lambda path: "digest")
-    monkeypatch.setattr(plan_module, "VERSIONS", dict.fromkeys(plan_module.VERSIONS, 7))
+    monkeypatch.setattr(inputs_module, "source_digest", lambda path: "digest")
+    monkeypatch.setattr(inputs_module, "VERSIONS", dict.fromkeys(inputs_module.VERSIONS, 7))
 
     def still(use: Use) -> Use:
         return replace(use, digest="digest")
@@ -129,12 +130,12 @@ def test_a_raised_version_an_edited_recipe_and_two_edits_at_once_are_told(
 ) -> None:
     store_plan(tmp_path, planned(registry))
     with monkeypatch.context() as patch:
-        patch.setitem(plan_module.VERSIONS, "embed", 99)
+        patch.setitem(inputs_module.VERSIONS, "embed", 99)
         answer = ask(planned(registry), tmp_path, "digits / ewe / none #0")
         assert "the harness computes it in another way (version " in told(answer, "because")[0]
         assert told(answer, "because")[0].endswith(" before, 99 now); first in embed: digits ewe #0")
     with monkeypatch.context() as patch:
-        patch.setattr(plan_module, "source_digest", lambda path: "another!")
+        patch.setattr(inputs_module, "source_digest", lambda path: "another!")
         answer = ask(planned(registry), tmp_path, "digits / ewe / none #0")
         assert told(answer, "because")[0].startswith("the source of the recipe PatchTriggers() was edited (digest ")
         assert "; first in triggers: " in told(answer, "because")[0]

@@ -20,13 +20,12 @@ import pytest
 import torch
 
 import harness
-from harness import resources
-from harness.cli import running
 from harness.errors import HarnessError, UsageError
-from harness.execute import Local
-from harness.execute.local import Queue
-from harness.execute.serial import unstored
-from harness.plan import Stage, Use
+from harness.planning.graph import Stage, Use
+from harness.running import environment as resources
+from harness.running import machine
+from harness.running.executor import unstored
+from harness.running.processes import Local, Queue
 from tests.conftest import Cli
 from tests.test_session import arguments, measured, ran
 from tests.warm import Started
@@ -99,8 +98,8 @@ class Unreadable:
 def run(label, jobs):
     """A run of two stages that Ctrl-C ends as it does that of the command line."""
     from harness.cli.running import _stop_on_interrupt
-    from harness.execute import Local
-    from harness.plan import Stage, Use
+    from harness.running.processes import Local
+    from harness.planning.graph import Stage, Use
     from types import SimpleNamespace
     stages = [Stage(name, "train", label, 0, 0, Use("dataset", "dots", "", None)) for name in "ab"]
     with _stop_on_interrupt() as stopping:
@@ -256,21 +255,21 @@ def test_auto_is_a_worker_a_cpu_and_some_a_gpu(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(resources, "available_memory", lambda: None)
-    assert [running._suitable(torch.device("cpu"), threads) for threads in (1, 2, 4, 12)] == [6, 3, 1, 1]
+    assert [machine._suitable(torch.device("cpu"), threads) for threads in (1, 2, 4, 12)] == [6, 3, 1, 1]
     for memory, jobs in ((2**30, 1), (9 * 2**30, 4), (2**40, 6)):
         monkeypatch.setattr(resources, "available_memory", lambda memory=memory: memory)
-        assert running._suitable(torch.device("cpu"), 1) == jobs
-    assert running._suitable(torch.device("cuda"), 1) == 3 * running.WORKERS_A_GPU
-    assert running._suitable(torch.device("cuda:1"), 1) == running.WORKERS_A_GPU
+        assert machine._suitable(torch.device("cpu"), 1) == jobs
+    assert machine._suitable(torch.device("cuda"), 1) == 3 * machine.WORKERS_A_GPU
+    assert machine._suitable(torch.device("cuda:1"), 1) == machine.WORKERS_A_GPU
 
 
 def test_workers_go_round_the_gpus_unless_one_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
     current: list[int] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    spread = [running._shared(torch.device("cuda"), number) for number in range(4)]
+    spread = [machine._shared(torch.device("cuda"), number) for number in range(4)]
     assert spread == [torch.device("cuda", index) for index in (0, 1, 2, 0)] and current == [0, 1, 2, 0]
-    assert running._shared(torch.device("cuda:2"), 0) == torch.device("cuda:2")
+    assert machine._shared(torch.device("cuda:2"), 0) == torch.device("cuda:2")
 
 
 # --- which stage is next ----------------------------------------------------------------------------------------------

@@ -20,7 +20,15 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-IMPORTED = ["torch._dynamo", "harness.execute", "harness.stages", "pandas", "pyarrow.parquet", "sklearn.datasets"]
+IMPORTED = [
+    "torch._dynamo",
+    "harness.running.session",
+    "harness.running.machine",
+    "harness.running.worker",
+    "pandas",
+    "pyarrow.parquet",
+    "sklearn.datasets",
+]
 LONGEST = 300.0
 """Seconds after which a command is killed: the machine may be busy, but not that busy."""
 

@@ -25,7 +25,7 @@ from harness.cli.status import status
 from harness.cli.submit import submit
 from harness.cli.why import why
 from harness.errors import PluginError, UsageError
-from harness.tables import printable
+from harness.storage.text import printable
 
 
 @click.group(epilog="Example: harness run --matrix smoke && harness leaderboard")

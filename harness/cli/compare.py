@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli import printing
 from harness.cli.leaderboard import format_option, output_option
 from harness.cli.options import chosen, open_results, results_option, rules_options
+from harness.cli.tables import HUMAN, Section, check_output, show, write_rows
+from harness.cli.text import interval, points, whole
 
 if TYPE_CHECKING:
-    from harness.compare import Compared, Comparison
-    from harness.scoring import Rules
+    from harness.ranking.compare import Compared, Comparison
+    from harness.ranking.scoring import Rules
 
 COLUMNS = ("attack", "n", "first", "second", "difference", "interval", "p", "Holm p", "more seeds", "left out")
 
@@ -43,11 +44,11 @@ def compare(
 
     FIRST and SECOND are schemes of the results folder, with their options, or globs that fit one each.
     """
-    from harness.compare import Compared, make_comparison
     from harness.errors import UsageError
-    from harness.scoring import CELL_COLUMNS
+    from harness.ranking.compare import Compared, make_comparison
+    from harness.ranking.scoring import CELL_COLUMNS
 
-    printing.check_output(style, output)
+    check_output(style, output)
     _, tables = open_results(results)
     cells = tables.read("cells", CELL_COLUMNS)
     if cells.empty:
@@ -55,18 +56,18 @@ def compare(
     ours, theirs = _only(cells, first), _only(cells, second)
     cells = chosen(chosen(cells, "dataset", datasets), "attack", attacks)
     made = make_comparison(cells.reset_index(drop=True), ours, theirs, rules)
-    if style in printing.HUMAN:
-        printing.show(style, _sections(made), _notes(made))
+    if style in HUMAN:
+        show(style, _sections(made), _notes(made))
     elif style == "json":
         click.echo(json.dumps(made.as_dict(), indent=1))
     else:
-        printing.write_rows(Compared, made.rows, output)
+        write_rows(Compared, made.rows, output)
 
 
 def _only(cells: Any, name: str) -> str:
     """The one scheme that is or fits ``name``."""
     from harness.errors import UsageError
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     known = list(dict.fromkeys(cells["defense"]))
     if name in known:
@@ -77,7 +78,7 @@ def _only(cells: Any, name: str) -> str:
     return str(found[0])
 
 
-def _sections(made: Comparison) -> list[printing.Section]:
+def _sections(made: Comparison) -> list[Section]:
     datasets = dict.fromkeys(row.dataset for row in made.rows)
     return [
         (
@@ -91,26 +92,26 @@ def _sections(made: Comparison) -> list[printing.Section]:
 
 def _row(row: Compared) -> list[str]:
     name = f"({row.quantity})" if not row.attack else "(all attacks)" if row.attack == "all" else row.attack
-    sd = "" if math.isnan(row.sd) else f" ± {printing.points(row.sd)}"
+    sd = "" if math.isnan(row.sd) else f" ± {points(row.sd)}"
     return [
         name,
         str(row.n),
-        printing.points(row.ours),
-        printing.points(row.theirs),
-        f"{printing.points(row.difference)}{sd}",
-        printing.interval(row.low, row.high),
+        points(row.ours),
+        points(row.theirs),
+        f"{points(row.difference)}{sd}",
+        interval(row.low, row.high),
         *("-" if math.isnan(p) else f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (row.p_value, row.p_adjusted)),
-        printing.whole(row.more_seeds, "no end"),
+        whole(row.more_seeds, "no end"),
         str(row.left_out or "-"),
     ]
 
 
 def _notes(made: Comparison) -> list[str]:
-    from harness.comparisons import fewest_seeds
-    from harness.tables import printable
+    from harness.statistics.paired import fewest_seeds
+    from harness.storage.text import printable
 
     rules = made.rules
-    false = "the null models'" if rules.fpr is None else f"{printing.points(rules.fpr)}, assumed by --fpr"
+    false = "the null models'" if rules.fpr is None else f"{points(rules.fpr)}, assumed by --fpr"
     return [
         f"first: {printable(made.ours)}. second: {printable(made.theirs)}. All in %, means over the n seeds on which "
         "both count; difference: mean ± SD of the first less the second, paired by seed, with Student's "

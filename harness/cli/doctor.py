@@ -36,8 +36,8 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
 
     from harness.data import Data, data_folder
     from harness.errors import DataError
-    from harness.registry import load_registry
-    from harness.remote import results_folder
+    from harness.planning.registry import load_registry
+    from harness.storage.remote import results_folder
 
     click.echo(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))

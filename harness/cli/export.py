@@ -19,9 +19,9 @@ def export(cell: str, folder: Path, results: str, without_key: bool) -> None:
 
     CELL is its id, the beginning of it, or its words: 'digits / ewe / retraining #0'.
     """
-    from harness.export import export as write
-    from harness.export import find_cell
-    from harness.tables import printable
+    from harness.inspect.export import export as write
+    from harness.inspect.export import find_cell
+    from harness.storage.text import printable
 
     found = find_cell(*open_results(results), cell)
     files = write(found, folder, not without_key)

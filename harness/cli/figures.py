@@ -9,7 +9,7 @@ import click
 from harness.cli.options import load_plugins, open_results, results_option, rules_options
 
 if TYPE_CHECKING:
-    from harness.scoring import Rules
+    from harness.ranking.scoring import Rules
 
 
 @click.command(epilog="Example: harness figures --format pdf --only success --only matrix")
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @rules_options("test", "confidence", "max_drop", "fpr")
 def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rules: Rules) -> None:
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
-    from harness.gallery import PICTURES, Shown, collect, draw_all
+    from harness.figures.catalogue import PICTURES, Shown, collect, draw_all
 
     store, tables = open_results(results)
     collected = collect(Shown(tables, load_plugins(()).use, rules), only)

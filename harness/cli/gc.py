@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.lines import say
 from harness.cli.options import (
     Narrowing,
     load_plugins,
@@ -20,9 +19,10 @@ from harness.cli.options import (
     plugins_option,
     results_option,
 )
+from harness.cli.text import say
 
 if TYPE_CHECKING:
-    from harness.keep import Goes, Keeper
+    from harness.inspect.gc import Goes, Keeper
 
 SHOWN = 20
 """Of what goes, so much is named: the largest."""
@@ -54,8 +54,8 @@ def gc(
     What the rows of the tables were computed from stays, and so does what a running process has claimed.
     """
     began = time.time()
-    from harness.claims import Claims
-    from harness.keep import Keeper
+    from harness.inspect.gc import Keeper
+    from harness.storage.locks import Claims
 
     names = matrix_names or (("quick",) if narrowing else ())
     registry = load_plugins(plugin_folders)
@@ -81,7 +81,7 @@ def gc(
 def _refuse_strangers(keeper: Keeper) -> None:
     """Raise :class:`harness.UsageError` where a process computes what no matrix that was named has."""
     from harness.errors import UsageError
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     if keeper.plans and keeper.strangers:
         pid, host, label = (printable(keeper.strangers[0].get(name)) for name in ("pid", "host", "label"))
@@ -93,7 +93,7 @@ def _refuse_strangers(keeper: Keeper) -> None:
 
 def _prepared() -> list[Goes]:
     from harness.data import cache_folder
-    from harness.keep import prepared_copies
+    from harness.inspect.gc import prepared_copies
 
     return prepared_copies(cache_folder() / "prepared")
 

@@ -11,25 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import chosen, open_results, results_option, rules_options
-from harness.cli.printing import (
-    HUMAN,
-    Section,
-    bars,
-    check_output,
-    interval,
-    number,
-    percent,
-    points,
-    show,
-    spread,
-    whole,
-    write_rows,
-)
+from harness.cli.tables import HUMAN, Section, check_output, show, write_rows
+from harness.cli.text import bars, interval, number, percent, points, spread, whole
 
 if TYPE_CHECKING:
-    from harness.leaderboard import Attacked, Board, Detected, InFamily, Ranked
-    from harness.scoring import Rules
-    from harness.statistics import Summary
+    from harness.ranking.leaderboard import Attacked, Board, Detected, InFamily, Ranked
+    from harness.ranking.scoring import Rules
+    from harness.statistics.intervals import Summary
 
 SCHEME_COLUMNS = (
     *("rank", "scheme", "n", "margin", "95% interval", "worst attack", "verified"),
@@ -83,8 +71,8 @@ def leaderboard(
     output: Path | None,
 ) -> None:
     """Rank the schemes of a results folder by what is left of their mark, with n, spread and what was not counted."""
-    from harness.leaderboard import COST_COLUMNS, STAGE_COLUMNS, make_board
-    from harness.scoring import CELL_COLUMNS
+    from harness.ranking.leaderboard import COST_COLUMNS, STAGE_COLUMNS, make_board
+    from harness.ranking.scoring import CELL_COLUMNS
 
     check_output(style, output)
     _, tables = open_results(results)
@@ -107,7 +95,7 @@ def leaderboard(
 
 def _rows(board: Board, by: str | None) -> tuple[type[Any], Sequence[Any]]:
     """The records that a program wants, and of which dataclass."""
-    from harness.leaderboard import Attacked, InFamily, Ranked
+    from harness.ranking.leaderboard import Attacked, InFamily, Ranked
 
     if by == "attack":
         return Attacked, board.attacks
@@ -239,7 +227,7 @@ def _detection_row(detected: Detected) -> list[str]:
 
 
 def _notes(board: Board, by: str | None) -> list[str]:
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     rules = board.rules
     false = "the null models' (the false rate)" if rules.fpr is None else f"{points(rules.fpr)}, assumed by --fpr"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from harness.matrix import Matrix
-    from harness.plan import Plan
-    from harness.registry import Registry
-    from harness.scoring import Rules
-    from harness.status import Survey
-    from harness.store import Store
-    from harness.tables import Tables
+    from harness.inspect.status import Survey
+    from harness.planning.graph import Plan
+    from harness.planning.matrix import Matrix
+    from harness.planning.registry import Registry
+    from harness.ranking.scoring import Rules
+    from harness.storage.store import Store
+    from harness.storage.tables import Tables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ class Narrowing:
 
     def of(self, matrix_name: str) -> Matrix:
         """The matrix of that name, as the command line asks for it."""
-        from harness.matrix import choose, load_matrix, parse_seeds
+        from harness.planning.matrix import choose, load_matrix, parse_seeds
 
         matrix = load_matrix(matrix_name, self.scale)
         if self.datasets:
@@ -157,7 +157,7 @@ def rules_options(*names: str) -> Callable[[F], F]:
 
 
 def _rules(**named: Any) -> Rules:
-    from harness.scoring import Rules
+    from harness.ranking.scoring import Rules
 
     return Rules(**named)
 
@@ -198,8 +198,8 @@ def narrowing_options(command: F) -> F:
 
 def open_results(named: str) -> tuple[Store, Tables]:
     """The artifacts and tables that ``--results`` names, of a format that this harness reads."""
-    from harness import remote
-    from harness.tables import printable
+    from harness.storage import remote
+    from harness.storage.text import printable
 
     store, tables = remote.open_results(named, lambda message: click.echo(f"warning: {printable(message)}", err=True))
     store.check_format()
@@ -208,8 +208,8 @@ def open_results(named: str) -> tuple[Store, Tables]:
 
 def load_plugins(folders: tuple[Path, ...]) -> Registry:
     """The registry; plugins that could not be used are named on stderr."""
-    from harness.registry import load_registry
-    from harness.tables import printable
+    from harness.planning.registry import load_registry
+    from harness.storage.text import printable
 
     registry = load_registry(folders)
     for problem in registry.problems:
@@ -219,7 +219,7 @@ def load_plugins(folders: tuple[Path, ...]) -> Registry:
 
 def _single(chains: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
     from harness.errors import UsageError
-    from harness.matrix import format_chain
+    from harness.planning.matrix import format_chain
 
     for chain in chains:
         if len(chain) > 1:
@@ -229,8 +229,8 @@ def _single(chains: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
 
 def planned(registry: Registry, matrix: Matrix) -> Plan:
     """The plan of a matrix, every name and option checked."""
-    from harness.plan import make_plan
-    from harness.registry import resolve
+    from harness.planning.builder import make_plan
+    from harness.planning.registry import resolve
 
     axes = resolve(registry, matrix)
     return make_plan(
@@ -240,8 +240,8 @@ def planned(registry: Registry, matrix: Matrix) -> Plan:
 
 def surveyed(matrix_name: str, narrowing: Narrowing, plugin_folders: tuple[Path, ...], results: str) -> Surveyed:
     """How it stands with a matrix in a results folder, also while other processes run."""
-    from harness.claims import Claims
-    from harness.status import Survey
+    from harness.inspect.status import Survey
+    from harness.storage.locks import Claims
 
     matrix = narrowing.of(matrix_name)
     plan = planned(load_plugins(plugin_folders), matrix)
@@ -254,7 +254,7 @@ def chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
     from fnmatch import fnmatchcase
 
     from harness.errors import UnknownName
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     if not wanted:
         return cells

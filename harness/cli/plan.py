@@ -31,7 +31,7 @@ def plan(
     list_stages: bool,
 ) -> None:
     """Show a matrix's cells and stages, what is stored already, and what is skipped and why."""
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     registry = load_plugins(plugin_folders)
     matrix = narrowing.of(matrix_name)

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from harness.execute import Watcher
-from harness.plan import Stage
-from harness.tables import printable
+from harness.planning.graph import Stage
+from harness.running.session import Watcher
+from harness.storage.text import printable
 
 
 class Quiet:

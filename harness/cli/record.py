@@ -29,7 +29,7 @@ def record(name: str, results: str, command: str, output: Path | None) -> None:
     Its README.md is to be completed by hand.
     """
     from harness.errors import UsageError
-    from harness.record import record as write
+    from harness.records.freeze import record as write
 
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug or not name.isprintable():

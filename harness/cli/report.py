@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import load_plugins, open_results, plugins_option, results_option, rules_options
-from harness.cli.printing import write_whole
+from harness.cli.tables import write_whole
 
 if TYPE_CHECKING:
+    from harness.ranking.scoring import Rules
     from harness.report import About
-    from harness.scoring import Rules
 
 
 @click.command(epilog="Example: harness report --results results --output report.html")
@@ -25,9 +25,9 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
 
     It needs no network and no file beside it. Of a URL it is written to the current folder.
     """
-    from harness.remote import is_url
     from harness.report import Results, render
-    from harness.tables import printable
+    from harness.storage.remote import is_url
+    from harness.storage.text import printable
 
     path = output or (Path() if is_url(results) else Path(results)) / "report.html"
     _check(path)
@@ -40,7 +40,7 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
 
 def _check(path: Path) -> None:
     from harness.errors import UsageError
-    from harness.tables import refuse_links, refuse_record
+    from harness.storage.files import refuse_links, refuse_record
 
     refuse_links(path)
     refuse_record(path.parent)
@@ -53,8 +53,8 @@ def _about(results: str, rules: Rules) -> About:
     from datetime import UTC, datetime
 
     import harness
-    from harness.checkout import commit
     from harness.report import About
+    from harness.running.checkout import commit
 
     told = {name: value for name, value in vars(rules).items() if value is not None}
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import format_option, load_plugins, open_results, results_option
-from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
+from harness.cli.running import execute, machine_options, mend, report, warn
+from harness.running.machine import Machine, make_executor
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
-    from harness.published import Experiment, Paper
-    from harness.quantities import Frames
-    from harness.registry import Registry
-    from harness.reproduce import Compared
-    from harness.tables import Tables
+    from harness.papers.paper import Experiment, Paper
+    from harness.papers.quantities import Frames
+    from harness.papers.reproduce import Compared
+    from harness.planning.graph import Plan
+    from harness.planning.registry import Registry
+    from harness.storage.tables import Tables
 
 COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
 WIDE = 100
@@ -46,7 +47,7 @@ class Found:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a finite number is null."""
-        from harness.store import plain
+        from harness.storage.store import plain
 
         values: dict[str, Any] = plain(
             {
@@ -90,7 +91,7 @@ def reproduce(
 ) -> int:
     """Run a paper's experiments, and compare its numbers with ours. EXPERIMENT is table-1, figure-13, ..., or all."""
     from harness.errors import UnknownName, UsageError
-    from harness.published import load_paper, papers
+    from harness.papers.paper import load_paper, papers
 
     if listing and not names:
         _list([load_paper(name) for name in ([paper_name] if paper_name else papers())])
@@ -127,7 +128,7 @@ def reproduce(
 
 def _list(papers: list[Paper]) -> None:
     """Every experiment: what the paper says, and the cells that it takes at each scale."""
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     for paper in papers:
         click.echo(f"{printable(f'{paper.name}: {paper.title}')}\n{printable(paper.source)}\n")
@@ -154,7 +155,7 @@ class _Bench:
         machine: Machine,
         quiet: bool,
     ) -> None:
-        from harness.tables import refuse_record
+        from harness.storage.files import refuse_record
 
         self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
         self.machine, self.quiet = machine, quiet
@@ -164,7 +165,7 @@ class _Bench:
 
     def reproduce(self, experiment: Experiment) -> tuple[int, Found]:
         """Run what is left of an experiment, compare, draw; the exit code with what was found."""
-        from harness.reproduce import calculate, compare, gather
+        from harness.papers.reproduce import calculate, compare, gather
 
         plan = self._plan(experiment)
         if plan is None:
@@ -176,8 +177,8 @@ class _Bench:
     def _plan(self, experiment: Experiment) -> Plan | None:
         """The plan of all the experiment's matrices; ``None`` where it has none."""
         from harness.cli.options import planned
-        from harness.matrix import parse_seeds
-        from harness.plan import Plan
+        from harness.planning.graph import Plan
+        from harness.planning.matrix import parse_seeds
 
         matrices = experiment.matrices(self.scale)
         if self.seeds is not None:
@@ -190,13 +191,13 @@ class _Bench:
         return Plan(stages, tuple(cells.values()))
 
     def _run(self, experiment: Experiment, plan: Plan) -> int:
-        from harness.execute import Options, Session
+        from harness.running.session import Options, Session
 
         mend(self.tables)
         session = Session(plan, self.store, self.tables, Options())
         for warning in session.warnings:
             warn(warning)
-        executor = make_executor(session, self.store, self.registry, plan, self.machine)
+        executor = make_executor(session, self.store, self.registry, plan, self.machine, warn)
         self.store.prepare()
         outcome = execute(session, executor, self.quiet)
         return report(outcome, plan, self.store.address, err=True, name=experiment.id)
@@ -210,12 +211,12 @@ class _Bench:
 
     def _draw(self, experiment: Experiment, compared: list[Compared], frames: Frames | None) -> tuple[Path | None, str]:
         """The picture's file, or why there is none."""
-        from harness.drawn import drawn
+        from harness.figures.frames import drawn
 
         data = drawn(experiment, compared, frames, self.registry.use)
         if data.empty:
             return None, "nothing of what it shows has been measured here"
-        from harness.figures import draw
+        from harness.figures.kinds import draw
 
         path = self.store.results / "figures" / f"{self.paper.name}-{experiment.id}-{self.scale}.png"
         setting = "" if self.scale == "full" or frames is None else f", scale {self.scale}: not the paper's setting"
@@ -225,7 +226,7 @@ class _Bench:
 
 def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Counter[str], list[str], list[str]]:
     """Cells by status, the reasons of those that are not ok, and the machines that ran them."""
-    from harness.leaderboard import machines
+    from harness.ranking.leaderboard import machines
 
     if frames is None or plan is None:
         return Counter(), [], []
@@ -307,7 +308,7 @@ def _head(found: Found) -> list[str]:
 
 
 def _notes(found: Found) -> list[str]:
-    from harness.reproduce import VERDICTS
+    from harness.papers.reproduce import VERDICTS
 
     verdicts = Counter(each.verdict for each in found.compared)
     counts = ", ".join(f"{verdicts[name]} {name}" for name in VERDICTS if verdicts[name])
@@ -343,7 +344,7 @@ def _terminal(found: Found) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     # No markup and no emoji codes: a paper's file, and the rows, may be a stranger's.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False)
@@ -366,7 +367,7 @@ def _terminal(found: Found) -> None:
 
 
 def _markdown(found: Found) -> None:
-    from harness.tables import printable
+    from harness.storage.text import printable
 
     click.echo(f"**{printable(_title(found))}**\n")
     for line in _head(found):

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from harness.cli.options import Narrowing, load_plugins, matrix_options, open_results, planned, results_option
-from harness.cli.running import Machine, execute, machine_options, make_executor, mend, report, warn
+from harness.cli.running import execute, machine_options, mend, report, warn
+from harness.running.machine import Machine, make_executor
 
 
 @click.command(epilog="Example: harness run --matrix smoke --defense 'ewe*' --seeds 0-4")
@@ -42,7 +43,7 @@ def run(
     log_json: bool,
 ) -> int:
     """Run a matrix: every dataset x defense x attack x seed. What is stored already is not run again."""
-    from harness.execute import Options, Session
+    from harness.running.session import Options, Session
 
     registry = load_plugins(machine.plugins)
     plan = planned(registry, narrowing.of(matrix_name))
@@ -55,7 +56,7 @@ def run(
     if dry_run:
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
-    runner = make_executor(session, store, registry, plan, machine)
+    runner = make_executor(session, store, registry, plan, machine, warn)
     # Last, so that a mistake in the command leaves the results folder as it was.
     store.prepare()
     outcome = execute(session, runner, quiet, log_json, machine.debug)

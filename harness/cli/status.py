@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.lines import say
 from harness.cli.options import Narrowing, matrix_options, plugins_option, results_option, surveyed
+from harness.cli.text import say
 
 if TYPE_CHECKING:
-    from harness.status import Survey
+    from harness.inspect.status import Survey
 
 SHOWN = 10
 """Failures that are listed in a terminal."""
@@ -53,7 +53,7 @@ def status(
 
 def _told(survey: Survey, matrix: str, results: str) -> dict[str, Any]:
     """What there is to say, as JSON says it."""
-    from harness.status import STATES
+    from harness.inspect.status import STATES
 
     def counted(counts: Counter[Any]) -> dict[str, int]:
         return {"total": counts.total(), **{state: counts[state] for state in STATES}}
@@ -75,7 +75,7 @@ def _told(survey: Survey, matrix: str, results: str) -> dict[str, Any]:
 
 def _running(survey: Survey, now: datetime) -> list[dict[str, Any]]:
     """The stages that are computed now, those that began first at the top."""
-    from harness.status import seconds_since
+    from harness.inspect.status import seconds_since
 
     rows = [
         {
@@ -138,7 +138,7 @@ def _duration(seconds: float) -> str:
 
 def _table(actions: dict[str, dict[str, int]]) -> None:
     """A row an action, a column a state."""
-    from harness.status import STATES
+    from harness.inspect.status import STATES
 
     columns = ("total", *STATES)
     click.echo("  ".join([f"{'stages':9}", *(f"{name:>7}" for name in columns)]))

@@ -11,11 +11,12 @@ import click
 
 from harness.cli.options import data_option, load_plugins, plugins_option
 from harness.cli.record import ranked
-from harness.cli.running import Machine, execute, make_executor
+from harness.cli.running import execute, warn
+from harness.running.machine import Machine, make_executor
 
 if TYPE_CHECKING:
-    from harness.registry import Registry
-    from harness.replay import Replayed
+    from harness.planning.registry import Registry
+    from harness.records.replay import Replayed
 
 
 @click.command(epilog="Example: harness submit results/records/2026-11-21-ewe --replay 2")
@@ -55,8 +56,8 @@ def submit(
     and the versions of environment.json. Elsewhere give a --tolerance, with which detectors' scores are not compared.
     """
     from harness.errors import UsageError
-    from harness.submission import check
-    from harness.tables import printable
+    from harness.records.check import check
+    from harness.storage.text import printable
 
     if tolerance and not replay:
         raise UsageError("--tolerance is for cells that are run again: type --replay K, too")
@@ -84,8 +85,8 @@ def submit(
 def _replay(folder: Path, count: int, seed: int, tolerance: float, registry: Registry, machine: Machine) -> Replayed:
     """Run a sample of the cells that ended ok in a folder that is deleted then, and compare."""
     from harness.errors import UsageError
-    from harness.replay import compare
-    from harness.tables import Tables
+    from harness.records.replay import compare
+    from harness.storage.tables import Tables
 
     record = Tables(folder)
     cells = record.read("cells")
@@ -105,17 +106,17 @@ def _replay(folder: Path, count: int, seed: int, tolerance: float, registry: Reg
 
 def _run_again(row: dict[Any, Any], scratch: Path, registry: Registry, machine: Machine) -> None:
     """Run the cell that a row names, and no other."""
-    from harness.execute import Options, Session
-    from harness.matrix import parse_chain, parse_entry
-    from harness.plan import make_plan
-    from harness.store import Store
-    from harness.tables import Tables
+    from harness.planning.builder import make_plan
+    from harness.planning.matrix import parse_chain, parse_entry
+    from harness.running.session import Options, Session
+    from harness.storage.store import Store
+    from harness.storage.tables import Tables
 
     dataset, defense = (registry.use("dataset", parse_entry(row["dataset"])), registry.use("defense", row["defense"]))
     chains = registry.chains([parse_chain(row["attack"])])
     plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.use)
     store = Store(scratch)
     session = Session(plan, store, Tables(scratch), Options())
-    runner = make_executor(session, store, registry, plan, machine)
+    runner = make_executor(session, store, registry, plan, machine, warn)
     store.prepare()
     execute(session, runner, quiet=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.lines import say
 from harness.cli.options import Narrowing, matrix_options, plugins_option, results_option, surveyed
+from harness.cli.text import say
 
 if TYPE_CHECKING:
-    from harness.why import Part
+    from harness.inspect.why import Part
 
 
 @click.command(epilog="Example: harness why 'digits / ewe / retraining #0'")
@@ -30,7 +30,7 @@ def why(
 
     STAGE|CELL is an id, the beginning of one, or a cell's words: 'digits / ewe / retraining #0'.
     """
-    from harness.why import Asked
+    from harness.inspect.why import Asked
 
     matrix, plan, survey, _ = surveyed(matrix_name, narrowing, plugin_folders, results)
     answer = Asked(plan, matrix.name, survey).answer(what)

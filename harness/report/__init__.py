@@ -19,7 +19,7 @@ from harness.report.sources import About, Results
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from harness.registry import Registry
+    from harness.planning.registry import Registry
 
 __all__ = ["About", "Results", "render"]
 

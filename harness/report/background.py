@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from harness.leaderboard import Board
-from harness.named import words
+from harness.planning.select import words
+from harness.ranking.leaderboard import Board
 from harness.report.page import PLOTS, ROWS, Grid, Row, Section
 from harness.report.sources import About, Results
 from harness.report.values import count, decimal, shortened, text
-from harness.tables import printable
+from harness.storage.text import printable
 
 
 def costs(stages: pd.DataFrame) -> Section | None:

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.comparisons import pareto_front
-from harness.leaderboard import Board
-from harness.matrix import format_chain, option_of
+from harness.planning.matrix import format_chain, option_of
+from harness.ranking.leaderboard import Board
+from harness.ranking.scoring import Rules, chances_within, kinds_of
 from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
 from harness.report.page import PLOTS, Grid, Plot, Row, Section
 from harness.report.ranking import verifying
 from harness.report.sources import chain_of
 from harness.report.values import count, decimal, points, shortened, spread, text, together
-from harness.scoring import Rules, chances_within, kinds_of
+from harness.statistics.pareto import pareto_front
 
 if TYPE_CHECKING:
-    from harness.registry import Registry
+    from harness.planning.registry import Registry
     from harness.report.sources import Known
-    from harness.statistics import Summary
+    from harness.statistics.intervals import Summary
 
 STRIPS = 24
 """Schemes in a picture of single seeds."""

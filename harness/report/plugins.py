@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from harness.leaderboard import Board
+from harness.ranking.leaderboard import Board
 from harness.report.page import Described, Grid, Section, Tags
 from harness.report.ranking import Columns, T, attack_columns, row, scheme_columns
 from harness.report.values import shortened, text
 
 if TYPE_CHECKING:
-    from harness.registry import Registry
+    from harness.planning.registry import Registry
     from harness.report.sources import Known
 
 DESCRIBED = 60

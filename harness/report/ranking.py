@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from harness.leaderboard import Attacked, Board, Detected, Ranked, make_board
+from harness.ranking.leaderboard import Attacked, Board, Detected, Ranked, make_board
 from harness.report.page import PLOTS, ROWS, Grid, Map, Row, Section, Tags, Value
 from harness.report.values import (
     UNKNOWN,
@@ -25,7 +25,7 @@ from harness.report.values import (
 
 if TYPE_CHECKING:
     from harness.report.sources import Known, Results
-    from harness.statistics import Summary
+    from harness.statistics.intervals import Summary
 
 HEAT = 60
 """Schemes or attacks in a map."""

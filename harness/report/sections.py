@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.leaderboard import make_board
+from harness.ranking.leaderboard import make_board
+from harness.ranking.scoring import score
 from harness.report import background, plots, plugins, ranking
 from harness.report.page import ROWS, Page
 from harness.report.sources import About, Known, Results
-from harness.scoring import score
-from harness.tables import printable
+from harness.storage.text import printable
 
 if TYPE_CHECKING:
-    from harness.registry import Registry
+    from harness.planning.registry import Registry
 
 
 def make_sections(results: Results, about: About, registry: Registry) -> Page:

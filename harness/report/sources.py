@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.matrix import Entry, parse_chain
+from harness.planning.matrix import Entry, parse_chain
+from harness.ranking.scoring import Rules
 from harness.report.page import Tags
-from harness.scoring import Rules
-from harness.tables import printable
+from harness.storage.text import printable
 
 if TYPE_CHECKING:
-    from harness.registry import Registry
+    from harness.planning.registry import Registry
 
 
 @dataclass(frozen=True)

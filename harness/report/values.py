@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from harness.report.page import Value
-from harness.statistics import Summary
-from harness.tables import printable
+from harness.statistics.intervals import Summary
+from harness.storage.text import printable
 
 UNKNOWN: Value = ("-", "")
 

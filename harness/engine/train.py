@@ -1,0 +1,279 @@
+"""The training engine: data on the device, batches by index, no host synchronisation within an epoch.
+
+Every net of the harness is trained here. A plugin describes its batches as :class:`harness.Stream` and calls
+:meth:`harness.Context.train`; it never loops over epochs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from harness import losses, nets
+from harness.contracts import Architecture, Context, Loss, Recipe, Split, Stream
+from harness.engine.batches import Source, schedule
+from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
+from harness.engine.memo import Lent
+from harness.engine.profile import NoTrace, Trace
+from harness.nets import Net, seeded
+
+# The released EWE code's Adam, which the prototypes behind the recipes used for every model.
+BETAS = (0.9, 0.99)
+EPSILON = 1e-5
+
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
+"""What trains: float32; on a GPU, its matrix products in TF32; or autocast to bfloat16. Answers are never bfloat16."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Counts:
+    """Samples that a stage's nets saw: what "nothing is computed twice" is checked by."""
+
+    trained: int = 0
+    """Through training steps, each as often as it was shown."""
+    evaluated: int = 0
+    """Through nets in evaluation mode."""
+    recalled: int = 0
+    """Not evaluated, since an earlier stage had been told the same."""
+
+
+@dataclass
+class Engine(Context):
+    """What a stage lends its plugin: see :class:`harness.Context`."""
+
+    device: torch.device
+    generator: torch.Generator
+    recipe: Recipe
+    """What everybody may know: an attack is lent this engine too."""
+    architecture: Architecture
+    architecture_text: str
+    clean: Net | None = None
+    """The clean model, for plugins that declared ``from_clean``."""
+    precision: Precision = "tf32"
+    capture: bool = True
+    """Whether steps are captured where the device can: see :mod:`harness.engine.cuda_graphs`."""
+    lent: Lent | None = None
+    """The model and the inputs that a white-box attack was lent: what is known of them need not be computed again."""
+    warn: Callable[[str], None] = lambda message: None
+    trace: Trace = field(default_factory=NoTrace)
+    counts: Counts = field(default_factory=Counts)
+    curves: list[dict[str, list[float]]] = field(default_factory=list)
+    """One entry a training: means over each epoch's batches, by quantity."""
+    watch: bool = False
+    """Whether to keep the weights after each epoch, for the harness to measure when the plugin is done."""
+    snapshots: list[tuple[Net, list[dict[str, Tensor]]]] = field(default_factory=list)
+    """One entry a training: the net, and its weights after each epoch."""
+
+    def build(self) -> Net:
+        shape, classes = self.recipe.input_shape, len(self.recipe.classes)
+        with seeded(self.generator):
+            net = self.architecture.build(shape, classes)
+        net.description = {
+            "architecture": self.architecture_text,
+            "input_shape": list(shape),
+            "classes": classes,
+        }
+        return on_device(net, self.device)
+
+    def start(self) -> Net:
+        return self.build() if self.clean is None else clone(self.clean)
+
+    def stream(self, split: Split, loss: Loss | None = None) -> Stream:
+        return Stream((split,), self.recipe.batch_size, loss, augment=True)
+
+    def predict(self, net: nn.Module, x: Tensor) -> Tensor:
+        return self.known("logits", net, x, partial(predict, net, x), self.lent)
+
+    def activation_frequencies(self, net: Net, x: Tensor) -> dict[str, Tensor]:
+        compute = partial(nets.activation_frequencies, net, x)
+        return self.known("activation frequencies", net, x, compute, self.lent)
+
+    def known(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T], lent: Lent | None) -> T:
+        """What ``compute()`` gives of ``net`` on ``x``; not computed again where ``lent`` remembers it. Counted."""
+        with self.trace.span(what, samples=len(x)):
+            known, value = lent.recall(what, net, x, compute) if lent else (False, compute())
+        self.counts.recalled += len(x) * known
+        self.counts.evaluated += len(x) * (not known)
+        return value
+
+    def train(
+        self,
+        net: Net,
+        streams: Sequence[Stream],
+        epochs: int,
+        *,
+        learning_rate: float | None = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+    ) -> Net:
+        trained = list(net.parameters()) if parameters is None else list(parameters)
+        adam = torch.optim.Adam(
+            trained,
+            lr=learning_rate or self.recipe.learning_rate,
+            betas=BETAS,
+            eps=EPSILON,
+            fused=True,
+            capturable=self.device.type == "cuda",
+        )
+        self.curves.append({})
+        if self.watch:
+            self.snapshots.append((net, []))
+        with ExitStack() as stack:
+            stack.enter_context(_trained_alone(net, trained))
+            stack.enter_context(seeded(self.generator, self.device))  # dropout draws
+            recorder = stack.enter_context(recording(self.device))
+            stack.enter_context(self.trace.span("train", epochs=epochs))
+            stack.enter_context(self.trace.operations())
+            net.train()
+            training = _Training(self, net, streams, [adam, *optimizers], recorder if self.capture else None)
+            for number in range(1, epochs + 1):
+                with self.trace.span(f"epoch {number}"):
+                    self._ended(net, training.epoch())
+            self.counts.trained += epochs * training.samples
+        return net
+
+    def _ended(self, net: Net, means: Mapping[str, float]) -> None:
+        """An epoch ended."""
+        for name, mean in means.items():
+            self.curves[-1].setdefault(name, []).append(mean)
+        if self.watch:
+            self.snapshots[-1][1].append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+
+
+@contextmanager
+def _trained_alone(net: Net, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Only ``parameters`` need gradients within: of a frozen one its share of the backward pass is not computed."""
+    chosen = {id(p) for p in parameters}
+    frozen = [p for p in net.parameters() if id(p) not in chosen and p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.eval()
+        for parameter in net.parameters():
+            parameter.grad = None  # memory, and on a GPU a captured step's own
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+class _Training:
+    """One training: the sources of its batches, and a step for each stream."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        net: Net,
+        streams: Sequence[Stream],
+        optimizers: Sequence[torch.optim.Optimizer],
+        recorder: Recorder | None,
+    ) -> None:
+        self.engine, self.net, self.optimizers = engine, net, optimizers
+        self.schedule = list(schedule(streams))
+        crop_flip = engine.recipe.augment == "crop-flip"
+        self.sources = [
+            Source(stream, self.schedule.count(number), crop_flip and stream.augment)
+            for number, stream in enumerate(streams)
+        ]
+        self.samples = sum(source.size * source.count for source in self.sources)
+        """Samples an epoch."""
+        self.sums = _Sums([source.count for source in self.sources])
+        self.steps = [self._prepared(number, stream, recorder) for number, stream in enumerate(streams)]
+
+    def _prepared(self, number: int, stream: Stream, recorder: Recorder | None) -> Step:
+        step = partial(self._step, number, stream.loss or losses.cross_entropy)
+        return Captured(step, recorder, self.engine.warn) if recorder and stream.capture else step
+
+    def epoch(self) -> dict[str, float]:
+        """One pass over the first stream, with the others' batches between; the means of what was measured."""
+        for source in self.sources:
+            source.shuffle(self.engine.generator)
+        for number in self.schedule:
+            self.steps[number]()
+            self.engine.trace.stepped()
+        return self.sums.means()
+
+    def _step(self, number: int, loss: Loss) -> None:
+        """One step of every optimizer by the gradient of ``loss`` on the next batch of a stream."""
+        x, y = self.sources[number].batch()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            value = loss(self.net, x, y)
+        values = value if isinstance(value, Mapping) else {"loss": value}
+        values["loss"].backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.sums.add(number, values)
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        if self.engine.precision != "bf16":
+            return nullcontext()
+        # Without its cache of cast weights, which a captured step would keep from the step that recorded it.
+        return torch.autocast(self.engine.device.type, torch.bfloat16, cache_enabled=False)
+
+
+class _Sums:
+    """Sums of a training's quantities: on the device, until the epoch's end reads them all at once."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self._steps = steps
+        """Steps of each stream in an epoch."""
+        self._totals: dict[str, Tensor] = {}
+        self._named: dict[str, set[int]] = {}
+        """The streams that have a quantity of that name."""
+
+    def add(self, number: int, values: Mapping[str, Tensor]) -> None:
+        """What a step of stream ``number`` measured: the first stream's loss is ``loss``, the second's ``loss:1``."""
+        for name, value in values.items():
+            key = f"loss:{number}" if name == "loss" and number else name
+            if key not in self._totals:
+                self._totals[key] = torch.zeros((), dtype=torch.float32, device=value.device)
+            self._totals[key] += value.detach()
+            self._named.setdefault(key, set()).add(number)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each quantity over the steps that have it; the sums begin anew."""
+        read = torch.stack(list(self._totals.values())).tolist()  # the one time that the host waits
+        for total in self._totals.values():
+            total.zero_()
+        counts = [sum(self._steps[number] for number in self._named[name]) for name in self._totals]
+        return {name: total / count for name, total, count in zip(self._totals, read, counts, strict=True)}
+
+
+def set_matmul_precision(precision: Precision) -> None:
+    """Let this process's GPUs multiply in TF32, or not. For a process that the harness owns."""
+    # Not `torch.set_float32_matmul_precision`, which speaks of CPUs too.
+    torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
+def predict(net: nn.Module, x: Tensor) -> Tensor:
+    """Logits ``[n, classes]`` of ``net`` in evaluation mode, in batches, without gradients."""
+    training = net.training
+    net.eval()
+    with torch.inference_mode():
+        logits = torch.cat([net(part) for part in nets.parts(x)])
+    net.train(training)
+    return logits.clone()
+
+
+def on_device(net: Net, device: torch.device) -> Net:
+    """``net`` moved to ``device``, its convolutions in the memory layout that trains fastest."""
+    net.to(device)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
+    return net
+
+
+def clone(net: Net) -> Net:
+    """A copy that shares nothing with ``net``."""
+    return copy.deepcopy(net)

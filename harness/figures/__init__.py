@@ -1,0 +1,1 @@
+"""Pictures for print: tidy frames, kinds of drawings, one style."""

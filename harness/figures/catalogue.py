@@ -1,0 +1,556 @@
+"""Which pictures a results folder allows: the numbers of each from the tables, or what the tables lack for it.
+
+:mod:`harness.figures` draws them, as wide as a column of a paper.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from harness.errors import ResultsError, UnknownName, UsageError
+from harness.figures import kinds
+from harness.figures.frames import against, epochs, finite, frequencies, pairs, projected
+from harness.figures.style import Kind as Drawing
+from harness.figures.style import print_to
+from harness.papers.quantities import QUANTITIES, Frames, measured
+from harness.planning.matrix import Chain, format_chain, option_of, parse_chain
+from harness.ranking.scoring import Rules, chances_within, kinds_of, score
+from harness.statistics.pareto import hypervolume, pareto_front
+from harness.statistics.power import queries_for_confidence
+from harness.storage.files import refuse_links, refuse_record
+
+if TYPE_CHECKING:
+    from harness.planning.graph import Kind, Lookup
+    from harness.storage.tables import Tables
+
+BUDGETS = np.unique(np.geomspace(1, 1000, 40).astype(int))
+"""Numbers of queries that a verifier may have."""
+SUCCESS = "trigger success of the surrogate (%)"
+SWEPT = ("dataset", "defense", "attack")
+"""The axes of a matrix whose options may be swept."""
+
+
+class Shown:
+    """The tables of a results folder, each read when a picture asks for it, and the rules by which cells count."""
+
+    def __init__(self, tables: Tables, lookup: Lookup, rules: Rules | None = None) -> None:
+        self.tables, self.lookup, self.rules = tables, lookup, rules or Rules()
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """Every cell, with what :func:`harness.ranking.scoring.score` makes of it, its ``kind`` and its class pair."""
+        cells = score(self.tables.read("cells"), self.rules)
+        classes = {text: self._classes(text) for text in cells["dataset"].unique()}
+        known = {name: [classes[text][i] for text in cells["dataset"]] for i, name in enumerate(("source", "target"))}
+        return cells.assign(kind=kinds_of(cells), **known)
+
+    def _classes(self, dataset: str) -> tuple[int | None, int | None]:
+        try:
+            plugin: Any = self.lookup("dataset", dataset).plugin
+        except UsageError:  # a plugin that is not here
+            return None, None
+        return plugin.source, plugin.target
+
+    @cached_property
+    def ended(self) -> pd.DataFrame:
+        """The cells that are ok and say what an attack leaves, with rates in %: void ones too, detectors' not."""
+        cells = self.cells[(self.cells["status"] == "ok") & (self.cells["kind"] != "detection")]
+        names = ["surrogate_trigger", "null_trigger", "victim_accuracy", "surrogate_accuracy", "null_accuracy"]
+        return cells.assign(**{name: 100 * cells[name].astype(float) for name in names}).rename(
+            columns={"dataset": "panel", "defense": "series"}
+        )
+
+    @cached_property
+    def counting(self) -> pd.DataFrame:
+        """Of these, the ones that count."""
+        return self.ended[self.ended["counts"]]
+
+    @cached_property
+    def victims(self) -> pd.DataFrame:
+        """One row a victim: it stands in a row for every attack on it."""
+        return self.counting.drop_duplicates(["panel", "series", "seed"])
+
+    @cached_property
+    def frames(self) -> Frames:
+        """What the quantities of a reproduction are computed from: cells that are ok, and what was measured of them."""
+        cells = self.cells[(self.cells["status"] == "ok") & (self.cells["kind"] != "detection")]
+        none = self.cells.head(0)
+        return Frames(cells, none, self.tables.read("measurements"), none)
+
+    def swept(self, kind: Kind) -> Iterator[tuple[str, str, pd.DataFrame]]:
+        """Each plugin's numeric option that takes two values or more while all else is equal, and the cells.
+
+        They are :attr:`frames`' cells, with the option's value as ``x`` and what they share instead of their own
+        ``dataset``, ``defense`` or ``attack``.
+        """
+        cells = self.frames.cells
+        texts = {text: _chain(text) for text in cells[kind].unique()}
+        options = dict.fromkeys(
+            (entry.name, option) for chain in texts.values() for entry in chain for option, _ in entry.options
+        )
+        rest = [column for column in SWEPT if column != kind]
+        for name, option in options:
+            found = {text: self._value(kind, chain, name, option) for text, chain in texts.items()}
+            rows = cells.assign(x=[found[text][0] for text in cells[kind]])
+            rows[kind] = [found[text][1] for text in cells[kind]]
+            rows = rows.dropna(subset="x")
+            rows = rows[rows.groupby([kind, *rest])["x"].transform("nunique") > 1]
+            if len(rows):
+                yield name, option, rows
+
+    def _value(self, kind: Kind, chain: Chain, name: str, option: str) -> tuple[float, str]:
+        """The number that an option of the chain's last link of that name has, and the chain without it; else NaN."""
+        value, bare = option_of(chain, option, lambda entry: self.lookup(kind, str(entry)).plugin, name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return float("nan"), ""
+        return float(value), format_chain(bare)
+
+
+def _chain(text: str) -> Chain:
+    try:
+        return parse_chain(text)
+    except UsageError:  # what no run of ours would have written
+        return ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: what it shows, its numbers, how it is drawn, and what the tables lack where there are no numbers."""
+
+    name: str
+    title: str
+    data: Callable[[Shown], pd.DataFrame]
+    draw: Drawing
+    needs: str
+
+
+# --- what attacks leave -----------------------------------------------------------------------------------------------
+
+
+def _success(shown: Shown) -> pd.DataFrame:
+    rows = shown.counting.assign(label=shown.counting["attack"], value=shown.counting["surrogate_trigger"])
+    return _dots(rows, SUCCESS)
+
+
+def _dots(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
+    return rows.assign(unit=unit)[["panel", "label", "series", "seed", "value", "unit"]]
+
+
+def _matrix(shown: Shown) -> pd.DataFrame:
+    rows = shown.counting.assign(label=shown.counting["attack"], column=shown.counting["series"], axis="", side="")
+    rows = rows.assign(value=rows["surrogate_trigger"], unit="success (%)")
+    return rows[["panel", "label", "column", "seed", "value", "axis", "side", "unit"]]
+
+
+def _frontier(shown: Shown) -> pd.DataFrame:
+    """A dot a cell, and for each scheme the steps between the extractions and removals of which no other leaves both
+    more accuracy and less of the mark."""
+    rows = _accurate(shown)
+    dots, keys = rows.assign(line=""), ["panel", "series"]
+    means = (
+        rows[rows["kind"] == "survival"]
+        .groupby([*keys, "attack"], sort=False)[["x", "value"]]
+        .mean()
+        .dropna()
+        .reset_index()
+    )
+    lines = [
+        _line(_steps(part[["x", "value"]].to_numpy() * (1, -1)) * (1, -1), panel, series, "attackers' front")
+        for (panel, series), part in means.groupby(keys, sort=False)
+    ]
+    return _scattered([dots, *lines], "accuracy of the attacked model (%)", SUCCESS)
+
+
+def _accurate(shown: Shown) -> pd.DataFrame:
+    return shown.counting.assign(x=shown.counting["surrogate_accuracy"], value=shown.counting["surrogate_trigger"])
+
+
+def _steps(points: Any) -> Any:
+    """The corners of the steps along the front of points ``[n, 2]``, from small x to large: what they dominate ends
+    there."""
+    front = np.unique(points[pareto_front(points)], axis=0)
+    corners = np.column_stack([front[:-1, 0], front[1:, 1]])
+    return np.insert(front, np.arange(1, len(front)), corners, axis=0)
+
+
+def _line(points: Any, panel: str, series: str, name: str) -> pd.DataFrame:
+    x, value = points.T
+    return pd.DataFrame({"panel": panel, "series": series, "line": name, "x": x, "value": value})
+
+
+def _scattered(parts: Sequence[pd.DataFrame], axis: str, unit: str) -> pd.DataFrame:
+    made = pd.concat([part for part in parts if len(part)] or list(parts), ignore_index=True)
+    return made.assign(axis=axis, unit=unit).reindex(
+        columns=["panel", "series", "line", "seed", "x", "value", "axis", "unit"]
+    )
+
+
+def _attained(shown: Shown) -> pd.DataFrame:
+    """Of each scheme and seed what the leaderboard calls the hypervolume: how much the attacks reach together."""
+    rows = shown.counting[shown.counting["kind"] == "survival"].dropna(subset=["kept", "removed"])
+    rows = rows.assign(label=rows["series"])
+    keys = ["panel", "label", "series", "seed"]
+    areas = rows.groupby(keys, sort=False)[["kept", "removed"]].apply(lambda part: hypervolume(part, (0.0, 0.0)))
+    return _dots(_named(areas, keys), "accuracy kept x mark removed (0..1)")
+
+
+def _named(values: Any, keys: list[str]) -> pd.DataFrame:
+    """A row each of what was made by groups, which may be none."""
+    return values.rename("value").reset_index() if len(values) else pd.DataFrame(columns=[*keys, "value"])
+
+
+def _tradeoff(shown: Shown) -> pd.DataFrame:
+    """A dot a victim: its accuracy, and the mean success that removals and extractions leave of its mark; and the steps
+    between the schemes that no other beats in both. Of attacks only those that all schemes of a dataset have."""
+    rows = shown.counting[shown.counting["kind"] == "survival"]
+    schemes = rows.groupby("panel")["series"].transform("nunique")
+    rows = rows[rows.groupby(["panel", "attack"])["series"].transform("nunique") == schemes]
+    keys = ["panel", "series", "seed"]
+    named = {"x": ("victim_accuracy", "first"), "value": ("surrogate_trigger", "mean")}
+    dots = rows.groupby(keys, sort=False).agg(**named).reset_index().assign(line="")
+    means = dots.groupby(["panel", "series"], sort=False)[["x", "value"]].mean().dropna().reset_index()
+    lines = [
+        _line(_steps(part[["x", "value"]].to_numpy()), panel, "", "front of the schemes' means")
+        for panel, part in means.groupby("panel", sort=False)
+    ]
+    return _scattered(
+        [dots, *lines], "accuracy of the victim (%)", "mean trigger success after the attacks that all have (%)"
+    )
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+ELSEWHERE = {"dataset": ("source", "target"), "defense": (), "attack": ("fraction",)}
+"""Options that have pictures of their own."""
+_LEFT = ("surrogate_success", "surrogate_accuracy")
+_MADE = ("victim_accuracy", "null_success", "cka")
+
+
+def _pruning(shown: Shown) -> pd.DataFrame:
+    swept = [rows for _, option, rows in shown.swept("attack") if option == "fraction"]
+    return _joined(
+        against(
+            shown.frames.of(rows.assign(panel=rows["dataset"] + ": " + rows["attack"], series=rows["defense"])),
+            _LEFT,
+            "pruned fraction of the units (0..1)",
+        )
+        for rows in swept
+    )
+
+
+def _sweep(shown: Shown) -> pd.DataFrame:
+    """Success and accuracy at each value of every other option; of one that changes the victim, also the victim's."""
+    parts = []
+    for kind in SWEPT:
+        for name, option, rows in shown.swept(cast("Kind", kind)):
+            if option in ELSEWHERE[kind]:
+                continue
+            axis, rows = f"{option} of {name}", rows.assign(panel=rows["dataset"])
+            attacked = rows[rows["attack"] != "none"]
+            attacked = attacked.assign(series=attacked["defense"] + ", " + attacked["attack"])
+            parts.append(against(shown.frames.of(attacked), _LEFT, axis))
+            if kind != "attack":
+                first = rows.sort_values("attack", key=lambda attacks: attacks != "none", kind="stable")
+                victims = first.drop_duplicates(["dataset", "defense", "seed", "x"])
+                victims = victims.assign(series=victims["defense"])
+                parts.append(against(shown.frames.of(victims), _MADE, axis))
+    made = _joined(parts)
+    # What is known at one value alone is no sweep.
+    return made[made.groupby(["panel", "axis", "unit"])["x"].transform("nunique") > 1] if len(made) else made
+
+
+def _joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Frames in one, which counts what the first does."""
+    some = [part for part in parts if len(part)]
+    made = pd.concat(some, ignore_index=True) if some else pd.DataFrame({"value": []})
+    made.attrs = some[0].attrs if some else {}
+    return made
+
+
+# --- queries ----------------------------------------------------------------------------------------------------------
+
+
+def _needed(shown: Shown) -> pd.DataFrame:
+    rows = shown.counting.assign(x=shown.counting["surrogate_trigger"], value=shown.counting["queries_needed"])
+    rows = finite(rows)
+    parts = [rows.assign(line="")]
+    for panel, own in rows.groupby("panel", sort=False):
+        false = own["null_trigger"].median() / 100 if shown.rules.fpr is None else shown.rules.fpr
+        if false == false:
+            x = np.linspace(false, 1, 60)[1:-1]
+            curve = [queries_for_confidence(rate, false, shown.rules.confidence) for rate in x]
+            parts.append(_line(np.column_stack([100 * x, curve]), panel, "", "at the median false rate"))
+    return _scattered(parts, SUCCESS, f"queries for {shown.rules.confidence:.4g} confidence")
+
+
+def _budget(shown: Shown) -> pd.DataFrame:
+    """The chance that the test accuses with so many queries, at the rates measured: the mean over attacks."""
+    rows = shown.counting
+    rows = rows[rows["tested"] & (rows["kind"] == "survival")]
+    chances = 100 * chances_within(shown.cells.loc[rows.index], BUDGETS.tolist(), shown.rules)
+    long = pd.DataFrame(chances, columns=BUDGETS).assign(
+        **{name: rows[name].array for name in ("panel", "series", "seed")}
+    )
+    long = long.melt(["panel", "series", "seed"], var_name="x").astype({"x": float})
+    made = long.groupby(["panel", "series", "seed", "x"], sort=False)["value"].mean().reset_index()
+    return made.assign(axis="queries that a verifier asks", unit="attacked models accused (%)")
+
+
+# --- curves, detectors, costs -----------------------------------------------------------------------------------------
+
+
+def _curves(shown: Shown) -> pd.DataFrame:
+    stages = shown.tables.read("stages", ["stage", "action", "label", "dataset", "plugin"])
+    stages = stages[stages["action"] == "embed"]
+    rows = shown.tables.read("curves").merge(stages, on="stage").sort_values(["stage", "training", "epoch"])
+    # A stage may train more than once: its epochs are counted through.
+    rows = rows.assign(
+        x=rows.groupby(["stage", "quantity"]).cumcount() + 1,
+        panel=rows["dataset"],
+        series=rows["plugin"],
+        seed=rows["label"].map(_seed_of),
+    )
+    return epochs(rows).sort_values(["panel", "unit", "series", "seed", "x"], kind="stable")
+
+
+def _seed_of(label: str) -> int:
+    found = re.search(r"#(\d+)$", label)
+    return int(found[1]) if found else 0
+
+
+def _detections(shown: Shown) -> pd.DataFrame:
+    marked, nulls = _found(shown)
+    both = pd.concat([marked, nulls]).sort_values("panel", kind="stable")
+    made = _dots(
+        both.assign(label=both["series"], value=both["score"].astype(float)), "score of the detector (its unit)"
+    )
+    made.attrs["n"] = "models"
+    return made
+
+
+def _found(shown: Shown) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What detectors say of the models that are not void, and of each null model once: it stands beside every scheme
+    and seed."""
+    rows = shown.tables.read("detections")
+    rows = rows.assign(panel=rows["dataset"] + ": " + rows["attack"], series=rows["defense"])
+    null, void = rows["suspect"] == "null", rows["cell"].isin(shown.cells.loc[shown.cells["void"], "cell"])
+    nulls = rows[null].drop_duplicates(["panel", "index"])
+    return rows[~null & ~void], nulls.assign(series="null models", seed=nulls["index"])
+
+
+def _windows(shown: Shown) -> pd.DataFrame:
+    rows, _ = _found(shown)
+    rows = rows.assign(label=rows["series"], value=100 * rows["window_rank"].astype(float))
+    return _dots(rows, "windows that lie as high as the trigger's (%); 50 by chance")
+
+
+def _false_rates(shown: Shown) -> pd.DataFrame:
+    rows = shown.victims
+    return _dots(rows.assign(label=rows["series"], value=rows["null_trigger"]), "null models' trigger success (%)")
+
+
+def _cost(shown: Shown) -> pd.DataFrame:
+    rows = shown.victims.assign(label=shown.victims["series"])
+    lost = rows.assign(value=rows["null_accuracy"] - rows["victim_accuracy"])
+    spent = rows.assign(value=rows["embed_seconds"])
+    parts = [_dots(lost, "null models' accuracy less the victim's (points)"), _dots(spent, "time to embed (s)")]
+    return pd.concat(parts, ignore_index=True)
+
+
+# --- inside the models ------------------------------------------------------------------------------------------------
+
+
+def _looked(shown: Shown, quantity: str) -> Iterator[Frames]:
+    """By each analysis that measured the quantity: the victims or, of a scheme without, what its first attack left."""
+    measurements = shown.frames.measurements
+    measurements = measurements[measurements["quantity"] == quantity]
+    for _, own in measurements.groupby("analysis", sort=False):
+        cells = shown.frames.cells[shown.frames.cells["cell"].isin(own["cell"])]
+        first = cells.groupby(["dataset", "defense"])["attack"].transform(
+            lambda attacks: "none" if (attacks == "none").any() else attacks.iloc[0]
+        )
+        if len(cells := cells[cells["attack"] == first]):
+            rest = ("" if attack == "none" else f", {attack}" for attack in cells["attack"])
+            cells = cells.assign(panel=cells["dataset"] + ": " + cells["defense"] + list(rest))
+            frames = shown.frames.of(cells)
+            yield replace(
+                frames, measurements=frames.measurements[frames.measurements["analysis"] == own["analysis"].iloc[0]]
+            )
+
+
+def _panels(frames: Frames) -> pd.Series[str]:
+    return frames.cells.set_index("cell")["panel"]
+
+
+def _activations(shown: Shown) -> pd.DataFrame:
+    """Of each model's last hidden layer."""
+    parts = []
+    for frames in _looked(shown, "frequency"):
+        rows = frames.measurements
+        last = rows["cell"].map(rows.groupby("cell")["layer"].last())
+        parts.append(frequencies(replace(frames, measurements=rows[rows["layer"] == last]), _panels(frames)))
+    return _joined(parts)
+
+
+def _projection(shown: Shown) -> pd.DataFrame:
+    return _joined(
+        projected(frames, _panels(frames) + ", " + str(frames.measurements["analysis"].iloc[0]))
+        for frames in _looked(shown, "x")
+    )
+
+
+def _cka(shown: Shown) -> pd.DataFrame:
+    parts = []
+    for frames in _looked(shown, "cka"):
+        cells, rows = frames.cells.set_index("cell"), measured(frames, "cka")
+        known = {"panel": "dataset", "series": "defense", "seed": "seed"}
+        rows = rows.assign(**{name: rows["cell"].map(cells[column]) for name, column in known.items()})
+        parts.append(_dots(rows.assign(label=rows["layer"], value=rows["cka"]), "CKA, triggers and sources (1: alike)"))
+    return _joined(parts)
+
+
+def _similarity(shown: Shown) -> pd.DataFrame:
+    """Of the inputs, which are a dataset's, and of what each scheme's models make of them."""
+    parts = []
+    for frames in _looked(shown, "similarity"):
+        rows, cells = measured(frames, "similarity"), frames.cells.set_index("cell")
+        inputs = rows["layer"] == "input"
+        panel = (
+            rows["cell"].map(cells["panel"]).where(~inputs, rows["cell"].map(cells["dataset"])) + ", " + rows["layer"]
+        )
+        rows = rows.assign(
+            panel=panel, label=pd.to_numeric(rows["group"], errors="coerce"), column=rows["index"],
+            seed=rows["cell"].map(cells["seed"]), value=rows["similarity"], axis="class", side="class",
+            unit="mean cosine similarity (-1..1)",
+        )  # fmt: skip
+        rows = rows.dropna(subset="label").astype({"label": int, "column": int})
+        parts.append(rows[["panel", "label", "column", "seed", "value", "axis", "side", "unit"]])
+    return _joined(parts).sort_values("panel", kind="stable") if parts else _joined(parts)
+
+
+def _pairs(shown: Shown) -> pd.DataFrame:
+    frames = _paired(shown)
+    panels = frames.cells.set_index("cell")
+    return pairs(frames, panels["bare"] + ": " + panels["series"], "surrogate_success")
+
+
+def _paired(shown: Shown) -> Frames:
+    """Attacked cells of datasets that differ in their source and target class alone."""
+    cells = shown.frames.cells
+    cells = cells[(cells["attack"] != "none") & cells["source"].notna() & cells["target"].notna()]
+    bare = {text: _without_pair(text) for text in cells["dataset"].unique()}
+    cells = cells.assign(bare=cells["dataset"].map(bare), series=cells["defense"] + ", " + cells["attack"])
+    cells = cells.assign(panel=cells["bare"])
+    keys = ["bare", "series"]
+    several = cells.drop_duplicates([*keys, "source", "target"]).groupby(keys).size() > 1
+    kept = several.reindex(pd.MultiIndex.from_frame(cells[keys])).to_numpy(dtype=bool)
+    return shown.frames.of(cells[kept].astype({"source": int, "target": int}))
+
+
+def _without_pair(dataset: str) -> str:
+    return format_chain(entry.without("source", "target") for entry in _chain(dataset))
+
+
+def _alike(shown: Shown) -> pd.DataFrame:
+    frames = _paired(shown)
+    frames = replace(frames, measurements=frames.measurements[frames.measurements["layer"] == "input"])
+    similarity = QUANTITIES["similarity"]
+    frames = frames.of(frames.cells.assign(x=similarity.of_cells(frames).to_numpy()))
+    return against(frames, ["surrogate_success"], "similarity of source and target class (cosine of inputs)")
+
+
+_CELLS = "cells that count: harness run --matrix smoke"
+_NULLS = "cells with null models: harness run --matrix smoke --nulls 5"
+
+PICTURES: dict[str, Picture] = {
+    picture.name: picture
+    for picture in (
+        Picture("success", "What each attack leaves of each mark: a dot a seed", _success, kinds.dots, _CELLS),
+        Picture("matrix", "Mean success of the surrogate, by attack and scheme", _matrix, kinds.heatmap, _CELLS),
+        Picture("frontier", "Accuracy against success of attacked models: a dot a cell; lines: what no other "
+                "extraction or removal beats in both", _frontier, kinds.scatter, _CELLS),
+        Picture("hypervolume", "What attackers attain: the area of their front, less is better", _attained,
+                kinds.dots, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
+        Picture("tradeoff", "What a mark costs against what attacks leave of it: a dot a victim", _tradeoff,
+                kinds.scatter, "attacked cells that count: harness run --matrix smoke"),
+        Picture("pruning", "Success, where it counts, and accuracy against the pruned fraction", _pruning,
+                kinds.tracks, "two fractions of one attack: harness run --matrix smoke "
+                "--attack 'pruning[fraction=0.2]' --attack 'pruning[fraction=0.8]'"),
+        Picture("sweep", "Success and accuracy against each numeric option of which there are two values", _sweep,
+                kinds.tracks, "two values of a number: harness run --matrix smoke --defense 'ewe[weight=10]' "
+                "--defense 'ewe[weight=100]'"),
+        Picture("queries", "Queries to confidence (the paper's t-test) against success", _needed, kinds.scatter,
+                "cells that count and whose mark shows above the false rate: harness run --matrix smoke --nulls 5"),
+        Picture("budget", "Share of attacked models that the test accuses, by queries asked", _budget,
+                kinds.tracks, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
+        Picture("curves", "Training curves of the victims: thin a seed, thick the mean", _curves, kinds.tracks,
+                "curves of an embedding: harness run --matrix smoke"),
+        Picture("detections", "What a detector says of marked models and of null models", _detections, kinds.dots,
+                "detections: harness run --matrix smoke --attack neural-cleanse"),
+        Picture("window-ranks", "How high the trigger's window lies on a detector's map", _windows, kinds.dots,
+                "a detector's maps: harness run --matrix smoke --attack jsma"),
+        Picture("false-rates", "How often null models answer the triggers: a dot a seed", _false_rates, kinds.dots,
+                _NULLS),
+        Picture("cost", "What a mark costs: a dot a seed", _cost, kinds.dots, _CELLS),
+        Picture("activations", "How often neurons of the last hidden layer are active: task data, triggers",
+                _activations, kinds.histogram, "its analysis: harness run --matrix smoke --analysis "
+                "activation-frequency"),
+        Picture("projection", "Penultimate activations in two dimensions: triggers among the classes", _projection,
+                kinds.scatter, "its analysis: harness run --matrix smoke --analysis projection"),
+        Picture("cka", "How alike a model represents triggers and what they were made of, layer by layer", _cka,
+                kinds.dots, "its analysis: harness run --matrix smoke --analysis cka"),
+        Picture("class-similarity", "How alike classes are, as inputs and as penultimate activations", _similarity,
+                kinds.heatmap, "its analysis: harness run --matrix smoke --analysis class-similarity"),
+        Picture("pairs", "Success by source and target class", _pairs, kinds.heatmap,
+                "two pairs of classes: harness run --matrix smoke --dataset 'digits[source=1,target=7]' "
+                "--dataset 'digits[source=3,target=5]'"),
+        Picture("similarity", "Success against the similarity of source and target class: a dot a cell", _alike,
+                kinds.scatter, "two pairs of classes, and their analysis: harness run --matrix smoke --dataset "
+                "'digits[source=1,target=7]' --dataset 'digits[source=3,target=5]' --analysis class-similarity"),
+    )
+}  # fmt: skip
+
+
+def collect(shown: Shown, only: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
+    """The numbers of all pictures, or of ``only`` some; empty where the tables lack them. Raises
+    :class:`UnknownName`."""
+    names = list(dict.fromkeys(only)) or list(PICTURES)
+    for name in names:
+        if name not in PICTURES:
+            raise UnknownName("figure", name, PICTURES)
+    made = {name: finite(PICTURES[name].data(shown)) for name in names}
+    for frame in made.values():
+        frame.attrs["known"] = sorted(shown.cells["defense"].unique())
+    return made
+
+
+def draw_all(collected: dict[str, pd.DataFrame], folder: Path, style: str) -> list[Path]:
+    """Draw what has numbers into ``folder``: all of it or, where one cannot be drawn or written, none. What takes more
+    than a page goes on in files of their own."""
+    refuse_links(folder)
+    refuse_record(folder.parent)
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir(parents=True)
+        for name, data in collected.items():
+            picture = PICTURES[name]
+            sheets = kinds.sheets(data, picture.draw) if len(data) else []
+            for sheet, suffix in zip(sheets, ("", "-b", "-c"), strict=False):
+                title = f"{picture.title} (continued)" if suffix else picture.title
+                print_to(partial / f"{name}{suffix}.{style}", sheet, picture.draw, title)
+        folder.mkdir(exist_ok=True)
+        return [path.replace(folder / path.name) for path in sorted(partial.iterdir())]
+    except OSError as error:
+        raise ResultsError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

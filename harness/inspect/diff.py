@@ -1,0 +1,145 @@
+"""Why a stage is to be run although one of its name is stored: which input of its id is another one than before.
+
+Where the two differ in a parent, the parents are compared, down to what was really edited.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from harness.errors import DamagedArtifact
+from harness.planning.graph import Plan, Stage
+from harness.planning.inputs import Inputs, inputs_in, inputs_of
+from harness.storage.store import Store
+from harness.storage.tables import Tables
+
+Record: TypeAlias = Mapping[str, Any]
+Parents: TypeAlias = Sequence[tuple[str, str]]
+"""(role, id)"""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """An input of an id that is another one than before, and the stage where it comes in: the first on the way from
+    the data, an input of the others only through that one."""
+
+    text: str
+    where: str
+
+
+class Stored:
+    """The artifacts of a results folder, by id and by name."""
+
+    def __init__(self, store: Store, tables: Tables, ids: set[str]) -> None:
+        self.store, self.tables, self.ids = store, tables, ids
+
+    def record(self, id: str) -> Record | None:
+        """The record of an artifact; ``None`` where there is none, or a damaged one."""
+        try:
+            return self.store.record(id)
+        except DamagedArtifact:
+            return None
+
+    def inputs(self, id: str) -> Inputs | None:
+        """What an artifact was made of, where its record tells."""
+        record = self.record(id)
+        return inputs_in(id, record) if record else None
+
+    def before(self, stage: Stage) -> str | None:
+        """The latest of the artifacts of the stage's action and name, itself left out."""
+        ids = [id for id in self._by_name.get((stage.action, name_of(stage.label)), ()) if id != stage.id]
+        return max(ids, key=lambda id: str((self.record(id) or {}).get("started")), default=None)
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], list[str]]:
+        """Ids by action and name. The tables tell most of them; they lag behind, and there the records do."""
+        frame = self.tables.read("stages", ["stage", "action", "label"])
+        rows = zip(frame["stage"], frame["action"], frame["label"], strict=True)
+        told = {id: (action, label) for id, action, label in rows}
+        names: dict[tuple[str, str], list[str]] = {}
+        for id in self.ids:
+            action, label = told.get(id) or self._told(id)
+            names.setdefault((str(action), name_of(str(label))), []).append(id)
+        return names
+
+    def _told(self, id: str) -> tuple[Any, Any]:
+        record = self.record(id) or {}
+        return record.get("action"), record.get("label")
+
+
+class Comparison:
+    """Compares a plan's stages with stored artifacts of the same name, each pair once."""
+
+    def __init__(self, plan: Plan, stored: Stored) -> None:
+        self.plan, self.stored = plan, stored
+        self._known: dict[tuple[str, str], dict[str, Cause]] = {}
+
+    def causes(self, stage: Stage, before: str) -> dict[str, Cause]:
+        """What differs, by its text, so that what is an input of many stages is told once."""
+        pair = (stage.id, before)
+        if pair not in self._known:
+            self._known[pair] = self._compare(stage, before)
+        return self._known[pair]
+
+    def _compare(self, stage: Stage, before: str) -> dict[str, Cause]:
+        where = f"{stage.action}: {stage.label}"
+        then, now = self.stored.inputs(before), inputs_of(stage)
+        if then is None:
+            return _one("it is not known what it was made of before: an older harness wrote its record", where)
+        if then["action"] != stage.action:
+            return _one(f"it is made from a stage of another kind ({then['action']} before)", where)
+        causes = self._parents(stage.parents, then["parents"], where)
+        for name in now:
+            if name != "parents" and str(now[name]) != str(then[name]):
+                text = _differ(name, then[name], now[name])
+                causes.setdefault(text, Cause(text, where))
+        return causes
+
+    def _parents(self, now: Parents, then: Parents, where: str) -> dict[str, Cause]:
+        causes: dict[str, Cause] = {}
+        new, old = dict(now), dict(then)
+        for role in [*new, *(role for role in old if role not in new)]:
+            if role not in old:
+                causes |= _one(f"it is made from a {role} stage, and was made without", where)
+            elif role not in new:
+                causes |= _one(f"it was made from a {role} stage, and is made without", where)
+            elif new[role] != old[role]:
+                causes |= self.causes(self.plan.stages[new[role]], old[role])
+        return causes
+
+
+def _one(text: str, where: str) -> dict[str, Cause]:
+    return {text: Cause(text, where)}
+
+
+def name_of(label: str) -> str:
+    """A label without the beginning of the victim's id, which is another one whenever the victim is."""
+    return re.sub(r" \([0-9a-f]{6}\)$", "", label)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+_PLUGINS = ("dataset", "plugin", "architecture", "data", "recipe")
+
+
+def _differ(name: str, then: Any, now: Any) -> str:
+    """An input of an id then and now, in words."""
+    if name == "version":
+        return f"the harness computes it in another way (version {then} before, {now} now)"
+    if name not in _PLUGINS:
+        return f"its {name.replace('_', ' ')} is another one ({then} before, {now} now)"
+    (old, old_digest), (new, new_digest) = _text_and_digest(then), _text_and_digest(now)
+    if old != new:
+        return f"its {name} is another one ({old} before, {new} now)"
+    kind = "recipe " if name == "recipe" else ""
+    return f"the source of the {kind}{new} was edited (digest {old_digest} before, {new_digest} now)"
+
+
+def _text_and_digest(identity: Any) -> tuple[str, str]:
+    """The kind and text of a plugin, and the beginning of its source's digest."""
+    text, _, digest = str(identity).rpartition(" ")
+    return text or "none", digest[:8]

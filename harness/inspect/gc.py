@@ -1,0 +1,230 @@
+"""Which files of a results folder nobody needs any more, and deleting them.
+
+An artifact is needed where a row of ``cells`` names its model, or a matrix that was named has it in its plan; so is
+what such an artifact was made from, and what was found out about such a model. Of the others those go that were
+computed anew, and what was made from these; all of them, where matrices were named. What cannot be told stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import DamagedArtifact, ResultsError
+from harness.planning.graph import Plan
+from harness.planning.inputs import inputs_in
+from harness.storage.files import refuse_links
+from harness.storage.locks import Claims
+from harness.storage.store import Store
+from harness.storage.tables import Tables
+
+_ABOUT_A_MODEL = ("verify", "detect", "judge", "analyse")
+
+
+@dataclass(frozen=True)
+class Goes:
+    """A file or folder that nobody needs."""
+
+    path: Path
+    kind: str
+    """The action of an artifact; ``partial``, ``note`` or ``prepared``."""
+    label: str
+    size: int
+    """In bytes."""
+    id: str = ""
+    """The stage whose claim is taken while it is deleted."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a stored artifact."""
+
+    action: str
+    label: str
+    started: str
+    parents: tuple[tuple[str, str], ...]
+
+
+class Keeper:
+    """Decides what of a results folder stays. What is newer than ``began`` does, and what a live process claims."""
+
+    def __init__(self, store: Store, tables: Tables, claims: Claims, plans: Iterable[Plan], began: float) -> None:
+        self.store, self.claims, self.began = store, claims, began
+        self.plans = list(plans)
+        self.running = {note["stage"]: note for note in claims.running()}
+        self.stored = store.ids()
+        self.known = {id: known for id in sorted(self.stored) if (known := self._read(id))}
+        """The artifacts whose record says what they were made of."""
+        self._models = set(tables.read("cells", ["model"])["model"].dropna())
+
+    def _read(self, id: str) -> _Known | None:
+        try:
+            record = self.store.record(id)
+        except DamagedArtifact:
+            return None
+        inputs = inputs_in(id, record) if record else None
+        if record is None or inputs is None:
+            return None
+        return _Known(str(inputs["action"]), str(record.get("label")), str(record.get("started")), inputs["parents"])
+
+    @property
+    def strangers(self) -> list[Mapping[str, Any]]:
+        """The notes of live processes at stages of no plan given here: what they made so far, nobody may name."""
+        return [note for id, note in self.running.items() if not any(id in plan.stages for plan in self.plans)]
+
+    @property
+    def untold(self) -> int:
+        """How many artifacts stay since their record does not say what they were made of."""
+        return len(self.stored) - len(self.known)
+
+    # --- artifacts ---
+
+    def needed(self) -> set[str]:
+        """The ids that stay."""
+        needed = self._models | self.running.keys()
+        for plan in self.plans:
+            needed |= plan.stages.keys()
+        self._add_ancestors(needed)
+        while more := {id for id in self.known if id not in needed and self._is_about(id, needed)}:
+            needed |= more
+            self._add_ancestors(needed)  # the null models that a victim was compared with
+        return needed
+
+    def _add_ancestors(self, needed: set[str]) -> None:
+        ids = [id for id in needed if id in self.known]
+        while ids:
+            new = {parent for _, parent in self.known[ids.pop()].parents} - needed
+            needed |= new
+            ids += [id for id in new if id in self.known]
+
+    def _is_about(self, id: str, needed: set[str]) -> bool:
+        """Whether an artifact says something of models that stay: of a null model, where the victim stays."""
+        artifact = self.known[id]
+        if artifact.action not in _ABOUT_A_MODEL:
+            return False
+        parents = dict(artifact.parents)
+        model = self.known.get(parents.get("model", ""))
+        if artifact.action == "verify" and model and model.action == "train":
+            return parents.get("embed") in needed
+        return all(parent in needed for parent in parents.values())
+
+    def _unneeded(self) -> list[str]:
+        """The ids that go."""
+        needed = self.needed()
+        others = [id for id in self.known if id not in needed]
+        if self.plans:
+            return others
+        anew: dict[tuple[str, str], str] = defaultdict(str)
+        """When what is needed was made last, by action and label."""
+        for artifact in (self.known[id] for id in needed if id in self.known):
+            name = (artifact.action, artifact.label)
+            anew[name] = max(anew[name], artifact.started)
+        gone: set[str] = set()
+        while new := {id for id in others if id not in gone and self._is_old(id, anew, gone)}:
+            gone |= new
+        return [id for id in others if id in gone]
+
+    def _is_old(self, id: str, anew: Mapping[tuple[str, str], str], gone: Collection[str]) -> bool:
+        """Whether an artifact was computed anew since, or was made from one that was."""
+        artifact = self.known[id]
+        later = anew.get((artifact.action, artifact.label), "") > artifact.started
+        return later or any(parent in gone for _, parent in artifact.parents)
+
+    # --- all that goes ---
+
+    def goes(self) -> list[Goes]:
+        """What nobody needs, and is older than the command. Raises :class:`harness.errors.ResultsError` for links."""
+        found = [*self._artifacts(), *self._partials(), *self._notes(), *self._abandoned()]
+        return [each for each in found if not self.is_new(each.path)]
+
+    def is_new(self, path: Path) -> bool:
+        """Whether something of ``path`` was written since the command began."""
+        return any(status.st_mtime >= self.began for status in _statuses(path))
+
+    def _artifacts(self) -> Iterator[Goes]:
+        for id in self._unneeded():
+            path, artifact = self.store.path(id), self.known[id]
+            refuse_links(path.parent, path)
+            yield Goes(path, artifact.action, artifact.label, size_of(path), id)
+
+    def _partials(self) -> Iterator[Goes]:
+        """The folders of artifacts that a process was writing when it was killed."""
+        for path in sorted(self.store.folder.glob("??/.*")):
+            refuse_links(path.parent, path)
+            if (found := _PARTIAL.fullmatch(path.name)) and not self.claims.is_taken(found[1]):
+                yield Goes(path, "partial", f"{found[1]}, unfinished", size_of(path), found[1])
+
+    def _notes(self) -> Iterator[Goes]:
+        """What processes left that ended before they could take it back."""
+        for path in sorted(self.claims.folder.glob("*.json")):
+            refuse_links(path)
+            try:
+                live = json.loads(path.read_text("utf-8")) in self.running.values()
+            except (OSError, ValueError, RecursionError):
+                live = False
+            if not live:
+                yield Goes(path, "note", path.name, size_of(path))
+
+    def _abandoned(self) -> Iterator[Goes]:
+        """Single files that were never finished, or set aside. Their writers claim nothing: only their age tells."""
+        for pattern in _ABANDONED:
+            for path in sorted(self.store.results.glob(pattern)):
+                refuse_links(path.parent, path)
+                if all(status.st_mtime < self.began - _PATIENCE for status in _statuses(path)):
+                    yield Goes(path, "partial", path.name, size_of(path))
+
+    def delete(self, goes: Iterable[Goes]) -> list[Goes]:
+        """Delete, and say what: all but what a process has claimed or written meanwhile."""
+        return [each for each in goes if not self.is_new(each.path) and self._delete(each)]
+
+    def _delete(self, each: Goes) -> bool:
+        if each.id and not self.claims.take(each.id, action="gc", label=each.label):
+            return False
+        try:
+            refuse_links(each.path.parent, each.path)
+            if each.path.is_dir():
+                shutil.rmtree(each.path)
+            else:
+                each.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ResultsError(f"cannot delete {str(each.path)!r}: {error.strerror}") from error
+        finally:
+            if each.id:
+                self.claims.drop(each.id)
+        return True
+
+
+_PARTIAL = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")
+_ABANDONED = (
+    *("tables/*/*.partial", "tables/*/.*.aside", "claims/*.partial", "format.json.*.partial"),
+    "artifacts/.probe-*",
+)
+_PATIENCE = 3600.0
+"""Seconds after which a file is taken for abandoned: writing one takes moments."""
+
+
+def prepared_copies(folder: Path) -> list[Goes]:
+    """The decoded copies of data sets in the per-user cache. They are made again when they are needed."""
+    refuse_links(folder)
+    return [Goes(path, "prepared", path.name, size_of(path)) for path in sorted(folder.glob("*")) if path.is_file()]
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(status.st_size for status in _statuses(path) if stat.S_ISREG(status.st_mode))
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    """Of a file, or of a folder and all that is in it. Links are not followed, and what goes meanwhile is left out."""
+    for each in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):
+            yield each.lstat()

@@ -1,0 +1,1 @@
+"""Papers as experiments: what they say, and our numbers beside it."""

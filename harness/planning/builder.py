@@ -1,0 +1,318 @@
+"""From a matrix's axes to a plan: each stage once, parents first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from harness.contracts import (
+    Attack,
+    BlackBoxAttack,
+    Dataset,
+    Defense,
+    Detector,
+    Evasion,
+    PoolAttack,
+    TriggerRecipe,
+)
+from harness.errors import UsageError
+from harness.planning.graph import Action, Cell, Lookup, Plan, Stage, Use, derive_seed, describe, make_id
+from harness.planning.inputs import inputs_of
+
+
+def make_plan(
+    datasets: Sequence[Use],
+    defenses: Sequence[Use],
+    chains: Sequence[tuple[Use, ...]],
+    seeds: Sequence[int],
+    nulls: int,
+    lookup: Lookup,
+    *,
+    analyses: Sequence[Use] = (),
+) -> Plan:
+    """The plan of every dataset x defense x attack chain x seed, with ``nulls`` null models a dataset.
+
+    ``analyses`` are made of every cell's surrogate, which is the victim where there is no attack. ``lookup`` resolves
+    what a recipe names: an architecture, or another dataset.
+    """
+    for chain in chains:
+        for link in chain[:-1]:
+            if isinstance(link.plugin, Detector | Evasion):
+                text = " | ".join(map(str, chain))
+                raise UsageError(f"{link.plugin.family} must be the last link of a chain: {text!r}")
+    builder = _Builder(cache(lookup), nulls, tuple(analyses))
+    cells = [
+        builder.cell(dataset, defense, chain, seed)
+        for dataset in datasets
+        for seed in seeds
+        for defense in defenses
+        for chain in chains
+    ]
+    return Plan(builder.stages, tuple(cells))
+
+
+@dataclass
+class _Builder:
+    """Adds each stage once; remembers what it has resolved."""
+
+    lookup: Lookup
+    nulls: int
+    analyses: tuple[Use, ...] = ()
+    stages: dict[str, Stage] = field(default_factory=dict)
+    _reasons: dict[tuple[Use, Use], str] = field(default_factory=dict)
+    _broken: set[tuple[Use, Use]] = field(default_factory=set)
+    _embeds: dict[tuple[Use, Use, int], list[tuple[str, str]]] = field(default_factory=dict)
+
+    def cell(self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int) -> Cell:
+        """The cell, and its stages added to :attr:`stages`."""
+        last = chain[-1].plugin
+        labels = (dataset.text, defense.text, " | ".join(link.text for link in chain), seed)
+        shape = (_family(chain), _access(last))
+        reason = self._reason(dataset, defense) or next((r for link in chain if (r := self._reason(dataset, link))), "")
+        if reason:
+            broken = any((dataset, use) in self._broken for use in (defense, *chain))
+            return Cell(make_id("skip", *labels, reason), *labels, *shape, skip=reason, broken=broken)
+        roles = [*self._victim(dataset, defense, seed), *self._attacked(dataset, defense, chain, seed)]
+        return Cell(make_id("cell", *labels, roles), *labels, *shape, stages=tuple(roles))
+
+    # --- why a combination cannot be ---
+
+    def _reason(self, dataset: Use, use: Use) -> str:
+        """Why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
+        key = (dataset, use)
+        if key not in self._reasons:
+            try:
+                self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
+            except UsageError:
+                raise
+            # A plugin that breaks while it is asked fails its own cells, and nobody else's.
+            except Exception as error:
+                self._reasons[key] = f"{use}: {type(error).__name__}: {error}"
+                self._broken.add(key)
+        return self._reasons[key]
+
+    def _problems(self, dataset: Use, plugin: Defense | Attack) -> Iterator[str | None]:
+        task: Dataset = dataset.plugin
+        yield plugin.skip(task)
+        yield self._architecture(dataset, plugin).plugin.skip(task)
+        if isinstance(plugin, Defense) and (recipe := plugin.triggers(task)):
+            yield recipe.skip(task)
+            yield self._no_data(dataset, recipe.data)
+        if isinstance(plugin, PoolAttack):
+            yield self._no_data(dataset, plugin.pool)
+            missing = 2 * task.train + task.holdout - task.available
+            if plugin.pool == "disjoint" and missing > 0:
+                yield f"pool=disjoint needs {missing} more training samples than {dataset} has"
+
+    def _no_data(self, dataset: Use, name: str) -> str | None:
+        if name == "ood" and not dataset.plugin.ood:
+            return f"{dataset} names no out-of-distribution dataset"
+        other = self._data(dataset, name)
+        if other is None or other.plugin.value_range == dataset.plugin.value_range:
+            return None
+        ranges = "{} to {}, not {} to {}".format(*other.plugin.value_range, *dataset.plugin.value_range)
+        return f"{other}'s inputs are of another kind than {dataset}'s: {ranges}"
+
+    # --- stages ---
+
+    def _victim(self, dataset: Use, defense: Use, seed: int) -> list[tuple[str, str]]:
+        """Null models, the victim and their verifications: shared by all attacks on this victim."""
+        key = (dataset, defense, seed)
+        if key not in self._embeds:
+            embed = self._embed(dataset, defense, seed)
+            made_before = list(self.stages[embed].parents)
+            roles = [
+                *made_before,
+                ("embed", embed),
+                ("verify:victim", self._verify(dataset, defense, embed, "victim", embed)),
+            ]
+            for k in range(self.nulls):
+                null = self._train(dataset, "null", k, dataset.plugin.epochs)
+                verify = self._verify(dataset, defense, embed, f"null #{k}", null)
+                roles += [(f"null:{k}", null), (f"verify:null:{k}", verify)]
+            self._embeds[key] = roles
+        return self._embeds[key]
+
+    def _attacked(self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int) -> list[tuple[str, str]]:
+        embed = dict(self._victim(dataset, defense, seed))["embed"]
+        roles, model, label = [], embed, ""
+        for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
+            if isinstance(link.plugin, Detector):
+                roles += self._detection(dataset, defense, link, seed, embed, model, label or "victim")
+            else:
+                label = f"{label} | {link}" if label else str(link)
+                model = self._attack(dataset, defense, link, label, seed, depth, embed, model)
+                roles.append((f"attack:{depth}", model))
+        roles += [
+            ("surrogate", model),
+            ("verify:surrogate", self._verify(dataset, defense, embed, label or "victim", model)),
+        ]
+        if isinstance(chain[-1].plugin, Detector):  # it made no model: the chain without it is analysed
+            return roles
+        return roles + [
+            (f"analyse:{use}", self._analyse(dataset, defense, use, seed, embed, model, label or "victim"))
+            for use in self.analyses
+        ]
+
+    def _detection(
+        self, dataset: Use, defense: Use, link: Use, seed: int, embed: str, model: str, label: str
+    ) -> list[tuple[str, str]]:
+        """The search for a mark in a suspect and in every null model, each judged by the key."""
+        suspects = [("surrogate:0", f"{defense} {label} #{seed}", model, "seed", seed)]
+        for k in range(self.nulls):
+            null = self._train(dataset, "null", k, dataset.plugin.epochs)
+            suspects.append((f"null:{k}", f"null #{k}", null, "null", k))
+        roles = []
+        for who, name, suspect, root, number in suspects:
+            detect = self._add(
+                "detect",
+                f"{dataset} {link} in {name}",
+                dataset,
+                seed=derive_seed(root, number, "detect"),
+                split_seed=derive_seed(root, number, "split"),
+                plugin=link,
+                architecture=self._architecture(dataset, link.plugin),
+                data=self._data(dataset, link.plugin.pool),
+                parents=(("model", suspect),),
+            )
+            # The detector's stage knows no key: what it finds in a null model is then found once for all schemes.
+            judged = (("embed", embed), ("detect", detect))
+            text = f"{dataset} {defense} judge {link} in {name} ({embed[:6]})"
+            judge = self._add("judge", text, dataset, seed=0, split_seed=0, parents=judged)
+            roles += [(f"detect:{who}", detect), (f"judge:{who}", judge)]
+        return roles
+
+    def _analyse(self, dataset: Use, defense: Use, analysis: Use, seed: int, embed: str, model: str, label: str) -> str:
+        return self._add(
+            "analyse",
+            f"{dataset} {defense} {label} #{seed}: {analysis}",
+            dataset,
+            seed=derive_seed("seed", seed, "analyse"),
+            split_seed=derive_seed("seed", seed, "split"),
+            plugin=analysis,
+            parents=(("embed", embed), ("model", model)),
+        )
+
+    def _train(self, dataset: Use, role: str, number: int, epochs: int) -> str:
+        """A clean model: the null model ``number``, or what the victims of seed ``number`` start from."""
+        return self._add(
+            "train",
+            f"{dataset} {'null' if role == 'null' else 'clean'} #{number}",
+            dataset,
+            seed=derive_seed(role, number, "train"),
+            split_seed=derive_seed(role, number, "split"),
+            epochs=epochs,
+            architecture=self._architecture(dataset),
+        )
+
+    def _embed(self, dataset: Use, defense: Use, seed: int) -> str:
+        scheme: Defense = defense.plugin
+        split = derive_seed("seed", seed, "split")
+        recipe = scheme.triggers(dataset.plugin)
+        parents: list[tuple[str, str]] = []
+        if scheme.from_clean or (recipe and recipe.from_clean):
+            clean = self._train(dataset, "seed", seed, dataset.plugin.pretrain)
+            parents.append(("clean", clean))
+        if recipe is not None:
+            triggers = self._add(
+                "triggers",
+                f"{dataset} {type(recipe).__name__}({describe(recipe)}) #{seed}",
+                dataset,
+                seed=derive_seed("seed", seed, "triggers"),
+                split_seed=split,
+                recipe=recipe,
+                architecture=self._architecture(dataset),
+                data=self._data(dataset, recipe.data),
+                parents=tuple(parents) if recipe.from_clean else (),
+            )
+            parents.append(("triggers", triggers))
+        kept = tuple(p for p in parents if p[0] != "clean" or scheme.from_clean)
+        return self._add(
+            "embed",
+            f"{dataset} {defense} #{seed}",
+            dataset,
+            seed=derive_seed("seed", seed, "embed"),
+            split_seed=split,
+            plugin=defense,
+            architecture=self._architecture(dataset, scheme),
+            parents=kept,
+        )
+
+    def _attack(
+        self,
+        dataset: Use,
+        defense: Use,
+        link: Use,
+        label: str,
+        seed: int,
+        depth: int,
+        embed: str,
+        model: str,
+    ) -> str:
+        return self._add(
+            "attack",
+            f"{dataset} {defense} {label} #{seed}",
+            dataset,
+            seed=derive_seed("seed", seed, "attack", depth),
+            split_seed=derive_seed("seed", seed, "split"),
+            plugin=link,
+            architecture=self._architecture(dataset, link.plugin),
+            data=self._data(dataset, link.plugin.pool),
+            parents=(("embed", embed), ("model", model)),
+        )
+
+    def _verify(self, dataset: Use, defense: Use, embed: str, suspect: str, model: str) -> str:
+        # The label names the victim through its id: many seeds and options share the text of a defense.
+        return self._add(
+            "verify",
+            f"{dataset} {defense} verify {suspect} ({embed[:6]})",
+            dataset,
+            seed=0,
+            split_seed=0,
+            plugin=defense,
+            parents=(("embed", embed), ("model", model)),
+        )
+
+    def _architecture(self, dataset: Use, plugin: Defense | Attack | None = None) -> Use:
+        own = plugin.architecture_built if isinstance(plugin, PoolAttack) else ""
+        return self.lookup("architecture", own or dataset.plugin.architecture)
+
+    def _data(self, dataset: Use, name: str) -> Use | None:
+        """The other dataset that ``name`` stands for, with the recipe's own text; ``None`` for the task's own data."""
+        if name in ("", "same", "disjoint"):
+            return None
+        return self.lookup("dataset", dataset.plugin.ood if name == "ood" else name)
+
+    def _add(
+        self,
+        action: Action,
+        label: str,
+        dataset: Use,
+        *,
+        seed: int,
+        split_seed: int,
+        plugin: Use | None = None,
+        architecture: Use | None = None,
+        data: Use | None = None,
+        recipe: TriggerRecipe | None = None,
+        epochs: int = 0,
+        parents: tuple[tuple[str, str], ...] = (),
+    ) -> str:
+        rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
+        id = make_id(*inputs_of(Stage("", action, *rest)).values())
+        if id not in self.stages:
+            self.stages[id] = Stage(id, action, *rest)
+        return id
+
+
+def _family(chain: Iterable[Use]) -> str:
+    """The families of a chain, each once, in order."""
+    families: dict[str, None] = {link.plugin.family: None for link in chain}
+    return "+".join(families)
+
+
+def _access(attack: Attack) -> str:
+    if not isinstance(attack, PoolAttack):
+        return "none"
+    return "black-box" if isinstance(attack, BlackBoxAttack) else "white-box"

@@ -1,0 +1,132 @@
+"""The plan: which stages a matrix needs, each once, parents first. Data only, no tensors: the standard library
+suffices.
+
+A stage is addressed by what decides its output: the action and its version, the plugins' source digests and options,
+the seed, and the ids of its parents. Sharing a victim among attacks, resuming, invalidating and dry runs all follow.
+
+::
+
+    null[k] ──────────────────────────────┐
+    pretrain ─> triggers ─┐               │
+        └────────────────>embed ─> attack ─> attack ─> verify | analyse
+                                       detect ─> judge
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from harness.contracts import (
+    Plugin,
+    TriggerRecipe,
+)
+
+Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "analyse"]
+Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
+
+VERSIONS: dict[Action, int] = {
+    **{"train": 2, "triggers": 3, "embed": 3, "attack": 3},
+    **{"detect": 2, "judge": 1, "verify": 1, "analyse": 1},
+}
+"""Raise one when what that action computes changes: its stored results, and what follows from them, are run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A plugin with its options: ``text`` is its canonical name, ``digest`` that of its source."""
+
+    kind: Kind
+    text: str
+    digest: str
+    plugin: Any = field(compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One unit of work. Only :mod:`harness.running.worker` knows what each action does."""
+
+    id: str
+    action: Action
+    label: str
+    seed: int
+    """Derived from the cell's seed (or the null's number) and from what the stage is, never from its options."""
+    split_seed: int
+    """Decides which samples are the owner's, the attacker's and held out."""
+    dataset: Use
+    plugin: Use | None = None
+    """The defense or attack that the stage runs."""
+    architecture: Use | None = None
+    """What :meth:`Context.build` builds."""
+    data: Use | None = None
+    """The other dataset that the stage reads."""
+    recipe: TriggerRecipe | None = None
+    epochs: int = 0
+    parents: tuple[tuple[str, str], ...] = ()
+    """(role, id) of the stages whose artifacts it loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One dataset x defense x attack chain x seed: the stages that answer it, or why there can be none."""
+
+    id: str
+    dataset: str
+    defense: str
+    attack: str
+    seed: int
+    family: str
+    access: str
+    stages: tuple[tuple[str, str], ...] = ()
+    """(role, stage id): embed, attack:0, verify:victim, verify:surrogate, null:0, verify:null:0,
+    detect:surrogate:0, judge:null:0, analyse:cka, ..."""
+    skip: str = ""
+    broken: bool = False
+    """Whether :attr:`skip` is not a plugin's reason but an error of the plugin when it was asked."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages by id, parents first, and the cells that need them."""
+
+    stages: dict[str, Stage]
+    cells: tuple[Cell, ...]
+
+
+Lookup: TypeAlias = Callable[[Kind, str], Use]
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A seed in [0, 2^63) that depends on ``parts`` and on nothing else."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def make_id(*parts: object) -> str:
+    """128 bits of SHA-256 over ``parts``, as 32 hexadecimal digits."""
+    # The length before each part keeps ("ab", "c") and ("a", "bc") apart.
+    text = "".join([f"{len(t)}:{t}" for t in map(str, parts)])  # a list: a large plan has millions of parts
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def describe(plugin: Plugin | TriggerRecipe) -> str:
+    """The options that differ from the defaults, in the order of the fields: ``a=1,b=x``; empty if none does."""
+    changed = [(f.name, getattr(plugin, f.name)) for f in fields(plugin) if getattr(plugin, f.name) != f.default]
+    return ",".join(f"{name}={_text(value)}" for name, value in changed)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+@cache
+def source_digest(path: str) -> str:
+    """The digest of a source file: editing a plugin makes its stages, and what follows from them, new ones."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""From the text of options to the fields of a plugin: types, conversion, checks of the declaration."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from harness.contracts import Plugin
+from harness.errors import OptionError, PluginError, UnknownName
+from harness.planning.matrix import Entry, Value
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def construct(cls: type[Plugin], entry: Entry) -> Plugin:
+    """``cls`` with the options of ``entry``, converted to its fields' types. Raises :class:`OptionError`."""
+    hints = _hints(cls)
+    known = [f.name for f in fields(cls)]
+    options: dict[str, Any] = {}
+    for key, value in entry.options:
+        if key not in known:
+            raise UnknownName(f"option of {entry.name}", key, known)
+        if key in options:
+            raise OptionError(f"{entry.name}: option {key} is given twice")
+        options[key] = _convert(value, hints[key], f"{entry.name}[{key}={value}]")
+    try:
+        return cls(**options)
+    except (OptionError, ValueError, TypeError) as error:
+        raise OptionError(f"{entry}: {error}") from error
+
+
+# A sweep constructs one class thousands of times, and resolving its annotations is most of that.
+_hints = cache(get_type_hints)
+
+
+def _convert(value: Value, hint: Any, where: str) -> Any:
+    """``value`` as the type ``hint``: int, float, bool, str, a Literal of strings, or one of these or None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if value in ("none", "None"):
+            return None
+        return _convert(value, next(arg for arg in get_args(hint) if arg is not type(None)), where)
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise OptionError(f"{where}: {UnknownName('value', str(value), map(str, get_args(hint)))}")
+        return value
+    try:
+        converted = _CONVERTERS[hint](value)
+    except (ValueError, TypeError, OverflowError):
+        raise OptionError(f"{where}: expected {_EXPECTED[hint]}, not {value!r}") from None
+    return converted
+
+
+def _to_bool(value: Value) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError(value)
+
+
+def _to_int(value: Value) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
+
+
+def _to_float(value: Value) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+def _to_str(value: Value) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+_CONVERTERS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
+def check_fields(cls: type[Plugin], where: str, hints: Mapping[str, Any]) -> None:
+    for option in fields(cls):
+        if option.default is MISSING:
+            raise PluginError(f"{where}.{option.name} has no default: every option needs one")
+        hint = hints[option.name]
+        args = [a for a in get_args(hint) if a is not type(None)] if _is_union(hint) else [hint]
+        if len(args) != 1 or not (args[0] in _CONVERTERS or _is_literal(args[0])):
+            raise PluginError(
+                f"{where}.{option.name} is of type {hint}: "
+                "an option is int, float, bool, str, a Literal of strings, or one or None"
+            )
+
+
+def _is_literal(hint: Any) -> bool:
+    return get_origin(hint) is Literal and all(isinstance(value, str) for value in get_args(hint))
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, types.UnionType)

@@ -1,0 +1,319 @@
+"""Finds plugins, checks them, and turns an entry such as ``ewe[weight=64]`` into a plugin object.
+
+Built-ins, folders that the user names, and installed packages (entry points of group ``harness``) take one path. A
+third party's plugin that is broken stops nobody else: it becomes a :class:`Problem`, and is named when somebody asks
+for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, get_origin, get_type_hints
+
+import pluggy
+
+import harness
+from harness import hookspecs
+from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, Plugin
+from harness.errors import PluginError, UnknownName, UsageError
+from harness.planning.graph import Kind, Use, describe, make_id, source_digest
+from harness.planning.lazy import lazy_module
+from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
+from harness.planning.options import check_fields, construct
+
+KINDS: dict[Kind, type[Plugin]] = {
+    "dataset": InputSet,
+    "defense": Defense,
+    "attack": Attack,
+    "architecture": Architecture,
+    "analysis": Analysis,
+}
+ENTRY_POINTS = "harness"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A plugin class, where it came from, and the digest of its source."""
+
+    kind: Kind
+    cls: type[Plugin]
+    origin: str
+    digest: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A plugin that could not be used, and why."""
+
+    origin: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}"
+
+
+@dataclass
+class Registry:
+    """The plugins of one process, by kind and name."""
+
+    found: dict[tuple[Kind, str], Found] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    _uses: dict[tuple[Kind, str], Use] = field(default_factory=dict)
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of one kind, sorted."""
+        return sorted(name for known, name in self.found if known == kind)
+
+    def use(self, kind: Kind, entry: Entry | str) -> Use:
+        """The plugin that ``entry`` asks for, its options checked. Raises :class:`harness.UsageError`."""
+        entry = parse_entry(entry) if isinstance(entry, str) else entry
+        key = (kind, repr(entry))  # not the entry itself, to which `true` and 1 would be the same
+        if key not in self._uses:
+            self._uses[key] = self._make(kind, entry)
+        return self._uses[key]
+
+    def _make(self, kind: Kind, entry: Entry) -> Use:
+        found = self.found.get((kind, entry.name))
+        if found is None:
+            error = UnknownName(kind, entry.name, self.names(kind))
+            broken = "".join(f"; not loaded: {problem}" for problem in self.problems)
+            raise UsageError(f"{error}{broken}") if broken else error
+        plugin = construct(found.cls, entry)
+        options = describe(plugin)
+        text = f"{entry.name}[{options}]" if options else entry.name
+        if isinstance(plugin, Dataset):
+            self.use("architecture", plugin.architecture)
+        return Use(kind, text, found.digest, plugin)
+
+    def uses(self, kind: Kind, entries: Iterable[Entry]) -> list[Use]:
+        """The uses of entries and globs, each once, in order."""
+        made: dict[Use, None] = {}
+        for entry in entries:
+            expanded = expand(entry, self.names(kind))
+            if not expanded:
+                raise UnknownName(kind, entry.name, self.names(kind))
+            bare_glob = entry.is_glob and not entry.options
+            for each in expanded:
+                arms = self.arms(kind, each.name) if bare_glob else [each]
+                made.update(dict.fromkeys(self.use(kind, arm) for arm in arms))
+        return list(made)
+
+    def arms(self, kind: Kind, name: str) -> list[Entry]:
+        """What a bare glob stands for where it finds the plugin ``name``."""
+        return [parse_entry(f"{name}[{options}]" if options else name) for options in self.found[kind, name].cls.arms]
+
+    def chains(self, chains: Iterable[Chain]) -> list[tuple[Use, ...]]:
+        """The uses of attack chains, each once, in order; a glob may stand alone, not inside a chain."""
+        made: dict[tuple[Use, ...], None] = {}
+        for chain in chains:
+            if len(chain) == 1:
+                made.update(dict.fromkeys((use,) for use in self.uses("attack", chain)))
+            else:
+                made[tuple(self.use("attack", link) for link in chain)] = None
+        return list(made)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A matrix's axes as uses."""
+
+    datasets: list[Use]
+    defenses: list[Use]
+    chains: list[tuple[Use, ...]]
+    analyses: list[Use]
+
+
+def resolve(registry: Registry, matrix: Matrix) -> Resolved:
+    """A matrix's datasets, defenses, attack chains and analyses, every name and option checked.
+
+    Raises :class:`UsageError`, also for more cells than anybody runs.
+    """
+    datasets = registry.uses("dataset", matrix.datasets)
+    for use in datasets:
+        if not isinstance(use.plugin, Dataset):
+            raise UsageError(
+                f"{use} is a set of inputs to draw from, not a task to train on: name it as ood={use} of a dataset, "
+                "or as pool= of an attack"
+            )
+    resolved = Resolved(
+        datasets,
+        registry.uses("defense", matrix.defenses),
+        registry.chains(matrix.attacks),
+        registry.uses("analysis", matrix.analyses),
+    )
+    cells = len(datasets) * len(resolved.defenses) * len(resolved.chains) * len(matrix.seeds)
+    if cells * max(1, matrix.nulls) > MAX_CELLS:
+        raise UsageError(
+            f"the matrix has {cells:,} cells of {matrix.nulls:,} null models: of both together at most {MAX_CELLS:,}"
+        )
+    return resolved
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def builtin_folder() -> Path:
+    """Where the built-in plugins are: beside the package in a checkout, inside it in a wheel."""
+    package = Path(harness.__file__).parent
+    inside = package / "_builtin"
+    return inside if inside.is_dir() else package.parent / "plugins"
+
+
+def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
+    """The folders that the user named: the given ones, then those of ``HARNESS_PLUGINS``, each once. All must exist."""
+    folders = [*named, *(Path(p) for p in os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep) if p)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(
+                f"no plugin folder {str(folder)!r}: --plugins and HARNESS_PLUGINS name folders of .py files"
+            )
+    return list({folder.resolve(): folder for folder in folders}.values())
+
+
+def load_registry(named: Sequence[Path] = ()) -> Registry:
+    """All plugins: built-in, of the named folders and ``HARNESS_PLUGINS``, and of installed packages.
+
+    Raises :class:`PluginError` when a built-in is broken; everybody else's trouble is in ``problems``.
+    """
+    for heavy in ("torch", "torchvision", "torchaudio"):
+        lazy_module(heavy)
+    registry = Registry()
+    loader = _Loader(registry)
+    loader.folder(builtin_folder(), "built-in")
+    if registry.problems:
+        raise PluginError(f"a built-in plugin is broken: {registry.problems[0]}")
+    for folder in plugin_folders(named):
+        loader.folder(folder, str(folder))
+    for point in entry_points(group=ENTRY_POINTS):
+        loader.entry_point(point)
+    return registry
+
+
+class _Loader:
+    """Loads one module after the other through pluggy, each on its own."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.manager = pluggy.PluginManager("harness")
+        self.manager.add_hookspecs(hookspecs)
+
+    def folder(self, folder: Path, origin: str) -> None:
+        for path in sorted(folder.rglob("*.py")):
+            relative = path.relative_to(folder)
+            if not any(part.startswith(("_", ".")) for part in relative.parts):
+                self._isolated(f"{origin}: {relative}", lambda path=path: _load_file(path))
+
+    def entry_point(self, point: Any) -> None:
+        package = point.dist.name if point.dist else "?"
+        self._isolated(f"package {package}: {point.value}", point.load)
+
+    def _isolated(self, origin: str, load: Any) -> None:
+        """Load and register one module; whatever goes wrong is written down, and nothing of it stays registered."""
+        module = None
+        try:
+            module = load()
+            self.manager.register(module, name=origin)
+            found = self._classes(module, origin)
+        # A stranger's module may raise anything at import, SystemExit included.
+        except (Exception, SystemExit) as error:
+            if module is not None and self.manager.is_registered(module):
+                self.manager.unregister(module)
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            self.registry.problems.append(Problem(origin, " ".join(reason.split())))
+        else:
+            self.registry.found.update(found)
+
+    def _classes(self, module: Any, origin: str) -> dict[tuple[Kind, str], Found]:
+        hooks = {name: getattr(module, name, None) for name in _HOOKS}
+        marked = {caller.name for caller in self.manager.get_hookcallers(module) or ()}
+        # What pluggy's check_pending() finds, with the name that was meant.
+        misspelt = sorted(marked - set(_HOOKS))
+        if misspelt:
+            raise PluginError(str(UnknownName("hook", misspelt[0], _HOOKS)))
+        unmarked = [name for name, hook in hooks.items() if hook is not None and name not in marked]
+        if unmarked:
+            raise PluginError(f"{unmarked[0]}() is not marked: put @hookimpl above it")
+        if not marked:
+            raise PluginError(f"registers nothing: define one of {', '.join(_HOOKS)} under @hookimpl")
+        found: dict[tuple[Kind, str], Found] = {}
+        for hook in sorted(marked):
+            kind = _HOOKS[hook]
+            classes = hooks[hook]()  # type: ignore[misc]
+            if not isinstance(classes, Iterable):
+                raise PluginError(f"{hook}() must return a list of classes, not {classes!r}")
+            for cls in classes:
+                check_class(cls, kind)
+                key = (kind, cls.name)
+                if taken := self.registry.found.get(key) or found.get(key):
+                    raise PluginError(f"{kind} {cls.name!r} exists already ({taken.origin})")
+                found[key] = Found(kind, cls, origin, source_digest(inspect.getfile(cls)))
+        return found
+
+
+_HOOKS: dict[str, Kind] = {
+    "harness_datasets": "dataset",
+    "harness_defenses": "defense",
+    "harness_attacks": "attack",
+    "harness_architectures": "architecture",
+    "harness_analyses": "analysis",
+}
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    # Path and content are part of the name: two folders may hold files of one name, and a file that has not changed is
+    # the module that is there already, so that a process has one class of each plugin.
+    # No dot: a plan is pickled for other processes, and pickle imports the package of a dotted name.
+    where = make_id(path.resolve(), source_digest(str(path)))[:8]
+    name = f"harness_plugin_{where}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError("is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses look their module up while they resolve postponed annotations.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def check_class(cls: Any, kind: Kind) -> None:
+    """Raise :class:`PluginError` unless ``cls`` is a plugin class of ``kind`` that can be constructed from text."""
+    base = KINDS[kind]
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise PluginError(f"{getattr(cls, '__name__', cls)!r} is no {kind}: derive it from harness.{base.__name__}")
+    where = cls.__name__
+    if cls.__abstractmethods__:
+        raise PluginError(f"{where} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
+    if not is_dataclass(cls) or "__dataclass_params__" not in vars(cls):
+        raise PluginError(f"{where} is no dataclass: put @dataclass(frozen=True) above it")
+    hints = get_type_hints(cls)
+    unset = [n for n, hint in hints.items() if get_origin(hint) is ClassVar and not hasattr(cls, n)]
+    if unset:
+        raise PluginError(f"{where} does not set {', '.join(unset)}")
+    name = cls.name
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+        raise PluginError(f"{where}.name must be lower-case letters, digits, '-', '_' and '.', not {name!r}")
+    check_fields(cls, where, hints)
+    try:
+        cls()
+    except Exception as error:
+        raise PluginError(f"{where}() refuses its own defaults: {error}") from error

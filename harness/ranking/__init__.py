@@ -1,0 +1,1 @@
+"""From the tables to verdicts, comparisons and ranks. No torch."""

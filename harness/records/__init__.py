@@ -1,0 +1,1 @@
+"""Records, frozen results folders: made, checked, replayed."""

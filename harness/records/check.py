@@ -1,0 +1,318 @@
+"""Checking a stranger's record: what it says must follow from its tables, and nothing else may be in its folder.
+
+Nothing of it is run, no link is followed, nothing is written; what is read is bounded first. A finding is one line.
+Its pages are made anew from its tables and must be the same: the report's script, then, is the harness's own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+import harness
+from harness.errors import HarnessError
+from harness.planning.graph import make_id
+from harness.records.freeze import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
+from harness.records.lineage import check_lineage, same, text_of, told_inputs
+from harness.running.checkout import commit
+from harness.storage.schema import OWNERS, SCHEMA_VERSION, TABLES
+from harness.storage.tables import Tables
+from harness.storage.text import printable
+
+if TYPE_CHECKING:
+    from harness.planning.registry import Registry
+    from harness.ranking.leaderboard import Board
+
+MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": MAX_IDS, ".md": 2**20, ".html": 2**25}
+"""Of a file, by its kind; there are no other kinds."""
+MAX_FILES = 100
+_NAMES = re.compile(
+    rf"tables/({'|'.join(TABLES)})/merged\.parquet|figures/[a-z-]+\.svg"
+    r"|leaderboard\.md|report\.html|README\.md|ids\.json|environment\.json|manifest\.json"
+)
+_FOLDERS = re.compile(rf"figures|tables(/({'|'.join(TABLES)}))?")
+_ACTIVE = re.compile(rb"<script|<foreignobject|javascript:|<!entity|<iframe|\son\w+\s*=", re.IGNORECASE)
+"""What makes a picture do something."""
+_DECIMAL = re.compile(r"(\d+\.\d+(?:e[+-]?\d+)?)")
+
+
+def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Callable[[Path], str]) -> list[str]:
+    """What is wrong with the record; empty if nothing. Later checks need what earlier ones found in order.
+
+    ``ranking(folder)`` is the text of ``leaderboard.md``.
+    """
+    for step in (_tree, _manifest, _tables):
+        if found := list(step(folder)):
+            return found
+    tables = Tables(folder)
+    cells, stages, evidence = (tables.read(name) for name in ("cells", "stages", "evidence"))
+    if cells.empty:
+        return ["tables: no cells"]
+    board = board_of(tables)
+    found = [
+        *_counts(cells, evidence),
+        *_strays(tables),
+        *_ids(folder, cells, stages, evidence),
+        *_data(stages),
+        *_enough(cells, seeds, nulls),
+        *_numbers(folder, board),
+        *_environment(folder, board, stages),
+        *_pictures(folder),
+    ]
+    return found or list(_pages(folder, tables, registry, ranking))
+
+
+def _tree(folder: Path) -> Iterator[str]:
+    """Plain files of known names and bounded sizes, which nobody may execute."""
+    if folder.is_symlink() or not folder.is_dir():
+        yield f"{printable(folder)} is no folder"
+        return
+    paths = list(_walk(folder))
+    if len(paths) > MAX_FILES:
+        yield f"more than {MAX_FILES} files and folders"
+    for path in paths[:MAX_FILES]:
+        name, about = printable(path.relative_to(folder).as_posix()), path.lstat()
+        if stat.S_ISDIR(about.st_mode):
+            if not _FOLDERS.fullmatch(name):
+                yield f"{name}: no folder of a record"
+        elif not stat.S_ISREG(about.st_mode):
+            yield f"{name}: no plain file"
+        elif not _NAMES.fullmatch(name):
+            yield f"{name}: no file of a record"
+        elif about.st_mode & 0o111:
+            yield f"{name}: executable"
+        elif about.st_size > (most := MAX_BYTES[path.suffix]):
+            yield f"{name}: {about.st_size:,} bytes, expected at most {most:,}"
+
+
+def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """What is in a folder, links not followed; a few more than are allowed at most."""
+    with os.scandir(folder) as entries:
+        for _, entry in zip(range(MAX_FILES + 1), entries, strict=False):
+            yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False) and depth < 3:
+                yield from _walk(Path(entry.path), depth + 1)
+
+
+def _manifest(folder: Path) -> Iterator[str]:
+    for name in (*UNLISTED, "leaderboard.md", "ids.json", "environment.json"):
+        if not (folder / name).is_file():
+            yield f"{name}: missing"
+            return
+    manifest, found = _json(folder / "manifest.json"), digests(folder)
+    if not isinstance(manifest, dict) or not isinstance(listed := manifest.get("files"), dict):
+        yield "manifest.json: no manifest"
+        return
+    for what, ours in (("format", FORMAT), ("schema", SCHEMA_VERSION)):
+        if manifest.get(what) != ours:
+            yield f"manifest.json: {what} {manifest.get(what)!r:.20}, this harness writes {ours}"
+    for name in sorted({*listed, *found}):
+        if name not in found:
+            yield f"{printable(name)}: in the manifest and not in the folder"
+        elif listed.get(name) != found[name]:
+            yield f"{printable(name)}: not the file of the manifest"
+
+
+def _tables(folder: Path) -> Iterator[str]:
+    for name in TABLES:
+        if not (folder / "tables" / name / "merged.parquet").is_file():
+            yield f"tables/{name}: missing"
+            continue
+        try:
+            Tables(folder).read(name)
+        except HarnessError as error:
+            yield f"tables/{name}: {error}"
+
+
+def _counts(cells: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
+    """Each cell's counts and accuracies are those of its evidence, and possible."""
+    ok = cells[cells["status"] == "ok"].set_index("cell")
+    for name in ("null_accuracy", "victim_accuracy", "surrogate_accuracy", "agreement"):
+        values = ok[name].dropna()
+        yield from (f"cell {cell}: {name} is not in 0..1" for cell in values[~values.between(0, 1)].index)
+    of_cell = evidence.groupby(["cell", "suspect", "probe"])[["matches", "trials"]].sum()
+    for who, probe in (
+        *(("victim", "trigger"), ("null", "trigger")),
+        *(("surrogate", "trigger"), ("surrogate", "held_out"), ("surrogate", "control")),
+    ):
+        for cell, row in ok.iterrows():
+            said = [row[f"{who}_{probe}_{what}"] for what in ("matches", "trials")]
+            at = (cell, who, probe)
+            there = list(of_cell.loc[at]) if at in of_cell.index else [math.nan, math.nan]
+            if not all(same(one, other) for one, other in zip(said, there, strict=True)):
+                yield f"cell {cell}: {who} {probe} counts {said} are not those of its evidence, {there}"
+    for who in ("victim", "surrogate"):
+        accuracy = evidence[evidence["suspect"] == who].groupby("cell")["accuracy"].first()
+        both = ok[[f"{who}_accuracy"]].join(accuracy, how="inner")
+        for cell, one, other in both.itertuples():
+            if not same(one, other):
+                yield f"cell {cell}: {who} accuracy {one} is not that of its evidence, {other}"
+
+
+def _strays(tables: Tables) -> Iterator[str]:
+    """Rows of cells, models or stages that are in no other table: whoever reads the tables does not see them."""
+    names = list(TABLES["cells"].key)
+    keys = {table: ("cells", [owner, *names]) for table, owner in OWNERS.items()} | {"curves": ("stages", ["stage"])}
+    for table, (whole, columns) in keys.items():
+        rows, known = tables.every_row(table)[columns], tables.read(whole)[columns]
+        alone = rows[~pd.MultiIndex.from_frame(rows).isin(pd.MultiIndex.from_frame(known))]
+        for owner, count in alone[columns[0]].value_counts(sort=False, dropna=False).items():
+            yield f"tables/{table}: {count} rows of the {columns[0]} {owner} are of none in tables/{whole}"
+
+
+def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
+    """Stages' ids are digests of the inputs that the record tells, and cells are made of the stages that they claim."""
+    told = _json(folder / "ids.json")
+    if not isinstance(told, dict):
+        yield "ids.json: no object"
+        return
+    inputs, is_whole = told_inputs(told, stages), True
+    for row in stages[stages["status"] == "ok"].itertuples():
+        made = inputs.get(row.stage)
+        if made is None:
+            yield f"stage {row.stage}: its id is no digest of what ids.json says of it"
+        elif made["action"] != row.action or text_of(made["dataset"]) != row.dataset:
+            yield f"stage {row.stage}: ids.json and the stages table say different things of it"
+        else:
+            continue
+        is_whole = False
+    if is_whole:
+        yield from check_lineage(cells, stages, evidence, inputs)
+    for cell in cells[(cells["status"] == "skipped") & cells["model"].isna()].itertuples():
+        if cell.cell != make_id("skip", cell.dataset, cell.defense, cell.attack, cell.seed, cell.reason):
+            yield f"cell {cell.cell}: its id is no digest of why it was skipped"
+
+
+def _data(stages: pd.DataFrame) -> Iterator[str]:
+    for name, found in checksums(stages).items():
+        if len(found) > 1:
+            yield f"data: {name} was not the same for all stages: checksums {', '.join(found)}"
+
+
+def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
+    ok = cells[cells["status"] == "ok"]
+    for (dataset, defense), rows in cells.groupby(["dataset", "defense"], sort=False):
+        own, where = ok[(ok["dataset"] == dataset) & (ok["defense"] == defense)], printable(f"{dataset} / {defense}")
+        if (n := own["seed"].nunique()) < seeds:
+            yield f"{where}: {n} seeds that ended ok of {rows['seed'].nunique()}, expected at least {seeds}"
+        if len(own) and (k := int(own["nulls"].fillna(0).min())) < nulls:
+            yield f"{where}: {k} null models, expected at least {nulls}"
+
+
+def _numbers(folder: Path, board: Board) -> Iterator[str]:
+    """The page's block for machines says what the tables do."""
+    page = (folder / "README.md").read_text("utf-8", errors="replace")
+    block = re.search(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    try:
+        said = json.loads(block[1])["schemes"] if block else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        said = None
+    ours = numbers(board)["schemes"]
+    if not isinstance(said, list) or len(said) != len(ours):
+        yield f"README.md: no json block with the numbers of {len(ours)} schemes"
+        return
+    for theirs, own in zip(said, ours, strict=True):
+        for name, value in own.items():
+            other = theirs.get(name) if isinstance(theirs, dict) else None
+            if not _close(value, other):
+                yield printable(f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}")
+
+
+def _close(one: Any, other: Any) -> bool:
+    """Whether two values are equal, numbers but for the last digits: machines sum in different orders."""
+    if isinstance(one, float) and isinstance(other, float | int):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(one == other)
+
+
+def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[str]:
+    """What ``environment.json`` says of machines, versions and data is what the tables do."""
+    said = _json(folder / "environment.json")
+    texts = ("command", "recorded_with", "recorded_at")
+    if (
+        not isinstance(said, dict)
+        or not all(isinstance(said.get(name), str) for name in texts)
+        or not isinstance(said.get("commit"), str | None)
+    ):
+        yield "environment.json: no environment of a record"
+        return
+    for name, ours in {"measured_on": board.machines, **measured(stages)}.items():
+        if said.get(name) != ours:
+            yield printable(f"environment.json: {name} {said.get(name)!r:.80}, the tables say {ours!r:.80}")
+
+
+def _pages(folder: Path, tables: Tables, registry: Registry, ranking: Callable[[Path], str]) -> Iterator[str]:
+    """The ranking and the report are those that this harness makes of the tables."""
+    environment = _json(folder / "environment.json")
+    pages: dict[str, Callable[[], str]] = {
+        "leaderboard.md": lambda: ranking(folder),
+        "report.html": lambda: report(tables, environment, registry),
+    }
+    for name, make in pages.items():
+        if not (folder / name).is_file():
+            continue
+        theirs = (folder / name).read_bytes().decode("utf-8", errors="replace")
+        try:
+            if line := _other_line(theirs, make()):
+                yield f"{name}: line {line} is not what the tables make it{_other_harness(folder, environment)}"
+        except HarnessError as error:
+            yield f"{name}: cannot be made from the tables ({error})"
+
+
+def _other_line(theirs: str, ours: str) -> int | None:
+    """The number of the first line that is another one; ``None`` if there is none."""
+    lines, own = theirs.split("\n"), ours.split("\n")
+    for number, (one, other) in enumerate(zip(lines, own, strict=False), start=1):
+        if one != other and not _is_alike(one, other):
+            return number
+    return None if len(lines) == len(own) else min(len(lines), len(own)) + 1
+
+
+def _is_alike(one: str, other: str) -> bool:
+    """Whether two lines differ at most in the last digits of decimal numbers: machines sum in different orders."""
+    parts, own = _DECIMAL.split(one), _DECIMAL.split(other)
+    is_shown = "application/json" not in one  # there, nothing is rounded
+    return len(parts) == len(own) and all(_is_close(*pair, is_shown) for pair in zip(parts, own, strict=True))
+
+
+def _is_close(one: str, other: str, is_shown: bool) -> bool:
+    """Whether two texts are equal, or two decimal numbers but for the last digits; if rounded to be shown, by one."""
+    if one == other:
+        return True
+    if not (_DECIMAL.fullmatch(one) and _DECIMAL.fullmatch(other)):
+        return False
+    is_rounded = is_shown and len(one) == len(other) and "e" not in one + other
+    step = 10.0 ** -len(one.partition(".")[2]) if is_rounded else 0.0
+    return math.isclose(float(one), float(other), rel_tol=1e-9, abs_tol=1.01 * step)
+
+
+def _other_harness(folder: Path, environment: Mapping[str, Any]) -> str:
+    """By which harness the record was made, where that is another one, which may write pages otherwise."""
+    there, here = (environment["recorded_with"], environment["commit"]), (harness.__version__, commit())
+    if there == here:
+        return ""
+    named, own = (f"{version} at commit {(state or 'unknown')[:12]}" for version, state in (there, here))
+    anew = f"harness record NAME --results {printable(folder)} --output NEW records it anew"
+    return f": it was recorded with watermark-harness {named}, this is {own}; {anew}"
+
+
+def _pictures(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("figures/*.svg")):
+        if _ACTIVE.search(path.read_bytes()):
+            yield f"figures/{path.name}: a picture that does more than show"
+
+
+def _json(path: Path) -> Any:
+    """What a file of bounded size says; ``None`` where that is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None

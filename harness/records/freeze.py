@@ -1,0 +1,230 @@
+"""A results folder frozen for others: its merged tables, pictures, ranking, report and surroundings, with a checksum
+of each.
+
+A record is a results folder too, without artifacts: ``harness leaderboard --results RECORD`` reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import DamagedArtifact, ResultsError, UsageError
+from harness.figures.catalogue import Shown, collect, draw_all
+from harness.planning.inputs import inputs_in
+from harness.planning.registry import Registry
+from harness.ranking.leaderboard import Board, make_board
+from harness.ranking.scoring import Rules
+from harness.report import About, Results, render
+from harness.running.checkout import commit
+from harness.storage.schema import SCHEMA_VERSION, TABLES
+from harness.storage.store import plain
+from harness.storage.tables import Tables
+from harness.storage.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.storage.store import Store
+
+FORMAT = 2
+MAX_IDS = 2**26
+"""Bytes of ``ids.json``."""
+UNLISTED = ("README.md", "manifest.json")
+"""Not in the manifest: a person completes the one, and the other would have to hold its own checksum."""
+
+
+def record(
+    store: Store, tables: Tables, folder: Path, title: str, command: str, registry: Registry, ranking: str
+) -> list[str]:
+    """Write the record ``folder``, whole or not at all; the names of its files. ``ranking`` is Markdown.
+
+    Raises :class:`UsageError` where there is something already.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(
+            f"{printable(folder)} is there already, and a record is never overwritten: choose another name"
+        )
+    board, stages = board_of(tables), tables.read("stages")
+    environment = {**_made_by(command), "measured_on": board.machines, **measured(stages)}
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        for name in TABLES:
+            _freeze(tables.read(name), name, partial)
+        draw_all(collect(Shown(tables, registry.use)), partial / "figures", "svg")
+        (partial / "leaderboard.md").write_text(ranking, "utf-8")
+        (partial / "report.html").write_text(report(Tables(partial), environment, registry), "utf-8")
+        _write_json(partial / "ids.json", _ids(store, stages["stage"]))
+        _write_json(partial / "environment.json", environment)
+        _write_json(partial / "manifest.json", {"format": FORMAT, "schema": SCHEMA_VERSION, "files": digests(partial)})
+        (partial / "README.md").write_text(_readme(title, environment, board), "utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        raise ResultsError(f"cannot write {printable(folder)}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # there no more, once it was renamed
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def board_of(tables: Tables) -> Board:
+    """The ranking by the default rules."""
+    return make_board(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules(), intervals=False)
+
+
+def numbers(board: Board) -> dict[str, Any]:
+    """What a record's page says in a machine's words: of every scheme, rates in 0..1."""
+    rows = [
+        {
+            **{name: getattr(scheme, name) for name in ("dataset", "defense", "rank", "seeds", "verified")},
+            **{
+                name: spread.mean if (spread := getattr(scheme, name)) else None
+                for name in ("margin", "victim_success", "false_rate", "accuracy_cost")
+            },
+            **{name: getattr(scheme, name) for name in ("void", "failed", "skipped")},
+        }
+        for scheme in board.schemes
+    ]
+    values: dict[str, Any] = plain({"schemes": rows})
+    return values
+
+
+def measured(stages: pd.DataFrame) -> dict[str, Any]:
+    """The part of ``environment.json`` that the stages tell: ``versions``, and the ``data`` by their checksums."""
+    parts = stages["machine"].str.extract(r"^(?P<platform>[^,]+),.* Python (?P<python>\S+)$")
+    told = {**parts, "torch": stages["torch"], "harness": stages["harness"], "commit": stages["commit"]}
+    versions = {name: sorted(values.dropna().unique()) for name, values in told.items()}
+    return {"versions": versions, "data": checksums(stages)}
+
+
+def checksums(stages: pd.DataFrame) -> dict[str, list[str]]:
+    """By name of a data set the checksums of its content, in order: one, unless its files were not always the same;
+    none where the stages do not tell."""
+    own, other = (
+        stages[list(pair)].set_axis(["name", "checksum"], axis=1).dropna(subset="name")
+        for pair in (("dataset", "data_checksum"), ("other_dataset", "other_checksum"))
+    )
+    found: dict[str, set[str]] = {}
+    for name, checksum in {*own.itertuples(index=False, name=None), *other.itertuples(index=False, name=None)}:
+        found.setdefault(name.partition("[")[0], set()).update([checksum] if isinstance(checksum, str) else [])
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def report(tables: Tables, environment: Mapping[str, Any], registry: Registry) -> str:
+    """``report.html``: whoever makes it of a record's tables and ``environment.json`` makes the same.
+
+    So it describes none but the built-in plugins, which all have.
+    """
+    command, when, harness, commit = (
+        printable(environment[name] or "") for name in ("command", "recorded_at", "recorded_with", "commit")
+    )
+    about = About("the tables beside this page", command, when, f"watermark-harness {harness}", commit)
+    results = Results(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules())
+    own = {key: found for key, found in registry.found.items() if found.origin.startswith("built-in: ")}
+    return render(results, about, Registry(own))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each listed file, by its path in the folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {n: hashlib.sha256(p.read_bytes()).hexdigest() for n, p in named.items() if n not in UNLISTED}
+
+
+def _freeze(frame: pd.DataFrame, table: str, folder: Path) -> None:
+    """Write a merged table as one file, where :class:`Tables` finds it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = TABLES[table].schema()
+    data = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(schema.metadata)
+    path = folder / "tables" / table / "merged.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(data, path, compression="zstd", write_page_checksum=True)
+
+
+def _ids(store: Store, stages: pd.Series[str]) -> dict[str, Any]:
+    """The inputs of every stage whose artifact is still there, or that a record tells which is recorded anew: an id is
+    their digest."""
+    told, known = _told(store.results / "ids.json"), {}
+    for id in stages:
+        with suppress(DamagedArtifact, ResultsError):
+            if inputs := inputs_in(id, store.record(id) or {"inputs": told.get(id)}):
+                known[id] = dict(inputs)
+    return known
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """What the ``ids.json`` of a record tells; nothing where there is none, or another file of that name."""
+    with suppress(OSError, ValueError, RecursionError):
+        if not path.is_symlink() and path.stat().st_size < MAX_IDS:
+            told = json.loads(path.read_bytes())
+            return told if isinstance(told, dict) else {}
+    return {}
+
+
+def _made_by(command: str) -> dict[str, Any]:
+    from harness import __version__
+
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return {"command": command, "commit": commit(), "recorded_with": __version__, "recorded_at": now}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _readme(title: str, environment: Mapping[str, Any], board: Board) -> str:
+    versions = "; ".join(f"{name} {', '.join(found) or 'unknown'}" for name, found in environment["versions"].items())
+    return f"""# {title}
+
+(What was asked, and the answer in two sentences.)
+
+The ranking is in [leaderboard.md](leaderboard.md), all results are on one page in `report.html` (it opens from disk),
+pictures are in `figures/`.
+
+## What agrees with earlier results, and what differs
+
+- (One line a finding, with n and spread.)
+
+## How it was made
+
+```
+{environment["command"] or "(the command)"}
+```
+
+| | |
+| --- | --- |
+| machine | {_in_table("; ".join(board.machines)) or "unknown"} |
+| versions | {_in_table(versions)} |
+| data | {_in_table("; ".join(map(_data, environment["data"].items())))} |
+| commit | {environment["commit"] or "unknown"} |
+| recorded | {environment["recorded_at"]}, watermark-harness {environment["recorded_with"]} |
+| `tables/` | the merged tables |
+| `ids.json` | of what each stage's id is the digest |
+| `environment.json` | the rows above, for a machine |
+| `manifest.json` | the files' checksums |
+
+The numbers for a machine, which `harness submit` compares with the tables:
+
+```json
+{json.dumps(numbers(board), indent=1)}
+```
+"""
+
+
+def _data(told: tuple[str, list[str]]) -> str:
+    """A data set and its checksum; what is wrong where it has several."""
+    name, found = told
+    return f"{name} {' and '.join(found) or 'unknown'}{' (not always the same content!)' if len(found) > 1 else ''}"
+
+
+def _in_table(text: str) -> str:
+    """``text`` in a cell of a Markdown table."""
+    return printable(text).replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""Running a plan: stages by executors, and every outcome as rows."""

@@ -1,0 +1,203 @@
+"""The actions of stages: one function each. The only code that calls plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import index
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from harness.contracts import (
+    Analysis,
+    BlackBoxAttack,
+    Count,
+    Defense,
+    Detection,
+    Detector,
+    Evasion,
+    Evidence,
+    Key,
+    Marked,
+    Measure,
+    WhiteBoxAttack,
+    WhiteBoxDefense,
+)
+from harness.engine.train import Engine, clone
+from harness.errors import PluginError, Skip
+from harness.metrics import mask_overlap, window_rank
+from harness.nets import Net
+from harness.planning.graph import Stage
+from harness.storage.codec import Loaded
+from harness.storage.store import plain
+
+if TYPE_CHECKING:
+    from harness.running.worker import Worker
+
+
+@dataclass
+class Made:
+    """What a stage made, before it is stored."""
+
+    net: nn.Module | None = None
+    key: Key | None = None
+    guard: Mapping[str, Tensor] | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else is stored: what a detector found."""
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+Parents = Mapping[str, Loaded]
+
+
+def _train(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    """A clean model: a null model, or the one that victims start from."""
+    train = worker.splits(stage).train
+    return Made(engine.train(engine.build(), [engine.stream(train)], stage.epochs))
+
+
+def _triggers(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    if stage.recipe is None:
+        raise PluginError("a triggers stage without a recipe")
+    key = stage.recipe.make(worker.task(stage, Key()), engine)
+    _expect(key, Key, f"{type(stage.recipe).__name__}.make")
+    return Made(key=key)
+
+
+def _embed(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    defense: Defense = _plugin(stage)
+    triggers = parents["triggers"].key if "triggers" in parents else Key()
+    marked = defense.embed(worker.task(stage, triggers), engine)
+    _expect(marked, Marked, f"{defense.name}.embed")
+    return Made(marked.net, marked.key)
+
+
+def _attack(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
+    pool = worker.pool(stage, attack)
+    queries = guard = None
+    if not isinstance(attack, BlackBoxAttack):
+        engine.lent = worker.lent(stage, parents, attack)
+    if isinstance(attack, BlackBoxAttack):
+        oracle = worker.oracle(stage, parents, engine, attack)
+        surrogate = attack.run(oracle, pool, engine)
+        queries = oracle.queries
+    elif isinstance(attack, Evasion):
+        surrogate = clone(net_of(parents["model"]))
+        guard = attack.prepare(surrogate, pool, engine)
+        _expect(guard, Mapping, f"{attack.name}.prepare")
+    else:
+        surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
+    _expect(surrogate, nn.Module, f"{attack.name}.run")
+    return Made(surrogate, guard=guard, record={"queries": queries})
+
+
+def _detect(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    detector: Detector = _plugin(stage)
+    engine.lent = worker.lent(stage, parents, detector)
+    found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector), engine)
+    _expect(found, Detection, f"{detector.name}.run")
+    tensors = {"mask": found.mask, "pattern": found.pattern}
+    detection = {
+        "score": float(found.score),
+        "threshold": float(found.threshold),
+        "suspected_class": None if found.suspected_class is None else index(found.suspected_class),
+        "suspected_source": None if found.suspected_source is None else index(found.suspected_source),
+    }
+    return Made(
+        tensors={name: tensor for name, tensor in tensors.items() if tensor is not None},
+        record={"detection": detection, "measures": _measured(found.measures)},
+    )
+
+
+def _judge(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    detect = parents["detect"]
+    return Made(record={"judgement": judge(detect.record["detection"], detect.found, parents["embed"].key)})
+
+
+def _analyse(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    analysis: Analysis = _plugin(stage)
+    reason = analysis.skip(stage.dataset.plugin)
+    if reason:
+        raise Skip(reason)
+    key = parents["embed"].key
+    model = clone(net_of(parents["model"]))
+    return Made(
+        record={"measures": _measured(analysis.run(model, worker.task(stage, key), worker.test(stage), key, engine))}
+    )
+
+
+def _measured(measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """Measures as plain numbers."""
+    return [
+        {
+            "quantity": m.quantity,
+            "layer": m.layer,
+            "group": m.group,
+            "values": plain(m.values.double().flatten().tolist()),
+        }
+        for m in measures
+    ]
+
+
+def _verify(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+    defense: Defense = _plugin(stage)
+    key = parents["embed"].key
+    if isinstance(defense, WhiteBoxDefense):
+        evidence = defense.verify_weights(clone(net_of(parents["model"])), key)
+    else:
+        evidence = defense.verify(worker.oracle(stage, parents, engine), key)
+    _expect(evidence, Evidence, f"{defense.name}.verify")
+    counts = {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
+    return Made(record={"evidence": counts})
+
+
+def _counted(count: Count, where: str) -> list[int]:
+    """Matches and trials as plain numbers, also where a plugin counted with NumPy or torch."""
+    try:
+        matches, trials = index(count.matches), index(count.trials)
+    except (AttributeError, TypeError):
+        matches, trials = 0, -1
+    if not 0 <= matches <= trials:
+        raise PluginError(f"{where} must be Count(matches <= trials) of whole numbers, not {count}")
+    return [matches, trials]
+
+
+ACTIONS = {
+    **{"train": _train, "triggers": _triggers, "embed": _embed, "attack": _attack},
+    **{"detect": _detect, "judge": _judge, "verify": _verify, "analyse": _analyse},
+}
+
+
+def judge(detection: Mapping[str, Any], found: Mapping[str, Tensor], key: Key) -> dict[str, Any]:
+    """A detection compared with the key: is its class the target, and does its mask cover the trigger?"""
+    target, mask = key.tensors.get("target"), key.tensors.get("mask")
+    suspected, recovered = detection["suspected_class"], found.get("mask")
+    judgement: dict[str, Any] = {
+        "target_hit": None if suspected is None or target is None else int(target) == suspected,
+        "mask_overlap": None,
+        "window_rank": None,
+    }
+    if recovered is None or mask is None or recovered.shape != mask.shape:
+        return judgement
+    return judgement | {"mask_overlap": mask_overlap(recovered, mask), "window_rank": window_rank(recovered, mask)}
+
+
+def _plugin(stage: Stage) -> Any:
+    if stage.plugin is None:
+        raise PluginError(f"the stage {stage.label!r} has no plugin")
+    return stage.plugin.plugin
+
+
+def net_of(loaded: Loaded) -> Net:
+    if loaded.net is None:
+        raise PluginError(f"{loaded.record['label']} made no model")
+    return loaded.net
+
+
+def _expect(value: object, cls: type, where: str) -> None:
+    if not isinstance(value, cls):
+        raise PluginError(f"{where} must return a {cls.__name__}, not {type(value).__name__}")

@@ -1,0 +1,112 @@
+"""What a stage ran on and what it took: the machine, and peak memory on the host and on the device."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.running.checkout import commit
+
+_STATUS = Path("/proc/self/status")
+_MEMORY = Path("/proc/meminfo")
+_PROCESSORS = Path("/proc/cpuinfo")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where this process runs, as columns of the table ``stages``; what is not known is not there."""
+    import harness
+
+    known = {"commit": found} if (found := commit()) else {}
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "harness": harness.__version__,
+        **known,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor()}), "
+        f"Python {platform.python_version()}",
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, and the instructions that torch chose for it: with others, sums
+    differ in their last bits, and trained networks in more."""
+    name = ""
+    # Line by line: every stage asks, and the file goes on for as many processors as there are.
+    with suppress(OSError), _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    name = name or platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def keep_memory() -> None:
+    """Have the C library keep what training frees, for the next step. For a process that the harness owns.
+
+    By default glibc gives large blocks back to the system at once, and each step asks for them anew: the system then
+    clears page after page, a sixth of a step of the CNN on a CPU. Elsewhere than with glibc this does nothing.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        set_ = ctypes.CDLL(None).mallopt
+        # The first is refused by old releases, which then shall keep all of their defaults.
+        if set_(_MMAP_THRESHOLD, 2**30):
+            set_(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Parameters of ``mallopt``: bytes from which a block is the system's own, and of free memory to keep."""
+
+
+def give_back(device: torch.device) -> None:
+    """Give the system and the device back what a stage freed: what is kept here, no other process can have."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class Peaks:
+    """Peak memory since it was made, where the system can begin to count anew; else since the process began."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with suppress(OSError):
+            _CLEAR.write_text("5")  # Linux: the resident peak becomes what is resident now
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def read(self) -> dict[str, float | None]:
+        """The peaks in MiB, as columns of the table ``stages``."""
+        cuda = self.device.type == "cuda"
+        return {
+            "peak_memory_mib": _resident_peak_mib(),
+            "peak_device_memory_mib": torch.cuda.max_memory_reserved(self.device) / 2**20 if cuda else None,
+        }
+
+
+def available_memory() -> int | None:
+    """Bytes that new processes may take without swapping; ``None`` where the system does not tell (but Linux does)."""
+    with suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":", 1) for line in _MEMORY.read_text("ascii").splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 2**10
+    return None
+
+
+def _resident_peak_mib() -> float | None:
+    """Peak resident memory of this process; ``None`` where the system does not tell (Windows)."""
+    with suppress(OSError, KeyError):
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text("ascii").splitlines())
+        return int(lines["VmHWM"].split()[0]) / 2**10  # KiB
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere

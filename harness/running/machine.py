@@ -1,0 +1,248 @@
+"""Where to run a plan: device, processes, data; and the executor for them. Only what there is to run imports torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from harness.engine.train import Precision
+    from harness.planning.graph import Lookup, Plan, Stage
+    from harness.planning.registry import Registry
+    from harness.running.executor import Executor, Work
+    from harness.running.locking import Mark
+    from harness.running.pool import Warn
+    from harness.running.session import Session
+    from harness.running.worker import Worker
+    from harness.storage.store import Store
+
+Where: TypeAlias = Literal["local", "ray"]
+WORKERS_A_GPU = 2
+"""What ``--jobs auto`` takes: small nets leave a GPU idle between two kernels."""
+WORKER_MEMORY = 2**31
+"""Bytes that ``--jobs auto`` leaves a worker on a CPU: what the largest net that is built in takes."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to run: what the command line says of devices, processes and data."""
+
+    data: Path | None = None
+    device: str = "auto"
+    threads: int = 1
+    jobs: int | None = None
+    """Stages at a time, each in a worker process; 1 is this process, ``None`` is as many as suit the machine."""
+    stage_timeout: float | None = None
+    """Seconds that a stage may take. With it also one stage at a time has a worker process, which can be killed."""
+    precision: Precision = "tf32"
+    deterministic: bool = False
+    profile: bool = False
+    debug: bool = False
+    plugins: tuple[Path, ...] = ()
+    executor: Where = "local"
+    address: str | None = None
+    """Of the Ray cluster; ``None`` is one of this machine alone."""
+
+
+def make_executor(
+    session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine, warn: Warn
+) -> Executor:
+    """What runs the stages that are left, once it is sure that every data set that they need is there."""
+    from harness.errors import UsageError
+    from harness.running.executor import Serial
+    from harness.running.processes import Local
+
+    if machine.debug and machine.executor == "ray":
+        raise UsageError("--debug opens the debugger in this process: it needs --executor local")
+    if machine.debug and machine.jobs not in (None, 1):
+        raise UsageError("--debug opens the debugger in this process: it needs --jobs 1")
+    if machine.debug and machine.stage_timeout:
+        raise UsageError("--debug opens the debugger in this process, which --stage-timeout cannot kill: leave one out")
+    if not session.todo:
+        return Serial(_nothing)
+    # The nodes have the devices of a cluster: its head need not have one.
+    here = replace(machine, device="cpu") if machine.executor == "ray" else machine
+    worker = _worker(here, store, registry.use, plan.stages, warn)
+    _load_data(worker, session.todo)
+    if machine.executor == "ray":
+        return _on_ray(session, store, plan, machine, warn)
+    jobs = machine.jobs or (1 if machine.debug else _suitable(worker.device, machine.threads))
+    jobs = min(jobs, len(session.todo))
+    if jobs == 1 and machine.stage_timeout is None:
+        return Serial(_claimed(worker, session.seen))
+    make = partial(_work_of, machine, store.address, session.seen)
+    return Local(jobs, make, plan.stages, warn, machine.stage_timeout)
+
+
+def _load_data(worker: Worker, stages: Iterable[Stage]) -> None:
+    """Have every data set that the stages need. Raises :class:`harness.UsageError` for one that is not there."""
+    # A dict, not a set: of two sets that are missing it is always the same one that is named.
+    for dataset in dict.fromkeys(use for stage in stages for use in (stage.dataset, stage.data) if use):
+        worker.data.arrays(dataset.plugin)
+
+
+def _on_ray(session: Session, store: Store, plan: Plan, machine: Machine, warn: Warn) -> Executor:
+    """What runs the stages on a Ray cluster. A worker's GPU is the only one that it sees, so it has no number."""
+    from harness.errors import UsageError
+    from harness.running.ray import Cluster, Ray
+    from harness.storage.remote import is_url
+
+    if machine.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device {machine.device!r}: a cluster gives each worker its GPU; expected auto, cpu or cuda"
+        )
+    cluster = Cluster(machine.address)
+    gpu = machine.device == "cuda" or (machine.device == "auto" and cluster.has_gpus())
+    folder = None if is_url(store.address) else store.results.absolute()
+    there = replace(_absolute(machine), device="cuda" if gpu else "cpu")
+    return Ray(
+        cluster,
+        partial(_work_on_node, there, str(folder or store.address), session.seen),
+        plan.stages,
+        warn,
+        jobs=machine.jobs,
+        cpus=machine.threads,
+        gpus=1 / WORKERS_A_GPU if gpu else 0,
+        folder=folder,
+        limit=machine.stage_timeout,
+    )
+
+
+def _absolute(machine: Machine) -> Machine:
+    """With the folders that the options and the environment name here, whatever is current or set elsewhere."""
+    from harness.data import data_folder
+    from harness.planning.registry import plugin_folders
+
+    data, is_cache = data_folder(machine.data)
+    plugins = tuple(folder.absolute() for folder in plugin_folders(machine.plugins))
+    return replace(machine, data=None if is_cache else data.absolute(), plugins=plugins)
+
+
+def _nothing(stage: Stage) -> dict[str, Any]:
+    raise AssertionError(f"{stage.label} is run where nothing is left to run")
+
+
+def _suitable(device: Any, threads: int) -> int:
+    """How many workers suit the machine."""
+    import torch
+
+    from harness.running.environment import available_memory
+
+    if device.type == "cuda":
+        return WORKERS_A_GPU * (torch.cuda.device_count() if device.index is None else 1)
+    # Those that this process may use, where the system tells: a container has fewer than the machine.
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = available_memory()
+    return max(1, min(cpus // threads, cpus if memory is None else memory // WORKER_MEMORY))
+
+
+def _claimed(worker: Worker, seen: Mapping[str, Mark]) -> Work:
+    """What runs stages under their claims; ``seen`` of what was stored when the session began."""
+    from harness.running.locking import Claimed
+    from harness.storage.locks import Claims
+
+    worker.claims = Claims(worker.store.results)
+    return Claimed(worker.run, worker.claims, worker.store, seen)
+
+
+def _work_of(
+    machine: Machine, address: str, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+) -> Work:
+    """What runs stages in the worker process ``number``, which has no plugins yet."""
+    from harness.planning.registry import load_registry
+    from harness.storage.remote import open_store
+
+    lookup = load_registry(machine.plugins).use
+    return _claimed(_worker(machine, open_store(address, warn), lookup, stages, warn, number), seen)
+
+
+def _work_on_node(
+    machine: Machine, address: str, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+) -> tuple[Work, Lookup]:
+    """What runs stages in a worker on a cluster, and finds their plugins there.
+
+    Data that this node alone lacks end the run: else it would fail one stage after the other, faster than others run.
+    """
+    from harness.planning.registry import load_registry
+    from harness.storage.remote import open_store
+
+    lookup = load_registry(machine.plugins).use
+    worker = _worker(machine, open_store(address, warn), lookup, stages, warn, number)
+    claimed = _claimed(worker, seen)
+
+    def work(stage: Stage) -> dict[str, Any] | None:
+        _load_data(worker, [stage])
+        return claimed(stage)
+
+    return work, lookup
+
+
+def _worker(
+    machine: Machine,
+    store: Store,
+    lookup: Lookup,
+    stages: Mapping[str, Stage],
+    warn: Warn,
+    number: int | None = None,
+) -> Worker:
+    """The worker of this process; of the worker process ``number`` if there is one."""
+    import torch
+
+    from harness.data import Data, data_folder
+    from harness.engine.train import set_matmul_precision
+    from harness.running.environment import keep_memory
+    from harness.running.worker import Worker
+
+    torch.set_num_threads(machine.threads)
+    set_matmul_precision(machine.precision)
+    keep_memory()
+    if machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        torch.use_deterministic_algorithms(True)
+    device = _device(machine.device)
+    if number is not None and device.type == "cuda":
+        device = _shared(device, number)
+    return Worker(
+        store,
+        Data(*data_folder(machine.data)),
+        stages,
+        lookup,
+        device,
+        machine.precision,
+        store.profiles if machine.profile else None,
+        machine.debug,
+        warn,
+        shares_device=number is not None,
+    )
+
+
+def _device(name: str) -> Any:
+    """The torch device of ``name``. Raises :class:`UsageError` for one that is not there."""
+    import torch
+
+    from harness.errors import UsageError
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not supported")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"no device {name!r} here ({reason}): auto, cpu, cuda or cuda:N") from error
+    return device
+
+
+def _shared(device: Any, number: int) -> Any:
+    """The GPU of a worker: the one that was named, or else the workers go round all that there are."""
+    import torch
+
+    index = number % torch.cuda.device_count() if device.index is None else device.index
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

@@ -1,0 +1,284 @@
+"""What the executors with workers have in common: who is at what, who is free, and what to do when one is gone.
+
+The process of the run keeps the books and waits, so a worker may die without taking anything along but its own stage.
+Where workers are and how they are reached is said by what derives from these two.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from harness.errors import Crowded, HarnessError, UsageError
+from harness.planning.graph import Stage
+from harness.running.executor import Control, Record, Work, unstored
+from harness.running.queue import Queue
+
+Warn: TypeAlias = Callable[[str], None]
+Message: TypeAlias = tuple[str, Any]
+"""``ready``, ``warning``, ``record``, ``last`` (a record, of a worker that can do no more), ``claimed`` (another
+process is at the stage), ``crowded`` (it ran out of a device's memory), ``unread`` (the stage could not be read),
+``usage`` (a user's mistake) or ``broken``, and what it is about."""
+
+HELD = 8
+"""Of how many stages a worker's latest artifacts are taken to be at hand there: fewer than it caches."""
+
+
+class Worker(ABC):
+    """A worker, as the process of the run sees it; ``stages`` are all of the plan, by id."""
+
+    def __init__(self, number: int, stages: Mapping[str, Stage]) -> None:
+        self.number, self.stages = number, stages
+        self.ready = False
+        """Whether it has started up."""
+        self.stage: Stage | None = None
+        self.since = 0.0
+        self.held: tuple[str, ...] = ()
+        """The stages whose artifacts it made or loaded, the latest first."""
+        self.sent: set[str] = set()
+
+    @abstractmethod
+    def send(self, id: str, stages: Sequence[Stage]) -> None:
+        """Have it run the stage ``id``, which is among ``stages``. Raises whatever says that they cannot be sent."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+
+    @abstractmethod
+    def close(self) -> str:
+        """See it off, once it has been told to leave or is gone, and say how it ended."""
+
+    def give(self, stage: Stage) -> Record | None:
+        """Have it run ``stage``. A record says that this cannot be."""
+        unsent = self._unsent(stage)
+        try:
+            self.send(stage.id, unsent)
+        except Exception as error:  # whatever a plugin's object raises
+            return _failed(stage, f"it cannot be sent to a worker process: {type(error).__name__}: {error}")
+        self.stage, self.since = stage, time.monotonic()
+        self.sent.update(each.id for each in unsent)
+        parents = (id for _, id in stage.parents)
+        self.held = tuple(dict.fromkeys((stage.id, *parents, *self.held)))[:HELD]
+        return None
+
+    def _unsent(self, stage: Stage) -> list[Stage]:
+        """``stage`` and those of its ancestors that the worker does not know."""
+        found: dict[str, Stage] = {}
+        ids = [stage.id]
+        while ids:
+            id = ids.pop()
+            if id not in self.sent and id not in found:
+                found[id] = self.stages[id]
+                ids.extend(parent for _, parent in found[id].parents)
+        return list(found.values())
+
+    def free(self) -> Stage:
+        """The stage that it ran; it runs none from now on."""
+        assert self.stage is not None
+        stage, self.stage = self.stage, None
+        return stage
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Crew(ABC, Generic[W]):
+    """The workers of one run."""
+
+    tries = 1
+    """How often a stage is begun whose worker is lost, and how often a worker is started that is lost before it is
+    ready."""
+    without = ""
+    """What to type to do without workers."""
+
+    def __init__(self, queue: Queue, control: Control, warn: Warn, limit: float | None) -> None:
+        self.queue, self.control, self.warn, self.limit = queue, control, warn, limit
+        self.workers: list[W] = []
+        self.lost: Counter[str | int] = Counter()
+        """The workers lost, by their stage or, before they were ready, by their number."""
+        self.crowded: list[Stage] = []
+        """Those that ran out of a device's memory: when all others are done, each is tried again with none beside."""
+        self.alone: Stage | None = None
+        """The one of them that runs now."""
+
+    @abstractmethod
+    def places(self) -> int:
+        """How many workers there may be now."""
+
+    @abstractmethod
+    def hire(self, number: int) -> W:
+        """A new worker."""
+
+    @abstractmethod
+    def listen(self, seconds: float | None) -> Iterator[tuple[W, Message | None]]:
+        """What workers say, waiting for the first as long as ``seconds``; ``None`` from one that is gone."""
+
+    def run(self) -> None:
+        """Hand out stages and hear what became of them, until there is nothing to wait for."""
+        while self._hand_out():
+            for worker, message in self.listen(self._patience()):
+                self._hear(worker, message)
+            for worker in list(self.workers):
+                if self._time_left(worker) == 0:
+                    self._overdue(worker)
+
+    def _patience(self) -> float | None:
+        """Seconds to wait for a message: until a stage is overdue, or one that was set aside can be handed out."""
+        times = [self._time_left(worker) for worker in self.workers]
+        if any(worker.ready and worker.stage is None for worker in self.workers):
+            times.append(self.queue.pause())
+        return min((seconds for seconds in times if seconds is not None), default=None)
+
+    def _time_left(self, worker: W) -> float | None:
+        """The seconds that the stage of a worker still has; ``None`` for any number."""
+        if self.limit is None or worker.stage is None:
+            return None
+        return max(0.0, worker.since + self.limit - time.monotonic())
+
+    def _hand_out(self) -> bool:
+        """Give every idle worker a stage, as far as there are; whether there is something to wait for."""
+        self._staff()
+        idle = [worker for worker in self.workers if worker.ready and worker.stage is None]
+        if self.alone is None:
+            for worker in idle:
+                self._give(worker)
+        if any(worker.stage for worker in self.workers):
+            return True
+        self.alone = self.crowded.pop() if self.crowded and idle and self.control.going() else None
+        if self.alone and (record := idle[0].give(self.alone)):
+            self._done(self.alone, record)
+        return self._left() > 0 and self.control.going()  # the workers are starting up
+
+    def _left(self) -> int:
+        """How many stages are still to be begun, or run alone."""
+        return self.queue.left + len(self.crowded) + (self.alone is not None)
+
+    def _staff(self) -> None:
+        """Hire workers for what is left, as far as there are places."""
+        if not self._left() or not self.control.going():
+            return
+        busy = sum(worker.stage is not None for worker in self.workers)
+        wanted = min(self.places(), busy + self._left())
+        taken = {worker.number for worker in self.workers}
+        free = (number for number in count() if number not in taken)
+        while len(self.workers) < wanted:
+            self.workers.append(self.hire(next(free)))
+
+    def _give(self, worker: W) -> None:
+        while self.control.going() and (stage := self.queue.take(worker.held)):
+            record = self.control.begin(stage) or worker.give(stage)
+            if record is None:
+                return
+            self._done(stage, record)
+
+    def _done(self, stage: Stage, record: Record) -> None:
+        if stage is self.alone:
+            self.alone = None
+        self.control.end(stage, record)
+        self.queue.done(stage)
+
+    def _hear(self, worker: W, message: Message | None) -> None:
+        """One message of a worker, or its end."""
+        if message is None:
+            return self._lost(worker)
+        kind, value = message
+        if kind == "ready":
+            worker.ready = True
+            del self.lost[worker.number]
+        elif kind == "warning":
+            self.warn(value)
+        elif kind == "record":
+            self._done(worker.free(), value)
+        elif kind == "last":
+            self._done(worker.free(), value)
+            self.workers.remove(worker)
+            worker.kill()
+            worker.close()
+        elif kind == "claimed":
+            self.queue.set_aside(worker.free())
+        elif kind == "crowded" and worker.stage is self.alone:
+            self._fail(worker, f"it ran out of memory with no other stage beside it: {value}")
+        elif kind == "crowded":
+            self.crowded.append(worker.free())
+        elif kind == "unread":
+            worker.sent.clear()
+            self._fail(worker, f"a worker process cannot read the stage: {value}")
+        elif kind == "usage":
+            raise UsageError(value)
+        else:
+            raise HarnessError(f"a worker process broke:\n{value}")
+
+    def _lost(self, worker: W) -> None:
+        """A worker is gone, and what it did with it. Another one will take its place."""
+        self.workers.remove(worker)
+        end = worker.close()
+        if worker.ready and worker.stage is None:
+            return
+        what = worker.stage.id if worker.stage else worker.number
+        self.lost[what] += 1
+        if self.lost[what] < self.tries:
+            if worker.stage:
+                self.queue.set_aside(worker.free())
+            return
+        end += f" ({self.tries} times in a row)" if self.tries > 1 else ""
+        if not worker.ready:
+            raise UsageError(f"a worker process {end} while it started; {self.without}")
+        self._fail(worker, f"the worker process {end}")
+
+    def _overdue(self, worker: W) -> None:
+        """The stage of a worker took too long. Only killing its process ends it."""
+        worker.kill()
+        self._fail(worker, f"took longer than --stage-timeout {self.limit:g} s")
+        self._lost(worker)
+
+    def _fail(self, worker: W, reason: str) -> None:
+        seconds = time.monotonic() - worker.since
+        stage = worker.free()
+        self._done(stage, _failed(stage, reason, seconds))
+
+    def kill(self) -> None:
+        """End all workers at once, whatever they do."""
+        for worker in self.workers:
+            worker.kill()
+
+
+def _failed(stage: Stage, reason: str, seconds: float = 0.0) -> Record:
+    return unstored(stage, "failed", f"{stage.plugin or stage.dataset}: {reason}", seconds)
+
+
+# --- in a worker ------------------------------------------------------------------------------------------------------
+
+
+def answer(work: Work, stage: Stage) -> Message:
+    """Run ``stage``, and say what became of it."""
+    try:
+        record = work(stage)
+    except Crowded as error:
+        return "crowded", str(error)
+    except UsageError as error:  # a plugin or a data set that is not there, a full disk, say
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMFILE:
+            return "last", _failed(stage, f"too many files were left open: {error}")
+        return "usage", str(error)
+    except Exception:
+        return "broken", traceback.format_exc()
+    if record is None:
+        return "claimed", None
+    return "last" if _is_short_of_files() else "record", record
+
+
+def _is_short_of_files() -> bool:
+    """Whether half of the files that this process may open are open: plugins left them so, and more stages may."""
+    try:
+        import resource
+
+        return len(list(Path("/proc/self/fd").iterdir())) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2
+    except (ImportError, OSError):  # not Linux
+        return False

@@ -1,0 +1,202 @@
+"""The executor that runs stages in worker processes on this machine.
+
+A worker lives as long as the run and keeps what it has loaded. A pipe leads to each: stages go there, records and
+warnings come back.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+from threading import Thread
+from typing import Any, TypeAlias
+
+from harness.errors import UsageError
+from harness.planning.graph import Stage
+from harness.running.executor import Control, Work
+from harness.running.pool import Crew, Message, Warn, Worker, answer
+from harness.running.queue import Queue as Queue
+
+Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], Work]
+"""Called once in each worker process, so it must pickle: makes what runs stages there. It is given the worker's number,
+the stages sent so far (a stage's ancestors come with it) and where warnings go."""
+
+PATIENCE = 5.0
+"""Seconds that a worker has for leaving when there is no more to do."""
+_WITHOUT = "--jobs 1 runs without"
+
+
+class Local:
+    """In ``jobs`` worker processes on this machine; ``stages`` are all of the plan, by id.
+
+    A stage that takes more than ``limit`` seconds fails, and its process is killed.
+    """
+
+    def __init__(
+        self, jobs: int, make: Make, stages: Mapping[str, Stage], warn: Warn, limit: float | None = None
+    ) -> None:
+        self.jobs, self.make, self.stages, self.warn, self.limit = jobs, make, stages, warn, limit
+
+    def run(self, stages: Sequence[Stage], control: Control) -> None:
+        crew = _Crew(self, Queue(stages), control)
+        try:
+            crew.run()
+        except BaseException:
+            crew.kill()
+            raise
+        finally:
+            crew.close()
+
+
+# --- in the process of the run ----------------------------------------------------------------------------------------
+
+
+class _Crew(Crew["_Worker"]):
+    """The worker processes of one run."""
+
+    without = _WITHOUT
+
+    def __init__(self, local: Local, queue: Queue, control: Control) -> None:
+        super().__init__(queue, control, local.warn, local.limit)
+        self.local = local
+
+    def places(self) -> int:
+        return self.local.jobs
+
+    def hire(self, number: int) -> _Worker:
+        return _Worker(number, self.local)
+
+    def listen(self, seconds: float | None) -> Iterator[tuple[_Worker, Message | None]]:
+        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
+        for connection in wait(list(by_connection), seconds):
+            try:
+                message = by_connection[connection].connection.recv()
+            except (EOFError, OSError):
+                message = None
+            yield by_connection[connection], message
+
+    def close(self) -> None:
+        """Tell all workers that there is no more to do, and see them off."""
+        for worker in self.workers:
+            worker.connection.close()
+            if not worker.ready:  # it is still importing, and would not notice
+                worker.process.kill()
+        for worker in self.workers:
+            worker.close()
+
+
+class _Worker(Worker):
+    """A worker process, as the process of the run sees it."""
+
+    def __init__(self, number: int, local: Local) -> None:
+        super().__init__(number, local.stages)
+        context = get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, local.make, number), name=f"worker {number}")
+        try:
+            with _not_from_here(), _no_interrupts():  # in this order: the second starts a process too
+                self.process.start()
+        except OSError as error:
+            raise UsageError(f"cannot start a worker process ({error}); {_WITHOUT}") from error
+        theirs.close()  # else the pipe would not end when the worker does
+
+    def send(self, id: str, stages: Sequence[Stage]) -> None:
+        message = pickle.dumps((id, stages))
+        with suppress(OSError):  # it has died just now: its end of the pipe will tell
+            self.connection.send_bytes(message)
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def close(self) -> str:
+        self.connection.close()
+        self.process.join(PATIENCE)
+        self.process.kill()
+        self.process.join()
+        return _end(self.process.exitcode or 0)
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    name = {each.value: each.name for each in signal.Signals}.get(-code, f"signal {-code}")
+    return f"was killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+
+
+@contextmanager
+def _not_from_here() -> Iterator[None]:
+    """A new interpreter looks for its first modules in the folder that it is started in, which may be a stranger's.
+
+    Not with this variable. The path of this process, which it then takes over, is what the user wanted.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
+
+
+_SAFE_PATH = "PYTHONSAFEPATH"
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits. A process that is started meanwhile inherits that, until it says that it ignores Ctrl-C."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would be started by the first worker, and let Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- in a worker process ----------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, make: Make, number: int) -> None:
+    """Run one stage after the other, until the pipe ends."""
+    # Ctrl-C reaches the whole process group. It is for the run to say what ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    Thread(target=_leave_with_the_run, daemon=True).start()
+    stages: dict[str, Stage] = {}
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # there is no more to do, or nobody to tell
+        try:
+            work = make(number, stages, lambda text: connection.send(("warning", text)))
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            connection.send(("usage", f"a worker process cannot start: {reason}; {_WITHOUT}"))
+            return
+        connection.send(("ready", None))
+        while True:
+            connection.send(_answer(connection.recv_bytes(), stages, work))
+
+
+def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, Any]:
+    try:
+        id, sent = pickle.loads(message)
+    except Exception as error:  # whatever a plugin's object raises
+        return "unread", f"{type(error).__name__}: {error}"
+    stages.update((stage.id, stage) for stage in sent)
+    return answer(work, stages[id])
+
+
+def _leave_with_the_run() -> None:
+    """End with the process of the run, also where that was killed in the middle of a stage."""
+    run = parent_process()
+    if run is not None:
+        wait([run.sentinel])
+        os._exit(1)

@@ -1,0 +1,315 @@
+"""What each action does. The only module that calls plugins, and that turns models and keys into artifacts and back.
+
+A stage ends ``ok``, ``skipped`` or ``failed``; each is a record. A plugin that raises, returns the wrong thing or a
+model that cannot be stored fails its own stage, and nobody else's.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.contracts import (
+    BlackBoxAttack,
+    Dataset,
+    Defense,
+    Evasion,
+    Key,
+    Oracle,
+    Pool,
+    PoolAttack,
+    Split,
+    Task,
+    classes_of,
+)
+from harness.data import Data, Splits
+from harness.engine.epochs import measure_epochs
+from harness.engine.memo import Lent, Memory
+from harness.engine.profile import NoTrace, Timeline, Trace
+from harness.engine.train import Counts, Engine, Precision, predict
+from harness.errors import Crowded, DamagedArtifact, PluginError, Skip
+from harness.metrics import accuracy, agreement
+from harness.planning.graph import Lookup, Stage, Use
+from harness.planning.inputs import inputs_of
+from harness.running.actions import ACTIONS, Made, net_of
+from harness.running.environment import Peaks, give_back, machine
+from harness.storage.codec import Loaded, check_model, pack_guard, pack_key, unpack
+from harness.storage.locks import Claims
+from harness.storage.store import Store, check_record
+
+_READ_NO_DATA = ("judge", "verify")
+"""Actions that have all they need in their parents."""
+CACHED = 32
+"""Artifacts kept in memory: a victim's children need it in turn."""
+
+
+@dataclass
+class Worker:
+    """Runs stages on one device: loads the parents, calls the plugin, stores the artifact, returns the record."""
+
+    store: Store
+    data: Data
+    stages: Mapping[str, Stage]
+    lookup: Lookup
+    device: torch.device
+    precision: Precision = "tf32"
+    profiles: Path | None = None
+    """Where each stage's timeline is written, if anywhere."""
+    debug: bool = False
+    """Let exceptions of plugins through, for a post-mortem."""
+    warn: Callable[[str], None] = lambda message: None
+    claims: Claims | None = None
+    """Where other processes may be at the same stages."""
+    shares_device: bool = False
+    """Whether stages run beside this one's on its device: then one that runs out of memory may try again alone."""
+    _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
+    _memory: Memory = field(default_factory=Memory)
+    _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
+    _tests: dict[str, Split] = field(default_factory=dict)
+
+    def run(self, stage: Stage) -> dict[str, Any]:
+        """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
+
+        Raises :class:`Crowded`, and stores nothing, where it ran out of a device's memory that others use too.
+        """
+        started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
+        made, status, reason, error_trace = Made(), "ok", "", ""
+        tensors: dict[str, Tensor] = {}
+        trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
+        counts = Counts()
+        try:
+            engine = self._engine(stage, trace, counts)
+            with trace.span("load parents"):
+                parents = {role: self._parent(id) for role, id in stage.parents}
+            engine.clean = parents["clean"].net if "clean" in parents else None
+            with trace.span(stage.action, plugin=str(stage.plugin or "")):
+                made = ACTIONS[stage.action](self, stage, parents, engine)
+            self._watch(stage, parents, engine)
+            made.record["curves"] = engine.curves
+            tensors = self._pack(stage, parents, made, engine)
+        except Skip as skip:
+            status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
+        except Crowded:  # of a parent that was computed again
+            raise
+        except Exception as error:
+            if self.debug:
+                raise
+            if self.shares_device and isinstance(error, torch.OutOfMemoryError):
+                give_back(self.device)
+                raise Crowded(str(error)) from error
+            status, error_trace = "failed", traceback.format_exc()
+            reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
+        record = {
+            **made.record,
+            "stage": stage.id,
+            "inputs": inputs_of(stage),
+            "action": stage.action,
+            "label": stage.label,
+            "dataset": stage.dataset.text,
+            "plugin": stage.plugin.text if stage.plugin else "",
+            "status": status,
+            "reason": reason,
+            "traceback": error_trace,
+            "started": started.isoformat(),
+            "seconds": time.perf_counter() - begin,
+            **{f"{name}_samples": count for name, count in vars(counts).items()},
+            "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
+            **peaks.read(),
+            **machine(self.device),
+            **self._data_read(stage),
+        }
+        with trace.span("store"):
+            self.store.save(stage.id, record, tensors)
+        self._write_timeline(stage, trace)
+        self._cache.pop(stage.id, None)
+        give_back(self.device)
+        return record
+
+    def _write_timeline(self, stage: Stage, trace: Trace) -> None:
+        if self.profiles and isinstance(trace, Timeline):
+            try:
+                trace.write(self.profiles / f"{stage.action}-{stage.id}.json.gz")
+            except OSError as error:  # the stage is done and stored: a full disk costs its timeline
+                self.warn(f"{stage.label}: no timeline ({error.strerror})")
+
+    def _data_read(self, stage: Stage) -> dict[str, str]:
+        """Which data the stage read, as columns of the table ``stages``: what decides it is no part of its id."""
+        if stage.action in _READ_NO_DATA:
+            return {}
+        read = {"data_checksum": self.data.checksum(stage.dataset.plugin)}
+        if stage.data is not None:
+            read |= {"other_dataset": stage.data.text, "other_checksum": self.data.checksum(stage.data.plugin)}
+        return {name: value for name, value in read.items() if value}  # it may have failed before it read any
+
+    # --- artifacts and objects ---
+
+    def _parent(self, id: str) -> Loaded:
+        if id not in self._cache:
+            self._cache[id] = self._load(id)
+            if len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(id)
+        return self._cache[id]
+
+    def _load(self, id: str) -> Loaded:
+        stage = self.stages[id]
+        try:
+            return self._loaded(stage)
+        except DamagedArtifact as damage:
+            return self._again(stage, damage)
+
+    def _loaded(self, stage: Stage) -> Loaded:
+        artifact = self.store.load(stage.id)
+        check_record(artifact.record, stage)
+        if artifact.record["status"] != "ok":
+            raise PluginError(f"{artifact.record['label']} did not succeed: {artifact.record['reason']}")
+        return unpack(artifact, self.lookup, self.device)
+
+    def _again(self, stage: Stage, damage: DamagedArtifact) -> Loaded:
+        """A damaged artifact, computed again: here, or by the process that is at it."""
+        claim = self.claims.taken(stage.id, label=stage.label, action=stage.action) if self.claims else nullcontext()
+        with claim:
+            with suppress(DamagedArtifact):
+                return self._loaded(stage)
+            self.warn(f"{damage}: computed again")
+            self.run(stage)
+            return self._loaded(stage)
+
+    def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made, engine: Engine) -> dict[str, Tensor]:
+        """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""
+        tensors: dict[str, Tensor] = {}
+        if made.net is not None:
+            description, state = check_model(made.net)
+            test = self.test(stage)
+            logits = engine.predict(made.net, test.x)
+            predictions = classes_of(self._served(made.net, test.x, logits, stage.plugin, made.guard))
+            made.record |= {"model": dict(description), "accuracy": accuracy(predictions, test.y)}
+            victim = parents["embed"].predictions if "embed" in parents else None
+            if victim is not None:
+                made.record["agreement"] = agreement(predictions, victim.long())
+            tensors |= {f"model/{name}": tensor for name, tensor in state.items()}
+            tensors["test/predictions"] = predictions.to(torch.int16)
+        if made.key is not None:
+            tensors |= pack_key(made.key)
+        if made.guard is not None and stage.plugin is not None:
+            made.record["guard"] = stage.plugin.text
+            tensors |= pack_guard(made.guard)
+        return tensors | {f"found/{name}": tensor for name, tensor in made.tensors.items()}
+
+    # --- what plugins are given ---
+
+    def _engine(self, stage: Stage, trace: Trace, counts: Counts) -> Engine:
+        generator = torch.Generator().manual_seed(stage.seed)
+        used = stage.architecture or self.lookup("architecture", stage.dataset.plugin.architecture)
+        task: Dataset = stage.dataset.plugin
+        return Engine(
+            self.device,
+            generator,
+            task.public(),
+            used.plugin,
+            used.text,
+            precision=self.precision,
+            warn=lambda message: self.warn(f"{stage.label}: {message}"),
+            trace=trace,
+            counts=counts,
+            watch=task.watch and stage.action in ("embed", "attack"),
+        )
+
+    def _watch(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> None:
+        """Measure each epoch, where the recipe asks for it and there are triggers to ask."""
+        known = parents.get("embed") or parents.get("triggers")
+        if engine.snapshots and known and "trigger" in known.key.probes:
+            targets = self.splits(stage).train.of(stage.dataset.plugin.target)
+            measure_epochs(engine, known.key.trigger, targets, self.test(stage))
+
+    def splits(self, stage: Stage) -> Splits:
+        """The owner's and the attacker's samples of the stage's seed."""
+        key = (stage.dataset.text, stage.split_seed)
+        if key not in self._splits:
+            if len(self._splits) >= 4:  # a matrix goes seed by seed: older ones are not needed again soon
+                self._splits.pop(next(iter(self._splits)))
+            self._splits[key] = self.data.splits(stage.dataset.plugin, stage.split_seed, self.device)
+        return self._splits[key]
+
+    def test(self, stage: Stage) -> Split:
+        if stage.dataset.text not in self._tests:
+            self._tests[stage.dataset.text] = self.data.test(stage.dataset.plugin, self.device)
+        return self._tests[stage.dataset.text]
+
+    def task(self, stage: Stage, triggers: Key) -> Task:
+        """What the owner has: copies, since the worker's own serve other stages too."""
+        splits = self.splits(stage)
+        other = None
+        if stage.data is not None:
+            other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device)
+        return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
+
+    def pool(self, stage: Stage, attack: PoolAttack) -> Pool:
+        """What the attacker has, a copy: as many inputs as the owner, or as another dataset has."""
+        task: Dataset = stage.dataset.plugin
+        split = self._inputs(stage, attack).clone()
+        return Pool(
+            task.public(), split.x, split.y if attack.labelled else None, task.patch if attack.knows_patch else None
+        )
+
+    def _inputs(self, stage: Stage, attack: PoolAttack) -> Split:
+        """The worker's own of what :meth:`pool` lends."""
+        task: Dataset = stage.dataset.plugin
+        if stage.data is None:
+            splits = self.splits(stage)
+            return splits.train if attack.pool == "same" else splits.disjoint
+        if attack.labelled:
+            raise Skip(f"pool={attack.pool} has labels of another task")
+        other = self.data.other(stage.data.plugin, task, self.device)
+        order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
+        chosen = order[: task.train].to(self.device)
+        return Split(other.x[chosen], other.y[chosen])
+
+    def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> Lent:
+        """What is remembered of the model under attack and the attacker's inputs."""
+        inputs = f"{stage.dataset} {attack.pool} {stage.data or ''} {stage.split_seed}"
+        net = net_of(parents["model"])
+        return Lent(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
+
+    def oracle(
+        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: BlackBoxAttack | None = None
+    ) -> Oracle:
+        """The model under attack or under verification. The victim itself answers as its scheme serves."""
+        model, ids = parents["model"], dict(stage.parents)
+        net = net_of(model)
+        guard = None if model.guard is None else self.lookup("attack", model.record["guard"])
+        # Here and not in the engine, which a black-box attack is lent: it has no business with the net.
+        lent = self.lent(stage, parents, attack) if attack else None
+
+        def logits(x: Tensor) -> Tensor:
+            answers = engine.known("logits", net, x, partial(predict, net, x), lent)
+            if ids["model"] != ids["embed"]:
+                return self._served(net, x, answers, guard, model.guard)
+            defense: Defense = self._plugin_of(ids["embed"])
+            return defense.serve(x, answers, parents["embed"].key)
+
+        return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
+
+    def _served(
+        self, net: nn.Module, x: Tensor, logits: Tensor, use: Use | None, guard: Mapping[str, Tensor] | None
+    ) -> Tensor:
+        """What the API of a thief answers: the net's logits, through the guard if there is one."""
+        if use is None or guard is None:
+            return logits
+        evasion: Evasion = use.plugin
+        return evasion.serve(net, x, logits, guard)
+
+    def _plugin_of(self, id: str) -> Any:
+        use = self.stages[id].plugin
+        return use.plugin if use else None

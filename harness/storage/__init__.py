@@ -1,0 +1,1 @@
+"""Everything on disk: artifacts by id, Parquet tables, locks between processes, remote folders."""

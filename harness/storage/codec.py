@@ -1,0 +1,152 @@
+"""Models and keys as artifacts, and back: named tensors, and a description to rebuild the net by. No pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.contracts import Evasion, Key, Probe
+from harness.engine.train import on_device
+from harness.errors import DamagedArtifact, PluginError, UsageError
+from harness.nets import Net
+from harness.planning.graph import Lookup
+from harness.storage.store import Artifact
+from harness.storage.text import printable
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An artifact as objects: the net on the device, the key, the record, the answers on the test set."""
+
+    record: dict[str, Any]
+    net: Net | None
+    key: Key
+    predictions: Tensor | None
+    guard: dict[str, Tensor] | None
+    """What an evasion's :meth:`harness.Evasion.serve` needs; ``None`` if none guards the model."""
+    found: dict[str, Tensor]
+    """What a detector recovered."""
+
+
+def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
+    """An artifact as objects on ``device``; ``lookup`` finds the architecture of its model.
+
+    Raises :class:`DamagedArtifact` for what no stage would have stored: it may be a stranger's.
+    """
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "probe", "tensor", "test", "guard", "found")}
+    for name, tensor in artifact.tensors.items():
+        group, _, rest = name.partition("/")
+        if group not in groups:
+            raise DamagedArtifact(f"an artifact has no tensor {name!r}")
+        groups[group][rest] = tensor.to(device)
+    description = artifact.record.get("model")
+    net = on_device(_rebuild(description, groups["model"], lookup), device).eval() if description else None
+    key = Key(_probes(groups["probe"]), groups["tensor"])
+    guarded = bool(groups["guard"]) or artifact.record.get("guard") is not None
+    if guarded:
+        _check_guard(artifact.record.get("guard"), lookup)
+    guard = groups["guard"] if guarded else None
+    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), guard, groups["found"])
+
+
+def _check_guard(text: Any, lookup: Lookup) -> None:
+    try:
+        known = isinstance(text, str) and isinstance(lookup("attack", text).plugin, Evasion)
+    except UsageError as error:
+        raise DamagedArtifact(f"its guard is unknown: {printable(error)}") from error
+    if not known:
+        raise DamagedArtifact(f"{text!r} guards no model")
+
+
+def _probes(tensors: Mapping[str, Tensor]) -> dict[str, Probe]:
+    """The probes of a key, as :func:`pack_key` names their inputs and labels."""
+    names = {name.rpartition("/")[0] for name in tensors}
+    if tensors.keys() != {f"{name}/{part}" for name in names for part in "xy"}:
+        raise DamagedArtifact(f"a key of probes has inputs and labels, not {', '.join(map(repr, sorted(tensors)))}")
+    probes = {name: Probe(tensors[f"{name}/x"], tensors[f"{name}/y"]) for name in names}
+    for name, probe in probes.items():
+        if probe.x.shape[:1] != probe.y.shape[:1] or not probe.y.ndim:
+            raise DamagedArtifact(
+                f"the probe {name!r} has {tuple(probe.x.shape)} inputs, {tuple(probe.y.shape)} labels"
+            )
+    return probes
+
+
+def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> Net:
+    try:
+        text, shape, classes = (description[name] for name in ("architecture", "input_shape", "classes"))
+        if not all(type(size) is int and size > 0 for size in (*shape, classes)):
+            raise ValueError("its sizes are no whole numbers")
+        build = partial(lookup("architecture", text).plugin.build, tuple(shape), classes)
+        with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
+            _check_shapes(build, state)
+            net: Net = build()
+        net.load_state_dict(state)
+    except Exception as error:  # whatever torch, or an architecture, makes of a stranger's description and weights
+        reason = printable(str(error).partition("\n")[0])
+        raise DamagedArtifact(f"its model cannot be built ({type(error).__name__}: {reason})") from error
+    net.description = {"architecture": text, "input_shape": list(shape), "classes": classes}
+    return net
+
+
+def _check_shapes(build: Callable[[], Net], state: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` unless ``state`` has the shapes of the net that ``build`` makes.
+
+    A net without memory is asked: a stranger's description may be of one for which there is not enough.
+    """
+    try:
+        with torch.device("meta"):
+            shapes = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    except Exception as error:
+        if "meta" in str(error):  # it computes with its numbers while it is built, which only the real one has
+            return
+        raise
+    if shapes != {name: tensor.shape for name, tensor in state.items()}:
+        raise ValueError("its weights are of other shapes than the architecture's")
+
+
+def check_model(net: nn.Module) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """A model's description and weights. Raises :class:`PluginError` for one that cannot be stored."""
+    if not isinstance(net, Net) or not hasattr(net, "description"):
+        raise PluginError(
+            f"the model is a {type(net).__name__} that cannot be stored: build it with ctx.build(), "
+            "and register other architectures with harness_architectures"
+        )
+    state: dict[str, Tensor] = net.state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PluginError(f"the model's {name} is not finite: training diverged")
+    return net.description, state
+
+
+def pack_key(key: Key) -> dict[str, Tensor]:
+    """A key as tensors by name. Raises :class:`PluginError` for anything that is none, or does not fit."""
+    packed: dict[str, Tensor] = {}
+    for name, probe in key.probes.items():
+        if "/" in name or len(probe.x) != len(probe.y):
+            raise PluginError(
+                f"probe {name!r}: {len(probe.x)} inputs and {len(probe.y)} labels, and no '/' in its name"
+            )
+        packed |= {f"probe/{name}/x": probe.x, f"probe/{name}/y": probe.y}
+    return _checked(packed | {f"tensor/{name}": tensor for name, tensor in key.tensors.items()}, "key")
+
+
+def pack_guard(guard: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An evasion's guard as tensors by name. Raises :class:`PluginError` for anything that is none."""
+    return _checked({f"guard/{name}": tensor for name, tensor in guard.items()}, "guard")
+
+
+def _checked(packed: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    for name, tensor in packed.items():
+        if not isinstance(tensor, Tensor):
+            raise PluginError(f"the {what}'s {name} is a {type(tensor).__name__}: a {what} holds tensors only")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.dtype == torch.complex128:
+            raise PluginError(
+                f"the {what}'s {name} is {tensor.layout} of {tensor.dtype}, which safetensors cannot store"
+            )
+    return packed

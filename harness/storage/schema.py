@@ -1,0 +1,324 @@
+"""The schema of the Parquet tables: every table and column, declared once and documented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+SCHEMA_VERSION = 4
+OLDEST_VERSION = 3
+"""The first schema version that is read: in its files, columns that came later are null."""
+VERSION_KEY = b"watermark-harness schema"
+OWNERS = {"evidence": "cell", "detections": "cell", "measurements": "model"}
+"""The tables whose rows stand only while their cell, or its model, does: by the column that names it."""
+MAX_ROWS = 20_000_000
+"""Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame twenty million are 8 GB."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, its type in pyarrow's words, and what it holds."""
+
+    name: str
+    type: str
+    doc: str
+    since: int = OLDEST_VERSION
+    """The schema version that it came with."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: what a row is, the columns that name a row, and all columns."""
+
+    name: str
+    doc: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+
+    def schema(self, version: int = SCHEMA_VERSION) -> pa.Schema:
+        """The pyarrow schema, with each column's ``doc`` and the schema version in the metadata."""
+        import pyarrow as pa
+
+        types = {"timestamp": pa.timestamp("us", tz="UTC")}
+        fields = [
+            pa.field(c.name, types.get(c.type) or pa.type_for_alias(c.type), metadata={"doc": c.doc})
+            for c in self.columns
+            if c.since <= version
+        ]
+        return pa.schema(fields, metadata={VERSION_KEY: str(version).encode()})
+
+
+_RUN = Column(
+    "run",
+    "string",
+    "The run that wrote the row: its start in UTC and a random suffix; sorts by time, whatever clocks do.",
+)
+_LABELS = (
+    Column("cell", "string", "Id of the cell: a digest of its stages' ids."),
+    Column("dataset", "string", "The dataset with its options."),
+    Column("defense", "string", "The scheme with its options."),
+    Column("attack", "string", "The attack chain with its options; `none` leaves the victim as it is."),
+    Column("seed", "int64", "The cell's seed: the owner's subset, the initial weights and the batch order."),
+)
+_STATUS = (
+    Column("status", "string", "`ok`, `skipped` (it cannot be, or what it needs failed) or `failed`."),
+    Column("reason", "string", "Why it was skipped, or the error; empty if ok."),
+)
+
+
+def _counts(who: str, probe: str, meaning: str) -> tuple[Column, Column]:
+    return (
+        Column(f"{who}_{probe}_matches", "int64", f"{meaning}: answers that are as the key says."),
+        Column(f"{who}_{probe}_trials", "int64", f"{meaning}: queries asked."),
+    )
+
+
+CELLS = Table(
+    "cells",
+    "One wide row a cell (dataset x defense x attack x seed), for people. Rates are matches / trials.",
+    ("dataset", "defense", "attack", "seed"),
+    (
+        _RUN,
+        *_LABELS,
+        Column("model", "string", "Id of the stage that made the surrogate: its artifact is the model."),
+        Column("family", "string", "The attack's family, or families joined by `+` for a chain."),
+        Column("access", "string", "What the chain's last attack has: `black-box`, `white-box` or `none`."),
+        *_STATUS,
+        Column("null_accuracy", "double", "Mean test accuracy of the null models, 0..1."),
+        Column("victim_accuracy", "double", "Test accuracy of the victim, 0..1."),
+        Column("surrogate_accuracy", "double", "Test accuracy of the surrogate, 0..1."),
+        Column("agreement", "double", "Share of test inputs on which surrogate and victim answer alike, 0..1."),
+        Column("queries", "int64", "Queries that the chain's attacks asked of the model they attacked."),
+        *_counts("victim", "trigger", "The victim on the triggers it was trained on"),
+        *_counts("surrogate", "trigger", "The surrogate on the triggers the victim was trained on"),
+        *_counts("surrogate", "held_out", "The surrogate on triggers that no model was trained on"),
+        *_counts("surrogate", "control", "The surrogate where no mark should answer"),
+        *_counts("null", "trigger", "All null models together on the triggers: the false watermark rate"),
+        Column("nulls", "int64", "Number of null models behind the null columns."),
+        Column(
+            "embed_seconds",
+            "double",
+            "Seconds that embedding took, without the shared clean model and triggers.",
+        ),
+        Column("attack_seconds", "double", "Seconds that the chain's attacks took."),
+    ),
+)
+
+EVIDENCE = Table(
+    "evidence",
+    "One row a cell x suspect x probe: the raw counts that every test, p-value and rank is computed from.",
+    ("cell", "suspect", "index", "probe"),
+    (
+        _RUN,
+        *_LABELS,
+        Column("suspect", "string", "`victim`, `surrogate` or `null`."),
+        Column("index", "int64", "Number of the null model; 0 for the others."),
+        Column("probe", "string", "`trigger`, `held_out`, `control`, or a probe of the scheme's own."),
+        Column("matches", "int64", "Answers (or bits) that are as the key says."),
+        Column("trials", "int64", "Queries asked (or bits read)."),
+        Column(
+            "accuracy",
+            "double",
+            "Test accuracy of the suspect, 0..1: success below an accuracy floor is void.",
+        ),
+    ),
+)
+
+DETECTIONS = Table(
+    "detections",
+    "One row a suspect of a chain that ends in a detector: what it found, and the judge's comparison with the key.",
+    ("cell", "suspect", "index"),
+    (
+        _RUN,
+        *_LABELS,
+        Column(
+            "suspect", "string", "`surrogate` (the cell's model), or `null`: what the detector says without a mark."
+        ),
+        Column("index", "int64", "Number of the null model; 0 for the surrogate."),
+        Column("score", "double", "The detector's statistic; larger is more suspicious."),
+        Column("threshold", "double", "The detector's own threshold."),
+        Column("suspected_class", "int64", "The class that it suspects; null if none."),
+        Column("suspected_source", "int64", "The only class that the found trigger moves; null if not looked for."),
+        Column(
+            "target_hit",
+            "bool",
+            "Whether the suspected class is the key's target; null if either is unknown.",
+        ),
+        Column(
+            "mask_overlap",
+            "double",
+            "Intersection over union of the recovered mask (> 0.5) and the key's; null if none.",
+        ),
+        Column(
+            "window_rank",
+            "double",
+            "Share of the windows of the trigger's shape that lie as high on the recovered map as the trigger's own: "
+            "uniform on 0..1 by chance; null if either is unknown, or the trigger fits at one place only.",
+        ),
+    ),
+)
+
+MEASUREMENTS = Table(
+    "measurements",
+    "One row a number that an analysis, or a detector beside its verdict, measured of a cell's model.",
+    ("dataset", "defense", "attack", "seed", "analysis", "layer", "group", "quantity", "index"),
+    (
+        _RUN,
+        *_LABELS,
+        Column("model", "string", "Id of the stage that made the model."),
+        Column("analysis", "string", "The analysis or detector, with its options."),
+        Column("layer", "string", "The layer that it is about; empty if none."),
+        Column("group", "string", "The inputs or class that it is about; empty if it is about all."),
+        Column("quantity", "string", "What was measured: the analysis's docstring tells."),
+        Column("index", "int64", "Number of the neuron, sample or class within."),
+        Column("value", "double", "The number; null where it is not defined."),
+    ),
+)
+
+CURVES = Table(
+    "curves",
+    "One row a stage x epoch x quantity: training curves.",
+    ("stage", "training", "epoch", "quantity"),
+    (
+        _RUN,
+        Column("stage", "string", "Id of the stage."),
+        Column("training", "int64", "Number of the training within the stage, from 0."),
+        Column("epoch", "int64", "Epoch, from 1."),
+        Column(
+            "quantity",
+            "string",
+            "`loss` of the first stream, `loss:1` of the second, a quantity that a loss names; and where the recipe "
+            "says `watch`, `accuracy` on the test set, `success` on the triggers, `snnl:<layer>` between triggers and "
+            "target data, after the epoch.",
+        ),
+        Column("value", "double", "Mean over the epoch's batches, or what was measured after it."),
+    ),
+)
+
+STAGES = Table(
+    "stages",
+    "One row a stage: what it cost, where it ran, how it ended.",
+    ("stage",),
+    (
+        _RUN,
+        Column("stage", "string", "Id of the stage: a digest of all that decides its output."),
+        Column("action", "string", "`train`, `triggers`, `embed`, `attack`, `detect`, `judge`, `verify` or `analyse`."),
+        Column("label", "string", "What it is, for people."),
+        Column("dataset", "string", "The dataset with its options."),
+        Column("plugin", "string", "The defense, attack or analysis that it ran, with its options; empty if none."),
+        *_STATUS,
+        Column("traceback", "string", "The traceback of a failed stage; empty otherwise."),
+        Column("started", "timestamp", "When it started, UTC."),
+        Column("seconds", "double", "Wall seconds."),
+        Column("device", "string", "`cpu`, or the GPU's name."),
+        Column("threads", "int64", "CPU threads that torch used."),
+        Column(
+            "precision",
+            "string",
+            "What nets were trained in: `fp32`; on a GPU `tf32` (its matrix products); or `bf16` (autocast).",
+        ),
+        Column(
+            "peak_memory_mib",
+            "double",
+            "Peak resident memory of the process during the stage, MiB; since the process began, where the system "
+            "cannot count anew.",
+        ),
+        Column(
+            "peak_device_memory_mib",
+            "double",
+            "Peak memory of the GPU that torch held in the stage, MiB; null on a CPU.",
+        ),
+        Column("trained_samples", "int64", "Samples that went through training steps, each as often as it was shown."),
+        Column("evaluated_samples", "int64", "Samples that nets answered for without being trained."),
+        Column(
+            "recalled_samples",
+            "int64",
+            "Samples that no net had to answer for, since an earlier stage had been told the same.",
+        ),
+        Column("accuracy", "double", "Test accuracy of the model that it made, 0..1; null if it made none."),
+        Column("queries", "int64", "Queries asked of an oracle; null if none."),
+        Column("torch", "string", "Version of torch."),
+        Column("harness", "string", "Version of watermark-harness."),
+        Column("machine", "string", "Operating system, processor, number of CPUs and Python version."),
+        Column(
+            "data_checksum",
+            "string",
+            "Which content the dataset's files had: the first 32 hexadecimal digits of a SHA-256 over the whole set, "
+            "whatever the options. It covers `x_test`, `x_train`, `y_test` and `y_train` in this order: of each the "
+            "text `<name> <dtype> <shape>` (`x_test uint8 (10000, 1, 28, 28)`; labels are `int64 (10000,)`), then its "
+            "values in C order, little-endian. Null where the stage read no data (`verify`, `judge`), and in files of "
+            "schema version 3.",
+            since=4,
+        ),
+        Column(
+            "other_dataset",
+            "string",
+            "The other dataset that it read (out-of-distribution triggers, an attacker's pool); null if none.",
+            since=4,
+        ),
+        Column("other_checksum", "string", "That one's checksum, made as `data_checksum`.", since=4),
+        Column(
+            "commit",
+            "string",
+            "The commit of the checkout that the harness ran from, with a `+` where files of the package had been "
+            "edited; null where it was installed in another way.",
+            since=4,
+        ),
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (CELLS, EVIDENCE, DETECTIONS, MEASUREMENTS, CURVES, STAGES)}
+
+
+def document() -> str:
+    """``results/README.md``: every table and column, as Markdown."""
+    lines = [_HEAD]
+    for table in TABLES.values():
+        lines += [
+            f"## {table.name}",
+            "",
+            table.doc,
+            "",
+            f"Key: {', '.join(f'`{k}`' for k in table.key)}.",
+            "",
+        ]
+        lines += ["| column | type | holds |", "| --- | --- | --- |"]
+        lines += [f"| `{c.name}` | {c.type} | {c.doc} |" for c in table.columns]
+        lines.append("")
+    return "\n".join(lines)
+
+
+_HEAD = f"""# Results
+
+`harness run` writes here (or into `--results DIR`). `make docs` makes this page
+from `harness/storage/schema.py`.
+
+| path | holds |
+| --- | --- |
+| `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} ({OLDEST_VERSION} is read, too) |
+| `claims/` | which process computes which stage now; nothing that is worth keeping |
+| `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
+| `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |
+| `figures/<name>.svg`, `.pdf`, `.png` | pictures of `harness figures`, for print; a long one goes on in `<name>-b` |
+| `report.html` | `harness report`: one page that opens from disk |
+| `records/<date>-<name>/` | snapshots of `harness record`: tables, figures, pages, command, versions, checksums |
+
+Read a table with `harness.read_table("results", "cells")`, or directly:
+
+```python
+import pandas as pd
+
+cells = pd.read_parquet("results/tables/cells")  # every run's rows; read_table keeps the newest of each key
+```
+
+```sql
+SELECT defense, attack, avg(surrogate_trigger_matches / surrogate_trigger_trials)
+FROM 'results/tables/cells/*.parquet' WHERE status = 'ok' GROUP BY ALL;  -- DuckDB
+```
+
+Counts are raw: rates, tests and ranks are computed from them by `harness leaderboard`, the same way for every scheme.
+"""

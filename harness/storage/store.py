@@ -1,0 +1,387 @@
+"""Artifacts by stage id: ``artifacts/<2>/<id>/record.json`` and ``tensors.safetensors``. No pickle.
+
+Written whole or not at all (into a folder of another name, then renamed), checksummed on read. A damaged artifact
+raises :class:`harness.errors.DamagedArtifact`, and is computed again. So does what no harness would have written: a
+results folder may come from a stranger, who can compute a checksum too. No link in it is followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import reprlib
+import shutil
+import stat
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import DamagedArtifact, ResultsError
+from harness.storage.files import refuse_links, refuse_record
+from harness.storage.schema import DETECTIONS, STAGES
+from harness.storage.text import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.planning.graph import Action, Stage
+
+FORMAT = 1
+FOLDERS = ("artifacts", "tables", "figures", "profiles", "claims")
+"""What is written to in a results folder."""
+MAX_RECORD = 2**26
+"""Bytes of a record: as objects, several times as many."""
+MAX_HEADER = 2**24
+"""Bytes of a header of tensors, which are some hundred each."""
+_ID = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a stage left: a record (JSON) and tensors by name, on the CPU."""
+
+    record: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Store:
+    """The artifacts of one results folder."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.address = str(results)
+        """What it is opened by, here or in another process."""
+        self.folder = results / "artifacts"
+        self.profiles = results / "profiles"
+
+    def prepare(self) -> None:
+        """Make the folder, and check that it can be written and is of this format. Raises :class:`ResultsError`, and
+        :class:`UsageError` where it is a record."""
+        refuse_record(self.results)
+        self.check_format()
+        marker = self.results / "format.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not marker.exists():
+                # Whole or not at all: another process may start in the same folder.
+                partial = marker.with_name(f"{marker.name}.{uuid.uuid4().hex[:8]}.partial")
+                with partial.open("w", encoding="utf-8") as file:
+                    file.write(json.dumps({"format": FORMAT}))
+                    file.flush()
+                    os.fsync(file.fileno())  # no checksum would tell that a power cut tore it
+                partial.replace(marker)
+            probe = self.folder / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ResultsError(
+                f"cannot write to the results folder {str(self.results)!r}: {error.strerror}; "
+                "choose another with --results"
+            ) from error
+        self.check_format()  # again: another process may have started in the same folder
+
+    def check_format(self) -> None:
+        """Raise :class:`ResultsError` when the folder was written by a harness of another format, or has links in it.
+
+        The folder itself may be a link. Those below artifacts and tables are found when these are read.
+        """
+        for folder in (self.results / name for name in FOLDERS):
+            refuse_links(folder, *(Path(entry) for entry in _entries(folder) if entry.is_symlink()))
+        marker = self.results / "format.json"
+        try:
+            found = json.loads(_read(marker, MAX_RECORD))["format"] if os.path.lexists(marker) else FORMAT
+        except (DamagedArtifact, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ResultsError(f"{marker} is damaged: delete it, or choose another folder with --results") from error
+        if found != FORMAT:
+            raise ResultsError(
+                f"{str(self.results)!r} has results of format {reprlib.repr(found)}, this harness writes {FORMAT}: "
+                "choose another with --results"
+            )
+
+    def ids(self) -> set[str]:
+        """The ids of all artifacts, ok or failed, without reading them."""
+        shelves = [Path(entry) for entry in _entries(self.folder) if len(entry.name) == 2]
+        return {entry.name for shelf in shelves for entry in _entries(shelf) if _is_id(entry.name)}
+
+    def path(self, id: str) -> Path:
+        """The folder of an artifact. Raises :class:`ResultsError` for anything that is no id."""
+        if not _is_id(id):
+            raise ResultsError(f"{id!r} is no artifact id")
+        return self.folder / id[:2] / id
+
+    def save(self, id: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Store an artifact, in place of what is there of its id. Raises :class:`ResultsError` when that cannot be."""
+        path = self.path(id)
+        refuse_links(self.folder, path.parent)
+        partial = path.with_name(f".{id}.{uuid.uuid4().hex[:8]}")
+        try:
+            partial.mkdir(parents=True)
+            body = dict(record)
+            if tensors:
+                body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
+            # Compact: json's indenting encoder is written in Python, and a matrix has thousands of records.
+            text = _sealed(json.dumps(plain(body), sort_keys=True, allow_nan=False))
+            (partial / "record.json").write_bytes(text.encode())
+            _remove(path)
+            partial.replace(path)
+        except OSError as error:
+            raise ResultsError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)  # there no more, once it was renamed
+
+    def record(self, id: str) -> dict[str, Any] | None:
+        """The record of an artifact; ``None`` if there is none. Raises :class:`DamagedArtifact`."""
+        folder = self._unlinked(id)
+        if not folder.exists():
+            return None
+        path = folder / "record.json"
+        try:
+            text = _read(path, MAX_RECORD).decode()  # as bytes: reading as text would mend a damaged line end
+        except UnicodeDecodeError as error:
+            raise DamagedArtifact(f"{path}: the checksum does not hold") from error
+        body = text[len(_sealed_head("")) : -len(_TAIL)]
+        if text != _sealed(body):
+            raise DamagedArtifact(f"{path}: the checksum does not hold")
+        try:
+            record = json.loads(body, parse_constant=_no_json, object_pairs_hook=_no_twins)
+        except (ValueError, RecursionError) as error:
+            raise DamagedArtifact(f"{path} is no record: {error}") from error
+        if not isinstance(record, dict):
+            raise DamagedArtifact(f"{path} is no record: it is no object")
+        return record
+
+    def load(self, id: str) -> Artifact:
+        """The whole artifact. Raises :class:`DamagedArtifact` when a checksum does not hold or it is missing."""
+        record = self.record(id)
+        if record is None:
+            raise DamagedArtifact(f"{self.path(id)} is missing")
+        digest = record.get("tensors_sha256")
+        return Artifact(record, _load_tensors(self.path(id) / "tensors.safetensors", digest) if digest else {})
+
+    def settle(self) -> None:
+        """A run ended: have all that it left in place. Here it is; a subclass may have to upload some."""
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """The folders of these artifacts were deleted. A subclass has copies elsewhere, which go too."""
+
+    def _unlinked(self, id: str) -> Path:
+        """The folder of an artifact. Raises :class:`DamagedArtifact` where a link leads there."""
+        path = self.path(id)
+        for part in (path.parent, path):
+            if part.is_symlink():
+                raise DamagedArtifact(f"{part} is a link")
+        return path
+
+
+def _is_id(name: str) -> bool:
+    return len(name) == 32 and _ID.issuperset(name)
+
+
+def plain(value: Any) -> Any:
+    """``value`` with null for the numbers that JSON lacks, NaN and the infinities: a diverged loss, say."""
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sealed(body: str) -> str:
+    """The record's JSON text within a JSON document that also holds its checksum."""
+    return f"{_sealed_head(body)}{body}{_TAIL}"
+
+
+def _sealed_head(body: str) -> str:
+    return f'{{"sha256": "{hashlib.sha256(body.encode()).hexdigest()}", "record": '
+
+
+_TAIL = "}\n"
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    from safetensors.torch import save
+
+    # Cloned: safetensors refuses tensors that share memory, and two slices of one batch do.
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    import torch
+    from safetensors.torch import load
+
+    data = _read(path, sys.maxsize)
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DamagedArtifact(f"{path}: the checksum does not hold")
+    if int.from_bytes(data[:8], "little") > MAX_HEADER:
+        raise DamagedArtifact(f"{path}: the header is longer than {MAX_HEADER:,} bytes")
+    try:
+        loaded: dict[str, Tensor] = load(data)
+    except Exception as error:  # whatever safetensors and torch make of a stranger's header
+        raise DamagedArtifact(f"{path} holds no tensors: {printable(error)}") from error
+    for name, tensor in loaded.items():
+        # To C++ a bool of any other byte is undefined.
+        if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+            raise DamagedArtifact(f"{path}: {printable(name)} is neither true nor false")
+    return loaded
+
+
+# --- files that may be a stranger's -----------------------------------------------------------------------------------
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """The bytes of a file. Raises :class:`DamagedArtifact` for more than ``limit``, for a link, a pipe and so on."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedArtifact(f"{path} is no plain file")
+        if status.st_size > limit:
+            raise DamagedArtifact(f"{path} is larger than {limit:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedArtifact(f"{path}: {error.strerror}") from error
+    except MemoryError as error:
+        raise DamagedArtifact(f"{path} does not fit into memory") from error
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing where it is none, or a link. Raises :class:`ResultsError`."""
+    try:
+        return [] if folder.is_symlink() else list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ResultsError(f"cannot read {str(folder)!r}: {error.strerror}") from error
+
+
+def _remove(path: Path) -> None:
+    """Remove what is there; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return made
+
+
+# --- records that may be a stranger's ---------------------------------------------------------------------------------
+
+
+def check_record(record: Mapping[str, Any], stage: Stage) -> None:
+    """Raise :class:`DamagedArtifact` unless ``record`` is one that running ``stage`` could have left.
+
+    Of the stage it must be, and its fields must be what the tables' rows, which are made of them, can hold.
+    """
+    used = stage.plugin.text if stage.plugin else ""
+    own = {"stage": stage.id, "action": stage.action, "dataset": stage.dataset.text, "plugin": used}
+    made = _MADE[stage.action] if record.get("status") == "ok" else ()
+    for name in ("status", "reason", "label", *own, *made):
+        if name not in record:
+            raise DamagedArtifact(f"the record of {stage.id} does not say its {name}")
+    for name, value in record.items():
+        if value != own.get(name, value) or (name in _FIELDS and not _FIELDS[name](value)):
+            raise DamagedArtifact(f"the record of {stage.id}: its {name} cannot be {reprlib.repr(value)}")
+
+
+_MADE: dict[Action, tuple[str, ...]] = {
+    **{"train": ("model",), "triggers": (), "embed": ("model",), "attack": ("model",)},
+    **{"detect": ("detection", "measures"), "judge": ("judgement",)},
+    **{"verify": ("evidence",), "analyse": ("measures",)},
+}
+"""What the record of a stage that succeeded cannot be without."""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _SURROGATE.search(value)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character: JSON can say it, UTF-8 and a terminal cannot."""
+
+
+def _is_whole(value: Any) -> bool:
+    return value is None or (type(value) is int and -_EXACT <= value <= _EXACT)
+
+
+_EXACT = 2**53
+"""JSON's numbers are exact up to here (RFC 8259); a thousand of them still have a sum in 64 bits."""
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (type(value) is float and math.isfinite(value))
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return bool(datetime.fromisoformat(value).astimezone(UTC))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(each) is int for each in value)
+        and 0 <= value[0] <= value[1] <= _EXACT
+    )
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _is_measure(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_text(value.get(name)) for name in ("quantity", "layer", "group"))
+        and _is_numbers(value.get("values"))
+    )
+
+
+def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(holds, value))
+
+
+def _names_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A check of an object of any names, whose values ``holds`` checks."""
+    return lambda value: isinstance(value, dict) and all(_is_text(n) and holds(each) for n, each in value.items())
+
+
+def _row_of(known: Mapping[str, Callable[[Any], bool]]) -> Callable[[Any], bool]:
+    """A check of an object of no other names than ``known``."""
+    return lambda value: isinstance(value, dict) and all(n in known and known[n](each) for n, each in value.items())
+
+
+_TYPES = {"string": _is_text, "int64": _is_whole, "double": _is_number, "bool": _is_flag, "timestamp": _is_time}
+_FOUND = ("score", "threshold", "suspected_class", "suspected_source", "target_hit", "mask_overlap", "window_rank")
+_is_found = _row_of({column.name: _TYPES[column.type] for column in DETECTIONS.columns if column.name in _FOUND})
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    **{column.name: _TYPES[column.type] for column in STAGES.columns},
+    "status": lambda value: value in ("ok", "skipped", "failed"),
+    **{"agreement": _is_number, "guard": _is_text, "tensors_sha256": _is_text},
+    **{"evidence": _names_of(_is_count), "curves": _list_of(_names_of(_is_numbers)), "measures": _list_of(_is_measure)},
+    **{"detection": _is_found, "judgement": _is_found},
+}
+"""What a record's fields hold, by name; the model's description is for :mod:`harness.storage.codec` to judge."""

@@ -1,0 +1,227 @@
+"""The Parquet tables: their columns, declared once and documented, and the only code that writes or reads them.
+
+``results/tables/<table>/<run>.parquet``: one file a run (or a part of one), never appended in place, merged on read.
+The tables are a projection of the stored artifacts: what a run that was killed did not write, the next run writes.
+A results folder may come from a stranger: what no run would have written is a :class:`harness.errors.ResultsError`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ResultsError, UnknownName
+from harness.storage.files import refuse_links
+from harness.storage.schema import CELLS, MAX_ROWS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, VERSION_KEY, Table
+from harness.storage.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+_TIME = "%Y%m%dT%H%M%S"
+_RUN_TIME = re.compile(r"\d{8}T\d{6}-")
+_MAGIC = b"PAR1"
+
+
+class Tables:
+    """The tables of one results folder."""
+
+    def __init__(self, results: Path) -> None:
+        self.folder = results / "tables"
+
+    def append(self, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``rows`` as one more file of ``run``; nothing when there are none. Missing columns are null."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        data = pa.Table.from_pylist([{"run": run, **row} for row in rows], schema=TABLES[table].schema())
+        if not data.num_rows:
+            return
+        folder = self.folder / table
+        refuse_links(self.folder, folder)
+        path = self._part(table, run)
+        partial = path.with_suffix(".partial")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
+            partial.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise ResultsError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+    def _part(self, table: str, run: str) -> Path:
+        """The next file of ``run``."""
+        folder = self.folder / table
+        part = len(list(folder.glob(f"{run}*.parquet")))
+        return folder / f"{run}-{part:04d}.parquet"
+
+    def time_of_next_run(self, now: datetime) -> str:
+        """With what the name of a run begins: now, or just after the latest run where a clock was set back since.
+
+        Rows are merged in the order of these names.
+        """
+        runs = (path.name[:15] for path in self.folder.glob("*/*.parquet") if _RUN_TIME.match(path.name))
+        with suppress(ValueError, OverflowError):  # a stranger's thirteenth month
+            latest = datetime.strptime(max(runs, default=""), _TIME).replace(tzinfo=UTC)
+            now = max(now, latest + timedelta(seconds=1))
+        return f"{now:{_TIME}}"
+
+    def mend(self) -> list[Path]:
+        """Set aside the files that a power cut tore, with all that this and later runs wrote; the torn ones' names.
+
+        Rows of these runs may lean on what was torn. A run then finds cells without rows, and writes them anew.
+        """
+        parts = [path for table in TABLES for path in sorted((self.folder / table).glob("*.parquet"))]
+        torn = [path for path in parts if _is_torn(path)]
+        first = min((_run_of(path) for path in torn), default=None)
+        try:
+            for path in parts:
+                if first is not None and _run_of(path) >= first:
+                    self._set_aside(path)
+        except OSError as error:
+            raise ResultsError(f"cannot write to {str(self.folder)!r}: {error.strerror}") from error
+        return torn
+
+    def _set_aside(self, path: Path) -> None:
+        with suppress(FileNotFoundError):  # another run mends too
+            path.replace(path.with_name(f".{path.name}.aside"))
+
+    def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """The table merged over its runs: the newest row of each key; empty when nothing has been written.
+
+        Rows of cells that a later run computed anew (an edited plugin, say) are left out; :meth:`every_row` has them.
+        Raises :class:`UnknownName`, and :class:`ResultsError` for a damaged file or another schema version.
+        """
+        if table not in TABLES:
+            raise UnknownName("table", table, TABLES)
+        owner = OWNERS.get(table)
+        wanted = None if columns is None else list(dict.fromkeys([*TABLES[table].key, *columns]))
+        frame = self._merged(table, [*wanted, owner] if wanted and owner and owner not in wanted else wanted)
+        if owner and len(frame):
+            current = self._merged("cells", [*CELLS.key, owner])[owner]
+            frame = frame[_among(frame[owner], current)]
+        return (frame if wanted is None else frame[wanted]).reset_index(drop=True)
+
+    def every_row(self, table: str) -> pd.DataFrame:
+        """As :meth:`read`, with the rows of cells that are no more, or never were."""
+        return self._merged(table, None).reset_index(drop=True)
+
+    def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
+        import pyarrow as pa
+
+        schema = TABLES[table].schema()
+        wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+        where = folder = self.folder / table
+        parts, rows = [wanted.empty_table()], 0
+        try:
+            for where in sorted(folder.glob("*.parquet")):
+                parts.append(_read_file(where, TABLES[table], wanted, MAX_ROWS - rows))
+                rows += len(parts[-1])
+            where, data = folder, pa.concat_tables(parts)
+            _check_values(data, TABLES[table])
+            # Not by the files' own metadata: pandas would name, type and index columns as a stranger wrote there.
+            frame = data.to_pandas(ignore_metadata=True)
+        except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
+            raise ResultsError(
+                f"{printable(where)} is damaged ({printable(' '.join(str(error).split()))}): delete {self.folder}, "
+                "and `harness run` writes it anew from the artifacts"
+            ) from error
+        return frame.drop_duplicates(list(TABLES[table].key), keep="last")
+
+
+def _among(values: pd.Series[str], known: pd.Series[str]) -> Any:
+    """Which of ``values`` are among those ``known``. In Arrow: pandas would make Python's strings of them all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ours, theirs = (pa.array(each, pa.large_string(), from_pandas=True) for each in (values, known))
+    return pc.is_in(ours, value_set=theirs).to_numpy(zero_copy_only=False)
+
+
+def _run_of(path: Path) -> str:
+    return path.name.rpartition("-")[0]
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file lacks a Parquet file's start or end: a look at both, and not at the rows."""
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return False
+        with path.open("rb") as handle:
+            head, size = handle.read(4), handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - 8))
+            tail = handle.read(8)
+    except OSError:
+        return False
+    footer = int.from_bytes(tail[:4], "little")
+    return size < 12 or head != _MAGIC or tail[4:] != _MAGIC or footer > size - 12
+
+
+def _read_file(path: Path, table: Table, wanted: pa.Schema, room: int) -> pa.Table:
+    """The ``wanted`` columns of one file, which has ``room`` rows at most; null where they came after its version.
+
+    Raises :class:`ResultsError` for another schema version, and ``ArrowInvalid`` for what no run would have written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise pa.ArrowInvalid("it is no plain file")
+    # One file at a time, and by handle: a path would be taken for a partitioned data set.
+    with path.open("rb") as handle:
+        file = pq.ParquetFile(handle, page_checksum_verification=True)
+        own = table.schema(_version_of(path, file.schema_arrow.metadata))
+        if file.schema_arrow != own:
+            raise pa.ArrowInvalid("other columns than its schema version has")
+        rows = sum(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
+        if rows > room:
+            raise pa.ArrowInvalid(f"with it the table has more than {MAX_ROWS:,} rows")
+        data = file.read([name for name in wanted.names if name in own.names])
+    if len(data) != rows:
+        raise pa.ArrowInvalid("another number of rows than it says")
+    for column in wanted:
+        if column.name not in own.names:
+            data = data.append_column(column, pa.nulls(rows, column.type))
+    return data.select(wanted.names)
+
+
+def _version_of(path: Path, metadata: Mapping[bytes, bytes] | None) -> int:
+    """The schema version that a file names. Raises :class:`ResultsError` for one that is not read."""
+    version = (metadata or {}).get(VERSION_KEY, b"none").decode()
+    known = {str(each): each for each in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
+    if version not in known:
+        raise ResultsError(
+            f"{printable(path)} has schema version {printable(version[:20])}, this harness writes {SCHEMA_VERSION}: "
+            "choose another folder with --results"
+        )
+    return known[version]
+
+
+def _check_values(data: pa.Table, table: Table) -> None:
+    """Raise ``ArrowInvalid`` for values that no run writes: text that is none, a row without its key, a whole number
+    that is none as a float, a count without its trials or beyond them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    data.validate(full=True)
+    for name in data.column_names:
+        column = data[name]
+        if name in table.key and column.null_count:
+            raise pa.ArrowInvalid(f"a row without {name}")
+        if pa.types.is_integer(column.type) and pc.any(pc.greater(pc.abs_checked(column), 2**62)).as_py():
+            raise pa.ArrowInvalid(f"{name} is beyond 2^62")
+        trials = f"{name.removesuffix('matches')}trials"
+        if name.endswith("matches") and trials in data.column_names:
+            beyond = pc.or_(pc.less(column, 0), pc.greater(column, data[trials]))
+            alone = pc.xor(column.is_null(), data[trials].is_null())
+            if pc.any(beyond).as_py() or pc.any(alone).as_py():
+                raise pa.ArrowInvalid(f"{name} is not in 0..{trials}")
