@@ -26,14 +26,14 @@ CLIPS = 5000
 def suspect(root: Path) -> tuple[Net, Split, Engine]:
     """A clean MNIST model of the paper's CNN, its data, and an engine."""
     registry = load_registry()
-    dataset, cnn = registry.use("dataset", MNIST).plugin, registry.use("architecture", "cnn")
+    dataset, cnn = registry.component("dataset", MNIST).plugin, registry.component("architecture", "cnn")
     train = Data(root).splits(dataset, 0, CPU).train
     engine = Engine(CPU, torch.Generator().manual_seed(0), dataset.public(), cnn.plugin, cnn.text)
     return engine.train(engine.build(), [engine.stream(train)], dataset.epochs), train, engine
 
 
 def _detector(root: Path, n: int, name: str, target: float, note: str) -> list[Row]:
-    detector: Any = load_registry().use("attack", name).plugin
+    detector: Any = load_registry().component("attack", name).plugin
     with threads(1):
         net, train, engine = suspect(root)
         pool = Pool(engine.recipe, train.x)
@@ -88,7 +88,7 @@ def speech(root: Path, n: int) -> list[Row]:
     clips = sorted((root / "speech-commands").glob("*/*.flac"))
     if not clips:
         return []
-    plugin: Any = load_registry().use("dataset", "speech-commands-mini").plugin
+    plugin: Any = load_registry().component("dataset", "speech-commands-mini").plugin
     module: Any = sys.modules[type(plugin).__module__]
     many = [module.Clip(clips[i % len(clips)], 0, "train") for i in range(CLIPS)]
     with threads(1), folder() as made, patch.dict(os.environ, XDG_CACHE_HOME=str(made)):

@@ -50,7 +50,7 @@ class Setting:
 
     def triggers(self, clean: Net) -> Key:
         """The harness's triggers, placed by ``clean``: data for both sides."""
-        recipe = load_registry().use("defense", SCHEME).plugin.triggers(self.dataset)
+        recipe = load_registry().component("defense", SCHEME).plugin.triggers(self.dataset)
         key: Key = recipe.make(self.task(Key()), replace(self.engine(1), clean=clean))
         return key
 
@@ -62,7 +62,7 @@ class Setting:
 @with_data
 def equal(root: Path, n: int) -> list[Row]:
     """Clean models, marked ones and surrogates of ``n`` seeds a side: means, their difference, and its interval."""
-    dataset: Dataset = load_registry().use("dataset", DATASET).plugin
+    dataset: Dataset = load_registry().component("dataset", DATASET).plugin
     with threads(2):
         return compare(Data(root), dataset, n)
 
@@ -135,7 +135,7 @@ def by_engine(setting: Setting) -> Numbers:
     first = setting.engine(0)
     clean = first.train(first.build(), [first.stream(setting.train)], dataset.pretrain)
     key = setting.triggers(clean)
-    scheme, attack = registry.use("defense", SCHEME).plugin, registry.use("attack", "retraining").plugin
+    scheme, attack = registry.component("defense", SCHEME).plugin, registry.component("attack", "retraining").plugin
     victim = scheme.embed(setting.task(key), replace(setting.engine(2), clean=clean)).net
     last = setting.engine(3)
     oracle = Oracle(lambda x: last.predict(victim, x))

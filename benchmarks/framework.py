@@ -96,7 +96,7 @@ def make(matrix: Matrix, registry: Registry) -> Plan:
     """The plan of ``matrix``; with a registry that has found its plugins and used none of them."""
     unused = Registry(registry.found)
     axes = resolve(unused, matrix)
-    return make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, unused.use)
+    return make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, unused.component)
 
 
 def plan_10000(n: int) -> list[Row]:
@@ -130,12 +130,12 @@ def run(plan: Plan, registry: Registry, results: Path, data: Data) -> Outcome:
     """Run ``plan`` in this process, as ``harness run`` does, on the CPU. Raises unless every cell is ok."""
     import torch
 
-    from harness.running.worker import Worker
+    from harness.running.worker import StageRunner
 
     store = Store(results)
     store.prepare()
     session = Session(plan, store, Tables(results), Options())
-    worker = Worker(store, data, plan.stages, registry.use, torch.device("cpu"))
+    worker = StageRunner(store, data, plan.stages, registry.component, torch.device("cpu"))
     outcome = session.run(Serial(worker.run), Nobody())
     if outcome.counts["ok"] != len(plan.cells):
         raise RuntimeError(f"{dict(outcome.counts)} of {len(plan.cells)} cells: {outcome.failures[:3]}")

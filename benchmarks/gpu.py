@@ -82,7 +82,7 @@ def precisions(root: Path, n: int) -> list[Row]:
 
 def of_precisions(root: Path, n: int, device: torch.device = CUDA, text: str = MNIST) -> list[Row]:
     """The rows of :func:`precisions` for another device or dataset."""
-    dataset: Dataset = load_registry().use("dataset", text).plugin
+    dataset: Dataset = load_registry().component("dataset", text).plugin
     data = Data(root)
     test = data.test(dataset, device)
 

@@ -40,7 +40,7 @@ class Case:
     @property
     def recipe(self) -> Recipe:
         """What the engine is told of the dataset."""
-        recipe: Recipe = load_registry().use("dataset", self.dataset).plugin.public()
+        recipe: Recipe = load_registry().component("dataset", self.dataset).plugin.public()
         return recipe
 
     def data(self, device: torch.device = CPU) -> Split:
@@ -77,7 +77,7 @@ def make_engine(
     architecture: str, recipe: Recipe, device: torch.device = CPU, seed: int = 0, **settings: Any
 ) -> Engine:
     """The harness's engine, as a stage gets it."""
-    used = load_registry().use("architecture", architecture)
+    used = load_registry().component("architecture", architecture)
     engine = Engine(device, torch.Generator().manual_seed(seed), recipe, used.plugin, used.text)
     return replace(engine, **settings)
 

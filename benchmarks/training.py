@@ -118,11 +118,14 @@ class KeepsStreams(Engine):
 def watermark_epoch(scheme: str) -> Callable[[], object]:
     """An epoch of the watermark batches alone, with the very loss that ``scheme`` trains them with."""
     registry = load_registry()
-    dataset, cnn = registry.use("dataset", CASE.dataset).plugin, registry.use("architecture", CASE.architecture)
+    dataset, cnn = (
+        registry.component("dataset", CASE.dataset).plugin,
+        registry.component("architecture", CASE.architecture),
+    )
     engine = KeepsStreams(CPU, torch.Generator().manual_seed(0), dataset.public(), cnn.plugin, cnn.text)
     data, triggers = CASE.data(), random_inputs(CASE.recipe, 1024)
     key = Key({"trigger": Probe(triggers.x, torch.zeros_like(triggers.y))})
-    registry.use("defense", scheme).plugin.embed(Task(dataset, data, data, None, key), engine)
+    registry.component("defense", scheme).plugin.embed(Task(dataset, data, data, None, key), engine)
     trainer = CASE.engine()
     net = trainer.build()
     return lambda: trainer.train(net, [engine.streams[1]], 1)
@@ -156,7 +159,7 @@ def digits_victim(n: int) -> list[Row]:
     registry = load_registry()
     matrix = Matrix("arm", (Entry("digits"),), (Entry("ewe"),), ((Entry("retraining"),),), nulls=0)
     plan, data = make(matrix, registry), Data(Path())
-    data.arrays(registry.use("dataset", "digits").plugin)
+    data.arrays(registry.component("dataset", "digits").plugin)
 
     def arm() -> float:
         with folder() as results:

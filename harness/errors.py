@@ -12,7 +12,7 @@ traceback.
     │   └── ResultsError      a results folder that cannot be written, or of another schema version, or damaged
     ├── PluginError           a plugin that cannot be loaded, or does not keep its contract
     ├── DamagedArtifact       an artifact whose checksum does not hold
-    ├── Crowded               a stage ran out of a device's memory that others used too
+    ├── OutOfMemory           a stage ran out of a device's memory that others used too
     ├── Refused               an oracle was asked more than it serves (answer type or budget)
     └── Skip                  raised by a plugin: this combination cannot be, with the reason
 """
@@ -66,7 +66,7 @@ class DamagedArtifact(HarnessError):
     """An artifact whose checksum does not hold. It is computed again, never trusted."""
 
 
-class Crowded(HarnessError):
+class OutOfMemory(HarnessError):
     """A stage ran out of a device's memory that other stages used too. It is tried again alone."""
 
 

@@ -29,9 +29,9 @@ from harness.data import Data, check_arrays, data_folder
 from harness.errors import DataError, HarnessError, PluginError
 from harness.nets import Net
 from harness.planning.builder import make_plan
-from harness.planning.graph import Kind, Plan, Use, source_digest
-from harness.planning.registry import Found, Registry, check_class, load_registry
-from harness.running.worker import Worker
+from harness.planning.graph import Component, Kind, Plan, source_digest
+from harness.planning.registry import PluginInfo, Registry, check_class, load_registry
+from harness.running.worker import StageRunner
 from harness.storage.store import Store, plain
 
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
@@ -66,14 +66,14 @@ def check_architecture(cls: type[Architecture]) -> None:
 def _check(cls: type[Any], kind: Kind) -> None:
     check_class(cls, kind)
     registry = load_registry()
-    found = Found(kind, cls, "under test", source_digest(inspect.getfile(cls)))
+    found = PluginInfo(kind, cls, "under test", source_digest(inspect.getfile(cls)))
     registry.found[kind, cls.name] = found
     problems = check_plugin(found, registry)
     if problems:
         raise PluginError(f"{kind} {cls.name}: " + "; ".join(problems))
 
 
-def check_plugin(found: Found, registry: Registry) -> list[str]:
+def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
     """Everything that is wrong with a plugin of ``registry``; empty if it keeps its contract.
 
     A dataset whose files are not here is checked as far as it goes without them.
@@ -81,13 +81,13 @@ def check_plugin(found: Found, registry: Registry) -> list[str]:
     problems = list(_object_problems(found, registry))
     if problems:
         return problems
-    use = registry.use(found.kind, found.cls.name)
+    use = registry.component(found.kind, found.cls.name)
     checks = {
         **{"dataset": _dataset, "defense": _defense, "attack": _attack},
         **{"architecture": _architecture, "analysis": _analysis},
     }
     # Importing scikit-learn draws random numbers: not the plugin's doing.
-    Data(Path()).arrays(registry.use("dataset", TINY).plugin)
+    Data(Path()).arrays(registry.component("dataset", TINY).plugin)
     before = _global_state()
     spoken = io.StringIO()
     try:
@@ -102,7 +102,7 @@ def check_plugin(found: Found, registry: Registry) -> list[str]:
     return problems
 
 
-def _object_problems(found: Found, registry: Registry) -> Iterator[str]:
+def _object_problems(found: PluginInfo, registry: Registry) -> Iterator[str]:
     if "__doc__" not in vars(found.cls) or found.summary.startswith(f"{found.cls.__name__}("):
         yield "it has no docstring: its first line is what `harness plugins list` shows"
     plugin = found.cls()
@@ -111,17 +111,17 @@ def _object_problems(found: Found, registry: Registry) -> Iterator[str]:
     if pickle.loads(pickle.dumps(plugin)) != plugin:
         yield "it does not survive pickling, which takes it to a worker"
     for entry in registry.arms(found.kind, found.cls.name):
-        use = registry.use(found.kind, entry)
-        if registry.use(found.kind, use.text).plugin != use.plugin:
+        use = registry.component(found.kind, entry)
+        if registry.component(found.kind, use.text).plugin != use.plugin:
             yield f"its text {use.text!r} does not read back as the same options"
 
 
-def _dataset(use: Use, registry: Registry) -> Iterator[str]:
+def _dataset(use: Component, registry: Registry) -> Iterator[str]:
     dataset: InputSet = use.plugin
     if isinstance(dataset, Dataset):
-        registry.use("architecture", dataset.architecture)
+        registry.component("architecture", dataset.architecture)
         if dataset.ood:
-            registry.use("dataset", dataset.ood)
+            registry.component("dataset", dataset.ood)
     try:
         arrays, again = (dataset.load(data_folder(None)[0]) for _ in range(2))
     except DataError as error:
@@ -133,26 +133,26 @@ def _dataset(use: Use, registry: Registry) -> Iterator[str]:
         yield "loading it twice gives different data"
 
 
-def _defense(use: Use, registry: Registry) -> Iterator[str]:
-    yield from _twice(_plan(registry, use, registry.use("attack", "none")), registry, use)
+def _defense(use: Component, registry: Registry) -> Iterator[str]:
+    yield from _twice(_plan(registry, use, registry.component("attack", "none")), registry, use)
 
 
-def _attack(use: Use, registry: Registry) -> Iterator[str]:
+def _attack(use: Component, registry: Registry) -> Iterator[str]:
     if isinstance(use.plugin, PoolAttack):
-        yield from _twice(_plan(registry, registry.use("defense", "baseline"), use), registry, use)
+        yield from _twice(_plan(registry, registry.component("defense", "baseline"), use), registry, use)
 
 
-def _analysis(use: Use, registry: Registry) -> Iterator[str]:
-    plan = _plan(registry, registry.use("defense", "baseline"), registry.use("attack", "none"), (use,))
+def _analysis(use: Component, registry: Registry) -> Iterator[str]:
+    plan = _plan(registry, registry.component("defense", "baseline"), registry.component("attack", "none"), (use,))
     yield from _twice(plan, registry, use)
 
 
-def _plan(registry: Registry, defense: Use, attack: Use, analyses: Sequence[Use] = ()) -> Plan:
-    dataset = registry.use("dataset", TINY)
-    return make_plan([dataset], [defense], [(attack,)], [0], 1, registry.use, analyses=analyses)
+def _plan(registry: Registry, defense: Component, attack: Component, analyses: Sequence[Component] = ()) -> Plan:
+    dataset = registry.component("dataset", TINY)
+    return make_plan([dataset], [defense], [(attack,)], [0], 1, registry.component, analyses=analyses)
 
 
-def _twice(plan: Plan, registry: Registry, use: Use) -> Iterator[str]:
+def _twice(plan: Plan, registry: Registry, use: Component) -> Iterator[str]:
     """Run a plan in two places: every stage must succeed, both times with the same bits."""
     reason = next((cell.skip for cell in plan.cells if cell.skip), "")
     if reason:
@@ -187,7 +187,7 @@ def _run(plan: Plan, registry: Registry, folder: Path) -> _Trial:
     """Run a plan's stages, stored below ``folder``, up to the first that fails."""
     store = Store(folder)
     store.prepare()
-    worker = Worker(store, Data(data_folder(None)[0]), plan.stages, registry.use, torch.device("cpu"))
+    worker = StageRunner(store, Data(data_folder(None)[0]), plan.stages, registry.component, torch.device("cpu"))
     trial = _Trial()
     for stage in plan.stages.values():
         worker.run(stage)
@@ -211,8 +211,8 @@ def _key_problems(tensors: dict[str, torch.Tensor]) -> Iterator[str]:
         yield "its key is empty: there is nothing to verify"
 
 
-def _architecture(use: Use, registry: Registry) -> Iterator[str]:
-    dataset = registry.use("dataset", "digits").plugin
+def _architecture(use: Component, registry: Registry) -> Iterator[str]:
+    dataset = registry.component("dataset", "digits").plugin
     architecture: Architecture = use.plugin
     if architecture.skip(dataset):
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.planning.builder import make_plan
-from harness.planning.graph import Plan, Stage, Use, source_digest
+from harness.planning.graph import Component, Plan, Stage, source_digest
 from harness.planning.inputs import inputs_of
 from harness.planning.matrix import Matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, resolve
@@ -33,7 +33,7 @@ def planned(
 ) -> Plan:
     """A plan on digits, the sources of the plugins that are named ``edited``."""
 
-    def edit(use: Use) -> Use:
+    def edit(use: Component) -> Component:
         return replace(use, digest="edited!!") if use.plugin.name in edited else use
 
     matrix = Matrix(
@@ -47,7 +47,7 @@ def planned(
         chains,
         seeds,
         1,
-        lambda kind, text: edit(registry.use(kind, text)),
+        lambda kind, text: edit(registry.component(kind, text)),
     )
 
 

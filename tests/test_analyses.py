@@ -45,7 +45,7 @@ def measured(cli: Cli, results: Path) -> pd.DataFrame:
 def stored(results: Path, attack: str) -> Loaded:
     cells = harness.read_table(results, "cells")
     model = cells.loc[cells["attack"] == attack, "model"].item()
-    return unpack(Store(results).load(model), load_registry().use, CPU)
+    return unpack(Store(results).load(model), load_registry().component, CPU)
 
 
 def of(frame: pd.DataFrame, analysis: str, attack: str = "none", **columns: str) -> pd.DataFrame:
@@ -56,7 +56,7 @@ def of(frame: pd.DataFrame, analysis: str, attack: str = "none", **columns: str)
 
 
 def test_frequencies_are_those_of_the_stored_model(measured: pd.DataFrame, results: Path) -> None:
-    victim, test = stored(results, "none"), Data(Path()).test(load_registry().use("dataset", TINY).plugin, CPU)
+    victim, test = stored(results, "none"), Data(Path()).test(load_registry().component("dataset", TINY).plugin, CPU)
     _, activations = victim.net.activations(test.x)
     dense = (activations["dense"] > 0).double().mean(0)
     conv = (activations["conv1"] > 0).double().mean((0, 2, 3))
@@ -88,7 +88,7 @@ def test_projections_are_principal_components(measured: pd.DataFrame, results: P
 
 
 def test_similarities_are_means_over_all_pairs(measured: pd.DataFrame, results: Path) -> None:
-    victim, test = stored(results, "none"), Data(Path()).test(load_registry().use("dataset", TINY).plugin, CPU)
+    victim, test = stored(results, "none"), Data(Path()).test(load_registry().component("dataset", TINY).plugin, CPU)
     features = penultimate(victim.net, test.x)
     unit = torch.nn.functional.normalize(features.double(), dim=1)
     expected = (unit[test.y == 3] @ unit[test.y == 5].T).mean()
@@ -125,7 +125,7 @@ def test_an_analysis_that_cannot_be_made_skips_itself_and_no_cell(cli: Cli, tmp_
 def test_cka_without_pairs_says_so() -> None:
     from harness.errors import Skip
 
-    cka = load_registry().use("analysis", "cka").plugin
+    cka = load_registry().component("analysis", "cka").plugin
     x = torch.zeros(5, 1, 8, 8)
     key = Key({"held_out": Probe(x, torch.zeros(5)), "control": Probe(x[:4], torch.zeros(4))})
     with pytest.raises(Skip, match="not paired"):

@@ -23,7 +23,7 @@ from harness.planning.registry import load_registry
 CPU = torch.device("cpu")
 REGISTRY = load_registry()
 NAMES = ("cifar-10", "cifar-100", "cifar-10-mini", "cifar-100-mini", "svhn")
-TEN, HUNDRED, TEN_MINI, HUNDRED_MINI, SVHN = (REGISTRY.use("dataset", name).plugin for name in NAMES)
+TEN, HUNDRED, TEN_MINI, HUNDRED_MINI, SVHN = (REGISTRY.component("dataset", name).plugin for name in NAMES)
 CIFAR: Any = __import__("sys").modules[type(TEN).__module__]
 
 
@@ -291,8 +291,8 @@ def test_a_missing_packed_file_says_that_it_cannot_be_downloaded(file: str, copi
 def test_recipes_and_partners_fit_each_other() -> None:
     for plugin in (TEN, HUNDRED, TEN_MINI, SVHN):
         assert plugin.train + plugin.holdout <= plugin.available and plugin.input_shape == (3, 32, 32)
-        partner = REGISTRY.use("dataset", plugin.ood).plugin
+        partner = REGISTRY.component("dataset", plugin.ood).plugin
         assert plugin.ood_class is None or plugin.ood_class < len(partner.classes)
-        assert REGISTRY.use("architecture", plugin.architecture).plugin.skip(plugin) is None
+        assert REGISTRY.component("architecture", plugin.architecture).plugin.skip(plugin) is None
     assert (TEN.classes[TEN.source], TEN.classes[TEN.target], TEN.ood_class) == ("ship", "airplane", 8)
     assert len(set(HUNDRED.classes)) == 100 and sorted(HUNDRED.classes) == list(HUNDRED.classes)

@@ -22,7 +22,7 @@ import sys, time
 from pathlib import Path
 from harness.storage.locks import Claims
 claims = Claims(Path(sys.argv[1]))
-print(claims.take(sys.argv[2], label="held"), flush=True)
+print(claims.try_acquire(sys.argv[2], label="held"), flush=True)
 time.sleep(60)
 """
 
@@ -42,21 +42,21 @@ def held(results: Path, id: str) -> Iterator[subprocess.Popen[str]]:
 def test_a_claim_is_one_process_s_and_dies_with_it(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
     with held(tmp_path, ONE) as other:
-        assert not claims.take(ONE) and claims.is_taken(ONE)
-        assert claims.take(TWO) and not claims.is_taken(TWO)  # ours is not another's
+        assert not claims.try_acquire(ONE) and claims.is_taken(ONE)
+        assert claims.try_acquire(TWO) and not claims.is_taken(TWO)  # ours is not another's
         (note,) = claims.running()
         assert (note["stage"], note["pid"], note["label"]) == (ONE, other.pid, "held")
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
         assert not claims.is_taken(ONE) and claims.running() == []
-        assert claims.take(ONE)
+        assert claims.try_acquire(ONE)
     claims.close()
 
 
 def test_what_is_dropped_can_be_taken_by_another(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
-    assert claims.take(ONE)
-    claims.drop(ONE)
+    assert claims.try_acquire(ONE)
+    claims.release(ONE)
     with held(tmp_path, ONE):
         assert claims.is_taken(ONE)
     claims.close()
@@ -64,10 +64,10 @@ def test_what_is_dropped_can_be_taken_by_another(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_computed_again_is_claimed_within_its_child(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
-    assert claims.take(ONE) and not claims.is_taken(ONE)  # which asks, and gives nothing back
+    assert claims.try_acquire(ONE) and not claims.is_taken(ONE)  # which asks, and gives nothing back
     with held(tmp_path, TWO) as other:
         Timer(0.5, other.kill).start()
-        with claims.taken(TWO, label="again"):  # once the other is dead
+        with claims.acquire(TWO, label="again"):  # once the other is dead
             (path,) = (
                 path for path in claims.folder.glob("*.json") if json.loads(path.read_text())["pid"] == os.getpid()
             )
@@ -79,7 +79,7 @@ def test_a_parent_that_is_computed_again_is_claimed_within_its_child(tmp_path: P
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "False\n", "the child's claim still holds"
         process.kill()
-    claims.drop(ONE)
+    claims.release(ONE)
     assert not path.exists()
     with held(tmp_path, ONE):
         pass

@@ -46,8 +46,8 @@ from harness.errors import Refused
 from harness.nets import Mlp, Net
 from harness.planning.builder import make_plan
 from harness.planning.graph import Plan
-from harness.planning.registry import KINDS, Found, Registry
-from harness.running.worker import Worker
+from harness.planning.registry import KINDS, PluginInfo, Registry
+from harness.running.worker import StageRunner
 from harness.storage.store import Store
 
 CPU = torch.device("cpu")
@@ -307,7 +307,7 @@ TOYS: tuple[type[Plugin], ...] = (
 
 def registry() -> Registry:
     kinds = [(kind, cls) for cls in TOYS for kind, base in KINDS.items() if issubclass(cls, base)]
-    return Registry({(kind, cls.name): Found(kind, cls, "test", "digest") for kind, cls in kinds})
+    return Registry({(kind, cls.name): PluginInfo(kind, cls, "test", "digest") for kind, cls in kinds})
 
 
 @dataclass
@@ -315,7 +315,7 @@ class Ran:
     """What a plan left: the records by role of its one cell, and where they are stored."""
 
     plan: Plan
-    worker: Worker
+    worker: StageRunner
     records: dict[str, dict[str, Any]]
 
     def __getitem__(self, role: str) -> dict[str, Any]:
@@ -333,12 +333,12 @@ class Ran:
 def run(folder: Path, defense: str, *attacks: str, dataset: str = "noise", nulls: int = 0) -> Ran:
     """Run one cell of toys."""
     SEEN.clear()
-    use = registry().use
+    use = registry().component
     chain = tuple(use("attack", attack) for attack in attacks)
     plan = make_plan([use("dataset", dataset)], [use("defense", defense)], [chain], [0], nulls, use)
     store = Store(folder)
     store.prepare()
-    worker = Worker(store, Data(folder), plan.stages, use, CPU)
+    worker = StageRunner(store, Data(folder), plan.stages, use, CPU)
     records = {}
     for id, stage in plan.stages.items():
         blocked = [records[parent] for _, parent in stage.parents if records[parent]["status"] != "ok"]
@@ -380,7 +380,7 @@ def test_an_attack_reaches_no_key_no_test_set_and_no_labels(attack: str, pool: s
     assert ran["verify:surrogate"]["status"] == "ok"
     things = list(reachable(*SEEN[attack]))
     assert any(thing is SEEN[attack][1].x for thing in things)  # the walk does find what is there
-    forbidden = (Dataset, Key, Probe, Task, Split, Evidence, Defense, Worker, Store, Data, Registry, Plan)
+    forbidden = (Dataset, Key, Probe, Task, Split, Evidence, Defense, StageRunner, Store, Data, Registry, Plan)
     assert [thing for thing in things if isinstance(thing, forbidden)] == []
     tensors = [thing for thing in things if isinstance(thing, Tensor)]
     key, test = ran.artifact("embed").tensors, ran.worker.data.test(Noise(), CPU)

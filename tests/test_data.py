@@ -68,7 +68,7 @@ class Kept(Numbered):
 
 @cache
 def builtin(entry: str) -> Any:
-    return load_registry().use("dataset", entry).plugin
+    return load_registry().component("dataset", entry).plugin
 
 
 def numbers(x: Tensor) -> list[int]:

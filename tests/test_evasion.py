@@ -20,17 +20,19 @@ DIGITS = "digits[train=600,holdout=150,epochs=6,pretrain=3,learning_rate=0.003]"
 
 
 def plugin(entry: str):
-    return load_registry().use("attack", entry).plugin
+    return load_registry().component("attack", entry).plugin
 
 
 def lent(seed: int = 0) -> Engine:
     registry = load_registry()
-    recipe = registry.use("dataset", TINY).plugin.public()
-    return Engine(CPU, torch.Generator().manual_seed(seed), recipe, registry.use("architecture", "cnn").plugin, "cnn")
+    recipe = registry.component("dataset", TINY).plugin.public()
+    return Engine(
+        CPU, torch.Generator().manual_seed(seed), recipe, registry.component("architecture", "cnn").plugin, "cnn"
+    )
 
 
 def pool(count: int = 400, patch: int | None = 2) -> Pool:
-    recipe = load_registry().use("dataset", TINY).plugin.public()
+    recipe = load_registry().component("dataset", TINY).plugin.public()
     x = torch.randint(0, 200, (count, 1, 8, 8), generator=torch.Generator().manual_seed(1)).byte()
     return Pool(recipe, x, patch=patch)
 

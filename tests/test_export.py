@@ -69,7 +69,7 @@ def test_a_cell_is_exported_with_all_that_tells_of_it(cli: Cli, results: Path, t
 def test_an_exported_model_answers_as_the_one_that_was_measured(cli: Cli, results: Path, tmp_path: Path) -> None:
     exported(cli, results, "pruning", tmp_path / "out")
     about = json.loads((tmp_path / "out" / "cell.json").read_text())
-    test = Data(tmp_path).test(load_registry().use("dataset", TINY).plugin, torch.device("cpu"))
+    test = Data(tmp_path).test(load_registry().component("dataset", TINY).plugin, torch.device("cpu"))
     with torch.inference_mode():
         for name in ("victim", "surrogate"):
             net = harness.load_model(tmp_path / "out" / f"{name}.safetensors")

@@ -24,7 +24,7 @@ import torch
 import harness
 from harness.data import Data
 from harness.engine.train import Engine
-from harness.errors import Crowded
+from harness.errors import OutOfMemory
 from harness.planning.builder import make_plan
 from harness.planning.graph import Stage
 from harness.planning.registry import load_registry
@@ -32,7 +32,7 @@ from harness.running import session
 from harness.running.executor import Serial
 from harness.running.locking import Claimed
 from harness.running.processes import Local
-from harness.running.worker import Worker
+from harness.running.worker import StageRunner
 from harness.storage.locks import Claims
 from harness.storage.schema import TABLES
 from harness.storage.store import Store
@@ -248,7 +248,7 @@ def test_workers_put_off_what_is_claimed_and_die_of_what_hangs(tmp_path: Path, m
 CROWDED = """
 from pathlib import Path
 import time
-from harness.errors import Crowded
+from harness.errors import OutOfMemory
 here = Path(__file__).parent
 
 def make(number, stages, warn):
@@ -261,7 +261,7 @@ def make(number, stages, warn):
         tried = here / f"{stage.id}.tried"
         if stage.label == "huge" or (stage.label == "big" and not tried.exists()):
             tried.touch()
-            raise Crowded("CUDA out of memory")
+            raise OutOfMemory("CUDA out of memory")
         return {"stage": stage.id, "status": "ok", "beside": beside}
     return work
 """
@@ -284,7 +284,7 @@ def test_a_stage_that_ran_out_of_memory_is_tried_again_alone(tmp_path: Path, mon
 
 
 def test_only_what_shares_a_device_asks_to_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use = load_registry().use
+    use = load_registry().component
     plan = make_plan([use("dataset", TINY)], [use("defense", "baseline")], [(use("attack", "none"),)], [0], 0, use)
     first = next(iter(plan.stages.values()))
 
@@ -294,8 +294,8 @@ def test_only_what_shares_a_device_asks_to_run_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Engine, "build", out)
     store = Store(tmp_path)
     store.prepare()
-    worker = Worker(store, Data(Path("no-folder")), plan.stages, use, torch.device("cpu"), shares_device=True)
-    with pytest.raises(Crowded, match="CUDA out of memory"):
+    worker = StageRunner(store, Data(Path("no-folder")), plan.stages, use, torch.device("cpu"), shares_device=True)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
         worker.run(first)
     assert store.ids() == set(), "nothing is stored of it"
     record = replace(worker, shares_device=False).run(first)

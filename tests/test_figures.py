@@ -483,7 +483,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shown(results: Path) -> Shown:
-    return Shown(Tables(results), load_registry(()).use, RULES)
+    return Shown(Tables(results), load_registry(()).component, RULES)
 
 
 @pytest.fixture(scope="module")
@@ -503,7 +503,7 @@ def test_a_folder_that_has_everything_allows_every_picture(name: str, collected:
 
 
 def test_no_picture_needs_what_an_empty_folder_lacks_and_each_says_what(tmp_path: Path) -> None:
-    made = collect(Shown(Tables(tmp_path), load_registry(()).use))
+    made = collect(Shown(Tables(tmp_path), load_registry(()).component))
     assert all(frame.empty for frame in made.values()) and set(made) == set(PICTURES)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ResultsError
-from harness.inspect.gc import Goes, Keeper, prepared_copies, size_of
+from harness.inspect.gc import GarbageCollector, Goes, prepared_copies, size_of
 from harness.planning.graph import Plan, Stage
 from harness.planning.registry import Registry, load_registry
 from harness.storage.locks import Claims
@@ -32,10 +32,10 @@ def registry() -> Iterator[Registry]:
         yield load_registry()
 
 
-def keeper(results: Path, *plans: Plan, began: float | None = None) -> Keeper:
+def keeper(results: Path, *plans: Plan, began: float | None = None) -> GarbageCollector:
     """As of an hour from now, so that what the test wrote is old."""
     store, tables = Store(results), Tables(results)
-    return Keeper(store, tables, Claims(results), plans, began or time.time() + 3601)
+    return GarbageCollector(store, tables, Claims(results), plans, began or time.time() + 3601)
 
 
 def ids(goes: list[Goes]) -> set[str]:

@@ -20,7 +20,7 @@ REGISTRY = load_registry()
 
 
 def plugin(options: str = ""):
-    return REGISTRY.use("attack", f"jsma[{options}]" if options else "jsma").plugin
+    return REGISTRY.component("attack", f"jsma[{options}]" if options else "jsma").plugin
 
 
 MODULE = sys.modules[type(plugin()).__module__]
@@ -177,7 +177,7 @@ def test_targets_are_others_and_even() -> None:
 
 
 def run(net: nn.Module, x: Tensor, options: str = "", classes: int = 4, seed: int = 0) -> Detection:
-    use = REGISTRY.use("architecture", "mlp")
+    use = REGISTRY.component("architecture", "mlp")
     recipe = Recipe(tuple(x.shape[1:]), tuple("abcdefghij"[:classes]), (0.0, 1.0), "mlp", 1, 32, 1e-3)
     lent = Engine(torch.device("cpu"), torch.Generator().manual_seed(seed), recipe, use.plugin, use.text)
     return plugin(options).run(net, Pool(recipe, x), lent)
@@ -279,7 +279,7 @@ def test_what_is_no_image_is_skipped() -> None:
         input_shape = (40, 32)
 
     assert plugin().skip(Sound()) == "a map of pixels needs images, inputs are (40, 32)"
-    assert plugin().skip(REGISTRY.use("dataset", "digits").plugin) is None
+    assert plugin().skip(REGISTRY.component("dataset", "digits").plugin) is None
 
 
 @pytest.mark.parametrize("wrong", ["images=0", "share=0", "share=1.1", "candidates=1", "candidates=2000"])

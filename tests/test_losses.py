@@ -310,14 +310,14 @@ def _registry():  # type: ignore[no-untyped-def]
 
 def watermark_gradient(weight: float) -> Tensor:
     """The gradient of EWE's watermark loss at one batch by all of a net's weights, as one vector."""
-    dataset = _registry().use("dataset", "digits[batch_size=16]").plugin
-    architecture = _registry().use("architecture", "cnn[width=4]")
+    dataset = _registry().component("dataset", "digits[batch_size=16]").plugin
+    architecture = _registry().component("architecture", "cnn[width=4]")
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (32, 1, 8, 8), generator=generator).byte()
     train = Split(images, torch.full((32,), dataset.target))
     trigger = Probe(images.flip(3), torch.full((32,), dataset.target))
     engine = Recorder(CPU, generator, dataset, architecture.plugin, architecture.text)
-    scheme = _registry().use("defense", f"ewe[weight={weight},reduction=mean,phases=one]").plugin
+    scheme = _registry().component("defense", f"ewe[weight={weight},reduction=mean,phases=one]").plugin
     net = scheme.embed(Task(dataset, train, train, None, Key({"trigger": trigger})), engine).net
     x, y = torch.cat([trigger.x[:8], train.x[:8]]), torch.full((16,), dataset.target)
     value = (engine.streams[1].loss or cross_entropy)(net, x, y)

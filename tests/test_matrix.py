@@ -356,7 +356,7 @@ def test_the_full_matrix_is_every_plugin_in_all_its_arms(builtin: Registry) -> N
 
 
 def test_a_glob_with_options_stands_for_no_arms(builtin: Registry) -> None:
-    assert texts(builtin.uses("defense", [parse_entry("base*[ratio=2]")])) == ["baseline[ratio=2.0]"]
+    assert texts(builtin.components("defense", [parse_entry("base*[ratio=2]")])) == ["baseline[ratio=2.0]"]
 
 
 # --- globs ---
@@ -459,7 +459,7 @@ def test_a_set_of_inputs_is_no_task(builtin: Registry) -> None:
     matrix = replace(load_matrix("smoke"), datasets=(Entry("cifar-100-mini"),))
     with pytest.raises(UsageError, match="cifar-100-mini is a set of inputs to draw from, not a task"):
         resolve(builtin, matrix)
-    assert "cifar-100-mini" not in texts(builtin.uses("dataset", [Entry("*")]))
+    assert "cifar-100-mini" not in texts(builtin.components("dataset", [Entry("*")]))
 
 
 def test_an_option_is_the_last_link_s_that_has_it_and_may_be_a_default() -> None:

@@ -270,13 +270,13 @@ def test_architectures_check_their_options_and_say_what_they_cannot_take() -> No
         *("lstm[width=0]", "resnet18[width=0]"),
     ):
         with pytest.raises(OptionError):
-            registry.use("architecture", text)
-    cnn, mlp = (registry.use("architecture", name).plugin for name in ("cnn", "mlp"))
+            registry.component("architecture", text)
+    cnn, mlp = (registry.component("architecture", name).plugin for name in ("cnn", "mlp"))
     assert cnn.skip(Sixes()) is None and mlp.skip(Sixes()) is None
     for shape in ((1, 3, 8), (40,), (20, 80)):
         task = type("Other", (Sixes,), {"input_shape": shape})()
         assert str(shape) in cnn.skip(task) and mlp.skip(task) is None
-    lenet, lstm, resnet = (registry.use("architecture", name).plugin for name in ("lenet", "lstm", "resnet18"))
+    lenet, lstm, resnet = (registry.component("architecture", name).plugin for name in ("lenet", "lstm", "resnet18"))
     for shape, takers in {
         (1, 8, 8): (lenet, lstm, resnet),
         (3, 4, 40): (lenet, lstm),
@@ -303,7 +303,7 @@ def test_architectures_build_the_same_from_the_same_seed_and_move_no_global_stat
 def build(kind: str, seed: int = 0) -> Net:
     """A net of the registered architecture, as a stage builds it."""
     return (
-        Engine(CPU, seeded(seed), Sixes().public(), load_registry().use("architecture", kind).plugin, kind)
+        Engine(CPU, seeded(seed), Sixes().public(), load_registry().component("architecture", kind).plugin, kind)
         .build()
         .eval()
     )
@@ -319,7 +319,7 @@ def test_a_trained_net_comes_back_from_the_store_as_it_was(kind: str, tmp_path: 
     store = Store(tmp_path)
     store.prepare()
     store.save(make_id("a net"), {"status": "ok", "model": description}, {f"model/{n}": t for n, t in state.items()})
-    back = unpack(store.load(make_id("a net")), load_registry().use, CPU).net
+    back = unpack(store.load(make_id("a net")), load_registry().component, CPU).net
     assert back is not None and back.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in back.state_dict().items())
     assert torch.equal(back(images()), net(images()))
@@ -387,7 +387,7 @@ def train(net: Net, entangle: bool) -> None:
         CPU,
         seeded(),
         Sixes(batch_size=32, learning_rate=0.01).public(),
-        load_registry().use("architecture", "mlp").plugin,
+        load_registry().component("architecture", "mlp").plugin,
         "",
     )
     entangled = Entanglement(len(net.taps), 0.2, "cosine", 32, CPU)

@@ -29,20 +29,20 @@ law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
 
 def plugin(options: str = "", name: str = "neural-cleanse"):
-    return REGISTRY.use("attack", f"{name}[{options}]" if options else name).plugin
+    return REGISTRY.component("attack", f"{name}[{options}]" if options else name).plugin
 
 
 MODULE = sys.modules[type(plugin()).__module__]
 
 
 def digits() -> Split:
-    arrays = REGISTRY.use("dataset", "digits").plugin.load(Path())
+    arrays = REGISTRY.component("dataset", "digits").plugin.load(Path())
     return Split(torch.tensor(arrays.x_train[:800]), torch.tensor(arrays.y_train[:800]))
 
 
 def engine(seed: int, architecture: str = "cnn[width=8]") -> Engine:
-    use = REGISTRY.use("architecture", architecture)
-    recipe = REGISTRY.use("dataset", "digits[batch_size=32]").plugin.public()
+    use = REGISTRY.component("architecture", architecture)
+    recipe = REGISTRY.component("dataset", "digits[batch_size=32]").plugin.public()
     return Engine(CPU, torch.Generator().manual_seed(seed), recipe, use.plugin, use.text)
 
 
@@ -323,7 +323,7 @@ def test_what_is_no_image_is_skipped() -> None:
 
     for name in ("neural-cleanse", "neural-cleanse-removal"):
         assert plugin(name=name).skip(Sound()) == "a mask on pixels needs images, inputs are (40, 32)"
-        assert plugin(name=name).skip(REGISTRY.use("dataset", "digits").plugin) is None
+        assert plugin(name=name).skip(REGISTRY.component("dataset", "digits").plugin) is None
 
 
 @pytest.mark.parametrize("wrong", ["steps=0", "attack_rate=0", "attack_rate=1.1", "factor=1", "learning_rate=0"])

@@ -23,7 +23,7 @@ from harness.errors import UnknownName
 from harness.planning import inputs as inputs_module
 from harness.planning import registry as registry_module
 from harness.planning.builder import make_plan
-from harness.planning.graph import VERSIONS, Plan, Stage, Use, derive_seed, make_id
+from harness.planning.graph import VERSIONS, Component, Plan, Stage, derive_seed, make_id
 from harness.planning.matrix import Entry, Matrix, load_matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, load_registry, resolve
 
@@ -33,7 +33,7 @@ DATASETS = ["digits", "photo-patches", "mnist"]
 DEFENSES = ["baseline", "baseline[placement=gradient]", "ewe", "adi"]
 ATTACKS = ["none", "retraining", "pruning[fraction=0.5]", "retraining | pruning", "retraining | fine-tuning"]
 
-Uses = tuple[list[Use], list[Use], list[tuple[Use, ...]]]
+Uses = tuple[list[Component], list[Component], list[tuple[Component, ...]]]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def uses(
 
 def planned(registry: Registry, *axes: Sequence[str], seeds: Sequence[int] = (0,), nulls: int = 1) -> Plan:
     """The plan of datasets, defenses and attacks given as text."""
-    return make_plan(*uses(registry, *axes), seeds, nulls, registry.use)
+    return make_plan(*uses(registry, *axes), seeds, nulls, registry.component)
 
 
 def of(plan: Plan, action: str, text: str = "") -> list[Stage]:
@@ -90,7 +90,7 @@ def check_only_followers_changed(before: Plan, after: Plan, edited: set[str]) ->
 def with_digest(axes: Uses, name: str) -> Uses:
     """The same axes, the source of the plugin ``name`` edited."""
 
-    def edit(use: Use) -> Use:
+    def edit(use: Component) -> Component:
         return replace(use, digest="edited") if use.plugin.name == name else use
 
     datasets, defenses, chains = axes
@@ -129,7 +129,7 @@ def test_the_order_of_the_axes_does_not_matter(
 
 
 def test_how_an_option_is_written_does_not_matter(registry: Registry) -> None:
-    default = registry.use("attack", "pruning").plugin.fraction
+    default = registry.component("attack", "pruning").plugin.fraction
     plain = planned(registry, ["digits"], ["ewe[weight=64]"], ["pruning"])
     assert planned(registry, ["digits"], ["ewe[weight=64.0]"], [f"pruning[fraction={default}]"]) == plain
     assert planned(registry, ["digits"], [" ewe[ weight = 6.4e1 ]"], ["pruning[layers=all]"]) == plain
@@ -181,18 +181,20 @@ def test_a_raised_version_changes_the_stages_of_its_action_and_what_follows(
 @pytest.mark.parametrize("name", ["retraining", "pruning", "ewe", "adi", "photo-patches"])
 def test_an_edited_plugin_changes_its_own_stages_and_what_follows(registry: Registry, name: str) -> None:
     axes = uses(registry, ["digits", "photo-patches"], DEFENSES, ATTACKS)
-    before = make_plan(*axes, (0, 1), 1, registry.use)
-    after = make_plan(*with_digest(axes, name), (0, 1), 1, registry.use)
+    before = make_plan(*axes, (0, 1), 1, registry.component)
+    after = make_plan(*with_digest(axes, name), (0, 1), 1, registry.component)
     own = {s.id for s in before.stages.values() if name in {u.plugin.name for u in (s.dataset, s.plugin) if u}}
     check_only_followers_changed(before, after, own)
 
 
 def test_an_edited_architecture_changes_the_stages_that_build_it(registry: Registry) -> None:
     axes = uses(registry, ["digits"], ["ewe"], ["retraining", "retraining[architecture=mlp] | pruning"])
-    before = make_plan(*axes, (0,), 1, registry.use)
+    before = make_plan(*axes, (0,), 1, registry.component)
 
-    def lookup(kind: Any, text: str) -> Use:
-        return replace(registry.use(kind, text), digest="edited" if text == "mlp" else registry.use(kind, text).digest)
+    def lookup(kind: Any, text: str) -> Component:
+        return replace(
+            registry.component(kind, text), digest="edited" if text == "mlp" else registry.component(kind, text).digest
+        )
 
     after = make_plan(*axes, (0,), 1, lookup)
     own = {stage.id for stage in of(before, "attack") if stage.architecture and stage.architecture.text == "mlp"}
@@ -395,18 +397,18 @@ class Spy(Detector):
         raise NotImplementedError
 
 
-SPY = Use("attack", "spy", "0", Spy())
+SPY = Component("attack", "spy", "0", Spy())
 
 
 def test_a_detection_must_be_the_last_link(registry: Registry) -> None:
     datasets, defenses, [(pruning,)] = uses(registry, attacks=["pruning"])
     with pytest.raises(UsageError, match=r"detection must be the last link of a chain: 'spy \| pruning'"):
-        make_plan(datasets, defenses, [(SPY, pruning)], (0,), 1, registry.use)
+        make_plan(datasets, defenses, [(SPY, pruning)], (0,), 1, registry.component)
 
 
 def test_a_detection_looks_at_what_the_chain_ended_with_and_leaves_it(registry: Registry) -> None:
     datasets, defenses, [(pruning,)] = uses(registry, attacks=["pruning"])
-    plan = make_plan(datasets, defenses, [(pruning, SPY), (SPY,)], (0,), 0, registry.use)
+    plan = make_plan(datasets, defenses, [(pruning, SPY), (SPY,)], (0,), 0, registry.component)
     after, alone = (dict(cell.stages) for cell in plan.cells)
     assert after["surrogate"] == after["attack:0"] == dict(plan.stages[after["detect:surrogate:0"]].parents)["model"]
     assert alone["surrogate"] == alone["embed"] and alone["verify:surrogate"] == alone["verify:victim"]
@@ -455,9 +457,9 @@ def test_the_text_of_every_use_gives_the_same_use(registry: Registry) -> None:
         "digits[train=10,holdout=1]",
         Entry("photo-patches", (("architecture", "cnn[width=8,dropout=0.5]"),)),
     ):
-        use = registry.use("dataset", entry)
-        assert registry.use("dataset", use.text) == use
-        assert registry.use("dataset", use.text).plugin == use.plugin
+        use = registry.component("dataset", entry)
+        assert registry.component("dataset", use.text) == use
+        assert registry.component("dataset", use.text).plugin == use.plugin
 
 
 def test_inputs_of_another_kind_cannot_stand_for_the_tasks_own(registry: Registry) -> None:
@@ -477,7 +479,7 @@ def test_the_ids_of_quick_are_those_of_version_0_1(registry: Registry, monkeypat
     monkeypatch.delenv("HARNESS_PLUGINS", raising=False)
     own, matrix = load_registry(), load_matrix("quick")
     axes = resolve(own, matrix)
-    plan = make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, own.use)
+    plan = make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, own.component)
     assert (len(plan.stages), _digest(plan.stages)) == (
         255,
         "25b4dfd5db087ada9c7f3cf1c950cd10c2f91c84c93467e14b0b8137f15305be",

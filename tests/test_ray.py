@@ -21,7 +21,7 @@ import pytest
 
 import harness
 from harness.errors import UsageError
-from harness.planning.graph import Use
+from harness.planning.graph import Component
 from harness.running import ray as on_ray
 from tests.conftest import Cli, command_line
 from tests.test_session import arguments, measured, ran
@@ -66,7 +66,7 @@ STAND_IN = '''
 import json, os, sys, time
 from types import SimpleNamespace
 from harness.running.ray import Cluster, Ray
-from harness.planning.graph import Stage, Use
+from harness.planning.graph import Stage, Component
 
 ADDRESS, BEGAN = sys.argv[1:]
 
@@ -82,12 +82,12 @@ def make(number, stages, warn):
         if word == "warn":
             warn(rest)
         return {"status": "ok", "known": sorted(stages)}
-    return work, lambda kind, text: Use(kind, text, "", None)
+    return work, lambda kind, text: Component(kind, text, "", None)
 
 if __name__ == "__main__":
     labels = {"a": "exit", "b": "sleep", "c": "warn look out", "d": "", "e": ""}
     parents = {"d": (("embed", "c"),)}
-    dots = Use("dataset", "dots", "", None)
+    dots = Component("dataset", "dots", "", None)
     stages = {id: Stage(id, "train", label, 0, 0, dots, parents=parents.get(id, ())) for id, label in labels.items()}
     ended, warnings = {}, []
     control = SimpleNamespace(
@@ -291,20 +291,28 @@ def test_a_node_of_another_version_or_without_the_results_folder_is_told(tmp_pat
 
 
 def test_a_plugin_that_a_node_lacks_or_has_otherwise_ends_the_run_with_a_line() -> None:
-    def lookup(kind: str, text: str) -> Use:
+    def lookup(kind: str, text: str) -> Component:
         if text != "dots":
             raise UsageError(f"unknown {kind} {text!r}")
-        return Use("dataset", text, "one", object())
+        return Component("dataset", text, "one", object())
 
     site = on_ray._Site(harness.__version__, None, None)
     assert site.start(lambda *_: (lambda stage: {"plugin": stage.dataset.plugin}, lookup), 0)[-1][0] == "ready"
     for use, reason in (
-        (Use("dataset", "other", "one", None), "unknown dataset 'other'; --plugins must name folders that all nodes"),
-        (Use("dataset", "dots", "two", None), "the dataset dots has another source than where the run was started; -"),
+        (
+            Component("dataset", "other", "one", None),
+            "unknown dataset 'other'; --plugins must name folders that all nodes",
+        ),
+        (
+            Component("dataset", "dots", "two", None),
+            "the dataset dots has another source than where the run was started; -",
+        ),
     ):
         ((kind, text),) = site.run("a", [on_ray._with_uses(stage("a"), lambda _, use=use: use)])
         assert kind == "usage" and text.startswith(f"on {site.host}: {reason}")
-    ((kind, record),) = site.run("a", [on_ray._with_uses(stage("a"), lambda _: Use("dataset", "dots", "one", None))])
+    ((kind, record),) = site.run(
+        "a", [on_ray._with_uses(stage("a"), lambda _: Component("dataset", "dots", "one", None))]
+    )
     assert kind == "record" and record["plugin"] is not None, "the node's own"
 
 

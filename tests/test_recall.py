@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import harness
-from harness.engine.memo import KEPT, Lent, Memory
+from harness.engine.memo import KEPT, ResultCache, SharedInputs
 from harness.engine.train import clone
 from harness.nets import Net
 from harness.storage.store import Store
@@ -25,11 +25,11 @@ def model() -> Net:
     return engine().build()
 
 
-def lent(net: nn.Module, memory: Memory | None = None, inputs: str = "pool") -> Lent:
-    return Lent(memory or Memory(), "model", net, inputs, split().x)
+def lent(net: nn.Module, memory: ResultCache | None = None, inputs: str = "pool") -> SharedInputs:
+    return SharedInputs(memory or ResultCache(), "model", net, inputs, split().x)
 
 
-def twice(first: Lent, net: nn.Module, count: int = 64, second: Lent | None = None) -> bool:
+def twice(first: SharedInputs, net: nn.Module, count: int = 64, second: SharedInputs | None = None) -> bool:
     """Whether what is asked of a model anew, as ``net`` and of the first ``count`` inputs, was known."""
     first.recall("ones", clone(first.net), split().x, lambda: torch.ones(2))
     known, value = (second or first).recall("ones", net, split().x[:count], lambda: torch.ones(2))
@@ -71,7 +71,7 @@ def test_a_changed_model_is_another(change: Callable[[Net], None]) -> None:
 
 
 def test_other_inputs_other_questions_and_other_models_are_not_known() -> None:
-    net, memory = model(), Memory()
+    net, memory = model(), ResultCache()
     assert twice(lent(net), clone(net))
     assert not twice(lent(net), clone(net), count=63)
     assert not twice(lent(net, memory), net, second=lent(net, memory, "another pool"))
@@ -82,7 +82,7 @@ def test_other_inputs_other_questions_and_other_models_are_not_known() -> None:
 
 
 def test_the_oldest_is_forgotten() -> None:
-    memory, key = Memory(), ("model", "pool", 1, "what")
+    memory, key = ResultCache(), ("model", "pool", 1, "what")
     memory.find(key, lambda: torch.zeros(1))
     for number in range(KEPT):
         memory.find((str(number), "pool", 1, "what"), lambda: torch.zeros(1))

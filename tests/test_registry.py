@@ -152,7 +152,7 @@ def test_a_dropped_in_file_is_found_with_where_it_came_from(tmp_path: Path) -> N
     assert found.summary == "Marks nothing yet."
     assert found.origin == f"{tmp_path}: deep/down/my_mark.py"
     assert found.digest == source_digest(str(path))
-    assert registry.use("defense", "mine[strength=2]").text == "mine[strength=2.0]"
+    assert registry.component("defense", "mine[strength=2]").text == "mine[strength=2.0]"
 
 
 def test_files_of_one_name_in_two_folders_are_two_plugins(tmp_path: Path) -> None:
@@ -209,11 +209,11 @@ def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path, monkeypatch
 
 def test_editing_a_plugin_changes_its_digest(tmp_path: Path) -> None:
     path = write(tmp_path, "mark.py", DEFENSE)
-    before = load_registry([tmp_path]).use("defense", "mine").digest
+    before = load_registry([tmp_path]).component("defense", "mine").digest
     path.write_text(edited(DEFENSE, ("How much", "How very much")), "utf-8")
     # One process reads a file once; another process is another cache.
     source_digest.cache_clear()
-    assert load_registry([tmp_path]).use("defense", "mine").digest != before
+    assert load_registry([tmp_path]).component("defense", "mine").digest != before
 
 
 # --- what is broken ---
@@ -347,7 +347,7 @@ def test_a_broken_plugin_is_named_with_its_cause_and_stops_nobody_else(tmp_path:
     assert "\n" not in str(problem)
     assert new_names(registry) == {("defense", "good")}
     with pytest.raises(UsageError) as caught:
-        registry.use("defense", "mine")
+        registry.component("defense", "mine")
     assert f"not loaded: {problem}" in str(caught.value)
 
 
@@ -527,19 +527,19 @@ def test_an_unknown_name_says_what_was_meant_and_what_exists(
     builtin: Registry, kind: Literal["dataset", "defense", "attack", "architecture"], name: str, meant: str
 ) -> None:
     with pytest.raises(UnknownName) as caught:
-        builtin.use(kind, name)
+        builtin.component(kind, name)
     assert f"unknown {kind} {name!r}. Did you mean {meant!r}? Known: " in str(caught.value)
     assert ", ".join(builtin.names(kind)) in str(caught.value)
 
 
 def test_a_glob_that_fits_nothing_is_an_unknown_name(builtin: Registry) -> None:
     with pytest.raises(UnknownName, match=r"unknown defense 'zz\*'"):
-        builtin.uses("defense", [Entry("zz*")])
+        builtin.components("defense", [Entry("zz*")])
 
 
 def test_globs_and_names_together_give_each_use_once(builtin: Registry) -> None:
     entries = [parse_entry(text) for text in ("ewe", "*", "ewe[weight=64]", "ewe[weight=64.0]")]
-    texts = [use.text for use in builtin.uses("defense", entries)]
+    texts = [use.text for use in builtin.components("defense", entries)]
     assert texts == ["ewe", "adi", "baseline", "baseline[placement=gradient]", "ewe[weight=64.0]"]
 
 

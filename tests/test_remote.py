@@ -178,12 +178,12 @@ def test_what_is_deleted_there_goes_here_and_is_not_uploaded_again(url: str, the
     on("b")
     other, _ = opened(url)
     assert other.ids() == set(IDS[:3])
-    other.forget(IDS[:1])
+    other.discard(IDS[:1])
     assert Store(there).ids() == set(IDS[1:3])
     on("a")
     again, _ = opened(url)
     again.prepare()
-    again.settle()
+    again.flush()
     assert again.ids() == Store(there).ids() == set(IDS[1:3])
     assert again.record(IDS[0]) is None
 
@@ -289,7 +289,7 @@ def test_cells_are_uploaded_last(flaky: str, there: Path) -> None:
     assert tables.remote.marked("tables/") and not (there / "tables").exists()
     assert [name.split("/")[1] for name in sorted(tables.remote.marked(), key=remote._turn)] == ["stages", "cells"]
     Flaky.down.clear()
-    tables.remote.settle()
+    tables.remote.flush()
     assert not tables.remote.marked()
     assert Tables(there).read("stages")["stage"].tolist() == [IDS[0]]
 

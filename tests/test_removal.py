@@ -25,7 +25,7 @@ def run(cli: Cli, results: Path, *attacks: str, dataset: str = TINY, defense: st
 def model(results: Path, attack: str):
     cells = harness.read_table(results, "cells")
     return unpack(
-        Store(results).load(cells.loc[cells["attack"] == attack, "model"].item()), load_registry().use, CPU
+        Store(results).load(cells.loc[cells["attack"] == attack, "model"].item()), load_registry().component, CPU
     ).net
 
 

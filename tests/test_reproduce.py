@@ -112,9 +112,9 @@ def test_every_row_speaks_of_some_cells_at_full_scale(builtin: Registry, name: s
     plans = [planned(builtin, matrix) for matrix in experiment.matrices(FULL)]
     cells = pd.DataFrame([vars_of(cell) for plan in plans for cell in plan.cells])
     for row in experiment.rows if plans else ():
-        where = canonical(row.where, builtin.use)
+        where = canonical(row.where, builtin.component)
         assert len(chosen(cells, where)), row.label
-        assert row.less is None or len(chosen(cells, where | canonical(row.less, builtin.use))), row.label
+        assert row.less is None or len(chosen(cells, where | canonical(row.less, builtin.component))), row.label
 
 
 def vars_of(cell: Any) -> dict[str, Any]:
@@ -459,7 +459,7 @@ def test_rows_are_compared_over_the_cells_that_they_name(builtin: Registry) -> N
         'label = "same", where = { defense = "baseline[placement=corner]" }, quantity = "surrogate_success"',
         'label = "other", where = { dataset = "digits" }, quantity = "surrogate_success", below = 0',
     )
-    ewe, less, same, other = compare(wanted, made, builtin.use)
+    ewe, less, same, other = compare(wanted, made, builtin.component)
     assert ewe.values == {0: 60.0, 1: 50.0, 2: 70.0} and ewe.verdict == "reproduced"
     assert less.values == {0: 58.0, 1: 47.0} and less.unit == "points", "a seed of one scheme alone is no pair"
     assert less.verdict == "undecided"  # 52.5 ± 5.5 x 12.7
@@ -472,7 +472,7 @@ CELLS_OF_TWO = [("ewe", 0, 60), ("ewe", 1, 50), ("ewe", 2, 70), ("baseline", 0, 
 
 def test_only_void_models_are_no_result(builtin: Registry) -> None:
     made = frames([{"surrogate_accuracy": 0.2}, {"surrogate_accuracy": 0.3}])
-    (row,) = compare(experiment('label = "x", quantity = "surrogate_success", above = 1'), made, builtin.use)
+    (row,) = compare(experiment('label = "x", quantity = "surrogate_success", above = 1'), made, builtin.component)
     assert row.verdict == "void" and row.void == 2
 
 
@@ -487,16 +487,16 @@ def test_a_dataset_is_matched_by_name_unless_options_are_given() -> None:
 def test_what_is_drawn_is_tidy(builtin: Registry) -> None:
     made = frames([{}, {"x": 0.5, "series": "s"}])
     wanted = experiment('label = "ewe", quantity = "surrogate_success", above = 40')
-    strips = drawn(wanted, compare(wanted, made, builtin.use), made, builtin.use)
+    strips = drawn(wanted, compare(wanted, made, builtin.component), made, builtin.component)
     assert list(strips["value"]) == [50.0, 50.0] and list(strips["paper_low"]) == [40.0, 40.0]
     swept = experiment(
         'label = "ewe", quantity = "surrogate_success"', picture='kind = "sweep", x = "attack.fraction", y = ["margin"]'
     )
-    assert list(drawn(swept, [], made, builtin.use)["x"]) == [0.5]
+    assert list(drawn(swept, [], made, builtin.component)["x"]) == [0.5]
     empty = made.of(made.cells[:0])
     for kind in ("strips", "histogram", "points", "curves"):
         nothing = replace(wanted, picture=replace(wanted.picture, kind=kind))
-        assert drawn(nothing, [], empty, builtin.use).empty, kind
+        assert drawn(nothing, [], empty, builtin.component).empty, kind
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

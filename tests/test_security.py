@@ -31,7 +31,7 @@ from torch import Tensor
 
 import harness
 from harness.errors import DamagedArtifact, MatrixError, PluginError, ResultsError, UsageError
-from harness.planning.graph import Stage, Use
+from harness.planning.graph import Component, Stage
 from harness.planning.matrix import MAX_CELLS, Entry, Matrix, load_matrix
 from harness.planning.registry import Registry, load_registry, resolve
 from harness.storage import store as store_module
@@ -175,8 +175,8 @@ def test_a_file_that_does_not_fit_into_memory_is_damaged(tmp_path: Path, monkeyp
 # What a record says, field by field.
 
 
-def use(kind: Any, text: str) -> Use:
-    return Use(kind, text, "digest", None)
+def use(kind: Any, text: str) -> Component:
+    return Component(kind, text, "digest", None)
 
 
 def stage(action: Any = "verify") -> Stage:
@@ -394,7 +394,7 @@ def test_tensors_are_no_files_whatever_they_are_called(tmp_path: Path) -> None:
 @cache
 def small(kind: str = "mlp") -> dict[str, Tensor]:
     """The tensors of a model on digits."""
-    state: dict[str, Tensor] = load_registry().use("architecture", kind).plugin.build((1, 8, 8), 10).state_dict()
+    state: dict[str, Tensor] = load_registry().component("architecture", kind).plugin.build((1, 8, 8), 10).state_dict()
     return {f"model/{name}": tensor for name, tensor in state.items()}
 
 
@@ -402,7 +402,7 @@ DESCRIPTION: dict[str, Any] = {"architecture": "mlp", "input_shape": [1, 8, 8], 
 
 
 def unpacked(registry: Registry, tensors: Mapping[str, Tensor], **fields: Any) -> Any:
-    return unpack(Artifact({"stage": ID, "status": "ok", **fields}, dict(tensors)), registry.use, CPU)
+    return unpack(Artifact({"stage": ID, "status": "ok", **fields}, dict(tensors)), registry.component, CPU)
 
 
 def test_a_sound_model_is_built(builtin: Registry) -> None:
@@ -478,9 +478,9 @@ def test_a_net_that_asks_for_numbers_while_it_is_built_is_built(builtin: Registr
     class Asking:
         def build(self, shape: tuple[int, ...], classes: int) -> Any:
             assert torch.ones(2).sum().item() == 2
-            return builtin.use("architecture", "mlp").plugin.build(shape, classes)
+            return builtin.component("architecture", "mlp").plugin.build(shape, classes)
 
-    lookup = lambda kind, text: Use("architecture", text, "", Asking())  # noqa: E731
+    lookup = lambda kind, text: Component("architecture", text, "", Asking())  # noqa: E731
     assert unpack(Artifact({"model": DESCRIPTION}, small()), lookup, CPU).net is not None
 
 
@@ -1121,7 +1121,7 @@ def test_a_matrix_of_more_cells_than_anybody_runs_is_refused(builtin: Registry) 
 @pytest.mark.parametrize("glob", ["*" * 5000, "*a" * 5000, "?*" * 5000, "[" * 1000 + "*"])
 def test_a_glob_does_not_explode(glob: str, builtin: Registry) -> None:
     with pytest.raises(UsageError):
-        builtin.uses("attack", [Entry(glob + "Z")])
+        builtin.components("attack", [Entry(glob + "Z")])
 
 
 @pytest.mark.parametrize("name", ["..", ".", "../../x", "../smoke", "/etc/passwd", "smoke/../smoke", "a\\b", "smoke\n"])
@@ -1138,7 +1138,7 @@ CALL = "__import__('os')"
 @pytest.mark.parametrize("text", ["../mnist", "/etc/passwd", CALL, f"digits[architecture={CALL}]", "digits[ood=../x]x"])
 def test_a_name_is_looked_up_and_nothing_else(text: str, builtin: Registry) -> None:
     with pytest.raises(UsageError):
-        builtin.use("dataset", text)
+        builtin.component("dataset", text)
 
 
 # --- plugins ----------------------------------------------------------------------------------------------------------
@@ -1204,7 +1204,7 @@ def test_a_name_that_is_not_registered_runs_nothing(
 ) -> None:
     monkeypatch.chdir(trap)
     with pytest.raises((UsageError, PluginError)):
-        builtin.use(kind, name)
+        builtin.component(kind, name)
     assert list(trap.rglob("ran")) == []
 
 

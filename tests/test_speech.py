@@ -23,7 +23,8 @@ from harness.planning.registry import load_registry
 CPU = torch.device("cpu")
 REGISTRY = load_registry()
 FULL, MINI, ONE = (
-    REGISTRY.use("dataset", name).plugin for name in ("speech-commands", "speech-commands-mini", "speech-commands-one")
+    REGISTRY.component("dataset", name).plugin
+    for name in ("speech-commands", "speech-commands-mini", "speech-commands-one")
 )
 SPEECH: Any = __import__("sys").modules[type(FULL).__module__]
 WORDS = ("left", "right", "up", "down", "yes", "no", "on", "off", "stop", "go")

@@ -28,7 +28,7 @@ import json, sys, time
 from pathlib import Path
 from harness.storage.locks import Claims
 claims = Claims(Path(sys.argv[1]))
-print(claims.take(**json.loads(sys.argv[2])), flush=True)
+print(claims.try_acquire(**json.loads(sys.argv[2])), flush=True)
 time.sleep(60)
 """
 

@@ -177,7 +177,7 @@ def checksum(name: str) -> str:
     """Of a data set of scikit-learn's, as results/README.md tells how to make it."""
     from harness.data import Data
 
-    arrays = Data(Path("no-folder")).arrays(load_registry().use("dataset", name).plugin)
+    arrays = Data(Path("no-folder")).arrays(load_registry().component("dataset", name).plugin)
     digest = hashlib.sha256()
     for part, dtype in (("x_test", "uint8"), ("x_train", "uint8"), ("y_test", "int64"), ("y_train", "int64")):
         array = getattr(arrays, part)
@@ -627,7 +627,7 @@ def test_other_data_under_the_same_ids_are_found(tmp_path: Path, cli: Cli) -> No
     for folder in (plugins, data):
         folder.mkdir()
     (plugins / "scans.py").write_text(PLUGIN)
-    arrays = vars(Data(tmp_path).arrays(load_registry().use("dataset", "digits").plugin))
+    arrays = vars(Data(tmp_path).arrays(load_registry().component("dataset", "digits").plugin))
     np.savez(data / "scans.npz", **arrays)
     chosen = ("--dataset", "scans", "--defense", "baseline", "--attack", "none", "--nulls", 1, "--results", results)
     here = ("--data", data, "--plugins", plugins)

@@ -23,7 +23,7 @@ from harness.losses import cross_entropy, snnl
 from harness.nets import Net
 from harness.planning.builder import make_plan
 from harness.planning.registry import Registry, load_registry
-from harness.running.worker import Worker
+from harness.running.worker import StageRunner
 from harness.storage.store import Store
 from harness.triggers import PatchTriggers, watermark_streams
 
@@ -57,17 +57,17 @@ def registry() -> Registry:
 @cache
 def digits(options: str = "architecture=cnn[width=16]") -> tuple[Task, Net]:
     """The owner's task on digits, and a clean model of it."""
-    dataset = registry().use("dataset", f"digits[{options}]").plugin
+    dataset = registry().component("dataset", f"digits[{options}]").plugin
     data = Data(NOWHERE)
     splits = data.splits(dataset, 0, CPU)
-    other = data.other(registry().use("dataset", "photo-patches").plugin, dataset, CPU)
+    other = data.other(registry().component("dataset", "photo-patches").plugin, dataset, CPU)
     task = Task(dataset, splits.train, splits.holdout, other, Key())
     lent = lend(task)
     return task, lent.train(lent.build(), [lent.stream(splits.train)], 12)
 
 
 def lend(task: Task, clean: Net | None = None, seed: int = 0) -> Engine:
-    architecture = registry().use("architecture", task.dataset.architecture)
+    architecture = registry().component("architecture", task.dataset.architecture)
     generator = torch.Generator().manual_seed(seed)
     return Engine(CPU, generator, task.dataset.public(), architecture.plugin, architecture.text, clean)
 
@@ -358,11 +358,11 @@ class Recorder(Engine):
 
 def embed(entry: str, options: str = "batch_size=16,architecture=cnn[width=4]") -> tuple[Recorder, Marked, Task]:
     """What the scheme ``entry`` wants to train on digits, its victim before training, and its task."""
-    dataset = registry().use("dataset", f"digits[{options}]").plugin
+    dataset = registry().component("dataset", f"digits[{options}]").plugin
     task = replace(digits()[0], dataset=dataset)
     images = task.train.of(1).x
     task = replace(task, triggers=Key({"trigger": Probe(images.flip(3), torch.full((len(images),), 7))}))
-    scheme = registry().use("defense", entry).plugin
+    scheme = registry().component("defense", entry).plugin
     lent = lend(task)
     recorder = Recorder(CPU, lent.generator, dataset, lent.architecture, lent.architecture_text)
     recorder.clean = lend(task, seed=5).build() if scheme.from_clean else None
@@ -452,7 +452,7 @@ def test_phases_decide_where_training_starts_and_how_long_it_is() -> None:
     clean = lend(task, seed=5).build().state_dict()
     assert all(torch.equal(tensor, clean[name]) for name, tensor in two.started.items())
     assert not torch.equal(one.started["conv1.weight"], clean["conv1.weight"])
-    use = registry().use
+    use = registry().component
     assert use("defense", "ewe").plugin.from_clean and not use("defense", "ewe[variant=paper]").plugin.from_clean
 
 
@@ -478,7 +478,7 @@ def test_a_trigger_set_as_large_as_the_target_class() -> None:
     of_target = len(task.train.of(task.dataset.target))
     many = make(PatchTriggers(placement="corner", count=None), task, clean)
     assert len(many.trigger.x) == min(of_target, len(task.train.of(task.dataset.source)))
-    assert registry().use("defense", "ewe[variant=official]").plugin.triggers(task.dataset).count is None
+    assert registry().component("defense", "ewe[variant=official]").plugin.triggers(task.dataset).count is None
     images = torch.arange(700, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *task.train.x.shape[1:])
     elsewhere = replace(task, ood=Split(images, torch.zeros(700, dtype=torch.int64)))
     recipe = PatchTriggers(placement="corner", origin="out-of-distribution", count=None)
@@ -545,17 +545,17 @@ def test_a_temperature_is_really_learned() -> None:
 
     lent = lend(task)
     keeping = Keeping(CPU, lent.generator, task.dataset, lent.architecture, lent.architecture_text, clean)
-    registry().use("defense", "ewe[variant=official,weight=4]").plugin.embed(task, keeping)
+    registry().component("defense", "ewe[variant=official,weight=4]").plugin.embed(task, keeping)
     learned = seen[0].detach().exp()
     assert bool((learned > 0).all()) and bool((learned - 100).abs().gt(1e-3).all())
 
 
 def test_the_recipe_of_ewes_triggers() -> None:
-    dataset = registry().use("dataset", "digits").plugin
+    dataset = registry().component("dataset", "digits").plugin
     elsewhere = replace(dataset, origin="out-of-distribution", refine=True)
 
     def recipe(entry: str, task: Dataset = dataset) -> PatchTriggers:
-        return registry().use("defense", entry).plugin.triggers(task)
+        return registry().component("defense", entry).plugin.triggers(task)
 
     assert recipe("ewe") == PatchTriggers()
     assert recipe("ewe", elsewhere) == PatchTriggers(origin="out-of-distribution", refine=True)
@@ -586,7 +586,7 @@ SWITCHES = (
 
 @pytest.mark.parametrize("variant", ["scaled", "paper", "official"])
 def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
-    use = registry().use("defense", f"ewe[variant={variant}]").plugin
+    use = registry().component("defense", f"ewe[variant={variant}]").plugin
     settled = use._settings()
     assert all(getattr(settled, name) is not None for name in SWITCHES)
     names = [f.name for f in fields(use) if f.default is None]
@@ -601,7 +601,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
 @pytest.mark.parametrize("wrong", ["weight=-1", "temperature=0", "temperature_rate=-1", "ratio=0", "layers=first"])
 def test_ewe_checks_its_options(wrong: str) -> None:
     with pytest.raises(OptionError):
-        registry().use("defense", f"ewe[{wrong}]")
+        registry().component("defense", f"ewe[{wrong}]")
 
 
 # --- EWE and its baselines, run ---------------------------------------------------------------------------------------
@@ -609,12 +609,12 @@ def test_ewe_checks_its_options(wrong: str) -> None:
 
 def run(folder: Path, dataset: str, *defenses: str) -> tuple[Store, dict[str, str]]:
     """Embed ``defenses`` as a run does; the store, and the id of each scheme's victim."""
-    use = registry().use
+    use = registry().component
     schemes = [use("defense", entry) for entry in defenses]
     plan = make_plan([use("dataset", dataset)], schemes, [(use("attack", "none"),)], [0], 0, use)
     store = Store(folder)
     store.prepare()
-    worker = Worker(store, Data(NOWHERE), plan.stages, use, CPU)
+    worker = StageRunner(store, Data(NOWHERE), plan.stages, use, CPU)
     for stage in plan.stages.values():
         record = worker.run(stage)
         assert record["status"] == "ok", record["traceback"] or record["reason"]
@@ -669,7 +669,7 @@ def test_adis_key_is_drawn_by_seed_and_learned_from_scratch_or_from_a_clean_mode
     (scratch, one, task), (_, two, _) = embed("adi[count=20]"), embed("adi[count=20]")
     assert all(torch.equal(one.key.probes[name].x, two.key.probes[name].x) for name in one.key.probes)
     assert torch.equal(one.key.trigger.y, two.key.trigger.y)
-    adi = registry().use("defense", "adi[count=20]").plugin
+    adi = registry().component("defense", "adi[count=20]").plugin
     other = adi.embed(task, Recorder(CPU, torch.Generator().manual_seed(8), task.dataset, scratch.architecture, ""))
     assert not rows(other.key.trigger.x) & rows(one.key.trigger.x)
     pretrained, _, _ = embed("adi[count=20,start=pretrained]")
@@ -680,11 +680,11 @@ def test_adis_key_is_drawn_by_seed_and_learned_from_scratch_or_from_a_clean_mode
 
 
 def test_adi_takes_images_only_and_checks_its_options() -> None:
-    adi = registry().use("defense", "adi").plugin
+    adi = registry().component("defense", "adi").plugin
     assert adi.skip(Wide()) is None and "images" in adi.skip(type("Sound", (Wide,), {"input_shape": (40,)})())
     for wrong in ("count=1", "per_batch=0"):
         with pytest.raises(OptionError):
-            registry().use("defense", f"adi[{wrong}]")
+            registry().component("defense", f"adi[{wrong}]")
 
 
 # --- Figure 1 of the paper: why a mark that is learned apart is lost --------------------------------------------------

@@ -14,7 +14,7 @@ from harness.inspect.status import Survey
 from harness.inspect.why import Answer, Asked
 from harness.planning import inputs as inputs_module
 from harness.planning.builder import make_plan
-from harness.planning.graph import Kind, Plan, Use, make_id
+from harness.planning.graph import Component, Kind, Plan, make_id
 from harness.planning.inputs import ORDER, inputs_in, inputs_of
 from harness.planning.matrix import Matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, load_registry, resolve
@@ -52,11 +52,11 @@ def test_the_ids_are_those_of_the_first_version(registry: Registry, monkeypatch:
     monkeypatch.setattr(inputs_module, "source_digest", lambda path: "digest")
     monkeypatch.setattr(inputs_module, "VERSIONS", dict.fromkeys(inputs_module.VERSIONS, 7))
 
-    def still(use: Use) -> Use:
+    def still(use: Component) -> Component:
         return replace(use, digest="digest")
 
-    def lookup(kind: Kind, text: str) -> Use:
-        return still(registry.use(kind, text))
+    def lookup(kind: Kind, text: str) -> Component:
+        return still(registry.component(kind, text))
 
     matrix = Matrix(
         "test",

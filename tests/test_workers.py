@@ -21,7 +21,7 @@ import torch
 
 import harness
 from harness.errors import HarnessError, UsageError
-from harness.planning.graph import Stage, Use
+from harness.planning.graph import Component, Stage
 from harness.running import environment as resources
 from harness.running import machine
 from harness.running.executor import unstored
@@ -99,9 +99,9 @@ def run(label, jobs):
     """A run of two stages that Ctrl-C ends as it does that of the command line."""
     from harness.cli.running import _stop_on_interrupt
     from harness.running.processes import Local
-    from harness.planning.graph import Stage, Use
+    from harness.planning.graph import Stage, Component
     from types import SimpleNamespace
-    stages = [Stage(name, "train", label, 0, 0, Use("dataset", "dots", "", None)) for name in "ab"]
+    stages = [Stage(name, "train", label, 0, 0, Component("dataset", "dots", "", None)) for name in "ab"]
     with _stop_on_interrupt() as stopping:
         control = SimpleNamespace(going=lambda: not stopping(), begin=lambda stage: None, end=print)
         Local(jobs, make, {stage.id: stage for stage in stages}, print).run(stages, control)
@@ -129,7 +129,7 @@ def plugins(tmp_path: Path) -> Path:
 def stage(id: str, label: str = "", parents: str = "", plugin: object = None) -> Stage:
     """A stage whose parents are the letters of ``parents``."""
     roles = tuple((f"parent:{parent}", parent) for parent in parents)
-    return Stage(id, "train", label, 0, 0, Use("dataset", "dots", "", plugin), parents=roles)
+    return Stage(id, "train", label, 0, 0, Component("dataset", "dots", "", plugin), parents=roles)
 
 
 class Books:

@@ -28,7 +28,7 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
     names = registry.names("dataset")
     width = max(map(len, names))
     for name in names:
-        dataset = registry.use("dataset", name).plugin
+        dataset = registry.component("dataset", name).plugin
         try:
             arrays = Data(folder).arrays(dataset)
         except DataError as error:
@@ -50,5 +50,5 @@ def fetch(names: tuple[str, ...], data_named: Path | None, plugin_folders: tuple
     registry = load_plugins(plugin_folders)
     folder, _ = data_folder(data_named)
     for name in names:
-        Data(folder, download=True).arrays(registry.use("dataset", name).plugin)
+        Data(folder, download=True).arrays(registry.component("dataset", name).plugin)
         click.echo(f"{name}: there, in {folder}")

@@ -55,7 +55,7 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     registry = load_registry(plugin_folders)
     for name in registry.names("dataset"):
         try:
-            Data(folder).arrays(registry.use("dataset", name).plugin)
+            Data(folder).arrays(registry.component("dataset", name).plugin)
             click.echo(f"  {name}: found")
         except DataError as error:
             click.echo(f"  {name}: missing ({error})")

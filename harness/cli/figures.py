@@ -30,7 +30,7 @@ def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rule
     from harness.figures.catalogue import PICTURES, Shown, collect, draw_all
 
     store, tables = open_results(results)
-    collected = collect(Shown(tables, load_plugins(()).use, rules), only)
+    collected = collect(Shown(tables, load_plugins(()).component, rules), only)
     if listing:
         wide = max(map(len, collected))
         for name, data in collected.items():
@@ -38,7 +38,7 @@ def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rule
             click.echo(f"{name:<{wide}} {said}")
         return
     paths = draw_all(collected, store.results / "figures", style)
-    store.settle()
+    store.flush()
     for name in (name for name, data in collected.items() if data.empty):
         click.echo(f"{name}: not drawn: it needs {PICTURES[name].needs}", err=True)
     click.echo(f"wrote {len(paths)} figures to {store.address}/figures: {', '.join(path.name for path in paths)}")

@@ -22,7 +22,7 @@ from harness.cli.options import (
 from harness.cli.text import say
 
 if TYPE_CHECKING:
-    from harness.inspect.gc import Goes, Keeper
+    from harness.inspect.gc import GarbageCollector, Goes
 
 SHOWN = 20
 """Of what goes, so much is named: the largest."""
@@ -54,7 +54,7 @@ def gc(
     What the rows of the tables were computed from stays, and so does what a running process has claimed.
     """
     began = time.time()
-    from harness.inspect.gc import Keeper
+    from harness.inspect.gc import GarbageCollector
     from harness.storage.locks import Claims
 
     names = matrix_names or (("quick",) if narrowing else ())
@@ -62,7 +62,7 @@ def gc(
     plans = [planned(registry, narrowing.of(name)) for name in names]
     store, tables = open_results(results)
     claims = Claims(store.results)
-    keeper = Keeper(store, tables, claims, plans, began)
+    keeper = GarbageCollector(store, tables, claims, plans, began)
     _refuse_strangers(keeper)
     goes = [*keeper.goes(), *(_prepared() if prepared else ())]
     _tell(goes)
@@ -72,13 +72,13 @@ def gc(
         click.echo("nothing was deleted: --delete does" if goes else "nothing to delete")
         return
     gone = keeper.delete(goes)
-    store.forget(each.id for each in gone if each.id and each.kind != "partial")
+    store.discard(each.id for each in gone if each.id and each.kind != "partial")
     claims.close()
     left = f"; {len(goes) - len(gone)} are claimed or newer, and stay" if len(gone) < len(goes) else ""
     click.echo(f"deleted {len(gone)}, {_mib(gone)} MiB{left}")
 
 
-def _refuse_strangers(keeper: Keeper) -> None:
+def _refuse_strangers(keeper: GarbageCollector) -> None:
     """Raise :class:`harness.UsageError` where a process computes what no matrix that was named has."""
     from harness.errors import UsageError
     from harness.storage.text import printable

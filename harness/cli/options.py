@@ -234,7 +234,13 @@ def planned(registry: Registry, matrix: Matrix) -> Plan:
 
     axes = resolve(registry, matrix)
     return make_plan(
-        axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, registry.use, analyses=axes.analyses
+        axes.datasets,
+        axes.defenses,
+        axes.chains,
+        matrix.seeds,
+        matrix.nulls,
+        registry.component,
+        analyses=axes.analyses,
     )
 
 

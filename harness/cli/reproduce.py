@@ -119,7 +119,7 @@ def reproduce(
         if ended == 130:
             break
     if not no_run:
-        bench.store.settle()
+        bench.store.flush()
     writers: dict[str, Callable[[list[Found]], None]] = {"csv": _csv, "json": _json}
     if style in writers:
         writers[style](found)
@@ -171,8 +171,8 @@ class _Bench:
         if plan is None:
             return 0, self._found(experiment, calculate(experiment), None, None)
         code = 0 if self.no_run else self._run(experiment, plan)
-        frames = gather(plan, self.tables, self.registry.use, experiment.picture.x)
-        return code, self._found(experiment, compare(experiment, frames, self.registry.use), frames, plan)
+        frames = gather(plan, self.tables, self.registry.component, experiment.picture.x)
+        return code, self._found(experiment, compare(experiment, frames, self.registry.component), frames, plan)
 
     def _plan(self, experiment: Experiment) -> Plan | None:
         """The plan of all the experiment's matrices; ``None`` where it has none."""
@@ -213,7 +213,7 @@ class _Bench:
         """The picture's file, or why there is none."""
         from harness.figures.frames import drawn
 
-        data = drawn(experiment, compared, frames, self.registry.use)
+        data = drawn(experiment, compared, frames, self.registry.component)
         if data.empty:
             return None, "nothing of what it shows has been measured here"
         from harness.figures.kinds import draw

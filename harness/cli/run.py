@@ -61,7 +61,7 @@ def run(
     store.prepare()
     outcome = execute(session, runner, quiet, log_json, machine.debug)
     code = report(outcome, plan, store.address, err=log_json)
-    store.settle()
+    store.flush()
     if machine.profile and outcome.ran:
         click.echo(f"timelines in {store.profiles}", err=True)
     if outcome.counts["ok"] and not outcome.interrupted:

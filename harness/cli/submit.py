@@ -112,9 +112,12 @@ def _run_again(row: dict[Any, Any], scratch: Path, registry: Registry, machine: 
     from harness.storage.store import Store
     from harness.storage.tables import Tables
 
-    dataset, defense = (registry.use("dataset", parse_entry(row["dataset"])), registry.use("defense", row["defense"]))
+    dataset, defense = (
+        registry.component("dataset", parse_entry(row["dataset"])),
+        registry.component("defense", row["defense"]),
+    )
     chains = registry.chains([parse_chain(row["attack"])])
-    plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.use)
+    plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.component)
     store = Store(scratch)
     session = Session(plan, store, Tables(scratch), Options())
     runner = make_executor(session, store, registry, plan, machine, warn)

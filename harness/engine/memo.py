@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Memory:
+class ResultCache:
     """Results by (model, inputs, how many of them, what)."""
 
     _results: OrderedDict[tuple[str, str, int, str], Any] = field(default_factory=OrderedDict)
@@ -38,10 +38,10 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Lent:
+class SharedInputs:
     """A model and inputs as a stage lends copies of them to a plugin, and what the worker remembers of them."""
 
-    memory: Memory
+    memory: ResultCache
     model: str
     """The id of the stage that made the model; likewise what names the inputs."""
     net: nn.Module

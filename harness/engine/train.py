@@ -20,7 +20,7 @@ from harness import losses, nets
 from harness.contracts import Architecture, Context, Loss, Recipe, Split, Stream
 from harness.engine.batches import Source, schedule
 from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
-from harness.engine.memo import Lent
+from harness.engine.memo import SharedInputs
 from harness.engine.profile import NoTrace, Trace
 from harness.nets import Net, seeded
 
@@ -61,7 +61,7 @@ class Engine(Context):
     precision: Precision = "tf32"
     capture: bool = True
     """Whether steps are captured where the device can: see :mod:`harness.engine.cuda_graphs`."""
-    lent: Lent | None = None
+    lent: SharedInputs | None = None
     """The model and the inputs that a white-box attack was lent: what is known of them need not be computed again."""
     warn: Callable[[str], None] = lambda message: None
     trace: Trace = field(default_factory=NoTrace)
@@ -97,7 +97,7 @@ class Engine(Context):
         compute = partial(nets.activation_frequencies, net, x)
         return self.known("activation frequencies", net, x, compute, self.lent)
 
-    def known(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T], lent: Lent | None) -> T:
+    def known(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T], lent: SharedInputs | None) -> T:
         """What ``compute()`` gives of ``net`` on ``x``; not computed again where ``lent`` remembers it. Counted."""
         with self.trace.span(what, samples=len(x)):
             known, value = lent.recall(what, net, x, compute) if lent else (False, compute())

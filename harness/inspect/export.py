@@ -245,7 +245,7 @@ def load_model(path: str | Path, plugins: Sequence[str | Path] = ()) -> Net:
             description = json.loads((file.metadata() or {})[SOURCE])
             weights = {f"model/{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         artifact = Artifact({"model": description}, weights)
-        net = unpack(artifact, load_registry([Path(folder) for folder in plugins]).use, torch.device("cpu")).net
+        net = unpack(artifact, load_registry([Path(folder) for folder in plugins]).component, torch.device("cpu")).net
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError, DamagedArtifact) as error:

@@ -54,7 +54,7 @@ class _Known:
     parents: tuple[tuple[str, str], ...]
 
 
-class Keeper:
+class GarbageCollector:
     """Decides what of a results folder stays. What is newer than ``began`` does, and what a live process claims."""
 
     def __init__(self, store: Store, tables: Tables, claims: Claims, plans: Iterable[Plan], began: float) -> None:
@@ -187,7 +187,7 @@ class Keeper:
         return [each for each in goes if not self.is_new(each.path) and self._delete(each)]
 
     def _delete(self, each: Goes) -> bool:
-        if each.id and not self.claims.take(each.id, action="gc", label=each.label):
+        if each.id and not self.claims.try_acquire(each.id, action="gc", label=each.label):
             return False
         try:
             refuse_links(each.path.parent, each.path)
@@ -199,7 +199,7 @@ class Keeper:
             raise ResultsError(f"cannot delete {str(each.path)!r}: {error.strerror}") from error
         finally:
             if each.id:
-                self.claims.drop(each.id)
+                self.claims.release(each.id)
         return True
 
 

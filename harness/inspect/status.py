@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from harness.errors import DamagedArtifact
 from harness.planning.graph import Cell, Plan, Stage
 from harness.planning.select import words
-from harness.running.eta import Clock
+from harness.running.eta import EtaEstimator
 from harness.running.rows import outcome
 from harness.storage.locks import Claims
 from harness.storage.store import Store, check_record
@@ -129,7 +129,7 @@ class Survey:
         still to come has never been seen."""
         todo = [self.plan.stages[id] for id, found in self.stages.items() if found.state in ("waiting", "running")]
         jobs = max(1, self.processes)
-        clock = Clock(self.tables, todo, jobs)
+        clock = EtaEstimator(self.tables, todo, jobs)
         left = clock.left()
         if left is None:
             return None

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.papers.paper import Band, Experiment, Row
-from harness.planning.graph import Kind, Plan, Use
+from harness.planning.graph import Component, Kind, Plan
 from harness.planning.matrix import format_chain, option_of, parse_chain
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ CONFIDENCE = 0.95
 
 # --- from the tables --------------------------------------------------------------------------------------------------
 
-Resolver: TypeAlias = Callable[[Kind, str], Use]
+Resolver: TypeAlias = Callable[[Kind, str], Component]
 
 
 def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:

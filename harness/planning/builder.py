@@ -17,19 +17,19 @@ from harness.contracts import (
     TriggerRecipe,
 )
 from harness.errors import UsageError
-from harness.planning.graph import Action, Cell, Lookup, Plan, Stage, Use, derive_seed, describe, make_id
+from harness.planning.graph import Action, Cell, Component, Lookup, Plan, Stage, derive_seed, describe, make_id
 from harness.planning.inputs import inputs_of
 
 
 def make_plan(
-    datasets: Sequence[Use],
-    defenses: Sequence[Use],
-    chains: Sequence[tuple[Use, ...]],
+    datasets: Sequence[Component],
+    defenses: Sequence[Component],
+    chains: Sequence[tuple[Component, ...]],
     seeds: Sequence[int],
     nulls: int,
     lookup: Lookup,
     *,
-    analyses: Sequence[Use] = (),
+    analyses: Sequence[Component] = (),
 ) -> Plan:
     """The plan of every dataset x defense x attack chain x seed, with ``nulls`` null models a dataset.
 
@@ -58,13 +58,13 @@ class _Builder:
 
     lookup: Lookup
     nulls: int
-    analyses: tuple[Use, ...] = ()
+    analyses: tuple[Component, ...] = ()
     stages: dict[str, Stage] = field(default_factory=dict)
-    _reasons: dict[tuple[Use, Use], str] = field(default_factory=dict)
-    _broken: set[tuple[Use, Use]] = field(default_factory=set)
-    _embeds: dict[tuple[Use, Use, int], list[tuple[str, str]]] = field(default_factory=dict)
+    _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
+    _broken: set[tuple[Component, Component]] = field(default_factory=set)
+    _embeds: dict[tuple[Component, Component, int], list[tuple[str, str]]] = field(default_factory=dict)
 
-    def cell(self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int) -> Cell:
+    def cell(self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int) -> Cell:
         """The cell, and its stages added to :attr:`stages`."""
         last = chain[-1].plugin
         labels = (dataset.text, defense.text, " | ".join(link.text for link in chain), seed)
@@ -78,7 +78,7 @@ class _Builder:
 
     # --- why a combination cannot be ---
 
-    def _reason(self, dataset: Use, use: Use) -> str:
+    def _reason(self, dataset: Component, use: Component) -> str:
         """Why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
@@ -92,7 +92,7 @@ class _Builder:
                 self._broken.add(key)
         return self._reasons[key]
 
-    def _problems(self, dataset: Use, plugin: Defense | Attack) -> Iterator[str | None]:
+    def _problems(self, dataset: Component, plugin: Defense | Attack) -> Iterator[str | None]:
         task: Dataset = dataset.plugin
         yield plugin.skip(task)
         yield self._architecture(dataset, plugin).plugin.skip(task)
@@ -105,7 +105,7 @@ class _Builder:
             if plugin.pool == "disjoint" and missing > 0:
                 yield f"pool=disjoint needs {missing} more training samples than {dataset} has"
 
-    def _no_data(self, dataset: Use, name: str) -> str | None:
+    def _no_data(self, dataset: Component, name: str) -> str | None:
         if name == "ood" and not dataset.plugin.ood:
             return f"{dataset} names no out-of-distribution dataset"
         other = self._data(dataset, name)
@@ -116,7 +116,7 @@ class _Builder:
 
     # --- stages ---
 
-    def _victim(self, dataset: Use, defense: Use, seed: int) -> list[tuple[str, str]]:
+    def _victim(self, dataset: Component, defense: Component, seed: int) -> list[tuple[str, str]]:
         """Null models, the victim and their verifications: shared by all attacks on this victim."""
         key = (dataset, defense, seed)
         if key not in self._embeds:
@@ -134,7 +134,9 @@ class _Builder:
             self._embeds[key] = roles
         return self._embeds[key]
 
-    def _attacked(self, dataset: Use, defense: Use, chain: tuple[Use, ...], seed: int) -> list[tuple[str, str]]:
+    def _attacked(
+        self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int
+    ) -> list[tuple[str, str]]:
         embed = dict(self._victim(dataset, defense, seed))["embed"]
         roles, model, label = [], embed, ""
         for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
@@ -156,7 +158,7 @@ class _Builder:
         ]
 
     def _detection(
-        self, dataset: Use, defense: Use, link: Use, seed: int, embed: str, model: str, label: str
+        self, dataset: Component, defense: Component, link: Component, seed: int, embed: str, model: str, label: str
     ) -> list[tuple[str, str]]:
         """The search for a mark in a suspect and in every null model, each judged by the key."""
         suspects = [("surrogate:0", f"{defense} {label} #{seed}", model, "seed", seed)]
@@ -183,7 +185,9 @@ class _Builder:
             roles += [(f"detect:{who}", detect), (f"judge:{who}", judge)]
         return roles
 
-    def _analyse(self, dataset: Use, defense: Use, analysis: Use, seed: int, embed: str, model: str, label: str) -> str:
+    def _analyse(
+        self, dataset: Component, defense: Component, analysis: Component, seed: int, embed: str, model: str, label: str
+    ) -> str:
         return self._add(
             "analyse",
             f"{dataset} {defense} {label} #{seed}: {analysis}",
@@ -194,7 +198,7 @@ class _Builder:
             parents=(("embed", embed), ("model", model)),
         )
 
-    def _train(self, dataset: Use, role: str, number: int, epochs: int) -> str:
+    def _train(self, dataset: Component, role: str, number: int, epochs: int) -> str:
         """A clean model: the null model ``number``, or what the victims of seed ``number`` start from."""
         return self._add(
             "train",
@@ -206,7 +210,7 @@ class _Builder:
             architecture=self._architecture(dataset),
         )
 
-    def _embed(self, dataset: Use, defense: Use, seed: int) -> str:
+    def _embed(self, dataset: Component, defense: Component, seed: int) -> str:
         scheme: Defense = defense.plugin
         split = derive_seed("seed", seed, "split")
         recipe = scheme.triggers(dataset.plugin)
@@ -241,9 +245,9 @@ class _Builder:
 
     def _attack(
         self,
-        dataset: Use,
-        defense: Use,
-        link: Use,
+        dataset: Component,
+        defense: Component,
+        link: Component,
         label: str,
         seed: int,
         depth: int,
@@ -262,7 +266,7 @@ class _Builder:
             parents=(("embed", embed), ("model", model)),
         )
 
-    def _verify(self, dataset: Use, defense: Use, embed: str, suspect: str, model: str) -> str:
+    def _verify(self, dataset: Component, defense: Component, embed: str, suspect: str, model: str) -> str:
         # The label names the victim through its id: many seeds and options share the text of a defense.
         return self._add(
             "verify",
@@ -274,11 +278,11 @@ class _Builder:
             parents=(("embed", embed), ("model", model)),
         )
 
-    def _architecture(self, dataset: Use, plugin: Defense | Attack | None = None) -> Use:
+    def _architecture(self, dataset: Component, plugin: Defense | Attack | None = None) -> Component:
         own = plugin.architecture_built if isinstance(plugin, PoolAttack) else ""
         return self.lookup("architecture", own or dataset.plugin.architecture)
 
-    def _data(self, dataset: Use, name: str) -> Use | None:
+    def _data(self, dataset: Component, name: str) -> Component | None:
         """The other dataset that ``name`` stands for, with the recipe's own text; ``None`` for the task's own data."""
         if name in ("", "same", "disjoint"):
             return None
@@ -288,13 +292,13 @@ class _Builder:
         self,
         action: Action,
         label: str,
-        dataset: Use,
+        dataset: Component,
         *,
         seed: int,
         split_seed: int,
-        plugin: Use | None = None,
-        architecture: Use | None = None,
-        data: Use | None = None,
+        plugin: Component | None = None,
+        architecture: Component | None = None,
+        data: Component | None = None,
         recipe: TriggerRecipe | None = None,
         epochs: int = 0,
         parents: tuple[tuple[str, str], ...] = (),
@@ -306,7 +310,7 @@ class _Builder:
         return id
 
 
-def _family(chain: Iterable[Use]) -> str:
+def _family(chain: Iterable[Component]) -> str:
     """The families of a chain, each once, in order."""
     families: dict[str, None] = {link.plugin.family: None for link in chain}
     return "+".join(families)

@@ -37,7 +37,7 @@ VERSIONS: dict[Action, int] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class Component:
     """A plugin with its options: ``text`` is its canonical name, ``digest`` that of its source."""
 
     kind: Kind
@@ -60,12 +60,12 @@ class Stage:
     """Derived from the cell's seed (or the null's number) and from what the stage is, never from its options."""
     split_seed: int
     """Decides which samples are the owner's, the attacker's and held out."""
-    dataset: Use
-    plugin: Use | None = None
+    dataset: Component
+    plugin: Component | None = None
     """The defense or attack that the stage runs."""
-    architecture: Use | None = None
+    architecture: Component | None = None
     """What :meth:`Context.build` builds."""
-    data: Use | None = None
+    data: Component | None = None
     """The other dataset that the stage reads."""
     recipe: TriggerRecipe | None = None
     epochs: int = 0
@@ -100,7 +100,7 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-Lookup: TypeAlias = Callable[[Kind, str], Use]
+Lookup: TypeAlias = Callable[[Kind, str], Component]
 
 
 def derive_seed(*parts: str | int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from harness.contracts import (
     TriggerRecipe,
 )
-from harness.planning.graph import VERSIONS, Stage, Use, describe, make_id, source_digest
+from harness.planning.graph import VERSIONS, Component, Stage, describe, make_id, source_digest
 
 Inputs: TypeAlias = Mapping[str, Any]
 """By name, as :func:`harness.planning.inputs.inputs_of` gives them."""
@@ -56,7 +56,7 @@ def inputs_of(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _identity(use: Use | None) -> str:
+def _identity(use: Component | None) -> str:
     return f"{use.kind} {use.text} {use.digest}" if use else "-"
 
 

@@ -25,7 +25,7 @@ import harness
 from harness import hookspecs
 from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, Plugin
 from harness.errors import PluginError, UnknownName, UsageError
-from harness.planning.graph import Kind, Use, describe, make_id, source_digest
+from harness.planning.graph import Component, Kind, describe, make_id, source_digest
 from harness.planning.lazy import lazy_module
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct
@@ -41,7 +41,7 @@ ENTRY_POINTS = "harness"
 
 
 @dataclass(frozen=True)
-class Found:
+class PluginInfo:
     """A plugin class, where it came from, and the digest of its source."""
 
     kind: Kind
@@ -70,23 +70,23 @@ class Problem:
 class Registry:
     """The plugins of one process, by kind and name."""
 
-    found: dict[tuple[Kind, str], Found] = field(default_factory=dict)
+    found: dict[tuple[Kind, str], PluginInfo] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    _uses: dict[tuple[Kind, str], Use] = field(default_factory=dict)
+    _uses: dict[tuple[Kind, str], Component] = field(default_factory=dict)
 
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
         return sorted(name for known, name in self.found if known == kind)
 
-    def use(self, kind: Kind, entry: Entry | str) -> Use:
+    def component(self, kind: Kind, entry: Entry | str) -> Component:
         """The plugin that ``entry`` asks for, its options checked. Raises :class:`harness.UsageError`."""
         entry = parse_entry(entry) if isinstance(entry, str) else entry
         key = (kind, repr(entry))  # not the entry itself, to which `true` and 1 would be the same
         if key not in self._uses:
-            self._uses[key] = self._make(kind, entry)
+            self._uses[key] = self._construct(kind, entry)
         return self._uses[key]
 
-    def _make(self, kind: Kind, entry: Entry) -> Use:
+    def _construct(self, kind: Kind, entry: Entry) -> Component:
         found = self.found.get((kind, entry.name))
         if found is None:
             error = UnknownName(kind, entry.name, self.names(kind))
@@ -96,12 +96,12 @@ class Registry:
         options = describe(plugin)
         text = f"{entry.name}[{options}]" if options else entry.name
         if isinstance(plugin, Dataset):
-            self.use("architecture", plugin.architecture)
-        return Use(kind, text, found.digest, plugin)
+            self.component("architecture", plugin.architecture)
+        return Component(kind, text, found.digest, plugin)
 
-    def uses(self, kind: Kind, entries: Iterable[Entry]) -> list[Use]:
+    def components(self, kind: Kind, entries: Iterable[Entry]) -> list[Component]:
         """The uses of entries and globs, each once, in order."""
-        made: dict[Use, None] = {}
+        made: dict[Component, None] = {}
         for entry in entries:
             expanded = expand(entry, self.names(kind))
             if not expanded:
@@ -109,21 +109,21 @@ class Registry:
             bare_glob = entry.is_glob and not entry.options
             for each in expanded:
                 arms = self.arms(kind, each.name) if bare_glob else [each]
-                made.update(dict.fromkeys(self.use(kind, arm) for arm in arms))
+                made.update(dict.fromkeys(self.component(kind, arm) for arm in arms))
         return list(made)
 
     def arms(self, kind: Kind, name: str) -> list[Entry]:
         """What a bare glob stands for where it finds the plugin ``name``."""
         return [parse_entry(f"{name}[{options}]" if options else name) for options in self.found[kind, name].cls.arms]
 
-    def chains(self, chains: Iterable[Chain]) -> list[tuple[Use, ...]]:
+    def chains(self, chains: Iterable[Chain]) -> list[tuple[Component, ...]]:
         """The uses of attack chains, each once, in order; a glob may stand alone, not inside a chain."""
-        made: dict[tuple[Use, ...], None] = {}
+        made: dict[tuple[Component, ...], None] = {}
         for chain in chains:
             if len(chain) == 1:
-                made.update(dict.fromkeys((use,) for use in self.uses("attack", chain)))
+                made.update(dict.fromkeys((use,) for use in self.components("attack", chain)))
             else:
-                made[tuple(self.use("attack", link) for link in chain)] = None
+                made[tuple(self.component("attack", link) for link in chain)] = None
         return list(made)
 
 
@@ -131,10 +131,10 @@ class Registry:
 class Resolved:
     """A matrix's axes as uses."""
 
-    datasets: list[Use]
-    defenses: list[Use]
-    chains: list[tuple[Use, ...]]
-    analyses: list[Use]
+    datasets: list[Component]
+    defenses: list[Component]
+    chains: list[tuple[Component, ...]]
+    analyses: list[Component]
 
 
 def resolve(registry: Registry, matrix: Matrix) -> Resolved:
@@ -142,7 +142,7 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
 
     Raises :class:`UsageError`, also for more cells than anybody runs.
     """
-    datasets = registry.uses("dataset", matrix.datasets)
+    datasets = registry.components("dataset", matrix.datasets)
     for use in datasets:
         if not isinstance(use.plugin, Dataset):
             raise UsageError(
@@ -151,9 +151,9 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
             )
     resolved = Resolved(
         datasets,
-        registry.uses("defense", matrix.defenses),
+        registry.components("defense", matrix.defenses),
         registry.chains(matrix.attacks),
-        registry.uses("analysis", matrix.analyses),
+        registry.components("analysis", matrix.analyses),
     )
     cells = len(datasets) * len(resolved.defenses) * len(resolved.chains) * len(matrix.seeds)
     if cells * max(1, matrix.nulls) > MAX_CELLS:
@@ -237,7 +237,7 @@ class _Loader:
         else:
             self.registry.found.update(found)
 
-    def _classes(self, module: Any, origin: str) -> dict[tuple[Kind, str], Found]:
+    def _classes(self, module: Any, origin: str) -> dict[tuple[Kind, str], PluginInfo]:
         hooks = {name: getattr(module, name, None) for name in _HOOKS}
         marked = {caller.name for caller in self.manager.get_hookcallers(module) or ()}
         # What pluggy's check_pending() finds, with the name that was meant.
@@ -249,7 +249,7 @@ class _Loader:
             raise PluginError(f"{unmarked[0]}() is not marked: put @hookimpl above it")
         if not marked:
             raise PluginError(f"registers nothing: define one of {', '.join(_HOOKS)} under @hookimpl")
-        found: dict[tuple[Kind, str], Found] = {}
+        found: dict[tuple[Kind, str], PluginInfo] = {}
         for hook in sorted(marked):
             kind = _HOOKS[hook]
             classes = hooks[hook]()  # type: ignore[misc]
@@ -260,7 +260,7 @@ class _Loader:
                 key = (kind, cls.name)
                 if taken := self.registry.found.get(key) or found.get(key):
                     raise PluginError(f"{kind} {cls.name!r} exists already ({taken.origin})")
-                found[key] = Found(kind, cls, origin, source_digest(inspect.getfile(cls)))
+                found[key] = PluginInfo(kind, cls, origin, source_digest(inspect.getfile(cls)))
         return found
 
 

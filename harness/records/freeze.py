@@ -58,7 +58,7 @@ def record(
     try:
         for name in TABLES:
             _freeze(tables.read(name), name, partial)
-        draw_all(collect(Shown(tables, registry.use)), partial / "figures", "svg")
+        draw_all(collect(Shown(tables, registry.component)), partial / "figures", "svg")
         (partial / "leaderboard.md").write_text(ranking, "utf-8")
         (partial / "report.html").write_text(report(Tables(partial), environment, registry), "utf-8")
         _write_json(partial / "ids.json", _ids(store, stages["stage"]))

@@ -133,7 +133,7 @@ def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
 
 def _fraction(attack: str, registry: Registry) -> tuple[str, float] | None:
     """The chain without the share that its last pruning prunes, and the share: as it says, or the plugin's default."""
-    value, bare = option_of(chain_of(attack), "fraction", lambda entry: registry.use("attack", entry).plugin)
+    value, bare = option_of(chain_of(attack), "fraction", lambda entry: registry.component("attack", entry).plugin)
     if value is None or isinstance(value, bool):
         return None
     try:

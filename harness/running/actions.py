@@ -33,11 +33,11 @@ from harness.storage.codec import Loaded
 from harness.storage.store import plain
 
 if TYPE_CHECKING:
-    from harness.running.worker import Worker
+    from harness.running.worker import StageRunner
 
 
 @dataclass
-class Made:
+class StageOutput:
     """What a stage made, before it is stored."""
 
     net: nn.Module | None = None
@@ -53,29 +53,29 @@ class Made:
 Parents = Mapping[str, Loaded]
 
 
-def _train(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _train(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     """A clean model: a null model, or the one that victims start from."""
     train = worker.splits(stage).train
-    return Made(engine.train(engine.build(), [engine.stream(train)], stage.epochs))
+    return StageOutput(engine.train(engine.build(), [engine.stream(train)], stage.epochs))
 
 
-def _triggers(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _triggers(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     if stage.recipe is None:
         raise PluginError("a triggers stage without a recipe")
     key = stage.recipe.make(worker.task(stage, Key()), engine)
     _expect(key, Key, f"{type(stage.recipe).__name__}.make")
-    return Made(key=key)
+    return StageOutput(key=key)
 
 
-def _embed(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     defense: Defense = _plugin(stage)
     triggers = parents["triggers"].key if "triggers" in parents else Key()
     marked = defense.embed(worker.task(stage, triggers), engine)
     _expect(marked, Marked, f"{defense.name}.embed")
-    return Made(marked.net, marked.key)
+    return StageOutput(marked.net, marked.key)
 
 
-def _attack(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
     pool = worker.pool(stage, attack)
     queries = guard = None
@@ -92,10 +92,10 @@ def _attack(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
     else:
         surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
-    return Made(surrogate, guard=guard, record={"queries": queries})
+    return StageOutput(surrogate, guard=guard, record={"queries": queries})
 
 
-def _detect(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     detector: Detector = _plugin(stage)
     engine.lent = worker.lent(stage, parents, detector)
     found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector), engine)
@@ -107,25 +107,25 @@ def _detect(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
         "suspected_class": None if found.suspected_class is None else index(found.suspected_class),
         "suspected_source": None if found.suspected_source is None else index(found.suspected_source),
     }
-    return Made(
+    return StageOutput(
         tensors={name: tensor for name, tensor in tensors.items() if tensor is not None},
         record={"detection": detection, "measures": _measured(found.measures)},
     )
 
 
-def _judge(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _judge(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     detect = parents["detect"]
-    return Made(record={"judgement": judge(detect.record["detection"], detect.found, parents["embed"].key)})
+    return StageOutput(record={"judgement": judge(detect.record["detection"], detect.found, parents["embed"].key)})
 
 
-def _analyse(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _analyse(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     analysis: Analysis = _plugin(stage)
     reason = analysis.skip(stage.dataset.plugin)
     if reason:
         raise Skip(reason)
     key = parents["embed"].key
     model = clone(net_of(parents["model"]))
-    return Made(
+    return StageOutput(
         record={"measures": _measured(analysis.run(model, worker.task(stage, key), worker.test(stage), key, engine))}
     )
 
@@ -143,7 +143,7 @@ def _measured(measures: Sequence[Measure]) -> list[dict[str, Any]]:
     ]
 
 
-def _verify(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> Made:
+def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     defense: Defense = _plugin(stage)
     key = parents["embed"].key
     if isinstance(defense, WhiteBoxDefense):
@@ -152,7 +152,7 @@ def _verify(worker: Worker, stage: Stage, parents: Parents, engine: Engine) -> M
         evidence = defense.verify(worker.oracle(stage, parents, engine), key)
     _expect(evidence, Evidence, f"{defense.name}.verify")
     counts = {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
-    return Made(record={"evidence": counts})
+    return StageOutput(record={"evidence": counts})
 
 
 def _counted(count: Count, where: str) -> list[int]:

@@ -13,7 +13,7 @@ Kind: TypeAlias = tuple[str, str, str]
 """Action, dataset, and the plugin's name."""
 
 
-class Clock:
+class EtaEstimator:
     """Estimates the time left from what stages of the same kind took on average, in this run and in earlier ones.
 
     A kind is an action, a dataset with its options and a plugin without: a sweep's stages are of one kind.

@@ -34,12 +34,12 @@ class Claimed:
 
     def __call__(self, stage: Stage) -> Record | None:
         now = datetime.now(UTC).isoformat()
-        if not self.claims.take(stage.id, label=stage.label, action=stage.action, started=now):
+        if not self.claims.try_acquire(stage.id, label=stage.label, action=stage.action, started=now):
             return None
         try:
             return self._elsewhere(stage) or self.work(stage)
         finally:
-            self.claims.drop(stage.id)
+            self.claims.release(stage.id)
 
     def _elsewhere(self, stage: Stage) -> Record | None:
         """The record that another run stored meanwhile."""

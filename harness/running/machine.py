@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.running.locking import Mark
     from harness.running.pool import Warn
     from harness.running.session import Session
-    from harness.running.worker import Worker
+    from harness.running.worker import StageRunner
     from harness.storage.store import Store
 
 Where: TypeAlias = Literal["local", "ray"]
@@ -66,7 +66,7 @@ def make_executor(
         return Serial(_nothing)
     # The nodes have the devices of a cluster: its head need not have one.
     here = replace(machine, device="cpu") if machine.executor == "ray" else machine
-    worker = _worker(here, store, registry.use, plan.stages, warn)
+    worker = _worker(here, store, registry.component, plan.stages, warn)
     _load_data(worker, session.todo)
     if machine.executor == "ray":
         return _on_ray(session, store, plan, machine, warn)
@@ -78,7 +78,7 @@ def make_executor(
     return Local(jobs, make, plan.stages, warn, machine.stage_timeout)
 
 
-def _load_data(worker: Worker, stages: Iterable[Stage]) -> None:
+def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
     """Have every data set that the stages need. Raises :class:`harness.UsageError` for one that is not there."""
     # A dict, not a set: of two sets that are missing it is always the same one that is named.
     for dataset in dict.fromkeys(use for stage in stages for use in (stage.dataset, stage.data) if use):
@@ -140,7 +140,7 @@ def _suitable(device: Any, threads: int) -> int:
     return max(1, min(cpus // threads, cpus if memory is None else memory // WORKER_MEMORY))
 
 
-def _claimed(worker: Worker, seen: Mapping[str, Mark]) -> Work:
+def _claimed(worker: StageRunner, seen: Mapping[str, Mark]) -> Work:
     """What runs stages under their claims; ``seen`` of what was stored when the session began."""
     from harness.running.locking import Claimed
     from harness.storage.locks import Claims
@@ -156,7 +156,7 @@ def _work_of(
     from harness.planning.registry import load_registry
     from harness.storage.remote import open_store
 
-    lookup = load_registry(machine.plugins).use
+    lookup = load_registry(machine.plugins).component
     return _claimed(_worker(machine, open_store(address, warn), lookup, stages, warn, number), seen)
 
 
@@ -170,7 +170,7 @@ def _work_on_node(
     from harness.planning.registry import load_registry
     from harness.storage.remote import open_store
 
-    lookup = load_registry(machine.plugins).use
+    lookup = load_registry(machine.plugins).component
     worker = _worker(machine, open_store(address, warn), lookup, stages, warn, number)
     claimed = _claimed(worker, seen)
 
@@ -188,14 +188,14 @@ def _worker(
     stages: Mapping[str, Stage],
     warn: Warn,
     number: int | None = None,
-) -> Worker:
+) -> StageRunner:
     """The worker of this process; of the worker process ``number`` if there is one."""
     import torch
 
     from harness.data import Data, data_folder
     from harness.engine.train import set_matmul_precision
     from harness.running.environment import keep_memory
-    from harness.running.worker import Worker
+    from harness.running.worker import StageRunner
 
     torch.set_num_threads(machine.threads)
     set_matmul_precision(machine.precision)
@@ -206,7 +206,7 @@ def _worker(
     device = _device(machine.device)
     if number is not None and device.type == "cuda":
         device = _shared(device, number)
-    return Worker(
+    return StageRunner(
         store,
         Data(*data_folder(machine.data)),
         stages,

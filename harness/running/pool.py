@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from harness.errors import Crowded, HarnessError, UsageError
+from harness.errors import HarnessError, OutOfMemory, UsageError
 from harness.planning.graph import Stage
 from harness.running.executor import Control, Record, Work, unstored
 from harness.running.queue import Queue
@@ -31,7 +31,7 @@ HELD = 8
 """Of how many stages a worker's latest artifacts are taken to be at hand there: fewer than it caches."""
 
 
-class Worker(ABC):
+class WorkerHandle(ABC):
     """A worker, as the process of the run sees it; ``stages`` are all of the plan, by id."""
 
     def __init__(self, number: int, stages: Mapping[str, Stage]) -> None:
@@ -87,10 +87,10 @@ class Worker(ABC):
         return stage
 
 
-W = TypeVar("W", bound=Worker)
+W = TypeVar("W", bound=WorkerHandle)
 
 
-class Crew(ABC, Generic[W]):
+class WorkerPool(ABC, Generic[W]):
     """The workers of one run."""
 
     tries = 1
@@ -261,7 +261,7 @@ def answer(work: Work, stage: Stage) -> Message:
     """Run ``stage``, and say what became of it."""
     try:
         record = work(stage)
-    except Crowded as error:
+    except OutOfMemory as error:
         return "crowded", str(error)
     except UsageError as error:  # a plugin or a data set that is not there, a full disk, say
         if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EMFILE:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from harness.errors import UsageError
 from harness.planning.graph import Stage
 from harness.running.executor import Control, Work
-from harness.running.pool import Crew, Message, Warn, Worker, answer
+from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue as Queue
 
 Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], Work]
@@ -56,7 +56,7 @@ class Local:
 # --- in the process of the run ----------------------------------------------------------------------------------------
 
 
-class _Crew(Crew["_Worker"]):
+class _Crew(WorkerPool["_WorkerHandle"]):
     """The worker processes of one run."""
 
     without = _WITHOUT
@@ -68,11 +68,11 @@ class _Crew(Crew["_Worker"]):
     def places(self) -> int:
         return self.local.jobs
 
-    def hire(self, number: int) -> _Worker:
-        return _Worker(number, self.local)
+    def hire(self, number: int) -> _WorkerHandle:
+        return _WorkerHandle(number, self.local)
 
-    def listen(self, seconds: float | None) -> Iterator[tuple[_Worker, Message | None]]:
-        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
+    def listen(self, seconds: float | None) -> Iterator[tuple[_WorkerHandle, Message | None]]:
+        by_connection: dict[Any, _WorkerHandle] = {worker.connection: worker for worker in self.workers}
         for connection in wait(list(by_connection), seconds):
             try:
                 message = by_connection[connection].connection.recv()
@@ -90,7 +90,7 @@ class _Crew(Crew["_Worker"]):
             worker.close()
 
 
-class _Worker(Worker):
+class _WorkerHandle(WorkerHandle):
     """A worker process, as the process of the run sees it."""
 
     def __init__(self, number: int, local: Local) -> None:

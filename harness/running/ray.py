@@ -25,9 +25,9 @@ from typing import Any, TypeAlias
 
 from harness import __version__
 from harness.errors import UsageError
-from harness.planning.graph import Lookup, Stage, Use
+from harness.planning.graph import Component, Lookup, Stage
 from harness.running.executor import Control, Work
-from harness.running.pool import Crew, Message, Warn, Worker, answer
+from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue
 
 Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], tuple[Work, Lookup]]
@@ -166,7 +166,7 @@ def _stamp(folder: Path) -> int | None:
 # --- in the process of the run ----------------------------------------------------------------------------------------
 
 
-class _Crew(Crew["_Worker"]):
+class _Crew(WorkerPool["_WorkerHandle"]):
     """The workers of one run."""
 
     tries = TRIES
@@ -184,10 +184,10 @@ class _Crew(Crew["_Worker"]):
             self._looked = time.monotonic()
         return self._places
 
-    def hire(self, number: int) -> _Worker:
-        return _Worker(number, self.executor, self.stamp)
+    def hire(self, number: int) -> _WorkerHandle:
+        return _WorkerHandle(number, self.executor, self.stamp)
 
-    def listen(self, seconds: float | None) -> Iterator[tuple[_Worker, Message | None]]:
+    def listen(self, seconds: float | None) -> Iterator[tuple[_WorkerHandle, Message | None]]:
         seconds = LOOK if seconds is None else min(seconds, LOOK)
         self._say_if_slow()
         calls = {worker.call: worker for worker in self.workers if worker.call is not None}
@@ -210,7 +210,7 @@ class _Crew(Crew["_Worker"]):
             self.warn(f"no worker has started within {SLOW:g} s, still waiting: ray status says what the cluster lacks")
 
 
-class _Worker(Worker):
+class _WorkerHandle(WorkerHandle):
     """A worker on a node, as the process of the run sees it."""
 
     def __init__(self, number: int, executor: Ray, stamp: int | None) -> None:
@@ -255,8 +255,8 @@ def _bare(stage: Stage) -> Stage:
     return _with_uses(stage, lambda use: replace(use, plugin=None))
 
 
-def _with_uses(stage: Stage, change: Callable[[Use], Use]) -> Stage:
-    def changed(use: Use | None) -> Use | None:
+def _with_uses(stage: Stage, change: Callable[[Component], Component]) -> Stage:
+    def changed(use: Component | None) -> Component | None:
         return use and change(use)
 
     return replace(
@@ -309,7 +309,7 @@ class _Site:
         kind, value = answer(self.work, self.stages[id])
         return self._said((kind, f"on {self.host}: {value}" if kind == "usage" else value))
 
-    def _use(self, use: Use) -> Use:
+    def _use(self, use: Component) -> Component:
         """The plugin here. Raises :class:`UsageError` where it is not the one that is meant."""
         try:
             here = self.lookup(use.kind, use.text)

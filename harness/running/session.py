@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from harness.errors import DamagedArtifact
 from harness.planning.graph import Cell, Plan, Stage
-from harness.running.eta import Clock
+from harness.running.eta import EtaEstimator
 from harness.running.executor import Executor, Record, unstored
 from harness.running.locking import Mark, mark_of
 from harness.running.rows import (
@@ -161,7 +161,7 @@ class _Run:
 
     def __init__(self, session: Session, watcher: Watcher, stopping: Callable[[], bool], jobs: int) -> None:
         self.session, self.watcher, self.stopping = session, watcher, stopping
-        self.clock, self.book = Clock(session.tables, session.todo, jobs), _Book(session)
+        self.clock, self.book = EtaEstimator(session.tables, session.todo, jobs), _Book(session)
         self.result = Outcome()
         self.failed = False
         self._told: set[str] = set()

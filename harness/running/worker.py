@@ -35,14 +35,14 @@ from harness.contracts import (
 )
 from harness.data import Data, Splits
 from harness.engine.epochs import measure_epochs
-from harness.engine.memo import Lent, Memory
+from harness.engine.memo import ResultCache, SharedInputs
 from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.train import Counts, Engine, Precision, predict
-from harness.errors import Crowded, DamagedArtifact, PluginError, Skip
+from harness.errors import DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.metrics import accuracy, agreement
-from harness.planning.graph import Lookup, Stage, Use
+from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
-from harness.running.actions import ACTIONS, Made, net_of
+from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.environment import Peaks, give_back, machine
 from harness.storage.codec import Loaded, check_model, pack_guard, pack_key, unpack
 from harness.storage.locks import Claims
@@ -55,7 +55,7 @@ CACHED = 32
 
 
 @dataclass
-class Worker:
+class StageRunner:
     """Runs stages on one device: loads the parents, calls the plugin, stores the artifact, returns the record."""
 
     store: Store
@@ -74,17 +74,17 @@ class Worker:
     shares_device: bool = False
     """Whether stages run beside this one's on its device: then one that runs out of memory may try again alone."""
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
-    _memory: Memory = field(default_factory=Memory)
+    _memory: ResultCache = field(default_factory=ResultCache)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
 
     def run(self, stage: Stage) -> dict[str, Any]:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
 
-        Raises :class:`Crowded`, and stores nothing, where it ran out of a device's memory that others use too.
+        Raises :class:`OutOfMemory`, and stores nothing, where it ran out of a device's memory that others use too.
         """
         started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
-        made, status, reason, error_trace = Made(), "ok", "", ""
+        made, status, reason, error_trace = StageOutput(), "ok", "", ""
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
         counts = Counts()
@@ -100,14 +100,14 @@ class Worker:
             tensors = self._pack(stage, parents, made, engine)
         except Skip as skip:
             status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
-        except Crowded:  # of a parent that was computed again
+        except OutOfMemory:  # of a parent that was computed again
             raise
         except Exception as error:
             if self.debug:
                 raise
             if self.shares_device and isinstance(error, torch.OutOfMemoryError):
                 give_back(self.device)
-                raise Crowded(str(error)) from error
+                raise OutOfMemory(str(error)) from error
             status, error_trace = "failed", traceback.format_exc()
             reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
         record = {
@@ -178,7 +178,7 @@ class Worker:
 
     def _again(self, stage: Stage, damage: DamagedArtifact) -> Loaded:
         """A damaged artifact, computed again: here, or by the process that is at it."""
-        claim = self.claims.taken(stage.id, label=stage.label, action=stage.action) if self.claims else nullcontext()
+        claim = self.claims.acquire(stage.id, label=stage.label, action=stage.action) if self.claims else nullcontext()
         with claim:
             with suppress(DamagedArtifact):
                 return self._loaded(stage)
@@ -186,7 +186,9 @@ class Worker:
             self.run(stage)
             return self._loaded(stage)
 
-    def _pack(self, stage: Stage, parents: Mapping[str, Loaded], made: Made, engine: Engine) -> dict[str, Tensor]:
+    def _pack(
+        self, stage: Stage, parents: Mapping[str, Loaded], made: StageOutput, engine: Engine
+    ) -> dict[str, Tensor]:
         """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""
         tensors: dict[str, Tensor] = {}
         if made.net is not None:
@@ -276,11 +278,11 @@ class Worker:
         chosen = order[: task.train].to(self.device)
         return Split(other.x[chosen], other.y[chosen])
 
-    def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> Lent:
+    def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> SharedInputs:
         """What is remembered of the model under attack and the attacker's inputs."""
         inputs = f"{stage.dataset} {attack.pool} {stage.data or ''} {stage.split_seed}"
         net = net_of(parents["model"])
-        return Lent(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
+        return SharedInputs(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
 
     def oracle(
         self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: BlackBoxAttack | None = None
@@ -302,7 +304,7 @@ class Worker:
         return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
 
     def _served(
-        self, net: nn.Module, x: Tensor, logits: Tensor, use: Use | None, guard: Mapping[str, Tensor] | None
+        self, net: nn.Module, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None
     ) -> Tensor:
         """What the API of a thief answers: the net's logits, through the guard if there is one."""
         if use is None or guard is None:

@@ -45,7 +45,7 @@ class Claims:
         """The notes of the stages claimed here: one, or the stage that runs and a parent that is computed again."""
         self._note = self.folder / f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:6]}.json"
 
-    def take(self, id: str, **note: str) -> bool:
+    def try_acquire(self, id: str, **note: str) -> bool:
         """Claim a stage; False where another process has it. ``note`` says more of it to whoever looks."""
         if not self._lock(id):
             return False
@@ -54,16 +54,16 @@ class Claims:
         return True
 
     @contextmanager
-    def taken(self, id: str, **note: str) -> Iterator[None]:
+    def acquire(self, id: str, **note: str) -> Iterator[None]:
         """Claim a stage as soon as no other process has it."""
-        while not self.take(id, **note):
+        while not self.try_acquire(id, **note):
             time.sleep(PAUSE)
         try:
             yield
         finally:
-            self.drop(id)
+            self.release(id)
 
-    def drop(self, id: str) -> None:
+    def release(self, id: str) -> None:
         """Give a claim back."""
         self._held.pop(id, None)
         self._write_note()

@@ -348,7 +348,7 @@ class Remote:
                 f"in {self.folder} and is uploaded later"
             )
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Upload what is left: what could not be before, timelines and pictures; say what still cannot."""
         self._lost = None
         for path in (path for folder in ("profiles", "figures") for path in (self.folder / folder).glob("[!.]*")):
@@ -513,10 +513,10 @@ class RemoteStore(Store):
                     self.remote.fetch({name: entry})
             return super().load(id)
 
-    def settle(self) -> None:
-        self.remote.settle()
+    def flush(self) -> None:
+        self.remote.flush()
 
-    def forget(self, ids: Iterable[str]) -> None:
+    def discard(self, ids: Iterable[str]) -> None:
         for id in ids:
             self.path(id)
             self.remote.unmark(_name(id))

@@ -165,10 +165,10 @@ class Store:
         digest = record.get("tensors_sha256")
         return Artifact(record, _load_tensors(self.path(id) / "tensors.safetensors", digest) if digest else {})
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """A run ended: have all that it left in place. Here it is; a subclass may have to upload some."""
 
-    def forget(self, ids: Iterable[str]) -> None:
+    def discard(self, ids: Iterable[str]) -> None:
         """The folders of these artifacts were deleted. A subclass has copies elsewhere, which go too."""
 
     def _unlinked(self, id: str) -> Path:
