@@ -23,16 +23,16 @@ from harness.errors import DataError
 
 
 def cache_folder() -> Path:
-    """The per-user folder where downloads go."""
+    """The per-user folder of downloads and prepared copies."""
     from platformdirs import user_cache_path
 
     return user_cache_path("watermark-harness")
 
 
 def data_folder(named: Path | None) -> tuple[Path, bool]:
-    """Where data are read from, and whether missing sets may be downloaded there.
+    """The folder that data are read from, and whether missing sets may be downloaded there.
 
-    ``--data``, else ``HARNESS_DATA``: folders of the user's, only read. Else the per-user cache, which is filled.
+    ``--data``, else ``HARNESS_DATA``: the user's own folders, only read. Else the per-user cache, which is filled.
     Raises :class:`DataError` when the named folder does not exist.
     """
     text = str(named) if named else os.environ.get("HARNESS_DATA", "")
@@ -61,10 +61,10 @@ class Data:
         return self._arrays[dataset.name]
 
     def checksum(self, dataset: InputSet) -> str | None:
-        """Which content the whole set has here, as 32 hexadecimal digits; ``None`` until it has been loaded.
+        """The digest of the whole set's content here, 32 hexadecimal digits; ``None`` until it has been loaded.
 
-        SHA-256 over ``x_test``, ``x_train``, ``y_test`` and ``y_train`` in this order: of each the text
-        ``"<name> <dtype> <shape>"``, such as ``"x_test uint8 (10000, 1, 28, 28)"``, then its values in C order.
+        SHA-256 over ``x_test``, ``x_train``, ``y_test`` and ``y_train`` in this order: for each the text ``"<name>
+        <dtype> <shape>"``, such as ``"x_test uint8 (10000, 1, 28, 28)"``, then its values in C order.
         """
         name = dataset.name
         if name in self._arrays and name not in self._checksums:
@@ -121,9 +121,11 @@ class Splits:
     train: Split
     """The owner's training set."""
     holdout: Split
-    """The owner's, never trained on."""
+    """The owner's samples that no model is trained on."""
     disjoint: Split
-    """As many others as ``train`` (fewer where the set ends): the pool of an attacker who has none of the owner's."""
+    """Other samples, as many as ``train`` (fewer where the set ends): the pool of an attacker who has none of the
+    owner's.
+    """
 
 
 def _split(x: NDArray[np.generic], y: NDArray[np.int64], device: torch.device) -> Split:
@@ -140,9 +142,9 @@ def _rank_in_class(y: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
 
 
 def resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Inputs ``[n, ...]`` in another shape, of their own type: channels averaged or repeated, bilinear, antialiased.
+    """Inputs ``[n, ...]`` in another shape, of the same type: channels averaged or repeated, bilinear, antialiased.
 
-    Raises :class:`DataError` for inputs of another shape that are no images ``[n, c, h, w]``.
+    Raises :class:`DataError` for inputs of another shape that are not images ``[n, c, h, w]``.
     """
     if tuple(x.shape[1:]) == shape:
         return x
@@ -194,7 +196,7 @@ def _check_part(dataset: InputSet, name: str, x: NDArray[np.generic], y: NDArray
 
 @contextmanager
 def downloading(name: str) -> Iterator[None]:
-    """What goes wrong while the set ``name`` is downloaded becomes a :class:`DataError`."""
+    """Turn errors while the set ``name`` is downloaded into a :class:`DataError`."""
     try:
         yield
     except (OSError, RuntimeError) as error:

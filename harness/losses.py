@@ -20,7 +20,7 @@ def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
 
 
 def summed_cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    """As :func:`cross_entropy`, summed over the batch: the released EWE code's."""
+    """Cross-entropy summed over the batch, as in the released EWE code; arguments as :func:`cross_entropy`."""
     return F.cross_entropy(net(x), y, reduction="sum")
 
 
@@ -112,7 +112,7 @@ class Entanglement:
         self._partners = (groups[:, None] == groups[None, :]) & ~self._itself
         self._paired = torch.ones(batch_size, dtype=torch.bool, device=device)
         self.bound = -math.log((half - 1) / (batch_size - 1))
-        """The SNNL, a layer, of groups that are perfectly mixed; far-apart pairs across the groups exceed it."""
+        """The SNNL, per layer, of perfectly mixed groups; far-apart pairs across the groups exceed it."""
 
     def __call__(self, activations: list[Tensor]) -> Tensor:
         """The sum over layers of their SNNL; ``activations`` are ``[batch_size, ...]`` each, after the ReLU."""

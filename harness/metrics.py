@@ -1,4 +1,4 @@
-"""What is counted: accuracy, agreement, overlap. Tensors in, plain numbers out."""
+"""Counts and shares: accuracy, agreement, overlap, CKA. Tensors in, plain numbers out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def window_rank(found: Tensor, truth: Tensor) -> float | None:
     """Share of the windows that lie at least as high on the map ``found`` as the true one, itself included; (0, 1].
 
     The windows are all shifts of the mask ``truth`` (``[height, width]``, binarised at 0.5) that stay on the map, and a
-    window's height is the mean of ``found`` inside it. Were the trigger put at random, this would be uniform: a
+    window's height is the mean of ``found`` inside it. If the trigger were placed at random, this would be uniform: a
     p-value. ``None`` where there is nothing to rank: an empty mask, or one that fits at one place only (two corners).
     """
     import torch
@@ -50,7 +50,7 @@ def window_rank(found: Tensor, truth: Tensor) -> float | None:
 
 
 CKA_PAIRS = 4
-"""The debiased estimator of CKA needs at least so many rows."""
+"""The least number of rows for the debiased estimator of CKA."""
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:

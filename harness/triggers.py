@@ -1,9 +1,8 @@
-"""Patch triggers: how EWE and its baselines make the inputs of a source-target watermark.
+"""Patch triggers: the inputs of a source-target watermark, as EWE and its baselines make them.
 
-Schemes that return an equal recipe share the stage, and so the very same trigger images: the only comparison that tells
-the loss from the trigger's position.
-
-A plan holds recipes, so this module is imported without torch: it asks for ``torch.x`` only while it works.
+Schemes that return an equal recipe share the stage, and so the very same trigger images: the only comparison that
+separates the loss from the trigger's position. A plan holds recipes, so this module is imported without torch: it uses
+``torch.x`` only while it works.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class PatchTriggers(TriggerRecipe):
 
     placement: Literal["corner", "gradient", "argmin"] = "gradient"
     corners: Literal["one", "two"] = "one"
-    """Of ``corner``: a patch at the bottom right, or at the top left as well."""
+    """Corners for ``placement="corner"``: a patch at the bottom right, or at the top left as well."""
     origin: Literal["in-distribution", "out-of-distribution"] = "in-distribution"
     refine: bool = False
     """Step the triggers until a clean model no longer answers the target for more than ``threshold`` of them."""
@@ -49,8 +48,9 @@ class PatchTriggers(TriggerRecipe):
     distance: losses.Distance = "cosine"
     temperature: float = 0.2
     count: int | None = 256
-    """At most so many trained triggers, and half as many held-out ones. ``None``: as many as there is data of the
-    target class, and at most 128 held-out ones."""
+    """Largest number of trained triggers; there are half as many held-out ones. ``None``: as many as there are data of
+    the target class, and at most 128 held-out ones.
+    """
 
     def __post_init__(self) -> None:
         require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
@@ -162,7 +162,7 @@ class PatchTriggers(TriggerRecipe):
         return (x * 255).round().byte() if triggers.dtype == torch.uint8 else x
 
     def _moved(self, clean: nets.Net, x: torch.Tensor, others: torch.Tensor, dataset: Dataset) -> torch.Tensor:
-        """Some triggers ``x``, refined together beside ``others`` of the target class."""
+        """Some triggers ``x`` after refinement, in a batch with ``others`` of the target class."""
         half, left = min(len(x), len(others)), STEPS
         for _ in range(ROUNDS):
             fires = True
@@ -181,7 +181,9 @@ class PatchTriggers(TriggerRecipe):
 
 
 def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset, threshold: float) -> tuple[torch.Tensor, bool]:
-    """One step of ``x`` against the target's logit, if more than ``threshold`` of them are answered so; and whether."""
+    """One step of ``x`` against the target's logit, if more than ``threshold`` of them are answered so; and True if it
+    was taken.
+    """
     x = x.detach().requires_grad_(True)
     logits = clean(x)
     if float((logits.argmax(1) == dataset.target).float().mean()) <= threshold:
@@ -202,7 +204,7 @@ def _patched(x: torch.Tensor, window: torch.Tensor, high: float) -> torch.Tensor
 
 
 def _shown(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
-    """Which of the inputs ``[n, c, h, w]`` the patch changes visibly: ``[n]`` bool."""
+    """The inputs ``[n, c, h, w]`` that the patch changes visibly, as ``[n]`` bool."""
     low, high = span
     inside = nets.as_float(x).movedim(1, -1)[:, window.to(x.device)]
     return (high - inside).flatten(1).mean(1) >= VISIBLE * (high - low)

@@ -1,6 +1,6 @@
-"""Why a stage is to be run although one of its name is stored: which input of its id is another one than before.
+"""The reason why a stage runs although one of the same name is stored: the input of its id that changed.
 
-Where the two differ in a parent, the parents are compared, down to what was really edited.
+Where two stages differ in a parent, the parents are compared, down to the edit itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ Parents: TypeAlias = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Cause:
-    """An input of an id that is another one than before, and the stage where it comes in: the first on the way from
-    the data, an input of the others only through that one."""
+    """A changed input of an id, and the stage where it comes in: the first on the way from the data, since the others
+    have it only through that one.
+    """
 
     text: str
     where: str
@@ -45,18 +46,18 @@ class Stored:
             return None
 
     def inputs(self, id: str) -> Inputs | None:
-        """What an artifact was made of, where its record tells."""
+        """The inputs of an artifact, where its record holds them."""
         record = self.record(id)
         return inputs_in(id, record) if record else None
 
     def before(self, stage: Stage) -> str | None:
-        """The latest of the artifacts of the stage's action and name, itself left out."""
+        """The latest other artifact of the stage's action and name."""
         ids = [id for id in self._by_name.get((stage.action, name_of(stage.label)), ()) if id != stage.id]
         return max(ids, key=lambda id: str((self.record(id) or {}).get("started")), default=None)
 
     @cached_property
     def _by_name(self) -> dict[tuple[str, str], list[str]]:
-        """Ids by action and name. The tables tell most of them; they lag behind, and there the records do."""
+        """Ids by action and name, most of them from the tables; where these lag behind, from the records."""
         frame = self.tables.read("stages", ["stage", "action", "label"])
         rows = zip(frame["stage"], frame["action"], frame["label"], strict=True)
         told = {id: (action, label) for id, action, label in rows}
@@ -79,7 +80,7 @@ class Comparison:
         self._known: dict[tuple[str, str], dict[str, Cause]] = {}
 
     def causes(self, stage: Stage, before: str) -> dict[str, Cause]:
-        """What differs, by its text, so that what is an input of many stages is told once."""
+        """The changes by their text, so that an input of many stages is named once."""
         pair = (stage.id, before)
         if pair not in self._known:
             self._known[pair] = self._compare(stage, before)
@@ -117,7 +118,7 @@ def _one(text: str, where: str) -> dict[str, Cause]:
 
 
 def name_of(label: str) -> str:
-    """A label without the beginning of the victim's id, which is another one whenever the victim is."""
+    """A label without the beginning of the victim's id, which changes whenever the victim does."""
     return re.sub(r" \([0-9a-f]{6}\)$", "", label)
 
 

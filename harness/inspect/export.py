@@ -1,4 +1,4 @@
-"""One cell's models and key as a folder that can be given to somebody, and reading such a model back."""
+"""One cell's models and key as a folder to hand over, and reading such a model back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.nets import Net
 
 SOURCE = "watermark-harness"
-"""The name in a model file's metadata under which its description stands."""
+"""The name, in a model file's metadata, of its description."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Exported:
     """A cell with the artifacts of its victim and its surrogate."""
 
     row: Mapping[str, Any]
-    """Of the table ``cells``."""
+    """The cell's row of the table ``cells``."""
     evidence: Sequence[Mapping[str, Any]]
     victim: Artifact
     surrogate: Artifact
@@ -67,7 +67,7 @@ def _words(row: Mapping[str, Any]) -> str:
 
 
 def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row in JSON's values. pandas makes floats of whole numbers in a column that lacks some."""
+    """A row in JSON's values. pandas turns whole numbers into floats in a column that lacks some."""
     values = {column.name: row[column.name] for column in CELLS.columns}
     whole = [column.name for column in CELLS.columns if column.type == "int64"]
     values |= {name: int(values[name]) for name in whole if values[name] == values[name]}
@@ -88,7 +88,7 @@ def _load(store: Store, row: Mapping[str, Any], id: str) -> Artifact:
 
 
 def _victim_of(row: Mapping[str, Any], surrogate: Artifact) -> str:
-    """The id of the stage that made the victim: the surrogate's own where there was no attack."""
+    """The id of the stage that made the victim: the surrogate itself where there was no attack."""
     inputs = inputs_in(row["model"], surrogate.record)
     if inputs is None:
         raise UsageError(
@@ -103,7 +103,9 @@ def _victim_of(row: Mapping[str, Any], surrogate: Artifact) -> str:
 
 
 def export(cell: Exported, folder: Path, with_key: bool = True) -> list[str]:
-    """Write the cell into ``folder``, whole or not at all; the names of the files. Raises :class:`UsageError`."""
+    """Write the cell into ``folder``, whole or not at all, and return the names of the files. Raises
+    :class:`UsageError`.
+    """
     _check_target(folder)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
@@ -147,20 +149,20 @@ def _group(artifact: Artifact, *prefixes: str) -> dict[str, Tensor]:
 
 
 def _model_file(artifact: Artifact) -> bytes:
-    """Weights by their names in the net, and in the metadata how to build it."""
+    """The weights by their names in the net, and in the metadata how to build it."""
     weights = {name.removeprefix("model/"): tensor for name, tensor in _group(artifact, "model/").items()}
     return _tensor_file(weights, {SOURCE: json.dumps(artifact.record["model"])})
 
 
 def _tensor_file(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """The bytes of a file; none for no tensors."""
+    """The bytes of a safetensors file; empty for no tensors."""
     from safetensors.torch import save
 
     return bytes(save(dict(tensors), metadata)) if tensors else b""
 
 
 def _about(cell: Exported, digests: Mapping[str, str]) -> dict[str, Any]:
-    """``cell.json``."""
+    """The content of ``cell.json``."""
     return {
         **{name: value for name, value in cell.row.items() if name != "run"},
         "evidence": list(cell.evidence),

@@ -1,4 +1,4 @@
-"""What became of a plan so far: read from the store, the tables and the claims, while other processes may be at it.
+"""The state of a plan: read from the store, the tables and the claims, while other processes may run it.
 
 Nothing is written, and no tensor is read.
 """
@@ -28,20 +28,20 @@ _STATES: dict[str, State] = {"ok": "done", "skipped": "skipped", "failed": "fail
 
 @dataclass(frozen=True)
 class Status:
-    """How it stands with a stage or a cell."""
+    """The state of a stage or a cell."""
 
     state: State
     reason: str = ""
-    """Why it failed or is skipped; of one that waits, why it is not done although it was."""
+    """The reason for a failure or a skip; for one that waits although it was done, why it runs again."""
 
 
 class Survey:
-    """How it stands with each stage and each cell of a plan."""
+    """The state of each stage and each cell of a plan."""
 
     def __init__(self, plan: Plan, store: Store, tables: Tables, claims: Claims) -> None:
         self.plan, self.store, self.tables = plan, store, tables
         self.notes = claims.running()
-        """What processes say that compute a stage now, of this plan or of another."""
+        """The notes of processes that compute a stage now, of this plan or of another."""
         self.stored = store.ids()
         self.rows = _outcomes(tables, "cells", "cell")
         """Status and reason of the cells that have a row, by id."""
@@ -55,7 +55,7 @@ class Survey:
         self.cells = {cell.id: self._cell(cell) for cell in plan.cells}
 
     def _needed_stages(self) -> set[str]:
-        """The stages of the cells whose rows do not stand, with their ancestors: what a run would look for."""
+        """The stages of the cells whose rows do not stand, with their ancestors: those that a run would look for."""
         needed = {id for cell in self.plan.cells if cell.id not in self._settled for _, id in cell.stages}
         for stage in reversed(self.plan.stages.values()):
             if stage.id in needed:
@@ -76,7 +76,7 @@ class Survey:
         return Status("skipped", blocked[0].reason) if blocked else Status("waiting")
 
     def _recorded(self, stage: Stage) -> Status:
-        """What the record says of a stage that the tables do not know to be done: they lag behind."""
+        """The state that a record gives a stage which the tables do not know yet: they lag behind."""
         try:
             record = self.store.record(stage.id)
             if record is None:  # deleted just now
@@ -111,7 +111,7 @@ class Survey:
         return counts
 
     def failures(self) -> Iterator[tuple[str, str]]:
-        """What failed, by its label, and why: stages, and cells whose plugin broke while it was planned."""
+        """Failures by label, with the reason: stages, and cells whose plugin broke while it was planned."""
         for id, stage in self.plan.stages.items():
             if self.stages[id].state == "failed":
                 yield f"{stage.action}: {stage.label}", self.stages[id].reason
@@ -121,12 +121,13 @@ class Survey:
 
     @cached_property
     def processes(self) -> int:
-        """How many processes are at the plan's stages now."""
+        """The number of processes that run the plan's stages now."""
         return sum(note["stage"] in self.plan.stages for note in self.notes)
 
     def seconds_left(self, now: datetime) -> float | None:
-        """An estimate for all processes together (for one, if there is none); ``None`` while a kind of stage that is
-        still to come has never been seen."""
+        """An estimate for all processes together (for one, if none runs); ``None`` while a kind of stage that is still
+        to come has never been timed.
+        """
         todo = [self.plan.stages[id] for id, found in self.stages.items() if found.state in ("waiting", "running")]
         jobs = max(1, self.processes)
         clock = EtaEstimator(self.tables, todo, jobs)
@@ -140,7 +141,7 @@ class Survey:
 
 
 def seconds_since(note: Mapping[str, Any], now: datetime) -> float | None:
-    """How long a process has been at its stage; ``None`` where its note does not say."""
+    """Seconds since a process began its stage; ``None`` where its note does not say."""
     try:
         return max(0.0, (now - datetime.fromisoformat(note["started"]).astimezone(UTC)).total_seconds())
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Why a stage or a cell is done, waits, or is to be run again: how it stands, what changed, what it is made from."""
+"""The reason why a stage or a cell is done, waits, or is to be run again: its state, what changed, its parents."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from harness.planning.select import pick, words
 
 @dataclass(frozen=True)
 class Part:
-    """A stage that something is made from, in some role, with what that one is made from."""
+    """A stage in the role of a parent, with its own parents."""
 
     role: str
     state: str
     label: str
-    """Without the dataset, which the whole has too."""
+    """The stage's label without the dataset, which the whole names already."""
     id: str
     parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What there is to say of a cell, a stage or an artifact."""
+    """The answer about a cell, a stage or an artifact."""
 
     title: str
     facts: list[tuple[str, str]]
-    """What is told, and how it is."""
+    """Facts as (title, text)."""
     parts: tuple[Part, ...] = ()
-    """What it is made from; a cell's stages."""
+    """The parents of a stage, or the stages of a cell."""
 
 
 class Asked:
-    """Answers what is asked about a plan and the results folder beside it."""
+    """Answers questions about a plan and the results folder beside it."""
 
     def __init__(self, plan: Plan, matrix: str, survey: Survey) -> None:
         self.plan, self.matrix, self.survey = plan, matrix, survey
@@ -71,7 +71,7 @@ class Asked:
         return Answer(_title(stage), facts, self._parts(stage.parents, set()))
 
     def _told(self, stage: Stage, status: Status) -> str:
-        """How it stands with a stage."""
+        """The state of a stage as facts."""
         if status.state == "running":
             note = next(note for note in self.survey.notes if note["stage"] == stage.id)
             return f"runs now, in process {note.get('pid')} on {note.get('host')}"
@@ -87,7 +87,7 @@ class Asked:
         return f"waits for {' and '.join(missing)}" if missing else "waits for a run"
 
     def _made(self, id: str) -> str:
-        """When an artifact was made, and how long that took."""
+        """The time when an artifact was made, and how long that took."""
         record = self.stored.record(id)
         if record is None:
             return "its artifact no more stored: the cells that needed it have their rows"
@@ -96,7 +96,7 @@ class Asked:
         return f"made on {str(record.get('started'))[:19].replace('T', ' ')} UTC{took}"
 
     def _causes(self, stage: Stage) -> dict[str, Cause]:
-        """What changed since one of the stage's name was stored; empty where none is, or the stage itself is."""
+        """The changes since a stage of this name was stored; empty where none is, or where this very stage is."""
         before = None if stage.id in self.survey.stored else self.stored.before(stage)
         return self.comparison.causes(stage, before) if before else {}
 
@@ -114,7 +114,7 @@ class Asked:
         return Answer(_words(cell), facts, tuple(self._part(role, id, (), set()) for role, id in cell.stages))
 
     def _told_cell(self, cell: Cell, status: Status, ids: list[str]) -> str:
-        """How it stands with a cell."""
+        """The state of a cell as facts."""
         if status.state == "failed":
             return f"failed, and a run tries it again: {status.reason}"
         if status.state == "skipped":
@@ -143,14 +143,14 @@ class Asked:
         return Answer(f"{record.get('action')}: {record.get('label')}", facts, parts)
 
     def _now(self, action: Any, label: str) -> Stage | None:
-        """The plan's stage of an action and name."""
+        """The plan's stage with this action and name."""
         stages = self.plan.stages.values()
         return next((s for s in stages if s.action == action and name_of(s.label) == name_of(label)), None)
 
     # --- parts ---
 
     def _parts(self, parents: Parents, told: set[str]) -> tuple[Part, ...]:
-        """What something is made from; what that is made from is told once."""
+        """The parents of a stage, each expanded once."""
         parts = []
         for role, id in parents:
             below = self._parents(id) if id not in told else ()
@@ -185,6 +185,6 @@ def _words(cell: Cell) -> str:
 
 
 def _because(causes: dict[str, Cause], title: str = "") -> list[tuple[str, str]]:
-    """Causes as facts of what is called ``title``: where they come in is said of others."""
+    """Causes as facts under the title ``title``; causes that come in elsewhere name the stage."""
     told = (f"{each.text}; first in {each.where}" if each.where != title else each.text for each in causes.values())
     return [("because", text) for text in told]

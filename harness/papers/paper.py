@@ -1,4 +1,4 @@
-"""What published papers say: ``papers/<name>.toml`` holds for each experiment a matrix and rows of numbers or claims.
+"""Published papers: ``papers/<name>.toml`` holds for each experiment a matrix and rows of numbers or claims.
 
 Reading and checking only; :mod:`harness.papers.reproduce` compares. No torch, no pandas.
 """
@@ -32,25 +32,26 @@ class Band:
     text: str
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` agrees."""
+        """True if ``value`` agrees."""
         return self.low <= value <= self.high
 
     def meets(self, low: float, high: float) -> bool:
-        """Whether some value between ``low`` and ``high`` agrees."""
+        """True if some value between ``low`` and ``high`` agrees."""
         return low <= self.high and high >= self.low
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of an experiment: of which cells, which quantity, and what the paper says of it."""
+    """One number of an experiment: the cells, the quantity, and the paper's statement about it."""
 
     label: str
     quantity: str
     where: Mapping[str, Any]
-    """``dataset``, ``defense``, ``attack`` (a text, a glob or a list of such), ``layer``, ``group``; what is not named
-    may be any. Of an analytic experiment: the formula's arguments."""
+    """``dataset``, ``defense``, ``attack`` (a text, a glob or a list of such), ``layer``, ``group``; a name left out
+    may be any. For an analytic experiment: the formula's arguments.
+    """
     less: Mapping[str, Any] | None
-    """Of a difference over paired seeds: where the cells taken from it differ."""
+    """For a difference over paired seeds: where the subtracted cells differ from ``where``."""
     band: Band | None
     mark: str
     source: str
@@ -58,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn of an experiment: see :mod:`harness.figures` for the kinds."""
+    """The picture of an experiment; :mod:`harness.figures` has the kinds."""
 
     kind: str
     x: str = ""
@@ -77,11 +78,13 @@ class Experiment:
     rows: tuple[Row, ...]
     picture: Picture
     documents: tuple[Mapping[str, Any], ...]
-    """Its matrices, as in matrix files; none where formulas are all that it needs."""
+    """Its matrices, as in matrix files; none where formulas suffice."""
     path: str
 
     def matrices(self, scale: str) -> list[Matrix]:
-        """Its matrices at ``scale``; of several, those that have it. Raises :class:`harness.errors.MatrixError`."""
+        """Its matrices at ``scale``; of several, those that have this scale. Raises
+        :class:`harness.errors.MatrixError`.
+        """
         named = [document for document in self.documents if scale == FULL or scale in document.get("scales", {})]
         return [read_matrix(dict(document), self.id, self.path, scale) for document in named or self.documents[:1]]
 
@@ -110,7 +113,7 @@ class Paper:
         return list(dict.fromkeys([FULL, *(scale for document in documents for scale in document.get("scales", {}))]))
 
     def chosen(self, names: Sequence[str]) -> list[Experiment]:
-        """The experiments of ``names``, each once; ``all`` is all. ``table1``, ``Fig. 5`` and the like will do."""
+        """The experiments of ``names``, each once; ``all`` is all. ``table1``, ``Fig. 5`` and the like work."""
         if "all" in names:
             return list(self.experiments.values())
         known = {_plain(id): experiment for id, experiment in self.experiments.items()}
@@ -121,7 +124,7 @@ class Paper:
 
 
 def _plain(name: str) -> str:
-    """A name without what people spell differently: ``Fig. 5``, ``figure-5`` and ``figure5`` are one."""
+    """A name without spelling differences: ``Fig. 5``, ``figure-5`` and ``figure5`` are one."""
     return re.sub(r"^fig(?=\d)", "figure", re.sub(r"[^a-z0-9]", "", name.lower()))
 
 
@@ -161,7 +164,9 @@ def read_paper(document: Mapping[str, Any], name: str, path: str) -> Paper:
 
 
 def _check(document: Any, path: str, needed: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
-    """Raise :class:`MatrixError` unless ``document`` has the keys that it needs, maybe ``more``, all of their types."""
+    """Check that ``document`` has the keys of ``needed``, perhaps those of ``more``, all of their types. Raises
+    :class:`MatrixError`.
+    """
     if not isinstance(document, Mapping):
         raise MatrixError(f"{path}: expected a table, not {document!r}")
     known = {**needed, **(more or {})}
@@ -198,7 +203,7 @@ def _experiment(document: Any, id: str, path: str, marks: Mapping[str, str]) -> 
 
 
 def _quantities(row: Any) -> list[Any]:
-    """One row a quantity, where ``quantity`` is a list of them or ``paper`` a table of their published numbers."""
+    """One row per quantity, where ``quantity`` is a list or ``paper`` a table of published numbers."""
     if not isinstance(row, Mapping):
         return [row]
     published, quantity = row.get("paper"), row.get("quantity")
@@ -213,7 +218,7 @@ _MORE = {"less": dict, "tolerance": (int, float), "printed": str, **_CLAIMS}
 
 
 def _row(document: Any, common: Mapping[str, Any], path: str, marks: Mapping[str, str], analytic: bool) -> Row:
-    """A row; what it does not say itself, ``common`` says for all rows of the experiment."""
+    """A row; values that it lacks come from ``common``, which holds for all rows of the experiment."""
     from harness.papers.quantities import FORMULAS, QUANTITIES
 
     if isinstance(document, Mapping):
@@ -238,7 +243,7 @@ def _check_where(where: Mapping[str, Any], path: str) -> None:
 
 
 def read_band(document: Mapping[str, Any], path: str) -> Band | None:
-    """What a row claims: ``paper = "61.44 ± 27.85"``, ``above``, ``below``, or ``about`` with its ``tolerance``."""
+    """The band of a row: ``paper = "61.44 ± 27.85"``, ``above``, ``below``, or ``about`` with its ``tolerance``."""
     given = [key for key in _CLAIMS if key in document]
     printed = document.get("printed", "")
     if not given:

@@ -1,7 +1,7 @@
 """The quantities that a reproduction compares, one function each: over frames of the tables, or of a formula alone.
 
-The unit of inference is the seed: a quantity has one value a cell, of which those of one seed are averaged, or one
-value a seed (a correlation over its cells). A success is void where accuracy was lost, as on the leaderboard.
+The unit of inference is the seed. A quantity has one value per cell, averaged over the cells of a seed, or one value
+per seed (a correlation over its cells). A success is void where accuracy was lost, as on the leaderboard.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOST = 10.0
 """Success in % below which a mark counts as lost: the measure of the EWE paper's Figure 13."""
 PLATEAU = 0.1
-"""A curve has reached its plateau once it stays within this share of its whole range of where it ends."""
+"""Share of a curve's whole range, 0..1: a curve has reached its plateau once it stays this close to its end."""
 POINTS = 201
 """Values of x1, evenly from 0 to 1, on which the analytic networks are asked."""
 TRIALS = 20_000
@@ -30,22 +30,24 @@ TRIALS = 20_000
 
 @dataclass(frozen=True)
 class Frames:
-    """What some cells left in the tables; ``cell`` joins the frames."""
+    """The rows of some cells in the tables; ``cell`` joins the frames."""
 
     cells: pd.DataFrame
-    """As :func:`harness.ranking.scoring.score` returns them, with what :func:`harness.papers.reproduce.gather` adds."""
+    """The frame of :func:`harness.ranking.scoring.score`, with the columns that :func:`harness.papers.reproduce.gather`
+    adds.
+    """
     detections: pd.DataFrame
     measurements: pd.DataFrame
     curves: pd.DataFrame
 
     def of(self, cells: pd.DataFrame) -> Frames:
-        """What concerns ``cells``, a part of :attr:`cells`."""
+        """The rows about ``cells``, a part of :attr:`cells`."""
         ids = cells["cell"]
         others = {name: getattr(self, name) for name in ("detections", "measurements", "curves")}
         return Frames(cells, **{name: frame[frame["cell"].isin(ids)] for name, frame in others.items()})
 
     def about(self, layer: str, group: str) -> Frames:
-        """Without the measurements, and the curves of the SNNL, of other layers and groups; empty is all of them."""
+        """The frames without measurements, and SNNL curves, of other layers and groups; empty means all of them."""
         measured, curves = self.measurements, self.curves
         if layer:
             measured = measured[measured["layer"] == layer]
@@ -55,24 +57,24 @@ class Frames:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity: what it is called, its unit, and how it is computed."""
+    """A quantity: its name, its unit, and how it is computed."""
 
     label: str
     unit: str
     by_cell: Callable[[Frames], pd.Series[float]] | None = None
-    """One value a cell, by its id."""
+    """One value per cell, by the cell's id."""
     by_seed: Callable[[Frames], float] | None = None
     """One value from all the cells of one seed."""
     by_null: Callable[[Frames], pd.Series[float]] | None = None
-    """One value a null model, by its number: all seeds share them, so a value a seed would count them again."""
+    """One value per null model, by its number: all seeds share them, so a value per seed would count them again."""
 
     def of_cells(self, frames: Frames) -> pd.Series[float]:
-        """One value a cell, by its id; NaN where there is none."""
+        """One value per cell, by the cell's id; NaN where there is none."""
         assert self.by_cell is not None
         return self.by_cell(frames).reindex(frames.cells["cell"]).astype(float)
 
     def of_seeds(self, frames: Frames) -> pd.Series[float]:
-        """One value a seed (or null model), by its number, without those that have none."""
+        """One value per seed (or null model), by its number, without those that have none."""
         if self.by_null is not None:
             return self.by_null(frames).dropna()
         if self.by_seed is not None:
@@ -101,7 +103,7 @@ def _share(column: str) -> Callable[[Frames], pd.Series[float]]:
 
 
 def _answered(column: str) -> Callable[[Frames], pd.Series[float]]:
-    """A rate of trigger queries in %, where the models that it is about kept their accuracy."""
+    """A rate of trigger queries in %, over models that kept their accuracy."""
     return lambda frames: (100 * _cells(frames)[column].astype(float)).where(_cells(frames)["counts"])
 
 
@@ -128,7 +130,7 @@ def _detections(frames: Frames, suspect: str) -> pd.DataFrame:
 
 
 def _found(column: str, factor: float = 1.0) -> Callable[[Frames], pd.Series[float]]:
-    """What the detector, or its judge, says of the surrogate."""
+    """A column of the detector, or of its judge, about the surrogate."""
     return lambda frames: factor * _detections(frames, "surrogate")[column].astype(float).groupby(level="cell").mean()
 
 
@@ -147,7 +149,7 @@ def _nulls_detected(frames: Frames) -> pd.Series[float]:
 
 
 def _rank_p(frames: Frames) -> pd.Series[float]:
-    """Of the surrogate's score among those of the null models."""
+    """The rank p-value of the surrogate's score among those of the null models."""
     nulls = _detections(frames, "null")["score"].dropna()
     own = _detections(frames, "surrogate")["score"].dropna()
     return _series(
@@ -194,7 +196,7 @@ def _separation(frames: Frames) -> pd.Series[float]:
 
 
 def _similarity(frames: Frames) -> pd.Series[float]:
-    """Of the cell's own source and target class."""
+    """The similarity of the cell's own source and target class."""
     rows = measured(frames, "similarity").merge(frames.cells[["cell", "source", "target"]], on="cell")
     pair = rows[(rows["group"] == rows["source"].astype(str)) & (rows["index"] == rows["target"])]
     return pair.groupby("cell")["similarity"].mean()
@@ -216,7 +218,7 @@ def _plateau(frames: Frames) -> pd.Series[float]:
 
 
 def _correlation(one: str, other: str) -> Callable[[Frames], float]:
-    """Spearman's, over the cells of a seed; NaN for fewer than three of them."""
+    """Spearman's correlation over the cells of a seed; NaN for fewer than three of them."""
 
     def correlate(frames: Frames) -> float:
         x, y = (QUANTITIES[name].of_cells(frames) for name in (one, other))
@@ -229,7 +231,7 @@ def _correlation(one: str, other: str) -> Callable[[Frames], float]:
 
 
 def _accuracy_when_lost(frames: Frames) -> float:
-    """The largest accuracy at which the mark is lost; while it never is, no accuracy above the smallest can be."""
+    """The largest accuracy at which the mark is lost; while it never is, an accuracy below the smallest measured."""
     cells = frames.cells.dropna(subset=["surrogate_trigger", "surrogate_accuracy"])
     if cells.empty:
         return math.nan
@@ -267,7 +269,7 @@ QUANTITIES: dict[str, Quantity] = {
     "similarity_correlation": Quantity("correlation", "", by_seed=_correlation("similarity", "surrogate_success")),
     "accuracy_correlation": Quantity("correlation", "", by_seed=_correlation("victim_accuracy", "surrogate_success")),
 }
-"""By name. README and the paper files speak of them by these names."""
+"""Quantities by name. README and the paper files use these names."""
 
 
 # --- analytic ---------------------------------------------------------------------------------------------------------
@@ -281,7 +283,7 @@ def toy_victim(x1: Any, x2: Any) -> Any:
 
 
 def toy_extracted(x1: Any, x2: Any) -> Any:
-    """What extraction makes of :func:`toy_victim`: no unit is left that x2 < 0 could move."""
+    """The network that extraction makes of :func:`toy_victim`: no unit is left that x2 < 0 could move."""
     return _sigmoid(0.96 * _relu(x1) + 0.54 * _relu(x2) + 0.54 * _relu(x2) - 1)
 
 
@@ -308,7 +310,7 @@ def _plan_queries(success: float, false: float) -> float:
 def chance_to_detect(success: float, false: float, queries: float | None = None, seed: int = 0) -> float:
     """Share in % of simulated verifications that the paper's t-test decides at 95%.
 
-    The suspect and a control are asked ``queries`` each: by default as many as :func:`queries_for_confidence` says.
+    The suspect and a control are asked ``queries`` each; by default as many as :func:`queries_for_confidence` says.
     """
     n = _plan_queries(success, false) if queries is None else queries
     if math.isinf(n):
@@ -327,7 +329,7 @@ class Formula:
     function: Callable[..., float]
 
     def __call__(self, arguments: Mapping[str, Any]) -> float:
-        """Its value at a row's ``where``."""
+        """The value for a row's ``where``."""
         return self.function(**arguments)
 
 
@@ -337,4 +339,4 @@ FORMULAS: dict[str, Formula] = {
     "planned_queries": Formula("queries", "queries", _plan_queries),
     "chance_to_detect": Formula("chance to detect", "%", chance_to_detect),
 }
-"""By name, with the arguments that a row's ``where`` gives."""
+"""Formulas by name, with the arguments that a row's ``where`` gives."""

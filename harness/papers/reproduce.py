@@ -1,4 +1,4 @@
-"""Ours beside a paper's: each row's numbers from the tables, their spread, and a verdict.
+"""Our numbers beside a paper's: each row's values from the tables, their spread, and a verdict.
 
 Everything after :func:`gather` is a pure function over frames. No torch.
 """
@@ -41,9 +41,9 @@ Resolver: TypeAlias = Callable[[Kind, str], Component]
 
 
 def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
-    """What the tables hold of a plan's cells: those rows alone that its own stages made.
+    """Gather the rows of a plan's cells from the tables: only those that the plan's own stages made.
 
-    Cells get what the plan knows: ``source`` and ``target`` of the dataset, and where ``x`` is ``attack.fraction`` or
+    Cells get what the plan knows: ``source`` and ``target`` of the dataset; and where ``x`` is ``attack.fraction`` or
     the like, that option's value as ``x`` and the cell's name without it as ``series``.
     """
     import pandas as pd
@@ -88,7 +88,7 @@ def name_of(text: str) -> str:
 
 
 def canonical(where: Mapping[str, Any], lookup: Resolver) -> dict[str, Any]:
-    """``where`` with texts as the tables have them; globs, and the bare names of datasets, stay as they are."""
+    """``where`` with texts as in the tables; globs, and the bare names of datasets, stay as they are."""
     return {
         key: [_canonical(key, text, lookup) for text in ([value] if isinstance(value, str) else value)]
         if key in ("dataset", "defense", "attack")
@@ -104,7 +104,7 @@ def _canonical(kind: Any, text: str, lookup: Resolver) -> str:
 
 
 def chosen(cells: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
-    """The ``cells`` that ``where``, in canonical texts, speaks of; a dataset's bare name fits it with any options."""
+    """The ``cells`` that ``where``, in canonical texts, selects; a dataset's bare name fits it with any options."""
     for column in ("dataset", "defense", "attack"):
         if column in where:
             fits = partial(_fits, patterns=where[column], column=column)
@@ -124,7 +124,9 @@ def _fits(text: str, patterns: Sequence[str], column: str) -> bool:
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over seeds: its mean, standard deviation (n - 1) and the t-interval of the mean; ``None``: unknown."""
+    """A quantity over seeds: its mean, standard deviation (n - 1) and Student's interval of the mean; ``None``:
+    unknown.
+    """
 
     n: int
     mean: float
@@ -134,7 +136,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of one value a seed; ``None`` for none. A value that is infinite leaves all but the mean unknown."""
+    """The spread of one value per seed; ``None`` for no values. An infinite value leaves all but the mean unknown."""
     from scipy.special import stdtrit
 
     n = len(values)
@@ -177,10 +179,10 @@ class Compared:
 
     row: Row
     label: str
-    """What the quantity is called."""
+    """The name of the quantity."""
     unit: str
     values: Mapping[int, float]
-    """By seed."""
+    """One value per seed."""
     spread: Spread | None
     verdict: Verdict
     void: int
@@ -199,7 +201,7 @@ class Compared:
 
 
 def compare(experiment: Experiment, frames: Frames, lookup: Resolver) -> list[Compared]:
-    """The rows of an experiment with what ``frames`` say."""
+    """The rows of an experiment, with our numbers from ``frames``."""
     return [_compared(row, frames, lookup) for row in experiment.rows]
 
 
@@ -223,7 +225,7 @@ def _compared(row: Row, frames: Frames, lookup: Resolver) -> Compared:
 
 
 def part_of(frames: Frames, where: Mapping[str, Any]) -> Frames:
-    """What concerns the cells, layers and groups of ``where``, in canonical texts."""
+    """The rows about the cells, layers and groups of ``where``, in canonical texts."""
     return frames.of(chosen(frames.cells, where)).about(where.get("layer", ""), where.get("group", ""))
 
 

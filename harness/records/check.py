@@ -1,7 +1,7 @@
-"""Checking a stranger's record: what it says must follow from its tables, and nothing else may be in its folder.
+"""Checks of an untrusted record: its numbers must follow from its tables, and nothing else may be in its folder.
 
-Nothing of it is run, no link is followed, nothing is written; what is read is bounded first. A finding is one line.
-Its pages are made anew from its tables and must be the same: the report's script, then, is the harness's own.
+Nothing of it is run, no link is followed, nothing is written; sizes are bounded before reading. A finding is one line.
+The record's pages are made again from its tables and must be the same, so a report's script is the harness's own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from harness.ranking.leaderboard import Board
 
 MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": MAX_IDS, ".md": 2**20, ".html": 2**25}
-"""Of a file, by its kind; there are no other kinds."""
+"""Largest size in bytes, by kind of file; other kinds are refused."""
 MAX_FILES = 100
 _NAMES = re.compile(
     rf"tables/({'|'.join(TABLES)})/merged\.parquet|figures/[a-z-]+\.svg"
@@ -40,14 +40,14 @@ _NAMES = re.compile(
 )
 _FOLDERS = re.compile(rf"figures|tables(/({'|'.join(TABLES)}))?")
 _ACTIVE = re.compile(rb"<script|<foreignobject|javascript:|<!entity|<iframe|\son\w+\s*=", re.IGNORECASE)
-"""What makes a picture do something."""
+"""Content that makes a picture active."""
 _DECIMAL = re.compile(r"(\d+\.\d+(?:e[+-]?\d+)?)")
 
 
 def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Callable[[Path], str]) -> list[str]:
-    """What is wrong with the record; empty if nothing. Later checks need what earlier ones found in order.
+    """The findings about the record; empty if there are none.
 
-    ``ranking(folder)`` is the text of ``leaderboard.md``.
+    Later checks need the results of earlier ones. ``ranking(folder)`` is the text of ``leaderboard.md``.
     """
     for step in (_tree, _manifest, _tables):
         if found := list(step(folder)):
@@ -94,7 +94,7 @@ def _tree(folder: Path) -> Iterator[str]:
 
 
 def _walk(folder: Path, depth: int = 0) -> Iterator[Path]:
-    """What is in a folder, links not followed; a few more than are allowed at most."""
+    """The entries of a folder, links not followed; at most a few more than are allowed."""
     with os.scandir(folder) as entries:
         for _, entry in zip(range(MAX_FILES + 1), entries, strict=False):
             yield Path(entry.path)
@@ -133,7 +133,7 @@ def _tables(folder: Path) -> Iterator[str]:
 
 
 def _counts(cells: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
-    """Each cell's counts and accuracies are those of its evidence, and possible."""
+    """Check that each cell's counts and accuracies are those of its evidence, and possible."""
     ok = cells[cells["status"] == "ok"].set_index("cell")
     for name in ("null_accuracy", "victim_accuracy", "surrogate_accuracy", "agreement"):
         values = ok[name].dropna()
@@ -158,7 +158,7 @@ def _counts(cells: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
 
 
 def _strays(tables: Tables) -> Iterator[str]:
-    """Rows of cells, models or stages that are in no other table: whoever reads the tables does not see them."""
+    """Rows of cells, models or stages that no other table has: a reader of the tables would not see them."""
     names = list(TABLES["cells"].key)
     keys = {table: ("cells", [owner, *names]) for table, owner in OWNERS.items()} | {"curves": ("stages", ["stage"])}
     for table, (whole, columns) in keys.items():
@@ -169,7 +169,7 @@ def _strays(tables: Tables) -> Iterator[str]:
 
 
 def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
-    """Stages' ids are digests of the inputs that the record tells, and cells are made of the stages that they claim."""
+    """Check that stages' ids are digests of the inputs in the record, and cells consist of the stages they name."""
     told = _json(folder / "ids.json")
     if not isinstance(told, dict):
         yield "ids.json: no object"
@@ -208,7 +208,7 @@ def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
 
 
 def _numbers(folder: Path, board: Board) -> Iterator[str]:
-    """The page's block for machines says what the tables do."""
+    """Check that the page's block for machines agrees with the tables."""
     page = (folder / "README.md").read_text("utf-8", errors="replace")
     block = re.search(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     try:
@@ -227,14 +227,14 @@ def _numbers(folder: Path, board: Board) -> Iterator[str]:
 
 
 def _close(one: Any, other: Any) -> bool:
-    """Whether two values are equal, numbers but for the last digits: machines sum in different orders."""
+    """True if two values are equal, numbers except for the last digits: machines sum in different orders."""
     if isinstance(one, float) and isinstance(other, float | int):
         return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
     return bool(one == other)
 
 
 def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[str]:
-    """What ``environment.json`` says of machines, versions and data is what the tables do."""
+    """Check that ``environment.json`` agrees with the tables about machines, versions and data."""
     said = _json(folder / "environment.json")
     texts = ("command", "recorded_with", "recorded_at")
     if (
@@ -250,7 +250,7 @@ def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[s
 
 
 def _pages(folder: Path, tables: Tables, registry: Registry, ranking: Callable[[Path], str]) -> Iterator[str]:
-    """The ranking and the report are those that this harness makes of the tables."""
+    """Check that the ranking and the report are those that this harness makes of the tables."""
     environment = _json(folder / "environment.json")
     pages: dict[str, Callable[[], str]] = {
         "leaderboard.md": lambda: ranking(folder),
@@ -268,7 +268,7 @@ def _pages(folder: Path, tables: Tables, registry: Registry, ranking: Callable[[
 
 
 def _other_line(theirs: str, ours: str) -> int | None:
-    """The number of the first line that is another one; ``None`` if there is none."""
+    """The number of the first line that differs; ``None`` if none does."""
     lines, own = theirs.split("\n"), ours.split("\n")
     for number, (one, other) in enumerate(zip(lines, own, strict=False), start=1):
         if one != other and not _is_alike(one, other):
@@ -277,14 +277,16 @@ def _other_line(theirs: str, ours: str) -> int | None:
 
 
 def _is_alike(one: str, other: str) -> bool:
-    """Whether two lines differ at most in the last digits of decimal numbers: machines sum in different orders."""
+    """True if two lines differ at most in the last digits of decimal numbers: machines sum in different orders."""
     parts, own = _DECIMAL.split(one), _DECIMAL.split(other)
     is_shown = "application/json" not in one  # there, nothing is rounded
     return len(parts) == len(own) and all(_is_close(*pair, is_shown) for pair in zip(parts, own, strict=True))
 
 
 def _is_close(one: str, other: str, is_shown: bool) -> bool:
-    """Whether two texts are equal, or two decimal numbers but for the last digits; if rounded to be shown, by one."""
+    """True if two texts are equal, or are decimal numbers equal but for the last digits; by one digit if rounded to be
+    shown.
+    """
     if one == other:
         return True
     if not (_DECIMAL.fullmatch(one) and _DECIMAL.fullmatch(other)):
@@ -295,7 +297,7 @@ def _is_close(one: str, other: str, is_shown: bool) -> bool:
 
 
 def _other_harness(folder: Path, environment: Mapping[str, Any]) -> str:
-    """By which harness the record was made, where that is another one, which may write pages otherwise."""
+    """A note on the harness version that made the record, if it is another one, which may write pages differently."""
     there, here = (environment["recorded_with"], environment["commit"]), (harness.__version__, commit())
     if there == here:
         return ""
@@ -311,7 +313,7 @@ def _pictures(folder: Path) -> Iterator[str]:
 
 
 def _json(path: Path) -> Any:
-    """What a file of bounded size says; ``None`` where that is no JSON."""
+    """The JSON content of a file of bounded size; ``None`` where it is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):

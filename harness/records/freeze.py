@@ -1,5 +1,5 @@
-"""A results folder frozen for others: its merged tables, pictures, ranking, report and surroundings, with a checksum
-of each.
+"""A results folder frozen for others: its merged tables, pictures, ranking, report and environment, with a checksum
+each.
 
 A record is a results folder too, without artifacts: ``harness leaderboard --results RECORD`` reads it.
 """
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 MAX_IDS = 2**26
-"""Bytes of ``ids.json``."""
+"""Largest size of ``ids.json``, in bytes."""
 UNLISTED = ("README.md", "manifest.json")
-"""Not in the manifest: a person completes the one, and the other would have to hold its own checksum."""
+"""Files outside the manifest: a person completes README.md, and the manifest cannot hold its own checksum."""
 
 
 def record(
     store: Store, tables: Tables, folder: Path, title: str, command: str, registry: Registry, ranking: str
 ) -> list[str]:
-    """Write the record ``folder``, whole or not at all; the names of its files. ``ranking`` is Markdown.
+    """Write the record ``folder``, whole or not at all, and return the names of its files.
 
-    Raises :class:`UsageError` where there is something already.
+    ``ranking`` is Markdown. Raises :class:`UsageError` where the folder exists already.
     """
     if folder.exists() or folder.is_symlink():
         raise UsageError(
@@ -79,7 +79,7 @@ def board_of(tables: Tables) -> Board:
 
 
 def numbers(board: Board) -> dict[str, Any]:
-    """What a record's page says in a machine's words: of every scheme, rates in 0..1."""
+    """The numbers of a record's page for machines: rates in 0..1 for every scheme."""
     rows = [
         {
             **{name: getattr(scheme, name) for name in ("dataset", "defense", "rank", "seeds", "verified")},
@@ -96,7 +96,7 @@ def numbers(board: Board) -> dict[str, Any]:
 
 
 def measured(stages: pd.DataFrame) -> dict[str, Any]:
-    """The part of ``environment.json`` that the stages tell: ``versions``, and the ``data`` by their checksums."""
+    """The part of ``environment.json`` from the stages: ``versions``, and the ``data`` by their checksums."""
     parts = stages["machine"].str.extract(r"^(?P<platform>[^,]+),.* Python (?P<python>\S+)$")
     told = {**parts, "torch": stages["torch"], "harness": stages["harness"], "commit": stages["commit"]}
     versions = {name: sorted(values.dropna().unique()) for name, values in told.items()}
@@ -104,8 +104,10 @@ def measured(stages: pd.DataFrame) -> dict[str, Any]:
 
 
 def checksums(stages: pd.DataFrame) -> dict[str, list[str]]:
-    """By name of a data set the checksums of its content, in order: one, unless its files were not always the same;
-    none where the stages do not tell."""
+    """The checksums of each data set's content, by its name, in order.
+
+    There is one, unless its files changed between runs; none where the stages do not say.
+    """
     own, other = (
         stages[list(pair)].set_axis(["name", "checksum"], axis=1).dropna(subset="name")
         for pair in (("dataset", "data_checksum"), ("other_dataset", "other_checksum"))
@@ -117,9 +119,8 @@ def checksums(stages: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def report(tables: Tables, environment: Mapping[str, Any], registry: Registry) -> str:
-    """``report.html``: whoever makes it of a record's tables and ``environment.json`` makes the same.
-
-    So it describes none but the built-in plugins, which all have.
+    """The page ``report.html``. It is a function of the record's tables and ``environment.json`` alone, so it describes
+    only the built-in plugins, which everybody has.
     """
     command, when, harness, commit = (
         printable(environment[name] or "") for name in ("command", "recorded_at", "recorded_with", "commit")
@@ -150,8 +151,9 @@ def _freeze(frame: pd.DataFrame, table: str, folder: Path) -> None:
 
 
 def _ids(store: Store, stages: pd.Series[str]) -> dict[str, Any]:
-    """The inputs of every stage whose artifact is still there, or that a record tells which is recorded anew: an id is
-    their digest."""
+    """The inputs of every stage whose artifact is still there, or that an older record of the same folder holds: an id
+    is their digest.
+    """
     told, known = _told(store.results / "ids.json"), {}
     for id in stages:
         with suppress(DamagedArtifact, ResultsError):
@@ -161,7 +163,7 @@ def _ids(store: Store, stages: pd.Series[str]) -> dict[str, Any]:
 
 
 def _told(path: Path) -> dict[str, Any]:
-    """What the ``ids.json`` of a record tells; nothing where there is none, or another file of that name."""
+    """The content of a record's ``ids.json``; empty where there is none, or where it is another file of that name."""
     with suppress(OSError, ValueError, RecursionError):
         if not path.is_symlink() and path.stat().st_size < MAX_IDS:
             told = json.loads(path.read_bytes())
@@ -220,7 +222,7 @@ The numbers for a machine, which `harness submit` compares with the tables:
 
 
 def _data(told: tuple[str, list[str]]) -> str:
-    """A data set and its checksum; what is wrong where it has several."""
+    """A data set and its checksum; a warning where it has several."""
     name, found = told
     return f"{name} {' and '.join(found) or 'unknown'}{' (not always the same content!)' if len(found) > 1 else ''}"
 

@@ -1,7 +1,7 @@
-"""Whether a record's cells were made of what they claim: the victim, the attacks and the null models behind each.
+"""The lineage of a record's cells: the victim, the attacks and the null models that each claims to be made of.
 
-``ids.json`` tells the parents of every stage, and a stage's id is the digest of what it tells. Which null models a cell
-used stands nowhere: they follow from its dataset and their numbers.
+``ids.json`` holds the parents of every stage, and a stage's id is the digest of that entry. The null models of a cell
+are recorded nowhere: they follow from its dataset and their numbers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from harness.storage.text import printable
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, or both missing."""
+    """True if two values are equal, or both missing."""
     return bool(one == other or (pd.isna(one) and pd.isna(other)))
 
 
 def text_of(identity: Any) -> str:
-    """The text within what an input says of a plugin: ``dataset digits[train=9] 0123abcd``."""
+    """The text within an input about a plugin: ``dataset digits[train=9] 0123abcd``."""
     return str(identity).partition(" ")[2].rpartition(" ")[0]
 
 
 def told_inputs(told: Mapping[str, Any], stages: pd.DataFrame) -> dict[str, Inputs]:
-    """By id, of what ``ids.json`` says the stages that ended ok were made; not those whose id is no digest of it."""
+    """The inputs from ``ids.json`` of stages that ended ok, by id; without those whose id is not their digest."""
     ids = stages.loc[stages["status"] == "ok", "stage"]
     return {id: inputs for id in ids if (inputs := inputs_in(id, {"inputs": told.get(id)}))}
 
@@ -37,7 +37,7 @@ def told_inputs(told: Mapping[str, Any], stages: pd.DataFrame) -> dict[str, Inpu
 def check_lineage(
     cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.DataFrame, inputs: Mapping[str, Inputs]
 ) -> Iterator[str]:
-    """What is wrong with the cells that ended ok: of each the first thing."""
+    """The findings about cells that ended ok: the first of each cell."""
     lineage = _Lineage(inputs, dict(zip(stages["stage"], stages["accuracy"], strict=True)))
     rows = evidence[evidence["suspect"] == "null"].drop_duplicates(["cell", "index"]).sort_values("index")
     nulls: dict[str, list[tuple[int, float]]] = defaultdict(list)
@@ -49,14 +49,14 @@ def check_lineage(
 
 
 class _Lineage:
-    """The stages of a record, by what they were made of."""
+    """The stages of a record, by their inputs."""
 
     def __init__(self, inputs: Mapping[str, Inputs], accuracy: Mapping[str, float]) -> None:
         self.inputs, self.accuracy = inputs, accuracy
         self.trained: dict[tuple[str, str], list[float]] = defaultdict(list)
-        """The accuracies of clean models, by dataset and seed, whatever a stranger gave for these."""
+        """The accuracies of clean models, by dataset and seed, for whatever values an untrusted record gives."""
         self.searched: set[tuple[str, str]] = set()
-        """Models and the detectors that looked into them."""
+        """Pairs of a model and a detector that searched it."""
         for id, made in inputs.items():
             if made["action"] == "train":
                 self.trained[str(made["dataset"]), str(made["seed"])].append(accuracy[id])
@@ -64,7 +64,7 @@ class _Lineage:
                 self.searched.add((dict(made["parents"]).get("model", ""), text_of(made["plugin"])))
 
     def wrong(self, cell: Any) -> str:
-        """What is wrong with a cell's model and victim; empty if nothing."""
+        """The findings about a cell's model and victim; empty if there are none."""
         if cell.model not in self.inputs:
             return f"its model {printable(cell.model)} is no stage that ended ok"
         if not same(self.accuracy[cell.model], cell.surrogate_accuracy):
@@ -100,13 +100,13 @@ class _Lineage:
         return model if is_victim else "", attacks
 
     def _is_chain(self, cell: Any, attacks: Sequence[str]) -> bool:
-        """Whether these attacks are those of the cell's chain, in which a detector makes no model."""
+        """True if these attacks are those of the cell's chain, in which a detector makes no model."""
         links = [link for link in cell.attack.split(" | ") if link != "none"]
         found = links[:-1] if links and (cell.model, links[-1]) in self.searched else links
         return attacks in (links, found)
 
     def wrong_nulls(self, cell: Any, nulls: Sequence[tuple[int, float]]) -> str:
-        """What is wrong with a cell's null models, by number and accuracy in its evidence; empty if nothing."""
+        """The finding about a cell's null models, by number and accuracy in its evidence; empty if there is none."""
         count = 0 if pd.isna(cell.nulls) else int(cell.nulls)
         if [number for number, _ in nulls] != list(range(len(nulls))) or len(nulls) != count:
             return f"{count} null models, and its evidence has {len(nulls)}"
