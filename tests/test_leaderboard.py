@@ -20,7 +20,7 @@ from scipy.stats import binom
 from harness.cli.text import bars
 from harness.errors import UsageError
 from harness.ranking.leaderboard import MAX_COMPARED, Board, make_board
-from harness.ranking.scoring import Rules, TestName, chances_within, score
+from harness.ranking.scoring import Rules, TestName, chances_within, kind_of, score
 from harness.statistics.intervals import clopper_pearson_upper
 from harness.statistics.power import queries_for_confidence, queries_for_power
 from harness.statistics.sequential import Sprt
@@ -33,7 +33,7 @@ def cell(defense: str = "a", attack: str = "retraining", seed: int = 0, **change
     """A cell that is ok: 80 of 100 triggers survive, 6 of 300 null answers match, accuracies of 95% and more."""
     row: dict[str, Any] = {
         **{"cell": f"{defense}{attack}{seed}", "dataset": "d", "defense": defense, "attack": attack, "seed": seed},
-        **{"family": "extraction", "access": "black-box", "status": "ok", "reason": ""},
+        **{"family": "none" if attack == "none" else "extraction", "access": "black-box", "status": "ok", "reason": ""},
         **{"null_accuracy": 0.97, "victim_accuracy": 0.96, "surrogate_accuracy": 0.95, "agreement": 0.96, "queries": 9},
         **{"victim_trigger_matches": 100, "victim_trigger_trials": 100},
         **{"surrogate_trigger_matches": 80, "surrogate_trigger_trials": 100},
@@ -200,6 +200,33 @@ def test_evasions_are_in_no_margin_but_their_own() -> None:
         ("evasion", 1, 0.0),
         ("extraction+evasion", 1, 0.1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        *(("none", "none"), ("extraction", "survival"), ("removal", "survival"), ("none+removal", "survival")),
+        *(("evasion", "evasion"), ("extraction+evasion", "evasion"), ("detection", "detection")),
+        *(("removal+detection", "detection"), ("forgery", "other"), ("removal+forgery", "other"), ("theft", "other")),
+        *(("", "other"), ("None", "other")),
+    ],
+)
+def test_a_family_says_what_an_attack_means_for_scores(family: str, kind: str) -> None:
+    assert kind_of(family) == kind
+
+
+def test_the_family_and_not_the_name_says_that_nobody_attacked() -> None:
+    (scheme,) = board(cell(), cell(attack="leave-it", family="none", surrogate_trigger_matches=0)).schemes
+    assert scheme.margin is not None and scheme.margin.mean == pytest.approx(0.78)
+
+
+def test_an_unknown_family_is_shown_and_in_no_score() -> None:
+    made = board(cell(), cell(attack="claim", family="forgery", surrogate_trigger_matches=0))
+    (scheme,) = made.schemes
+    assert scheme.margin is not None and scheme.margin.mean == pytest.approx(0.78)
+    assert scheme.worst_attack == "retraining" and scheme.verified == 1.0
+    assert [attacked.attack for attacked in made.attacks] == ["retraining", "claim"]
+    assert [family.family for family in made.families] == ["extraction", "forgery"]
 
 
 def test_an_assumed_false_rate_takes_the_place_of_the_measured_one() -> None:

@@ -256,11 +256,11 @@ def _sweep(shown: Shown) -> pd.DataFrame:
             if option in ELSEWHERE[kind]:
                 continue
             axis, rows = f"{option} of {name}", rows.assign(panel=rows["dataset"])
-            attacked = rows[rows["attack"] != "none"]
+            attacked = rows[rows["kind"] != "none"]
             attacked = attacked.assign(series=attacked["defense"] + ", " + attacked["attack"])
             parts.append(against(shown.frames.of(attacked), _LEFT, axis))
             if kind != "attack":
-                first = rows.sort_values("attack", key=lambda attacks: attacks != "none", kind="stable")
+                first = rows.sort_values("kind", key=lambda kinds: kinds != "none", kind="stable")
                 victims = first.drop_duplicates(["dataset", "defense", "seed", "x"])
                 victims = victims.assign(series=victims["defense"])
                 parts.append(against(shown.frames.of(victims), _MADE, axis))
@@ -376,11 +376,12 @@ def _looked(shown: Shown, quantity: str) -> Iterator[Frames]:
     measurements = measurements[measurements["quantity"] == quantity]
     for _, own in measurements.groupby("analysis", sort=False):
         cells = shown.frames.cells[shown.frames.cells["cell"].isin(own["cell"])]
-        first = cells.groupby(["dataset", "defense"])["attack"].transform(
-            lambda attacks: "none" if (attacks == "none").any() else attacks.iloc[0]
-        )
+        # The unattacked first, wherever there is one.
+        ranked = cells.sort_values("kind", key=lambda kinds: kinds != "none", kind="stable")
+        first = ranked.groupby(["dataset", "defense"])["attack"].transform("first").reindex(cells.index)
         if len(cells := cells[cells["attack"] == first]):
-            rest = ("" if attack == "none" else f", {attack}" for attack in cells["attack"])
+            named = zip(cells["kind"], cells["attack"], strict=True)
+            rest = ("" if kind == "none" else f", {attack}" for kind, attack in named)
             cells = cells.assign(panel=cells["dataset"] + ": " + cells["defense"] + list(rest))
             frames = shown.frames.of(cells)
             yield replace(
@@ -447,7 +448,7 @@ def _pairs(shown: Shown) -> pd.DataFrame:
 def _paired(shown: Shown) -> Frames:
     """Attacked cells of datasets that differ in their source and target class alone."""
     cells = shown.frames.cells
-    cells = cells[(cells["attack"] != "none") & cells["source"].notna() & cells["target"].notna()]
+    cells = cells[(cells["kind"] != "none") & cells["source"].notna() & cells["target"].notna()]
     bare = {text: _without_pair(text) for text in cells["dataset"].unique()}
     cells = cells.assign(bare=cells["dataset"].map(bare), series=cells["defense"] + ", " + cells["attack"])
     cells = cells.assign(panel=cells["bare"])

@@ -180,7 +180,7 @@ def _about_model(artifact: Artifact) -> dict[str, Any]:
 
 def _readme(cell: Exported, files: Sequence[str]) -> str:
     held = "".join(f"| `{name}` | {text} |\n" for name, text in _FILES.items() if name in files or name == "cell.json")
-    same = " Nobody attacked: the surrogate is the victim itself." if cell.row["attack"] == "none" else ""
+    same = " Nobody attacked: the surrogate is the victim itself." if cell.row["family"] == "none" else ""
     secret = _SECRET if "key.safetensors" in files else _NO_SECRET
     ask = _ASK if "key.safetensors" in files else ""
     title = printable(cell.words).replace("`", "'")

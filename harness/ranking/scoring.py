@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Places: TypeAlias = NDArray[np.intp]
 
 TestName: TypeAlias = Literal["binomial", "fisher", "boschloo", "welch", "t"]
-Kind: TypeAlias = Literal["none", "survival", "evasion", "detection"]
+Kind: TypeAlias = Literal["none", "survival", "evasion", "detection", "other"]
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,28 @@ CELL_COLUMNS = (
 
 
 def kinds_of(cells: pd.DataFrame) -> pd.Series[str]:
-    """What an attack does to a mark: nothing, makes a model that it may survive in, hides it, or looks for it."""
-    keys, places = distinct(cells, ["family", "attack"])
-    kinds = [_kind(str(family), str(attack)) for family, attack in keys.itertuples(index=False)]
-    return pd.Series(np.array(kinds, dtype=object)[places], index=cells.index)
+    """The :func:`kind_of` each row's family."""
+    keys, places = distinct(cells, ["family"])
+    return pd.Series(np.array([kind_of(str(family)) for family in keys["family"]], dtype=object)[places], cells.index)
 
 
-def _kind(family: str, attack: str) -> Kind:
-    if family.endswith("detection"):
-        return "detection"
-    return "none" if attack == "none" else "evasion" if family.endswith("evasion") else "survival"
+def kind_of(family: str) -> Kind:
+    """The meaning of an attack's family, or of a chain's families joined by ``+``, for scores.
+
+    ``none``: nobody attacked. ``survival``: the attack left a model in which the mark may survive. ``evasion``: it
+    hides the mark behind a filter. ``detection``: it only looks for the mark. ``other``: a forgery, or a family that
+    is unknown here; it enters no score.
+    """
+    kinds = {_KINDS.get(each, "other") for each in family.split("+")} - {"none"}
+    return next((kind for kind in _OUTRANKING if kind in kinds), "none")
+
+
+_KINDS: dict[str, Kind] = {
+    **{"none": "none", "extraction": "survival", "removal": "survival"},
+    **{"evasion": "evasion", "detection": "detection"},
+}
+_OUTRANKING: tuple[Kind, ...] = ("other", "detection", "evasion", "survival")
+"""The kinds by precedence: what a chain leaves is judged by the link that changes most what its counts mean."""
 
 
 def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:

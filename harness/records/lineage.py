@@ -101,7 +101,9 @@ class _Lineage:
 
     def _is_chain(self, cell: Any, attacks: Sequence[str]) -> bool:
         """True if these attacks are those of the cell's chain, in which a detector makes no model."""
-        links = [link for link in cell.attack.split(" | ") if link != "none"]
+        # The family says that nobody attacked; within a chain, whose families are joined, a link's name does.
+        chain = () if cell.family == "none" else cell.attack.split(" | ")
+        links = [link for link in chain if link != "none"]
         found = links[:-1] if links and (cell.model, links[-1]) in self.searched else links
         return attacks in (links, found)
 

@@ -69,10 +69,11 @@ def _from_to(series: Series) -> str:
 
 def distributions(scored: pd.DataFrame, known: Known) -> Section | None:
     """Every seed's success, a picture an attack."""
-    evident = _evident(scored[kinds_of(scored) != "detection"])
+    kinds = kinds_of(scored)
+    evident = _evident(scored.assign(kind=kinds)[kinds != "detection"])
     if evident.empty:
         return None
-    evident, by = evident.sort_values("attack", key=lambda name: name == "none", kind="stable"), ["dataset", "attack"]
+    evident, by = evident.sort_values("kind", key=lambda kind: kind == "none", kind="stable"), ["dataset", "attack"]
     return Section(
         "seeds",
         "Distributions over seeds",
