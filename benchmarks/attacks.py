@@ -1,4 +1,4 @@
-"""What the attacks and the data of the EWE paper cost, on one thread. Without HARNESS_DATA nothing is measured."""
+"""Costs of the attacks and the data of the EWE paper, on one thread. Without HARNESS_DATA nothing is measured."""
 
 from __future__ import annotations
 

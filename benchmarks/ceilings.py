@@ -1,4 +1,4 @@
-"""What a machine reaches at best: matrix products and copies, in the precision that is in force."""
+"""Ceilings of a machine: matrix products and copies, in the precision that is in force."""
 
 from __future__ import annotations
 

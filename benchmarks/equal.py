@@ -1,4 +1,4 @@
-"""Whether the engine's models are as a plain loop's: accuracy and success over seeds, in distribution, not in bits."""
+"""Equality of the engine's models with a plain loop's: accuracy and success over seeds, in distribution, not bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a training step is from what the machine could do, and what an epoch spends outside its steps."""
+"""Distance of a training step from the machine's limits, and the share of an epoch outside its steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the harness itself costs: the command line, planning, and the bookkeeping around stages that do nothing."""
+"""Costs of the harness itself: the command line, planning, and the bookkeeping around stages that do nothing."""
 
 from __future__ import annotations
 

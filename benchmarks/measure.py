@@ -1,4 +1,6 @@
-"""How every benchmark measures: repetitions that take turns, medians, and rows that say what they are compared with."""
+"""The way every benchmark measures: repetitions that take turns, medians, and rows that name what they are compared
+with.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a competent user would write without the harness: the sides that its training code is compared with."""
+"""Training code as a competent user would write it without the harness: the sides that the engine is compared with."""
 
 from __future__ import annotations
 

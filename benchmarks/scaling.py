@@ -1,4 +1,4 @@
-"""What the harness costs when a matrix is large: planning, resuming, scheduling, tables and ranking, by simulation.
+"""Costs of the harness when a matrix is large: planning, resuming, scheduling, tables and ranking, by simulation.
 
 Plans are of real plugins. Nothing is trained: a stage's record is made up from its id.
 """

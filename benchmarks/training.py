@@ -1,4 +1,4 @@
-"""What training costs besides its steps: the SNNL's share of them, threads against processes, and one whole arm."""
+"""Costs of training besides its steps: the SNNL's share of them, threads against processes, and one whole arm."""
 
 from __future__ import annotations
 

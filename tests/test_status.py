@@ -179,7 +179,7 @@ def test_the_command_counts_what_ran_and_names_what_failed(cli: Cli, tmp_path: P
     (plugins / "noise.py").write_text(SCHEME)
     args = [*arguments(results, "none", "noise[fault=raises]", "pruning"), "--plugins", plugins]
     before = cli("status", *args, code=0).out
-    assert "3 cells: 3 waiting" in before and "nobody is at it; the time left is not known" in before
+    assert "3 cells: 3 waiting" in before and "no process is running; the time left is not known" in before
     assert not results.exists()
     cli("run", *args, "--quiet", code=1)
     kept = files(results)
@@ -208,7 +208,7 @@ def test_the_command_tells_what_runs(cli: Cli, registry: Registry, tmp_path: Pat
         (one, other) = json.loads(cli("status", *args, "--results", tmp_path, "--format", "json", code=0).out)[
             "running"
         ]
-    assert "1 process is at it; about 8 s left" in said  # clean, triggers and two verifications, of two seconds each
+    assert "1 process is running; about 8 s left" in said  # clean, triggers and two verifications, of two seconds each
     assert "running now:\n  embed: a \\x1b[31mlabel\n    for 3 min 2" in said and f"s, in process {pid} on " in said
     assert f"  stage: {'f' * 32}\n    in process " in said and ", of another matrix\n" in said
     assert (one["pid"], one["of_this_matrix"], other["of_this_matrix"]) == (pid, True, False)

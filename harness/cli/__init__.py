@@ -1,4 +1,4 @@
-"""The command line: one file a command. Heavy imports stand inside the commands that need them."""
+"""The command line: one file per command. Heavy imports stand inside the commands that need them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from harness.storage.text import printable
 @click.group(epilog="Example: harness run --matrix smoke && harness leaderboard")
 @click.version_option(__version__, prog_name="watermark-harness")
 def cli() -> None:
-    """Which ownership watermark of a neural network survives which attack: run the matrix, rank the schemes."""
+    """Measure which ownership watermark of a neural network survives which attack: run a matrix, rank the schemes."""
 
 
 for command in (

@@ -1,4 +1,4 @@
-"""``harness data``: which data sets are there, and fetching those that are not."""
+"""``harness data``: the data sets found, and fetching missing ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def data() -> None:
 @data_option
 @plugins_option
 def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
-    """Every dataset: found and checked, or what is missing."""
+    """List every dataset: found and checked, or missing with the reason."""
     from harness.data import Data, data_folder
     from harness.errors import DataError
 
@@ -51,4 +51,4 @@ def fetch(names: tuple[str, ...], data_named: Path | None, plugin_folders: tuple
     folder, _ = data_folder(data_named)
     for name in names:
         Data(folder, download=True).arrays(registry.component("dataset", name).plugin)
-        click.echo(f"{name}: there, in {folder}")
+        click.echo(f"{name}: found in {folder}")

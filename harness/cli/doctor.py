@@ -1,4 +1,4 @@
-"""``harness doctor``: what a bug report needs."""
+"""``harness doctor``: the facts that a bug report needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES = (
 @data_option
 @plugins_option
 def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ...]) -> int:
-    """Versions, devices, data found, free disk, broken plugins. Exit code 1 if something needs mending."""
+    """Show versions, devices, data found, free disk and broken plugins. Exit code 1 if a plugin is broken."""
     import torch
 
     from harness.data import Data, data_folder

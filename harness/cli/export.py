@@ -1,4 +1,4 @@
-"""``harness export``: one cell's models and key, to be given to somebody."""
+"""``harness export``: one cell's models and key as a folder to hand over."""
 
 from __future__ import annotations
 

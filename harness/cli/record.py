@@ -16,12 +16,12 @@ from harness.cli.options import load_plugins, open_results, results_option
 @click.command(epilog="Example: harness record 'EWE on digits' --command 'harness run --matrix quick'")
 @click.argument("name")
 @results_option
-@click.option("--command", default="", metavar="TEXT", help="What made the results, for the page.")
+@click.option("--command", default="", metavar="TEXT", help="The command that made the results, for the page.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Instead of results/records/DATE-NAME. Must not exist.",
+    help="Folder instead of results/records/DATE-NAME. It must not exist.",
 )
 def record(name: str, results: str, command: str, output: Path | None) -> None:
     """Freeze tables, figures, ranking, report, versions and checksums of a results folder as the record NAME.

@@ -1,4 +1,4 @@
-"""``harness status``: how far a matrix is, and who is at it."""
+"""``harness status``: the progress of a matrix, and which processes are running."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHOWN = 10
     type=click.Choice(["terminal", "json"]),
     default="terminal",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 def status(
     matrix_name: str,
@@ -39,20 +39,20 @@ def status(
     plugin_folders: tuple[Path, ...],
     style: str,
 ) -> None:
-    """Show what of a matrix is done, runs now, failed or waits, who is at it, and the time left.
+    """Show how many cells and stages are done, running, failed or waiting, and the time left.
 
     It may be asked while other processes run; it writes nothing.
     """
     matrix, _, survey, address = surveyed(matrix_name, narrowing, plugin_folders, results)
-    told = _told(survey, matrix.name, address)
+    facts = _facts(survey, matrix.name, address)
     if style == "json":
-        click.echo(json.dumps(told, indent=1))
+        click.echo(json.dumps(facts, indent=1))
     else:
-        _terminal(told)
+        _terminal(facts)
 
 
-def _told(survey: Survey, matrix: str, results: str) -> dict[str, Any]:
-    """What there is to say, as JSON says it."""
+def _facts(survey: Survey, matrix: str, results: str) -> dict[str, Any]:
+    """The answer as JSON values."""
     from harness.inspect.status import STATES
 
     def counted(counts: Counter[Any]) -> dict[str, int]:
@@ -91,28 +91,28 @@ def _running(survey: Survey, now: datetime) -> list[dict[str, Any]]:
 # --- in a terminal ----------------------------------------------------------------------------------------------------
 
 
-def _terminal(told: dict[str, Any]) -> None:
-    click.echo(f"matrix {told['matrix']}, results in {told['results']}")
+def _terminal(facts: dict[str, Any]) -> None:
+    click.echo(f"matrix {facts['matrix']}, results in {facts['results']}")
     for what in ("cells", "stages"):
-        click.echo(f"{told[what]['total']} {what}: {_counts(told[what])}")
-    click.echo(_time_left(told))
-    if told["actions"]:
+        click.echo(f"{facts[what]['total']} {what}: {_counts(facts[what])}")
+    click.echo(_time_left(facts))
+    if facts["actions"]:
         click.echo()
-        _table(told["actions"])
-    if told["running"]:
+        _table(facts["actions"])
+    if facts["running"]:
         click.echo("\nrunning now:")
-        for row in told["running"]:
+        for row in facts["running"]:
             other = "" if row["of_this_matrix"] else ", of another matrix"
             since = "" if row["seconds"] is None else f"for {_duration(row['seconds'])}, "
             say("  ", f"{row['action'] or 'stage'}: {row['label'] or row['stage']}")
             say("    ", f"{since}in process {row['pid']} on {row['host']}{other}")
-    if told["failures"]:
+    if facts["failures"]:
         click.echo("\nfailed:")
-        for failure in told["failures"][:SHOWN]:
+        for failure in facts["failures"][:SHOWN]:
             say("  ", failure["what"])
             say("    ", failure["reason"])
-    if len(told["failures"]) > SHOWN:
-        click.echo(f"  ... and {len(told['failures']) - SHOWN} more: --format json lists all")
+    if len(facts["failures"]) > SHOWN:
+        click.echo(f"  ... and {len(facts['failures']) - SHOWN} more: --format json lists all")
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -120,9 +120,9 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(said) if said else "none"
 
 
-def _time_left(told: dict[str, Any]) -> str:
-    stages, processes, left = told["stages"], told["processes"], told["seconds_left"]
-    at_it = f"{processes} process{'es are' if processes != 1 else ' is'} at it" if processes else "nobody is at it"
+def _time_left(facts: dict[str, Any]) -> str:
+    stages, processes, left = facts["stages"], facts["processes"], facts["seconds_left"]
+    at_it = f"{processes or 'no'} process{'es are' if processes > 1 else ' is'} running"
     if not stages["waiting"] + stages["running"]:
         return "nothing is left to do" if not stages["failed"] else "nothing else is left to do"
     if left is None:
@@ -137,7 +137,7 @@ def _duration(seconds: float) -> str:
 
 
 def _table(actions: dict[str, dict[str, int]]) -> None:
-    """A row an action, a column a state."""
+    """Print a row per action, a column per state."""
     from harness.inspect.status import STATES
 
     columns = ("total", *STATES)

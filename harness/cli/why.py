@@ -1,4 +1,4 @@
-"""``harness why``: how it stands with one stage or cell, and what changed."""
+"""``harness why``: the state of one stage or cell, and what changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def why(
     results: str,
     plugin_folders: tuple[Path, ...],
 ) -> None:
-    """Tell why a stage or cell of a matrix is done, waits or is to be run again.
+    """Explain why a stage or cell of a matrix is done, waits or is to be run again.
 
     STAGE|CELL is an id, the beginning of one, or a cell's words: 'digits / ewe / retraining #0'.
     """

@@ -1,4 +1,4 @@
-"""Finding one thing by what a person types of it: its id, the beginning of its id, or its words."""
+"""Finding one thing by its id, the beginning of its id, or its words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.errors import UsageError
 
 T = TypeVar("T")
 SHOWN = 5
-"""Of several that fit, so many are named."""
+"""Number of candidates that a message names."""
 
 
 def words(dataset: str, defense: str, attack: str, seed: int) -> str:
@@ -19,9 +19,9 @@ def words(dataset: str, defense: str, attack: str, seed: int) -> str:
 
 
 def pick(kind: str, text: str, ids: Mapping[str, T], names: Mapping[str, str]) -> T:
-    """What ``text`` stands for, of the things ``ids``. ``names`` gives the id of each name.
+    """The thing among ``ids`` that ``text`` stands for. ``names`` gives the id of each name.
 
-    Raises :class:`UsageError` where it stands for nothing, with what may have been meant, or for several.
+    Raises :class:`UsageError` where it stands for nothing, with a suggestion, or for several.
     """
     wanted = " ".join(text.split())
     if wanted in names:

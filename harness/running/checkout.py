@@ -1,4 +1,4 @@
-"""Which state of the source this harness runs from."""
+"""The state of the source that this harness runs from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 @cache
 def commit() -> str | None:
     """The commit of the checkout that this package is in, with a ``+`` where its files have been edited since; ``None``
-    where it is in none. Asked once a process: what was imported stays."""
+    where it is in none.
+
+    Read once per process: imported modules do not change.
+    """
     here = ["git", "-C", str(Path(__file__).parent)]
     with suppress(OSError):
         tracked = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""What a stage ran on and what it took: the machine, and peak memory on the host and on the device."""
+"""The machine that a stage ran on, and the peak memory that it took on the host and on the device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where this process runs, as columns of the table ``stages``; what is not known is not there."""
+    """The machine of this process, as columns of the table ``stages``; unknown ones are left out."""
     import harness
 
     known = {"commit": found} if (found := commit()) else {}
@@ -48,10 +48,10 @@ def _processor() -> str:
 
 
 def keep_memory() -> None:
-    """Have the C library keep what training frees, for the next step. For a process that the harness owns.
+    """Have the C library keep freed memory for the next step. For a process that the harness owns.
 
-    By default glibc gives large blocks back to the system at once, and each step asks for them anew: the system then
-    clears page after page, a sixth of a step of the CNN on a CPU. Elsewhere than with glibc this does nothing.
+    By default glibc gives large blocks back to the system at once, and each step asks for them again: the system then
+    clears page after page, a sixth of a step of the CNN on a CPU. With another C library this does nothing.
     """
     with suppress(OSError, AttributeError, TypeError):
         set_ = ctypes.CDLL(None).mallopt
@@ -65,7 +65,7 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 
 
 def give_back(device: torch.device) -> None:
-    """Give the system and the device back what a stage freed: what is kept here, no other process can have."""
+    """Give freed memory back to the system and the device: other processes cannot have what is kept here."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError, TypeError):
@@ -73,7 +73,7 @@ def give_back(device: torch.device) -> None:
 
 
 class Peaks:
-    """Peak memory since it was made, where the system can begin to count anew; else since the process began."""
+    """Peak memory since this object was made, where the system can reset its count; else since the process began."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -92,7 +92,7 @@ class Peaks:
 
 
 def available_memory() -> int | None:
-    """Bytes that new processes may take without swapping; ``None`` where the system does not tell (but Linux does)."""
+    """Bytes that new processes may take without swapping; ``None`` on systems other than Linux."""
     with suppress(OSError, KeyError, ValueError):
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text("ascii").splitlines())
         return int(lines["MemAvailable"].split()[0]) * 2**10
@@ -100,7 +100,7 @@ def available_memory() -> int | None:
 
 
 def _resident_peak_mib() -> float | None:
-    """Peak resident memory of this process; ``None`` where the system does not tell (Windows)."""
+    """Peak resident memory of this process; ``None`` on Windows."""
     with suppress(OSError, KeyError):
         lines = dict(line.split(":", 1) for line in _STATUS.read_text("ascii").splitlines())
         return int(lines["VmHWM"].split()[0]) / 2**10  # KiB

@@ -1,4 +1,4 @@
-"""How long what is left will take, by what stages of the same kind took."""
+"""The time that a run still takes, estimated from stages of the same kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind: TypeAlias = tuple[str, str, str]
 
 
 class EtaEstimator:
-    """Estimates the time left from what stages of the same kind took on average, in this run and in earlier ones.
+    """Estimates the time left from the mean duration of stages of the same kind, in this run and in earlier ones.
 
     A kind is an action, a dataset with its options and a plugin without: a sweep's stages are of one kind.
     """
@@ -37,14 +37,14 @@ class EtaEstimator:
         self.seconds[kind] += seconds
 
     def ended(self, stage: Stage, record: dict[str, Any]) -> None:
-        """One less of its kind, and what it took."""
+        """Count one stage of its kind as done, with its duration."""
         kind = _kind(stage)
         self.open[kind] -= 1
         if record["status"] == "ok":
             self._add(kind, record["seconds"])
 
     def expected(self, stage: Stage) -> float | None:
-        """The seconds that stages of its kind took on average; None where none has been seen."""
+        """The mean seconds of stages of its kind; None where none has been seen."""
         kind = _kind(stage)
         return self.seconds[kind] / self.count[kind] if kind in self.count else None
 

@@ -1,7 +1,7 @@
-"""What the executors with workers have in common: who is at what, who is free, and what to do when one is gone.
+"""Workers as executors see them: their stages, the free ones, and the handling of lost ones.
 
-The process of the run keeps the books and waits, so a worker may die without taking anything along but its own stage.
-Where workers are and how they are reached is said by what derives from these two.
+The process of the run keeps the books and waits, so a worker that dies takes only its own stage along. Subclasses of
+the two classes here say where workers are and how they are reached.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from harness.running.queue import Queue
 
 Warn: TypeAlias = Callable[[str], None]
 Message: TypeAlias = tuple[str, Any]
-"""``ready``, ``warning``, ``record``, ``last`` (a record, of a worker that can do no more), ``claimed`` (another
-process is at the stage), ``crowded`` (it ran out of a device's memory), ``unread`` (the stage could not be read),
-``usage`` (a user's mistake) or ``broken``, and what it is about."""
+"""A kind and its subject: ``ready``, ``warning``, ``record``, ``last`` (a record, of a worker that can do no more),
+``claimed`` (another process has the stage), ``crowded`` (out of a device's memory), ``unread`` (the stage could not be
+read), ``usage`` (a user's mistake) or ``broken``.
+"""
 
 HELD = 8
-"""Of how many stages a worker's latest artifacts are taken to be at hand there: fewer than it caches."""
+"""Number of a worker's latest artifacts that count as loaded there: fewer than it caches."""
 
 
 class WorkerHandle(ABC):
@@ -37,7 +38,7 @@ class WorkerHandle(ABC):
     def __init__(self, number: int, stages: Mapping[str, Stage]) -> None:
         self.number, self.stages = number, stages
         self.ready = False
-        """Whether it has started up."""
+        """True once it has started up."""
         self.stage: Stage | None = None
         self.since = 0.0
         self.held: tuple[str, ...] = ()
@@ -46,7 +47,7 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def send(self, id: str, stages: Sequence[Stage]) -> None:
-        """Have it run the stage ``id``, which is among ``stages``. Raises whatever says that they cannot be sent."""
+        """Have it run the stage ``id``, one of ``stages``. Raises any error that keeps them from being sent."""
 
     @abstractmethod
     def kill(self) -> None:
@@ -54,10 +55,10 @@ class WorkerHandle(ABC):
 
     @abstractmethod
     def close(self) -> str:
-        """See it off, once it has been told to leave or is gone, and say how it ended."""
+        """Say how it ended, once it has been told to leave or is gone."""
 
     def give(self, stage: Stage) -> Record | None:
-        """Have it run ``stage``. A record says that this cannot be."""
+        """Have it run ``stage``; a record in return says that this cannot be."""
         unsent = self._unsent(stage)
         try:
             self.send(stage.id, unsent)
@@ -81,7 +82,7 @@ class WorkerHandle(ABC):
         return list(found.values())
 
     def free(self) -> Stage:
-        """The stage that it ran; it runs none from now on."""
+        """The stage that it ran; from now on it runs none."""
         assert self.stage is not None
         stage, self.stage = self.stage, None
         return stage
@@ -94,10 +95,11 @@ class WorkerPool(ABC, Generic[W]):
     """The workers of one run."""
 
     tries = 1
-    """How often a stage is begun whose worker is lost, and how often a worker is started that is lost before it is
-    ready."""
+    """Number of times that a stage whose worker was lost is begun, and that a worker lost before it was ready is
+    started.
+    """
     without = ""
-    """What to type to do without workers."""
+    """The command to type for a run without workers."""
 
     def __init__(self, queue: Queue, control: Control, warn: Warn, limit: float | None) -> None:
         self.queue, self.control, self.warn, self.limit = queue, control, warn, limit
@@ -105,24 +107,24 @@ class WorkerPool(ABC, Generic[W]):
         self.lost: Counter[str | int] = Counter()
         """The workers lost, by their stage or, before they were ready, by their number."""
         self.crowded: list[Stage] = []
-        """Those that ran out of a device's memory: when all others are done, each is tried again with none beside."""
+        """Stages that ran out of a device's memory: when all others are done, each is tried again alone."""
         self.alone: Stage | None = None
         """The one of them that runs now."""
 
     @abstractmethod
     def places(self) -> int:
-        """How many workers there may be now."""
+        """The number of workers there may be now."""
 
     @abstractmethod
     def hire(self, number: int) -> W:
-        """A new worker."""
+        """Start a worker."""
 
     @abstractmethod
     def listen(self, seconds: float | None) -> Iterator[tuple[W, Message | None]]:
-        """What workers say, waiting for the first as long as ``seconds``; ``None`` from one that is gone."""
+        """The messages of workers, after waiting up to ``seconds`` for the first; ``None`` from one that is gone."""
 
     def run(self) -> None:
-        """Hand out stages and hear what became of them, until there is nothing to wait for."""
+        """Hand out stages and receive their outcomes, until there is nothing to wait for."""
         while self._hand_out():
             for worker, message in self.listen(self._patience()):
                 self._hear(worker, message)
@@ -138,13 +140,13 @@ class WorkerPool(ABC, Generic[W]):
         return min((seconds for seconds in times if seconds is not None), default=None)
 
     def _time_left(self, worker: W) -> float | None:
-        """The seconds that the stage of a worker still has; ``None`` for any number."""
+        """The seconds that the stage of a worker still has; ``None`` for no limit."""
         if self.limit is None or worker.stage is None:
             return None
         return max(0.0, worker.since + self.limit - time.monotonic())
 
     def _hand_out(self) -> bool:
-        """Give every idle worker a stage, as far as there are; whether there is something to wait for."""
+        """Give every idle worker a stage, as far as there are any; True if there is something to wait for."""
         self._staff()
         idle = [worker for worker in self.workers if worker.ready and worker.stage is None]
         if self.alone is None:
@@ -158,11 +160,11 @@ class WorkerPool(ABC, Generic[W]):
         return self._left() > 0 and self.control.going()  # the workers are starting up
 
     def _left(self) -> int:
-        """How many stages are still to be begun, or run alone."""
+        """The number of stages still to be begun, or to be run alone."""
         return self.queue.left + len(self.crowded) + (self.alone is not None)
 
     def _staff(self) -> None:
-        """Hire workers for what is left, as far as there are places."""
+        """Start workers for the stages left, as far as there are places."""
         if not self._left() or not self.control.going():
             return
         busy = sum(worker.stage is not None for worker in self.workers)
@@ -186,7 +188,7 @@ class WorkerPool(ABC, Generic[W]):
         self.queue.done(stage)
 
     def _hear(self, worker: W, message: Message | None) -> None:
-        """One message of a worker, or its end."""
+        """Handle one message of a worker, or its end."""
         if message is None:
             return self._lost(worker)
         kind, value = message
@@ -217,7 +219,7 @@ class WorkerPool(ABC, Generic[W]):
             raise HarnessError(f"a worker process broke:\n{value}")
 
     def _lost(self, worker: W) -> None:
-        """A worker is gone, and what it did with it. Another one will take its place."""
+        """Handle the loss of a worker and of the stage it ran. Another one takes its place."""
         self.workers.remove(worker)
         end = worker.close()
         if worker.ready and worker.stage is None:
@@ -234,7 +236,7 @@ class WorkerPool(ABC, Generic[W]):
         self._fail(worker, f"the worker process {end}")
 
     def _overdue(self, worker: W) -> None:
-        """The stage of a worker took too long. Only killing its process ends it."""
+        """End a worker whose stage took too long: only killing its process ends it."""
         worker.kill()
         self._fail(worker, f"took longer than --stage-timeout {self.limit:g} s")
         self._lost(worker)
@@ -258,7 +260,7 @@ def _failed(stage: Stage, reason: str, seconds: float = 0.0) -> Record:
 
 
 def answer(work: Work, stage: Stage) -> Message:
-    """Run ``stage``, and say what became of it."""
+    """Run ``stage``, and return the message with its outcome."""
     try:
         record = work(stage)
     except OutOfMemory as error:
@@ -275,7 +277,7 @@ def answer(work: Work, stage: Stage) -> Message:
 
 
 def _is_short_of_files() -> bool:
-    """Whether half of the files that this process may open are open: plugins left them so, and more stages may."""
+    """True if half of the files that this process may open are open: plugins left them so, and more stages may."""
     try:
         import resource
 

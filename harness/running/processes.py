@@ -23,16 +23,18 @@ from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue as Queue
 
 Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], Work]
-"""Called once in each worker process, so it must pickle: makes what runs stages there. It is given the worker's number,
-the stages sent so far (a stage's ancestors come with it) and where warnings go."""
+"""A function called once in each worker process, so it must pickle: it makes the function that runs stages there. Its
+arguments are the worker's number, the stages sent so far (a stage's ancestors come with it) and the receiver of
+warnings.
+"""
 
 PATIENCE = 5.0
-"""Seconds that a worker has for leaving when there is no more to do."""
+"""Seconds that a worker has to leave when no stage is left."""
 _WITHOUT = "--jobs 1 runs without"
 
 
 class Local:
-    """In ``jobs`` worker processes on this machine; ``stages`` are all of the plan, by id.
+    """Runs stages in ``jobs`` worker processes on this machine; ``stages`` are all of the plan, by id.
 
     A stage that takes more than ``limit`` seconds fails, and its process is killed.
     """
@@ -81,7 +83,7 @@ class _Crew(WorkerPool["_WorkerHandle"]):
             yield by_connection[connection], message
 
     def close(self) -> None:
-        """Tell all workers that there is no more to do, and see them off."""
+        """Tell all workers that no stage is left, and wait for their end."""
         for worker in self.workers:
             worker.connection.close()
             if not worker.ready:  # it is still importing, and would not notice
@@ -130,9 +132,10 @@ def _end(code: int) -> str:
 
 @contextmanager
 def _not_from_here() -> Iterator[None]:
-    """A new interpreter looks for its first modules in the folder that it is started in, which may be a stranger's.
+    """Start interpreters without the current folder on their path: it may be untrusted.
 
-    Not with this variable. The path of this process, which it then takes over, is what the user wanted.
+    Without this variable a new interpreter looks for its first modules in the folder that it is started in. It then
+    takes over the path of this process, which is the user's.
     """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
@@ -150,7 +153,7 @@ _SAFE_PATH = "PYTHONSAFEPATH"
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ctrl-C waits. A process that is started meanwhile inherits that, until it says that it ignores Ctrl-C."""
+    """Hold Ctrl-C back. A process that is started meanwhile inherits this, until it says that it ignores Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

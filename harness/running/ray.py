@@ -31,14 +31,16 @@ from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue
 
 Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], tuple[Work, Lookup]]
-"""As that of :mod:`harness.running.processes`, called on the node; it also makes what finds the plugins there."""
+"""A function as in :mod:`harness.running.processes`, called on the node; it also makes the lookup of plugins there."""
 
 TRIES = 3
-"""How often a stage is begun: one whose worker or node was lost is run elsewhere, and then it is a failed row."""
+"""Number of times that a stage is begun: one whose worker or node was lost is run elsewhere, and in the end is a failed
+row.
+"""
 LOOK = 5.0
-"""Seconds after which it is looked again what room the cluster has: nodes come and go."""
+"""Seconds between looks at the room that the cluster has: nodes come and go."""
 SLOW = 60.0
-"""Seconds after which it is said that no worker has started yet."""
+"""Seconds after which a warning says that no worker has started yet."""
 CONNECT = 10.0
 """Seconds within which the head of a cluster must answer."""
 _SAME = f"every node needs watermark-harness {__version__}, the same Python and the same Ray"
@@ -67,14 +69,14 @@ class Cluster:
             raise _no_cluster(address or "this machine", str(error).partition("\n")[0]) from error
 
     def nodes(self) -> list[Mapping[str, float]]:
-        """What each node has that is there now."""
+        """The resources of each node that is there now."""
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
 
     def has_gpus(self) -> bool:
         return any(node.get("GPU") for node in self.nodes())
 
     def room(self, cpus: float, gpus: float) -> int:
-        """For how many workers there are nodes, whoever else uses them."""
+        """The number of workers that the nodes have room for, whoever else uses them."""
         return sum(
             int(min(node.get("CPU", 0) / cpus, node.get("GPU", 0) / gpus if gpus else math.inf))
             for node in self.nodes()
@@ -96,7 +98,7 @@ def _ray() -> Any:
 
 
 def _check_head(address: str) -> None:
-    """Raise :class:`UsageError` where nobody listens: Ray itself would wait for minutes."""
+    """Raise :class:`UsageError` where no process listens: Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isascii() and port.isdigit()) or "/" in host:
         raise UsageError(f"--address {address!r} is none: expected HOST:PORT, or auto; {_START}")
@@ -115,7 +117,7 @@ _START = "ray start --head starts one, and says its address"
 
 
 class Ray:
-    """In workers on a cluster, each with some CPUs and GPUs: as many as it has room for, or ``jobs``.
+    """Runs stages in workers on a cluster, each with some CPUs and GPUs: as many as it has room for, or ``jobs``.
 
     ``stages`` are all of the plan, by id. ``folder`` is the results folder, if the nodes are to share one. A stage that
     takes more than ``limit`` seconds fails, and its worker is killed. One whose worker or node is lost is begun
@@ -151,12 +153,12 @@ class Ray:
             self.cluster.ray.shutdown()
 
     def stamp(self) -> int | None:
-        """What tells the results folder from one of the same name elsewhere."""
+        """A value that tells the results folder from one of the same name elsewhere."""
         return _stamp(self.folder) if self.folder else None
 
 
 def _stamp(folder: Path) -> int | None:
-    """When the folder was made, as the file system that has it says."""
+    """The time when the folder was made, as its file system says."""
     try:
         return int((folder / "format.json").stat().st_mtime)
     except OSError:
@@ -202,7 +204,7 @@ class _Crew(WorkerPool["_WorkerHandle"]):
                 yield calls[call], message
 
     def _say_if_slow(self) -> None:
-        """Once, where a cluster has no place for any worker: it may be about to have one."""
+        """Warn once where a cluster has no place for any worker: it may be about to have one."""
         if self._waiting_since is None or any(worker.ready for worker in self.workers):
             self._waiting_since = None
         elif time.monotonic() - self._waiting_since > SLOW:
@@ -227,7 +229,7 @@ class _WorkerHandle(WorkerHandle):
         self.call = self.site.run.remote(id, [_bare(stage) for stage in stages])
 
     def answer(self) -> list[Message | None]:
-        """What it has to say of what it was asked last."""
+        """Its answer to the last request."""
         call, self.call = self.call, None
         try:
             messages: list[Message | None] = self.ray.get(call)
@@ -274,7 +276,7 @@ def _last(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> str:
-    """The sentence, amid what Ray says of a worker that died, that says why."""
+    """The sentence that says why, within Ray's text about a worker that died."""
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     return (lines[1] if len(lines) > 1 else lines[0]).partition(". ")[0].rstrip(".")
 
@@ -283,7 +285,7 @@ def _cause(error: Exception) -> str:
 
 
 class _Site:
-    """What is at the other end. It says what is wrong, rather than raise it: Ray would make a traceback of it."""
+    """The worker's end on a node. It describes an error, rather than raise it: Ray would make a traceback of it."""
 
     def __init__(self, version: str, folder: Path | None, stamp: int | None) -> None:
         self.host = platform.node()
