@@ -3,7 +3,7 @@
 The names below are public; everything else is private. A plugin file needs only these::
 
     import torch
-    from harness import Context, Defense, Key, Marked, Task, hookimpl, losses, nets, require
+    from harness import Context, Defense, Key, Marked, Split, Task, losses, nets, option, require
 
 Nothing heavy is imported here: ``losses`` and ``nets`` run when they are first used.
 """
@@ -16,6 +16,7 @@ import pluggy
 
 from harness.contracts import (
     Analysis,
+    Answers,
     Architecture,
     Arrays,
     Attack,
@@ -28,12 +29,16 @@ from harness.contracts import (
     Detector,
     Evasion,
     Evidence,
+    Family,
     InputSet,
     Key,
+    Loss,
     Marked,
     Measure,
     Oracle,
+    Plugin,
     Pool,
+    PoolAttack,
     Probe,
     Recipe,
     Split,
@@ -44,6 +49,7 @@ from harness.contracts import (
     WhiteBoxDefense,
 )
 from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
+from harness.fields import option
 
 if TYPE_CHECKING:
     from harness import data, losses, metrics, nets, statistics, testing, triggers
@@ -57,6 +63,7 @@ hookimpl = pluggy.HookimplMarker("harness")
 
 __all__ = [
     "Analysis",
+    "Answers",
     "Architecture",
     "Arrays",
     "Attack",
@@ -70,14 +77,18 @@ __all__ = [
     "Detector",
     "Evasion",
     "Evidence",
+    "Family",
     "HarnessError",
     "InputSet",
     "Key",
+    "Loss",
     "Marked",
     "Measure",
     "Oracle",
+    "Plugin",
     "PluginError",
     "Pool",
+    "PoolAttack",
     "Probe",
     "Recipe",
     "Skip",
@@ -95,6 +106,7 @@ __all__ = [
     "losses",
     "metrics",
     "nets",
+    "option",
     "read_table",
     "require",
     "statistics",

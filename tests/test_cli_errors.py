@@ -105,7 +105,7 @@ def typed(value: object) -> str:
         (["--dataset", "digits[train=1.5]"], "digits[train=1.5]: expected a whole number, not '1.5'"),
         (["--dataset", "digits[train=5000]"], "train + holdout = 5150, but digits has 1497 training samples"),
         (["--dataset", "digits[test=-1]"], "test must be at least 0, not -1"),
-        (["--dataset", "digits[target=10]"], "target=10 is no class: 10 classes, 0 to 9"),
+        (["--dataset", "digits[target=10]"], "target=10 is not a class: 10 classes, 0 to 9"),
         (["--dataset", "digits[refine=maybe]"], "expected true or false, not 'maybe'"),
         (["--dataset", "digits[architecture=cn]"], "unknown architecture 'cn'. Did you mean 'cnn'?"),
         (["--attack", "retraining[pool=minst]"], "unknown dataset 'minst'. Did you mean 'mnist'?"),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal, Optional
 
@@ -216,6 +216,24 @@ def test_editing_a_plugin_changes_its_digest(tmp_path: Path) -> None:
     assert load_registry([tmp_path]).component("defense", "mine").digest != before
 
 
+def test_a_plugin_needs_no_decorator_and_no_class_variable(tmp_path: Path) -> None:
+    bare = edited(DEFENSE, ("@dataclass(frozen=True)\nclass", "class"), ("name: ClassVar[str] =", "name ="))
+    sub = "\n\nclass Sub(Mine):\n    name = 'sub'\n    strength: float = 2.0\n"
+    write(tmp_path / "a", "bare.py", edited(bare, ("[Mine]", "[Mine, Sub]")) + sub)
+    write(tmp_path / "b", "decorated.py", edited(DEFENSE, ('"mine"', '"decorated"')))
+    registry = load_registry([tmp_path])
+    assert not registry.problems
+    mine, decorated, subclass = (registry.found["defense", name].cls for name in ("mine", "decorated", "sub"))
+    assert [(f.name, f.default) for f in fields(mine)] == [("strength", 0.5)]
+    assert fields(mine)[0].type == fields(decorated)[0].type == "float"
+    assert hash(mine(strength=3.0)) == hash(decorated(strength=3.0)) and mine() == mine(0.5) != mine(0.25)
+    assert repr(mine()) == "Mine(strength=0.5)" and repr(subclass()) == "Sub(strength=2.0)"
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'strength'"):
+        mine().strength = 2.0  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="strength must be above 0"):
+        registry.component("defense", "sub[strength=0]")
+
+
 # --- what is broken ---
 
 HOOK = "@hookimpl\ndef harness_defenses():\n    return [Mine]\n"
@@ -265,14 +283,6 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         ["'Mine' is no attack: derive it from harness.Attack"],
     ),
     "no base class": (edited(DEFENSE, ("(Defense)", "")), ["'Mine' is no defense"]),
-    "no dataclass": (
-        edited(DEFENSE, ("@dataclass(frozen=True)\nclass", "class")),
-        ["Mine is no dataclass: put @dataclass(frozen=True) above it"],
-    ),
-    "a subclass that is no dataclass": (
-        edited(DEFENSE, ("[Mine]", "[Sub]")) + "\n\nclass Sub(Mine):\n    strength: float = 2.0\n",
-        ["Sub is no dataclass"],
-    ),
     "a dataclass that is not frozen": (
         edited(DEFENSE, ("(frozen=True)", "")),
         ["TypeError: cannot inherit non-frozen dataclass from a frozen one"],

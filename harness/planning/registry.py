@@ -14,7 +14,7 @@ import re
 import sys
 import types
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, get_origin, get_type_hints
@@ -303,8 +303,6 @@ def check_class(cls: Any, kind: Kind) -> None:
     where = cls.__name__
     if cls.__abstractmethods__:
         raise PluginError(f"{where} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
-    if not is_dataclass(cls) or "__dataclass_params__" not in vars(cls):
-        raise PluginError(f"{where} is no dataclass: put @dataclass(frozen=True) above it")
     hints = get_type_hints(cls)
     unset = [n for n, hint in hints.items() if get_origin(hint) is ClassVar and not hasattr(cls, n)]
     if unset:

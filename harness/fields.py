@@ -1,0 +1,127 @@
+"""Options: the fields of plugins and of trigger recipes, with their words and bounds.
+
+::
+
+    class Mine(Defense):
+        count: int = option(20, doc="Number of images.", at_least=1)
+
+A class that derives from :class:`Configured` becomes a frozen dataclass by that alone. A class that also has the
+decorator ``@dataclass(frozen=True)``, as version 0.1 demanded, is the same.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import Field, FrozenInstanceError, dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+from harness.errors import OptionError
+
+T = TypeVar("T")
+
+_HOLDS: dict[str, Callable[[Any, Any], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Words and bounds of an option, as :func:`option` was given them."""
+
+    doc: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    @property
+    def bounds(self) -> list[tuple[str, float]]:
+        """The bounds by name: ``[("at_least", 1)]``."""
+        return [(name, bound) for name in _HOLDS if (bound := getattr(self, name)) is not None]
+
+    def check(self, name: str, value: object) -> None:
+        """Raise :class:`OptionError` unless ``value`` is ``None`` or a number within the bounds (NaN is not)."""
+        for bound_name, bound in self.bounds if value is not None else ():
+            try:
+                holds = _HOLDS[bound_name](value, bound)
+            except TypeError:
+                holds = False
+            if not holds:
+                raise OptionError(f"{name} must be {bound_name.replace('_', ' ')} {bound}, not {value!r}")
+
+
+def option(
+    default: T,
+    *,
+    doc: str = "",
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> T:
+    """Declare an option of a plugin: its default, its words, and the bounds that its values must keep.
+
+    ``None`` is within all bounds. The choices of an option are its type: ``Literal["a", "b"]``.
+    """
+    declaration = Declaration(doc, at_least, above, at_most, below)
+    return field(default=default, metadata={"option": declaration})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+class Configured:
+    """Base of plugins and trigger recipes: a frozen dataclass whose fields are options, checked at construction."""
+
+    _declarations: ClassVar[Mapping[str, Declaration]] = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__dataclass_params__" in vars(cls):
+            return  # `@dataclass(slots=True)` builds the finished class a second time
+        declared = {name: value.metadata["option"] for name, value in vars(cls).items() if _is_option(value)}
+        for base in cls.__mro__[1:]:
+            declared = {**vars(base).get("_declarations", {}), **declared}
+        cls._declarations = declared
+        if cls.__post_init__ is not Configured.__post_init__ and not hasattr(cls.__post_init__, "checks_bounds"):
+            cls.__post_init__ = _checking(cls.__post_init__)  # type: ignore[method-assign]
+        dataclass(frozen=True)(cls)
+        # The decorator refuses a class that has these already; `Configured` has the same.
+        del cls.__setattr__, cls.__delattr__
+
+    def __post_init__(self) -> None:
+        """Check the options' bounds. A subclass checks here what bounds cannot say, with :func:`harness.require`."""
+        for name, declaration in self._declarations.items():
+            declaration.check(name, getattr(self, name))
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: object) -> None:
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+        def __delattr__(self, name: str) -> None:
+            raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def declarations(cls: type[Configured]) -> Mapping[str, Declaration]:
+    """Words and bounds by option. A subclass that only changes a default keeps those of its base."""
+    return cls._declarations
+
+
+def _is_option(value: object) -> bool:
+    return isinstance(value, Field) and "option" in value.metadata
+
+
+def _checking(post_init: Callable[..., None]) -> Callable[..., None]:
+    """``post_init`` after a check of the bounds, so that it need not call the base's."""
+
+    @wraps(post_init)
+    def checked(self: Configured, *given: Any) -> None:
+        Configured.__post_init__(self)
+        post_init(self, *given)
+
+    checked.checks_bounds = True  # type: ignore[attr-defined]
+    return checked

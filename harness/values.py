@@ -1,0 +1,309 @@
+"""Values that plugins are given and return: data, models behind an API, keys, counts.
+
+Inputs are ``uint8`` ``[n, channels, height, width]`` (0 to 255) or ``float32`` of any shape ``[n, ...]``; every net
+takes both (``uint8`` is scaled to 0..1). Labels are ``int64`` ``[n]``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from harness.errors import Refused
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from harness.contracts import Dataset
+    from harness.nets import Net
+
+Answers: TypeAlias = Literal["labels", "top-1", "probabilities"]
+"""Answers of an oracle: the class; the class and its probability; all probabilities."""
+
+Family: TypeAlias = Literal["none", "extraction", "removal", "detection", "evasion", "forgery"]
+"""Families of attacks: what the attacker wants."""
+
+Loss: TypeAlias = "Callable[[Net, Tensor, Tensor], Tensor | Mapping[str, Tensor]]"
+"""``loss(net, x, y)``: a scalar, or scalars by name of which ``"loss"`` is minimised and the others become curves.
+
+On a GPU it is called a few times, recorded, and replayed: each step must be the same operations on tensors. A loss that
+counts its calls, or asks the host (``.item()``, ``if tensor``), belongs in a stream with ``capture=False``.
+"""
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A loaded data set, NumPy arrays on the CPU: inputs ``[n, ...]`` uint8 or float32, labels ``[n]`` int64."""
+
+    x_train: NDArray[np.generic]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.generic]
+    y_test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and labels on the device. ``y`` is ``[n]`` int64, or ``[n, classes]`` float32 for soft labels.
+
+    As a probe of a :class:`Key`: the owner's questions ``x``, and for each the label ``y`` that counts as a match.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def of(self, label: int) -> Split:
+        """The samples of class ``label``."""
+        chosen = self.y == label
+        return Split(self.x[chosen], self.y[chosen])
+
+    def clone(self) -> Split:
+        """A copy that shares no memory."""
+        return Split(self.x.clone(), self.y.clone())
+
+    def first(self, count: int) -> Split:
+        """The first ``count`` samples, or all when there are fewer."""
+        return Split(self.x[:count], self.y[:count])
+
+    def ask(self, suspect: Oracle) -> Count:
+        """Count the answers of ``suspect`` that match the labels."""
+        matches = int((suspect.labels(self.x) == self.y).sum())
+        return Count(matches, len(self.x))
+
+
+Probe = Split
+"""The name of :class:`Split` in files written for version 0.1."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training recipe of the task's models, as an attacker knows it: the literature grants as much."""
+
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    value_range: tuple[float, float]
+    architecture: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    augment: Literal["none", "crop-flip"] = "none"
+
+
+@dataclass(frozen=True)
+class Task:
+    """The owner's side: the recipe, the data, and the triggers that :meth:`Defense.triggers` asked for."""
+
+    dataset: Dataset
+    train: Split
+    holdout: Split
+    ood: Split | None
+    """Training samples of the dataset that the trigger recipe named, resized to this task's inputs."""
+    triggers: Key
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The attacker's side. ``y`` and ``patch`` are there only for an attack that declares to know them."""
+
+    recipe: Recipe
+    x: Tensor
+    y: Tensor | None = None
+    patch: int | None = None
+    """Side of the owner's trigger patch, in pixels."""
+
+    def labels(self) -> Tensor:
+        """The true labels, for an attack that declared ``labelled``. Raises :class:`Refused` for any other."""
+        if self.y is None:
+            raise Refused("the attacker's pool has no labels: declare `labelled = True`")
+        return self.y
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source of batches for :meth:`Context.train`.
+
+    A batch takes ``batch_size / len(parts)`` samples from each of ``parts``, in their order. The first stream of a
+    training sets the length of an epoch; of each other stream one batch follows every ``every`` batches of the first.
+    """
+
+    parts: tuple[Split, ...]
+    batch_size: int
+    loss: Loss | None = None
+    """``None`` is the mean cross-entropy."""
+    every: float = 1.0
+    shuffle: bool = True
+    limit: int | None = None
+    """Use only the first so many batches of an unshuffled pass, the same in each epoch."""
+    augment: bool = False
+    """Augment the inputs as the recipe says; triggers are not, since they are verified as they are."""
+    capture: bool = True
+    """Record the step on a GPU and replay it. Not for a loss whose Python does something else from step to step."""
+
+
+class Context(ABC):
+    """Means that the harness lends a plugin while it works: never build a loop of epochs, nor set a global seed."""
+
+    device: torch.device
+    generator: torch.Generator
+    """On the CPU, seeded for this stage: draw from it and from nothing else."""
+
+    @abstractmethod
+    def build(self) -> Net:
+        """A freshly initialised net, of the architecture that the plugin declared or the dataset's recipe names."""
+
+    @abstractmethod
+    def start(self) -> Net:
+        """A copy of the clean model where the plugin declared ``from_clean``, else :meth:`build`."""
+
+    @abstractmethod
+    def train(
+        self,
+        net: Net,
+        streams: Sequence[Stream],
+        epochs: int,
+        *,
+        learning_rate: float | None = None,
+        parameters: Sequence[nn.Parameter] | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+    ) -> Net:
+        """Train ``net`` in place and return it.
+
+        ``parameters`` are the ones trained (all by default); ``optimizers`` step further tensors, such as a learned
+        temperature, by the gradient of the same loss.
+        """
+
+    @abstractmethod
+    def stream(self, split: Split, loss: Loss | None = None) -> Stream:
+        """``split`` in shuffled batches of the recipe's size, augmented as the recipe says."""
+
+    @abstractmethod
+    def predict(self, net: nn.Module, x: Tensor) -> Tensor:
+        """Logits ``[n, classes]`` of ``net`` in evaluation mode, in batches, without gradients."""
+
+    @abstractmethod
+    def activation_frequencies(self, net: Net, x: Tensor) -> dict[str, Tensor]:
+        """By hidden layer, the share ``[units]`` of inputs (and positions) on which a unit is above 0."""
+
+
+# --- verification -----------------------------------------------------------------------------------------------------
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """The class ``[n]`` int64 that each row of ``logits`` ``[n, classes]`` answers; -1 for a row of NaN, a refusal."""
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
+
+
+@dataclass
+class Oracle:
+    """Black-box access to a model, which counts its queries, and serves one answer type within a budget."""
+
+    _logits: Callable[[Tensor], Tensor] = field(repr=False)
+    answers: Answers = "labels"
+    budget: int | None = None
+    queries: int = 0
+
+    def labels(self, x: Tensor) -> Tensor:
+        """The class of each of the inputs ``x`` ``[n, ...]``: ``[n]`` int64, -1 where the API refused to answer."""
+        return classes_of(self._ask(x, "labels"))
+
+    def top1(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The class ``[n]`` int64 of each input, and its probability ``[n]`` float32."""
+        best = self._ask(x, "top-1").softmax(dim=1).max(dim=1)
+        return best.indices, best.values
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """The probabilities ``[n, classes]`` of each input."""
+        return self._ask(x, "probabilities").softmax(dim=1)
+
+    def _ask(self, x: Tensor, kind: Answers) -> Tensor:
+        order: tuple[Answers, ...] = ("labels", "top-1", "probabilities")
+        if order.index(kind) > order.index(self.answers):
+            raise Refused(f"this oracle answers {self.answers}, not {kind}: declare it in `answers`")
+        if self.budget is not None and self.queries + len(x) > self.budget:
+            raise Refused(f"{len(x)} more queries after {self.queries} would pass the budget of {self.budget}")
+        self.queries += len(x)
+        return self._logits(x)
+
+
+@dataclass(frozen=True)
+class Key:
+    """The owner's secret: tensors only.
+
+    The probe names are the field's: ``trigger`` (inputs trained on), ``held_out`` (triggers never trained on) and
+    ``control`` (the same question asked where no mark should answer, such as the untriggered sources).
+    """
+
+    probes: Mapping[str, Split] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further secrets, such as a message or a projection; ``mask`` and ``target`` are compared with detections."""
+
+    @property
+    def trigger(self) -> Split:
+        """The trigger set that the victim is trained on."""
+        return self.probes["trigger"]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Result of :meth:`Defense.embed`: the victim and the key."""
+
+    net: nn.Module
+    key: Key
+
+
+@dataclass(frozen=True)
+class Count:
+    """``matches`` of ``trials`` verification queries (or bits) answered as the key says."""
+
+    matches: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Counts by probe name."""
+
+    counts: Mapping[str, Count]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Findings of a detector. Finding nothing is a result: a score, and ``None`` elsewhere."""
+
+    score: float
+    threshold: float
+    """The detector's own threshold: a score above it means that it calls the model marked."""
+    suspected_class: int | None = None
+    suspected_source: int | None = None
+    """The only class whose inputs the recovered trigger moves, where the detector looked for one."""
+    mask: Tensor | None = None
+    """Suspected place of the trigger, ``[height, width]``, 0 or more: larger is more suspicious."""
+    pattern: Tensor | None = None
+    """The recovered trigger ``[channels, height, width]``, in the data's range."""
+    measures: Sequence[Measure] = ()
+    """Further rows of the tables: norms by class, steps done, and the like."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Numbers for the table ``measurements``: one row each."""
+
+    quantity: str
+    values: Tensor
+    """``[n]``: the number of a value within is its ``index``."""
+    layer: str = ""
+    group: str = ""
+    """Inputs that it is about, where there are several: ``trigger``, ``task``, a class."""
