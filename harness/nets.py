@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import prod
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from harness.contracts import Architecture
+from harness.errors import PluginError
+from harness.tracing import LAYERS, NORMS, find_layers, keep_input, keep_output, run_once
 
 CPU_PART, GPU_PART = 128, 2048
 """Inputs that are evaluated at a time: on a CPU what its cache holds (1.9 times as fast as 1,000), on a GPU many."""
@@ -35,17 +40,20 @@ class Net(nn.Module):
     SNNL and CKA speak of taps; the last of them is the penultimate layer, ``[n, units]``.
     """
 
-    hidden: ClassVar[tuple[str, ...]] = ()
-    taps: ClassVar[tuple[str, ...]] = ()
+    hidden: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
     """The hidden layers, where a class names no others."""
-    last: ClassVar[str] = "logits"
+    last: str = "logits"
     """The name of the last layer, which gives the logits."""
+    layout: torch.memory_format = torch.channels_last
+    """Memory layout of its convolutions' weights: the one that trains fastest."""
     description: Mapping[str, object]
     """How to build it again: the architecture's text, the input shape, the number of classes. Set by the harness."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.taps = cls.taps or cls.hidden
+        if "hidden" in vars(cls) and "taps" not in vars(cls):
+            cls.taps = cls.hidden
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activations(x)[0]
@@ -59,11 +67,22 @@ class Net(nn.Module):
 
         Their incoming weights and biases become zero, which is masking the unit's output: it is 0, and since the ReLU's
         gradient at 0 is 0, no training by gradients revives it. The mask so lives in the weights, and survives storing,
-        further attacks and fine-tuning. A net whose layer is not followed by a ReLU overrides this.
+        further attacks and fine-tuning. Of a layer of several modules, the last convolution or dense layer is silenced,
+        and the batch norm after it. A net whose layer is not followed by a ReLU overrides this.
         """
-        with torch.no_grad():
-            for parameter in self.get_submodule(layer).parameters():
-                parameter[units.to(parameter.device)] = 0
+        _silence(list(self.get_submodule(layer).modules()), units)
+
+
+def _silence(modules: Sequence[nn.Module], units: Tensor) -> None:
+    """Set to zero the parameters of ``units`` in the last layer among ``modules`` and in those after it."""
+    start = max((i for i, module in enumerate(modules) if isinstance(module, LAYERS)), default=0)
+    with torch.no_grad():
+        for module in modules[start:]:
+            tensors: list[Tensor] = list(module.parameters(recurse=False))
+            if isinstance(module, NORMS) and not tensors:  # it has no factor: what is left of a unit is its mean
+                tensors = [tensor for name, tensor in module.named_buffers(recurse=False) if name == "running_mean"]
+            for tensor in tensors:
+                tensor[units.to(tensor.device)] = 0
 
 
 class Cnn(Net):
@@ -249,6 +268,132 @@ class Lstm(Net):
         self.lstm.flatten_parameters()  # a copy's weights lie apart, and cuDNN warns of it at each call
 
 
+# --- any net ----------------------------------------------------------------------------------------------------------
+
+
+class Layers(Net):
+    """A net of named blocks that run one after the other, with a ReLU after each but the last, which gives the logits.
+
+    A block is a module, or a list of modules. It ends before its ReLU: a pool after the ReLU begins the next block::
+
+        nets.Layers(
+            conv=nn.LazyConv2d(32, 5, padding=2),
+            dense=[nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(128)],
+            logits=nn.LazyLinear(classes),
+        )
+
+    All blocks but the last are the hidden layers, under their names. Where the last block is a list, the input of its
+    last module is a tap too.
+    """
+
+    def __init__(self, **blocks: nn.Module | Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not blocks:
+            raise ValueError("nets.Layers needs a block at least, which gives the logits")
+        for name, block in blocks.items():
+            self.add_module(name, block if isinstance(block, nn.Module) else nn.Sequential(*block))
+        *hidden, self.last = blocks
+        self.hidden = tuple(hidden)
+        pooled = isinstance(self.get_submodule(self.last), nn.Sequential)
+        self.taps = (*hidden, f"{self.last}.input") if pooled else self.hidden
+
+    def activations(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        x, taps = as_float(x), {}
+        for name in self.hidden:
+            taps[name] = self.get_submodule(name)(x)
+            x = taps[name].relu()
+        last = self.get_submodule(self.last)
+        if isinstance(last, nn.Sequential):
+            x = taps[f"{self.last}.input"] = last[:-1](x)
+            last = last[-1]
+        return last(x), taps
+
+
+class Adapted(Net):
+    """Any module as a net: it takes inputs of either type, and its hidden layers are found by running it once.
+
+    Hidden layers are the convolutions and dense layers in the order in which they run, all but the last, which gives
+    the logits. A tap is a hidden layer's output, after the norm that follows it if one does. Parameters, buffers and
+    submodules are those of ``module``, under its own names.
+    """
+
+    # `view`, in code that was written for the usual layout, refuses the other one.
+    layout = torch.contiguous_format
+    module: nn.Module
+
+    def __init__(self, module: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
+        """Raises :class:`PluginError` unless ``module`` gives logits ``[n, classes]``."""
+        super().__init__()
+        self._sources, self.last, flat = find_layers(module, input_shape, classes)
+        self.hidden = self.taps = tuple(self._sources)
+        if not flat:  # the penultimate layer is [n, units]
+            self.taps += (f"{self.last}.input".lstrip("."),)
+        self.training = module.training
+        # From here on, past `__setattr__`: a layer of the module may be called `last`.
+        shared = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+        vars(self).update({name: vars(module)[name] for name in shared}, module=module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.module(as_float(x))
+        return logits
+
+    def activations(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        taps: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            for name, source in self._sources.items():
+                hook = partial(keep_output, taps, name, source)
+                stack.callback(self.get_submodule(source.name).register_forward_hook(hook).remove)
+            if self.taps != self.hidden:
+                last = self.get_submodule(self.last)
+                hook = partial(keep_input, taps, self.taps[-1])
+                stack.callback(last.register_forward_pre_hook(hook).remove)
+            logits = self.forward(x)
+        return logits, {name: taps[name] for name in self.taps}
+
+    def silence(self, layer: str, units: Tensor) -> None:
+        """Prune units as :meth:`Net.silence` does: for good where a ReLU follows the layer or its norm."""
+        names = dict.fromkeys((layer, self._sources[layer].name))
+        _silence([self.get_submodule(name) for name in names], units)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        return self.module.get_submodule(target)  # whatever its layers are called, `hidden` or `last` say
+
+    def train(self, mode: bool = True) -> Adapted:
+        self.training = mode
+        self.module.train(mode)
+        return self
+
+
+def adapt(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> Net:
+    """``module`` as a net for inputs ``[n, *input_shape]``; a :class:`Net` as it is.
+
+    Lazy layers learn their sizes here. Raises :class:`PluginError` for what is not a module, or does not give logits.
+    """
+    if not isinstance(module, nn.Module):
+        raise PluginError(f"build must return a torch.nn.Module, not {type(module).__name__}")
+    if not isinstance(module, Net):
+        return Adapted(module, input_shape, classes)
+    if any(map(nn.parameter.is_lazy, module.parameters())):
+        run_once(module, input_shape, classes)
+    return module
+
+
+def build(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Net:
+    """A freshly initialised net of ``architecture``."""
+    return adapt(architecture.build(input_shape, classes), input_shape, classes)
+
+
+def last_convolution(net: Net) -> str | None:
+    """The name of the last hidden layer that convolves; ``None`` where none does."""
+    convolutions = [
+        name for name in net.hidden if any(isinstance(part, LAYERS[1:]) for part in net.get_submodule(name).modules())
+    ]
+    return convolutions[-1] if convolutions else None
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def seeded(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
     """Lend torch's global generators, which layers and dropout draw from, a seed drawn from ``generator``.
@@ -287,12 +432,13 @@ def penultimate(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def fresh_like(net: Net, layer: str, generator: torch.Generator) -> nn.Module:
-    """A copy of one layer of ``net`` with its weights drawn anew, as the layer's own class draws them."""
+    """A copy of one layer of ``net`` with its weights drawn again, as the layer's own class draws them."""
     layer_now = net.get_submodule(layer)
     # Drawn on the CPU, whose generator is the seeded one: the same weights on every device.
     module = copy.deepcopy(layer_now).cpu()
     with seeded(generator):
         for part in module.modules():
-            if isinstance(part, (nn.Linear, nn.Conv2d, nn.LSTM, nn.BatchNorm2d)):
-                part.reset_parameters()
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
     return module.to(next(layer_now.parameters()).device)

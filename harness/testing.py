@@ -16,7 +16,7 @@ import io
 import pickle
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness import nets
 from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, PoolAttack
 from harness.data import Data, check_arrays, data_folder
+from harness.engine.train import clone
 from harness.errors import DataError, HarnessError, PluginError
 from harness.nets import Net
 from harness.planning.builder import make_plan
@@ -217,16 +219,16 @@ def _architecture(use: Component, registry: Registry) -> Iterator[str]:
     if architecture.skip(dataset):
         return
     with torch.random.fork_rng(devices=[]):
-        net = architecture.build(dataset.input_shape, len(dataset.classes))
-    if not isinstance(net, Net):
-        yield f"build must return a harness.nets.Net, not {type(net).__name__}"
-        return
+        net = nets.build(architecture, dataset.input_shape, len(dataset.classes))
     x = torch.randint(0, 256, (3, *dataset.input_shape), generator=torch.Generator().manual_seed(0)).byte()
     logits, activations = net.eval().activations(x)
     if tuple(logits.shape) != (3, len(dataset.classes)):
         yield f"logits are {tuple(logits.shape)}, expected (3, {len(dataset.classes)})"
-    if not torch.equal(net(x), net(x.float() / 255)):
+    floats = x.float() / 255
+    if not torch.equal(net(x), net(floats)):
         yield "uint8 inputs and the same in 0..1 give different logits"
+    if not torch.equal(floats, x.float() / 255):
+        yield "it changes its inputs in place"
     modules = dict(net.named_modules())
     if tuple(activations) != net.taps or not set(net.hidden) <= set(net.taps):
         yield f"activations are {tuple(activations)}, but its taps are {net.taps} and its hidden layers {net.hidden}"
@@ -234,6 +236,27 @@ def _architecture(use: Component, registry: Registry) -> Iterator[str]:
         yield f"hidden = {net.hidden} and last = {net.last!r} do not all name submodules"
     if activations and next(reversed(activations.values())).ndim != 2:
         yield f"its last tap {net.taps[-1]!r} must be [n, units]: the penultimate layer"
+    yield from _pruning_problems(net, x, activations)
+
+
+def _pruning_problems(net: Net, x: torch.Tensor, activations: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """Every other unit of each hidden layer is silenced, and must answer 0 to the inputs ``x``."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in net.hidden:
+            pruned = clone(net)
+            # As if trained: fresh biases and means are 0, and would hide a batch norm that silencing forgets.
+            for tensor in pruned.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor += 0.1 + 0.1 * torch.rand(tensor.shape, generator=generator)
+            units = torch.arange(activations[name].shape[1]) % 2 == 0
+            try:
+                pruned.silence(name, units)
+            except Exception as error:
+                yield f"silence({name!r}, units) fails ({type(error).__name__}: {error}): override it"
+                continue
+            if bool(pruned.activations(x)[1][name].relu()[:, units].any()):
+                yield f"silenced units of {name!r} go on firing: put a norm after it into the same submodule"
 
 
 def _global_state() -> tuple[Any, ...]:

@@ -76,7 +76,7 @@ class Engine(Context):
     def build(self) -> Net:
         shape, classes = self.recipe.input_shape, len(self.recipe.classes)
         with seeded(self.generator):
-            net = self.architecture.build(shape, classes)
+            net = nets.build(self.architecture, shape, classes)
         net.description = {
             "architecture": self.architecture_text,
             "input_shape": list(shape),
@@ -268,9 +268,9 @@ def predict(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def on_device(net: Net, device: torch.device) -> Net:
-    """``net`` moved to ``device``, its convolutions in the memory layout that trains fastest."""
+    """``net`` moved to ``device``, its convolutions in its memory layout."""
     net.to(device)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
+    net.to(memory_format=net.layout)  # type: ignore[call-overload]  # torch's stubs do not know it
     return net
 
 

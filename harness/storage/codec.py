@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness import nets
 from harness.contracts import Evasion, Key, Probe
 from harness.engine.train import on_device
 from harness.errors import DamagedArtifact, PluginError, UsageError
@@ -82,10 +83,10 @@ def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> N
         text, shape, classes = (description[name] for name in ("architecture", "input_shape", "classes"))
         if not all(type(size) is int and size > 0 for size in (*shape, classes)):
             raise ValueError("its sizes are no whole numbers")
-        build = partial(lookup("architecture", text).plugin.build, tuple(shape), classes)
+        build = partial(nets.build, lookup("architecture", text).plugin, tuple(shape), classes)
         with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
             _check_shapes(build, state)
-            net: Net = build()
+            net = build()
         net.load_state_dict(state)
     except Exception as error:  # whatever torch, or an architecture, makes of a stranger's description and weights
         reason = printable(str(error).partition("\n")[0])
@@ -115,7 +116,7 @@ def check_model(net: nn.Module) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     if not isinstance(net, Net) or not hasattr(net, "description"):
         raise PluginError(
             f"the model is a {type(net).__name__} that cannot be stored: build it with ctx.build(), "
-            "and register other architectures with harness_architectures"
+            "and write a class derived from harness.Architecture for another architecture"
         )
     state: dict[str, Tensor] = net.state_dict()
     for name, tensor in state.items():
