@@ -10,9 +10,10 @@ import click
 import pytest
 
 from harness.cli import cli as group
-from harness.cli.leaderboard import SCHEME_COLUMNS
 from harness.planning.matrix import presets
 from harness.planning.registry import load_registry
+from harness.ranking.columns import SCHEMES
+from harness.ranking.scoring import Rules
 from harness.storage.schema import document
 from tests.conftest import ROOT, Cli
 
@@ -72,8 +73,8 @@ def test_the_readme_opens_with_the_two_commands_and_names_what_there_is() -> Non
 def test_the_readme_shows_a_real_leaderboard() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     shown = text[text.index("<!-- leaderboard: begin -->") : text.index("<!-- leaderboard: end -->")]
-    for column in SCHEME_COLUMNS:
-        assert f"| {column} |" in shown or f"{column} |" in shown, f"README.md's leaderboard has no column {column!r}"
+    for column in SCHEMES.shown(Rules()):
+        assert f" {column.header} |" in shown, f"README.md's leaderboard has no column {column.header!r}"
     assert "±" in shown and "Measured on " in shown
     for name in load_registry().names("defense"):
         assert re.search(rf"^\| \d+ \| {name}(\[[^|]*)? \| \d+ \|", shown, re.MULTILINE), f"no row of {name}"

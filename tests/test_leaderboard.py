@@ -17,10 +17,14 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from harness.cli.text import bars
 from harness.errors import UsageError
+from harness.ranking.columns import COMPARED, VIEWS
+from harness.ranking.compare import make_comparison
+from harness.ranking.glossary import MEANINGS
 from harness.ranking.leaderboard import MAX_COMPARED, Board, make_board
+from harness.ranking.render import board_html, board_text, comparison_html, comparison_text
 from harness.ranking.scoring import Rules, TestName, chances_within, kind_of, score
+from harness.ranking.values import bars
 from harness.statistics.intervals import clopper_pearson_upper
 from harness.statistics.power import queries_for_confidence, queries_for_power
 from harness.statistics.sequential import Sprt
@@ -476,15 +480,49 @@ NO_NULLS = {"null_trigger_trials": None, "nulls": 0}
 def test_a_narrow_terminal_gets_more_tables_not_broken_numbers(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    write(tmp_path, *(cell(d, seed=s, surrogate_trigger_matches=80 + 9 * s) for d in ("ewe", LONG) for s in (0, 1)))
+    rows = [cell(d, seed=s, surrogate_trigger_matches=80 + 9 * s) for d in ("ewe", LONG) for s in (0, 1)]
+    write(tmp_path, *rows, cell("ewe", seed=2, surrogate_accuracy=0.1))
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr("harness.cli.tables.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     out = cli("leaderboard", "--results", tmp_path, "--budget", 30, code=0).out
     assert max(map(len, out.splitlines())) <= width
-    for text in ("82.5 ± 6.4", "78.0 to 87.0", "84.5 ± 6.4 retraining", "hypervolume", "not counted", "samples"):
+    for text in ("82.5 ± 6.4", "78.0 to 87.0", "84.5 ± 6.4 retraining", "hypervolume", "not counted", "distribution"):
         assert text in out, text
     titles = out.count("schemes, ranked by margin"), out.count(" rank ")
-    assert titles == (1, {60: 6, 80: 3, 120: 2, 200: 1}[width])
+    assert titles == (1, {60: 5, 80: 3, 120: 2, 200: 1}[width])
+
+
+def test_a_terminal_shows_no_column_that_says_nothing(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path, cell("ewe"))
+    out = cli("leaderboard", "--results", tmp_path, code=0).out
+    assert "hypervolume" in out and "evasion" not in out and "not counted" not in out
+    write(tmp_path, cell("ewe", "filter", family="evasion"), cell("ewe", seed=1, surrogate_accuracy=0.1))
+    out = cli("leaderboard", "--results", tmp_path, code=0).out
+    assert re.search(r"^evasion +Margin over evasions", out, re.MULTILINE) and "1 void" in out
+
+
+def test_a_board_and_a_comparison_are_text_and_html_for_notebooks() -> None:
+    made = board(*(cell(name, seed=s) for name in ("<b>", "ewe") for s in range(2)))
+    frame = pd.DataFrame([cell("<b>"), cell("ewe")], columns=[c.name for c in CELLS.columns])
+    for text, page in (
+        (board_text(made, 80), board_html(made)),
+        (comparison_text(two := make_comparison(frame, "<b>", "ewe", Rules()), 80), comparison_html(two)),
+    ):
+        assert max(map(len, text.splitlines())) <= 80 and "78.0" in text and "\x1b" not in text
+        assert "<b>ewe" not in page and "&lt;b&gt;" in page and ">78.0" in page
+        assert page.count("<table") == page.count("</table>") and page.count("<tr>") == page.count("</tr>")
+
+
+def test_every_term_begins_with_a_noun_and_every_column_of_numbers_has_one() -> None:
+    for term, meaning in MEANINGS.items():
+        first = meaning.split()[0]
+        assert (first[0].isupper() or first in ("1", "p-value")) and meaning.endswith("."), term
+        assert first not in {"What", "Who", "Whether", "Which", "Where", "When", "How", "Of", "As", "By", "In", "At"}, (
+            term
+        )
+    columns = [column for views in VIEWS.values() for view in views for column in view.columns]
+    said = {column.term or column.name for column in (*columns, *COMPARED)}
+    assert said - {"scheme", "attack", "family"} <= set(MEANINGS)
 
 
 LONG = "ewe[variant=official,factor=32,temperature=64,trigger_set=256]"

@@ -165,18 +165,10 @@ class Board:
     machines: list[str]
 
     @property
-    def ranked_by(self) -> str:
-        """How the ranks were made, in words."""
+    def is_compared(self) -> bool:
+        """Whether every pair of schemes of a dataset was compared for the ranks."""
         sizes = Counter(scheme.dataset for scheme in self.schemes if scheme.margin)
-        if any(size > MAX_COMPARED for size in sizes.values()):
-            return (
-                f"by margin alone where a dataset has more than {MAX_COMPARED} schemes, whose pairs are not compared."
-            )
-        return (
-            "1 + the schemes that are better beyond doubt; those that cannot be told apart share it. Pairs are "
-            "compared over the seeds and attacks that both have, by a sign-flip test with Holm's correction, at "
-            f"{self.rules.confidence:.0%}. At 95% that takes 6 seeds for two schemes, 11 for ten."
-        )
+        return all(size <= MAX_COMPARED for size in sizes.values())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a finite number is null."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from harness.ranking.columns import SCHEMES, Table, board_terms
 from harness.ranking.leaderboard import Attacked, Board, Detected, Ranked, make_board
 from harness.report.page import PLOTS, ROWS, Grid, Map, Row, Section, Tags, Value
 from harness.report.values import (
@@ -120,29 +121,9 @@ def _choice(access: str, family: str, scheme: Ranked) -> Tags:
 
 def _terms(board: Board) -> list[tuple[str, str]]:
     """What the words of the leaderboard mean."""
-    rules = board.rules
-    false = "the null models' (the false rate)" if rules.fpr is None else f"an assumed false rate of {rules.fpr:.2%}"
-    void = (
-        f"its accuracy is more than {100 * rules.max_drop:g} points below the null models', so no answer of it counts"
-    )
-    within = (
-        f"the mean chance of that within {rules.budget} trigger queries, each answered at the rate that was measured"
-    )
-    told = {
-        "rank": board.ranked_by,
-        "n": "seeds on which some attack counts.",
-        "margin": f"success less {false}, a mean over the extractions and removals that count. Success is the share of "
-        "trigger queries that the attacked model answers as the key says.",
-        "95% interval": "of the mean margin over seeds (bootstrap).",
-        "worst attack": "of these the one that leaves the least mean success, and what it leaves.",
-        "verified": f"share of attacked models that {rules.accuser} accuses at {rules.confidence:.0%}.",
-        f"within {rules.budget}": f"{within}.",
-        "hypervolume": "what the attacks reach together, of accuracy kept and of the mark removed: 100 is all of the "
-        "mark for nothing, so low is good for the owner.",
-        "evasion": "the margin over evasions, which hide the mark and leave it in the model.",
-        "not counted": f"void: {void}; failed and skipped: see the reasons below.",
-    }
-    return [(word, meaning) for word, meaning in told.items() if word in scheme_columns(board)]
+    shown = scheme_columns(board)
+    ranked = Table("", SCHEMES.shown(board.rules), board.schemes)
+    return [(term, words) for term, words in board_terms(board, [ranked]) if term in shown]
 
 
 def _without_nulls(board: Board) -> str:
