@@ -160,6 +160,11 @@ class Context(ABC):
     generator: torch.Generator
     """On the CPU, seeded for this stage: draw from it and from nothing else."""
 
+    @property
+    @abstractmethod
+    def epochs(self) -> int:
+        """Epochs of the recipe that are left: without those of the clean model where :meth:`start` gives it."""
+
     @abstractmethod
     def build(self) -> Net:
         """A freshly initialised net, of the architecture that the plugin declared or the dataset's recipe names."""

@@ -142,6 +142,21 @@ class Marking(Defense):
         return torch.nn.functional.one_hot(torch.full((len(inputs),), 2), 3).float() * 9
 
 
+class Starting(Marking):
+    """Starts from the clean model or not, and remembers the epochs that are left."""
+
+    name = "starting"
+    clean: bool = False
+
+    @property
+    def from_clean(self) -> bool:
+        return self.clean
+
+    def embed(self, task: Task, ctx: Context) -> Marked:
+        SEEN["epochs left"] = ctx.epochs
+        return super().embed(task, ctx)
+
+
 @dataclass(frozen=True)
 class Signs(WhiteBoxDefense):
     """Writes eight bits into the signs of the last layer, and reads them there."""
@@ -300,7 +315,7 @@ class Counting(Marking):
 
 
 TOYS: tuple[type[Plugin], ...] = (
-    *(Noise, OtherNoise, Toy, Marking, Signs, Counting),
+    *(Noise, OtherNoise, Toy, Marking, Starting, Signs, Counting),
     *(Leave, Ask, Take, Learn, Scribble, Peek, Search),
 )
 
@@ -434,6 +449,13 @@ def test_a_pool_without_labels_says_what_to_declare() -> None:
     assert torch.equal(Pool(Noise().public(), x, y).labels(), y)
     with pytest.raises(Refused, match="declare `labelled = True`"):
         Pool(Noise().public(), x).labels()
+
+
+def test_the_epochs_left_are_known_to_defense_and_attack(tmp_path: Path) -> None:
+    for entry, left in (("starting", 2), ("starting[clean=true]", 1)):
+        ran = run(tmp_path / entry, entry, "ask")
+        assert ran["embed"]["status"] == "ok" and SEEN["epochs left"] == left
+        assert SEEN["ask"][2].epochs == 2
 
 
 def test_a_white_box_attack_ruins_its_own_copy_only(tmp_path: Path) -> None:

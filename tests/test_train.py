@@ -147,6 +147,12 @@ def test_start_is_a_copy_of_the_clean_model_or_a_fresh_net() -> None:
     assert not same(engine().start(), lent.clean)
 
 
+def test_the_epochs_left_are_those_that_the_clean_model_has_not_had() -> None:
+    fresh, lent = engine(epochs=7), engine(epochs=7)
+    lent.clean, lent.pretrained = trained(), 3
+    assert fresh.epochs == 7 and lent.epochs == 4
+
+
 def test_a_built_net_says_how_to_build_it_again() -> None:
     assert engine().build().description == {"architecture": "small", "input_shape": [1, 8, 8], "classes": 4}
 

@@ -69,7 +69,15 @@ def digits(options: str = "architecture=cnn[width=16]") -> tuple[Task, Net]:
 def lend(task: Task, clean: Net | None = None, seed: int = 0) -> Engine:
     architecture = registry().component("architecture", task.dataset.architecture)
     generator = torch.Generator().manual_seed(seed)
-    return Engine(CPU, generator, task.dataset.public(), architecture.plugin, architecture.text, clean)
+    return Engine(
+        CPU,
+        generator,
+        task.dataset.public(),
+        architecture.plugin,
+        architecture.text,
+        clean,
+        task.dataset.pretrain if clean else 0,
+    )
 
 
 def wide(count: int = 50, targets: int = 24, seed: int = 0) -> tuple[Task, Net]:
@@ -346,12 +354,12 @@ class Recorder(Engine):
     """Keeps what a plugin wants to train, and trains nothing."""
 
     streams: Sequence[Stream] = ()
-    epochs: int = 0
+    trained_for: int = 0
     optimizers: Sequence[torch.optim.Optimizer] = ()
     started: dict[str, Tensor] = field(default_factory=dict)
 
     def train(self, net: Net, streams: Sequence[Stream], epochs: int, **options: Any) -> Net:
-        self.streams, self.epochs, self.optimizers = streams, epochs, options.get("optimizers", ())
+        self.streams, self.trained_for, self.optimizers = streams, epochs, options.get("optimizers", ())
         self.started = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         return net
 
@@ -365,7 +373,8 @@ def embed(entry: str, options: str = "batch_size=16,architecture=cnn[width=4]") 
     scheme = registry().component("defense", entry).plugin
     lent = lend(task)
     recorder = Recorder(CPU, lent.generator, dataset, lent.architecture, lent.architecture_text)
-    recorder.clean = lend(task, seed=5).build() if scheme.from_clean else None
+    if scheme.from_clean:
+        recorder.clean, recorder.pretrained = lend(task, seed=5).build(), dataset.pretrain
     return recorder, scheme.embed(task, recorder), task
 
 
@@ -448,7 +457,7 @@ def test_phases_decide_where_training_starts_and_how_long_it_is() -> None:
     options = "batch_size=16,architecture=cnn[width=4],epochs=9,pretrain=4"
     two, _, task = embed("ewe[phases=two]", options)
     one, _, _ = embed("ewe[phases=one]", options)
-    assert (two.epochs, one.epochs) == (5, 9)
+    assert (two.trained_for, one.trained_for) == (5, 9)
     clean = lend(task, seed=5).build().state_dict()
     assert all(torch.equal(tensor, clean[name]) for name, tensor in two.started.items())
     assert not torch.equal(one.started["conv1.weight"], clean["conv1.weight"])
@@ -459,14 +468,14 @@ def test_phases_decide_where_training_starts_and_how_long_it_is() -> None:
 def test_passes_over_the_target_class_are_the_released_codes() -> None:
     options = "batch_size=16,architecture=cnn[width=4],epochs=9,pretrain=4"
     whole, _, task = embed("ewe", options)
-    assert whole.streams[0].shuffle and whole.streams[0].limit is None and whole.epochs == 5
+    assert whole.streams[0].shuffle and whole.streams[0].limit is None and whole.trained_for == 5
     batches, marked = len(task.train) // 16, len(task.train.of(task.dataset.target)) // 16 * 2
     assert batches > 2 * marked > 2  # or a pass would show all of the task data
     for ratio in (1.0, 2.0):
         for order in ("fixed", "shuffled"):
             passed, _, _ = embed(f"ewe[passes=target,order={order},ratio={ratio}]", options)
             assert passed.streams[0].shuffle == (order == "shuffled") and passed.streams[0].limit == marked * ratio
-            assert passed.epochs == round(5 * batches / marked) and passed.streams[1].shuffle
+            assert passed.trained_for == round(5 * batches / marked) and passed.streams[1].shuffle
             # In all, a watermark batch for each task batch of five epochs, but for the rounding to whole passes.
             shown = list(schedule(passed.streams))
             assert (shown.count(0), shown.count(1)) == (marked * ratio, marked)
@@ -544,7 +553,9 @@ def test_a_temperature_is_really_learned() -> None:
             return super().train(net, streams, epochs, **options)
 
     lent = lend(task)
-    keeping = Keeping(CPU, lent.generator, task.dataset, lent.architecture, lent.architecture_text, clean)
+    keeping = Keeping(
+        CPU, lent.generator, task.dataset, lent.architecture, lent.architecture_text, clean, task.dataset.pretrain
+    )
     registry().component("defense", "ewe[variant=official,weight=4]").plugin.embed(task, keeping)
     learned = seen[0].detach().exp()
     assert bool((learned > 0).all()) and bool((learned - 100).abs().gt(1e-3).all())
@@ -673,7 +684,10 @@ def test_adis_key_is_drawn_by_seed_and_learned_from_scratch_or_from_a_clean_mode
     other = adi.embed(task, Recorder(CPU, torch.Generator().manual_seed(8), task.dataset, scratch.architecture, ""))
     assert not rows(other.key.trigger.x) & rows(one.key.trigger.x)
     pretrained, _, _ = embed("adi[count=20,start=pretrained]")
-    assert (scratch.epochs, pretrained.epochs) == (task.dataset.epochs, task.dataset.epochs - task.dataset.pretrain)
+    assert (scratch.trained_for, pretrained.trained_for) == (
+        task.dataset.epochs,
+        task.dataset.epochs - task.dataset.pretrain,
+    )
     clean = lend(task, seed=5).build()
     assert torch.equal(pretrained.started["conv1.weight"], clean.conv1.weight)
     assert not torch.equal(scratch.started["conv1.weight"], clean.conv1.weight)

@@ -58,6 +58,8 @@ class Engine(Context):
     architecture_text: str
     clean: Net | None = None
     """The clean model, for plugins that declared ``from_clean``."""
+    pretrained: int = 0
+    """Epochs that the clean model was trained for."""
     precision: Precision = "tf32"
     capture: bool = True
     """Whether steps are captured where the device can: see :mod:`harness.engine.cuda_graphs`."""
@@ -72,6 +74,10 @@ class Engine(Context):
     """Whether to keep the weights after each epoch, for the harness to measure when the plugin is done."""
     snapshots: list[tuple[Net, list[dict[str, Tensor]]]] = field(default_factory=list)
     """One entry a training: the net, and its weights after each epoch."""
+
+    @property
+    def epochs(self) -> int:
+        return self.recipe.epochs - self.pretrained
 
     def build(self) -> Net:
         shape, classes = self.recipe.input_shape, len(self.recipe.classes)

@@ -92,7 +92,8 @@ class StageRunner:
             engine = self._engine(stage, trace, counts)
             with trace.span("load parents"):
                 parents = {role: self._parent(id) for role, id in stage.parents}
-            engine.clean = parents["clean"].net if "clean" in parents else None
+            if "clean" in parents:
+                engine.clean, engine.pretrained = parents["clean"].net, stage.dataset.plugin.pretrain
             with trace.span(stage.action, plugin=str(stage.plugin or "")):
                 made = ACTIONS[stage.action](self, stage, parents, engine)
             self._watch(stage, parents, engine)
