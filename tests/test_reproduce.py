@@ -94,7 +94,7 @@ def test_the_ewe_paper_has_every_target() -> None:
 
 @pytest.mark.parametrize(("name", "id"), SHIPPED)
 def test_every_experiment_plans_at_every_scale(builtin: Registry, name: str, id: str) -> None:
-    from harness.cli.options import planned
+    from harness.planning.narrowing import planned
 
     experiment = load_paper(name).experiments[id]
     for scale in (FULL, "small"):
@@ -105,8 +105,8 @@ def test_every_experiment_plans_at_every_scale(builtin: Registry, name: str, id:
 
 @pytest.mark.parametrize(("name", "id"), SHIPPED)
 def test_every_row_speaks_of_some_cells_at_full_scale(builtin: Registry, name: str, id: str) -> None:
-    from harness.cli.options import planned
     from harness.papers.reproduce import canonical
+    from harness.planning.narrowing import planned
 
     experiment = load_paper(name).experiments[id]
     plans = [planned(builtin, matrix) for matrix in experiment.matrices(FULL)]

@@ -210,7 +210,7 @@ def test_a_record_as_stages_leave_it_is_sound(action: str) -> None:
 
 
 def test_the_records_of_a_run_are_sound(finished: Path) -> None:
-    from harness.cli.options import planned
+    from harness.planning.narrowing import planned
 
     plan = planned(load_registry(), matrix_of("none"))
     assert len(plan.stages) == 6
@@ -989,7 +989,7 @@ def test_a_stored_reason_is_shown_and_not_executed(results: Path, cli: Cli) -> N
 
 @pytest.mark.parametrize("bar", [True, False])
 def test_a_watcher_shows_and_does_not_execute(bar: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    from harness.cli.progress import Bar, Plain
+    from harness.running.progress import Bar, Plain
 
     watching = Bar(1) if bar else Plain()
     hostile = {"action": "verify", "status": "failed", "seconds": 1.0, "stage": ID}

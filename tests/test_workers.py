@@ -97,12 +97,12 @@ class Unreadable:
 
 def run(label, jobs):
     """A run of two stages that Ctrl-C ends as it does that of the command line."""
-    from harness.cli.running import _stop_on_interrupt
+    from harness.running.start import stop_on_interrupt
     from harness.running.processes import Local
     from harness.planning.graph import Stage, Component
     from types import SimpleNamespace
     stages = [Stage(name, "train", label, 0, 0, Component("dataset", "dots", "", None)) for name in "ab"]
-    with _stop_on_interrupt() as stopping:
+    with stop_on_interrupt(print) as stopping:
         control = SimpleNamespace(going=lambda: not stopping(), begin=lambda stage: None, end=print)
         Local(jobs, make, {stage.id: stage for stage in stages}, print).run(stages, control)
 '''

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import (
-    Narrowing,
     load_plugins,
     narrowing_options,
     open_results,
-    planned,
     plugins_option,
     results_option,
 )
 from harness.cli.text import say
+from harness.planning.narrowing import Narrowing, planned
 
 if TYPE_CHECKING:
     from harness.inspect.gc import GarbageCollector, Goes

@@ -1,14 +1,16 @@
-"""Options that several commands share by name, and what they make of them."""
+"""Options that several commands share by name, and the values that are made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
+
+from harness.planning.narrowing import Narrowing, planned
 
 if TYPE_CHECKING:
     from harness.inspect.status import Survey
@@ -33,13 +35,13 @@ plugins_option = click.option(
     "plugin_folders",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Folder of further plugin files; may be repeated. Also: HARNESS_PLUGINS.",
+    help="Folder of more plugin files; may be repeated. Also: HARNESS_PLUGINS.",
 )
 data_option = click.option(
     "--data",
     "data_named",
     type=click.Path(path_type=Path),
-    help="Folder of data sets. Else HARNESS_DATA, else a per-user cache that downloads what is missing.",
+    help="Folder of data sets. Default: HARNESS_DATA, or else a per-user cache that downloads missing sets.",
 )
 format_option = click.option(
     "--format",
@@ -47,53 +49,20 @@ format_option = click.option(
     type=click.Choice(["terminal", "markdown", "csv", "json"]),
     default="terminal",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 
 
 def matrix_options(command: F) -> F:
-    """What names a matrix and narrows it."""
-    named = click.option("--matrix", "matrix_name", default="quick", show_default=True, help="A preset, or PATH.toml.")
+    """Options that name a matrix and narrow it."""
+    named = click.option(
+        "--matrix", "matrix_name", default="quick", show_default=True, help="Matrix to use: a preset, or PATH.toml."
+    )
     return named(narrowing_options(command))
 
 
-@dataclass(frozen=True)
-class Narrowing:
-    """What the command line makes of a matrix."""
-
-    scale: str
-    datasets: tuple[str, ...]
-    defenses: tuple[str, ...]
-    attacks: tuple[str, ...]
-    analyses: tuple[str, ...]
-    seeds: str | None
-    nulls: int | None
-
-    def __bool__(self) -> bool:
-        """Whether anything of the matrix is replaced."""
-        axes = (self.datasets, self.defenses, self.attacks, self.analyses)
-        return any(axes) or self.seeds is not None or self.nulls is not None
-
-    def of(self, matrix_name: str) -> Matrix:
-        """The matrix of that name, as the command line asks for it."""
-        from harness.planning.matrix import choose, load_matrix, parse_seeds
-
-        matrix = load_matrix(matrix_name, self.scale)
-        if self.datasets:
-            matrix = replace(matrix, datasets=_single(choose(self.datasets, [(e,) for e in matrix.datasets])))
-        if self.defenses:
-            matrix = replace(matrix, defenses=_single(choose(self.defenses, [(e,) for e in matrix.defenses])))
-        if self.attacks:
-            matrix = replace(matrix, attacks=choose(self.attacks, matrix.attacks))
-        if self.analyses:
-            matrix = replace(matrix, analyses=_single(choose(self.analyses, [(e,) for e in matrix.analyses])))
-        if self.seeds is not None:
-            matrix = replace(matrix, seeds=parse_seeds(self.seeds))
-        return matrix if self.nulls is None else replace(matrix, nulls=self.nulls)
-
-
 class Surveyed(NamedTuple):
-    """A matrix, its plan, and how it stands with it at an address."""
+    """A matrix, its plan, and how far it is in a results folder."""
 
     matrix: Matrix
     plan: Plan
@@ -102,7 +71,7 @@ class Surveyed(NamedTuple):
 
 
 def gathered(name: str, make: Callable[..., Any], options: Iterable[str]) -> Callable[[F], F]:
-    """For a command that takes as one ``name`` what ``make`` makes of those of these options that it has."""
+    """Decorate a command so that its parameter ``name`` is ``make(...)`` of these options, as far as it has them."""
     wanted = tuple(options)
 
     def decorate(command: F) -> F:
@@ -123,28 +92,39 @@ _RULES = {
         type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
         default="binomial",
         show_default=True,
-        help="Of the surrogate's answers against the null models'.",
+        help="Test of the surrogate's answers against the null models'.",
     ),
     "confidence": click.option(
-        "--confidence", type=float, default=0.95, show_default=True, help="Of verifications, ranks and differences."
+        "--confidence",
+        type=float,
+        default=0.95,
+        show_default=True,
+        help="Confidence of verifications, ranks and differences.",
     ),
     "max_drop": click.option(
-        "--max-drop", type=float, default=0.10, show_default=True, help="Accuracy below the nulls' that voids."
+        "--max-drop",
+        type=float,
+        default=0.10,
+        show_default=True,
+        help="Void a model whose accuracy is more than this below the null models'.",
     ),
     "fpr": click.option(
-        "--fpr", type=float, metavar="RATE", help="Assume this false rate of unmarked models, not the nulls' own."
+        "--fpr",
+        type=float,
+        metavar="RATE",
+        help="Assume this false rate of unmarked models instead of the null models' own.",
     ),
     "budget": click.option(
         "--budget",
         type=int,
         metavar="N",
-        help="Show the chance of an accusation within N trigger queries, at the rates that were measured.",
+        help="Show the chance of an accusation within N trigger queries at the measured rates.",
     ),
 }
 
 
 def rules_options(*names: str) -> Callable[[F], F]:
-    """Options by which evidence becomes a verdict, all or some: given to the command as one ``rules``."""
+    """Options of the verdict, all or the named: given to the command as one ``rules``."""
     wanted = names or tuple(_RULES)
 
     def decorate(command: F) -> F:
@@ -163,32 +143,42 @@ def _rules(**named: Any) -> Rules:
 
 
 def narrowing_options(command: F) -> F:
-    """What narrows a matrix: given to the command as one ``narrowing``."""
+    """Options that narrow a matrix: given to the command as one ``narrowing``."""
     command = gathered("narrowing", Narrowing, [each.name for each in fields(Narrowing)])(command)
     for option in reversed(
         [
             click.option(
-                "--scale", default="full", show_default=True, help="Of the matrix: a table [scales.NAME] in it."
+                "--scale", default="full", show_default=True, help="Scale of the matrix: a table [scales.NAME] in it."
             ),
             click.option(
                 "--dataset",
                 "datasets",
                 multiple=True,
-                help="Instead of the matrix's: NAME[option=value], or a glob.",
+                help="Data set instead of the matrix's: NAME[option=value], or a glob; may be repeated.",
             ),
             click.option(
                 "--defense",
                 "defenses",
                 multiple=True,
-                help="Instead of the matrix's. A glob picks from them.",
+                help="Defense instead of the matrix's; a glob picks from these. May be repeated.",
             ),
-            click.option("--attack", "attacks", multiple=True, help="Instead of the matrix's. Chains: 'a | b'."),
-            click.option("--analysis", "analyses", multiple=True, help="Instead of the matrix's: NAME[option=value]."),
-            click.option("--seeds", help="Instead of the matrix's: 0-4 or 0,2,5-7."),
+            click.option(
+                "--attack",
+                "attacks",
+                multiple=True,
+                help="Attack instead of the matrix's; a chain is 'a | b'. May be repeated.",
+            ),
+            click.option(
+                "--analysis",
+                "analyses",
+                multiple=True,
+                help="Analysis instead of the matrix's: NAME[option=value]; may be repeated.",
+            ),
+            click.option("--seeds", help="Seeds instead of the matrix's: 0-4 or 0,2,5-7."),
             click.option(
                 "--nulls",
                 type=click.IntRange(0, 1000),
-                help="Null models a dataset, instead of the matrix's.",
+                help="Null models per data set, instead of the matrix's.",
             ),
         ]
     ):
@@ -217,35 +207,8 @@ def load_plugins(folders: tuple[Path, ...]) -> Registry:
     return registry
 
 
-def _single(chains: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
-    from harness.errors import UsageError
-    from harness.planning.matrix import format_chain
-
-    for chain in chains:
-        if len(chain) > 1:
-            raise UsageError(f"only attacks chain: {format_chain(chain)!r}")
-    return tuple(chain[0] for chain in chains)
-
-
-def planned(registry: Registry, matrix: Matrix) -> Plan:
-    """The plan of a matrix, every name and option checked."""
-    from harness.planning.builder import make_plan
-    from harness.planning.registry import resolve
-
-    axes = resolve(registry, matrix)
-    return make_plan(
-        axes.datasets,
-        axes.defenses,
-        axes.chains,
-        matrix.seeds,
-        matrix.nulls,
-        registry.component,
-        analyses=axes.analyses,
-    )
-
-
 def surveyed(matrix_name: str, narrowing: Narrowing, plugin_folders: tuple[Path, ...], results: str) -> Surveyed:
-    """How it stands with a matrix in a results folder, also while other processes run."""
+    """Survey a matrix in a results folder, also while other processes run."""
     from harness.inspect.status import Survey
     from harness.storage.locks import Claims
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import click
 
 from harness.cli.options import (
-    Narrowing,
     load_plugins,
     matrix_options,
     open_results,
-    planned,
     plugins_option,
     results_option,
 )
+from harness.planning.narrowing import Narrowing, planned
 
 
 @click.command(epilog="Example: harness plan --matrix paper --defense 'ewe*'")

@@ -1,4 +1,4 @@
-"""``harness reproduce``: a published paper's tables and figures beside ours."""
+"""``harness reproduce``: compare a published paper's tables and figures with ours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import format_option, load_plugins, open_results, results_option
-from harness.cli.running import execute, machine_options, mend, report, warn
-from harness.running.machine import Machine, make_executor
+from harness.cli.running import execute, machine_options, report
+from harness.running.machine import Machine
 
 if TYPE_CHECKING:
     from harness.papers.paper import Experiment, Paper
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
 WIDE = 100
-"""Columns of a terminal that has room for the interval."""
+"""Width in columns of a terminal that has room for the interval."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """An experiment, what the rows say, and what became of its cells and its picture."""
+    """An experiment with its compared rows, the ends of its cells, and its picture."""
 
     paper: Paper
     experiment: Experiment
@@ -46,7 +46,7 @@ class Found:
     no_picture: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is not a finite number is null."""
+        """Plain values for JSON; a number that is not finite is null."""
         from harness.storage.store import plain
 
         values: dict[str, Any] = plain(
@@ -69,9 +69,9 @@ class Found:
     "--scale",
     default="small",
     show_default=True,
-    help="small: minutes on a CPU, and not the paper's setting; full: the paper's sizes, for a GPU.",
+    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, for a GPU.",
 )
-@click.option("--seeds", help="Instead of the experiment's: 0-4 or 0,2,5-7.")
+@click.option("--seeds", help="Seeds instead of the experiment's: 0-4 or 0,2,5-7.")
 @click.option("--no-run", is_flag=True, help="Compare what is in the results folder, and run nothing.")
 @results_option
 @machine_options
@@ -127,7 +127,7 @@ def reproduce(
 
 
 def _list(papers: list[Paper]) -> None:
-    """Every experiment: what the paper says, and the cells that it takes at each scale."""
+    """Print every experiment: the paper's claim, and its number of cells at each scale."""
     from harness.storage.text import printable
 
     for paper in papers:
@@ -176,9 +176,9 @@ class _Bench:
 
     def _plan(self, experiment: Experiment) -> Plan | None:
         """The plan of all the experiment's matrices; ``None`` where it has none."""
-        from harness.cli.options import planned
         from harness.planning.graph import Plan
         from harness.planning.matrix import parse_seeds
+        from harness.planning.narrowing import planned
 
         matrices = experiment.matrices(self.scale)
         if self.seeds is not None:
@@ -191,15 +191,9 @@ class _Bench:
         return Plan(stages, tuple(cells.values()))
 
     def _run(self, experiment: Experiment, plan: Plan) -> int:
-        from harness.running.session import Options, Session
+        from harness.running.session import Options
 
-        mend(self.tables)
-        session = Session(plan, self.store, self.tables, Options())
-        for warning in session.warnings:
-            warn(warning)
-        executor = make_executor(session, self.store, self.registry, plan, self.machine, warn)
-        self.store.prepare()
-        outcome = execute(session, executor, self.quiet)
+        outcome = execute(plan, self.registry, self.store, self.tables, self.machine, Options(), quiet=self.quiet)
         return report(outcome, plan, self.store.address, err=True, name=experiment.id)
 
     def _found(
@@ -346,7 +340,7 @@ def _terminal(found: Found) -> None:
 
     from harness.storage.text import printable
 
-    # No markup and no emoji codes: a paper's file, and the rows, may be a stranger's.
+    # No markup and no emoji codes: a paper's file, and the rows, may be untrusted.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False)
     console.print(printable(_title(found)), style="bold")
     for line in _head(found):

@@ -6,16 +6,19 @@ from typing import Any
 
 import click
 
-from harness.cli.options import Narrowing, load_plugins, matrix_options, open_results, planned, results_option
-from harness.cli.running import execute, machine_options, mend, report, warn
-from harness.running.machine import Machine, make_executor
+from harness.cli.options import load_plugins, matrix_options, open_results, results_option
+from harness.cli.running import execute, machine_options, report, warn
+from harness.planning.narrowing import Narrowing, planned
+from harness.running.machine import Machine
 
 
 @click.command(epilog="Example: harness run --matrix smoke --defense 'ewe*' --seeds 0-4")
 @matrix_options
 @results_option
 @machine_options
-@click.option("--deterministic", is_flag=True, help="On a GPU: only operations that give the same bits every time.")
+@click.option(
+    "--deterministic", is_flag=True, help="Use only operations that give the same bits every time (on a GPU)."
+)
 @click.option(
     "--rerun",
     type=click.Choice(["never", "failed", "all"]),
@@ -26,7 +29,7 @@ from harness.running.machine import Machine, make_executor
 @click.option(
     "--profile", is_flag=True, help="Write a timeline of each stage, for ui.perfetto.dev or chrome://tracing."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be run, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print the number of stages that would run, and stop.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first stage that fails.")
 @click.option("--debug", is_flag=True, help="Open the debugger where a plugin fails.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -42,24 +45,20 @@ def run(
     quiet: bool,
     log_json: bool,
 ) -> int:
-    """Run a matrix: every dataset x defense x attack x seed. What is stored already is not run again."""
+    """Run a matrix: every dataset x defense x attack x seed. Finished stages are not run again."""
     from harness.running.session import Options, Session
 
     registry = load_plugins(machine.plugins)
     plan = planned(registry, narrowing.of(matrix_name))
     store, tables = open_results(results)
-    if not dry_run:
-        mend(tables)
-    session = Session(plan, store, tables, Options(rerun, fail_fast or machine.debug))
-    for warning in session.warnings:
-        warn(warning)
+    options = Options(rerun, fail_fast or machine.debug)
     if dry_run:
+        session = Session(plan, store, tables, options)
+        for warning in session.warnings:
+            warn(warning)
         click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
-    runner = make_executor(session, store, registry, plan, machine, warn)
-    # Last, so that a mistake in the command leaves the results folder as it was.
-    store.prepare()
-    outcome = execute(session, runner, quiet, log_json, machine.debug)
+    outcome = execute(plan, registry, store, tables, machine, options, quiet=quiet, log_json=log_json)
     code = report(outcome, plan, store.address, err=log_json)
     store.flush()
     if machine.profile and outcome.ran:

@@ -1,15 +1,11 @@
-"""Running a plan from the command line: the options, the executor, the progress, Ctrl-C. Shared by the commands that
-run.
-
-Only what there is to run imports torch.
-"""
+"""Options and output of the commands that run a plan. :mod:`harness.running.start` runs it."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +16,13 @@ from harness.running.machine import WORKERS_A_GPU, Machine
 
 if TYPE_CHECKING:
     from harness.planning.graph import Plan
-    from harness.running.executor import Executor
-    from harness.running.session import Outcome, Session
+    from harness.planning.registry import Registry
+    from harness.running.session import Options, Outcome, Watcher
+    from harness.storage.store import Store
     from harness.storage.tables import Tables
+
+SHOWN = 20
+"""Failed cells that are named at the end of a run."""
 
 
 def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | None:
@@ -44,8 +44,8 @@ def _machine(data_named: Path | None, plugin_folders: tuple[Path, ...], **named:
 
 
 def machine_options(command: F) -> F:
-    """Where to run, with what data and plugins: given to the command as one ``machine``. What more of :class:`Machine`
-    a command has options for is in it too."""
+    """Options of devices, processes, data and plugins: given to the command as one ``machine``, with the fields of
+    :class:`Machine` that a command has options of its own for."""
     command = gathered("machine", _machine, ["data_named", "plugin_folders", *(f.name for f in fields(Machine))])(
         command
     )
@@ -55,20 +55,20 @@ def machine_options(command: F) -> F:
             type=click.Choice(["fp32", "tf32", "bf16"]),
             default="tf32",
             show_default=True,
-            help="Of training. tf32: of a GPU's matrix products (a CPU trains in fp32). bf16: autocast to bfloat16.",
+            help="Precision of training. tf32: a GPU's matrix products (a CPU uses fp32). bf16: autocast to bfloat16.",
         ),
         click.option(
             "--threads",
             type=click.IntRange(1, 1024),
             default=1,
             show_default=True,
-            help="CPU threads of torch. Another number sums in another order: other numbers, within rounding.",
+            help="CPU threads of torch. Changing it changes results within rounding error.",
         ),
         click.option(
             "--stage-timeout",
             type=click.FloatRange(0, min_open=True),
             metavar="SECONDS",
-            help="A stage that takes longer fails: its process is killed, and the others go on.",
+            help="Time limit of a stage: its process is killed, the stage fails, and the others continue.",
         ),
         click.option(
             "--jobs",
@@ -77,15 +77,17 @@ def machine_options(command: F) -> F:
             default="auto",
             envvar="HARNESS_JOBS",
             show_default=True,
-            help="Stages at a time; from 2 on in worker processes. auto: one a CPU (for --threads of it, and 2 GiB), "
-            f"{WORKERS_A_GPU} a GPU, all of a cluster. Also: HARNESS_JOBS.",
+            help="Stages at a time; 2 or more run in worker processes. auto: one per CPU (with --threads N one per N "
+            f"CPUs, and per 2 GiB of memory), {WORKERS_A_GPU} per GPU, all of a cluster. Also: HARNESS_JOBS.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda or cuda:N."
+        ),
         click.option(
             "--address",
             metavar="HOST:PORT|auto",
             callback=_address,
-            help="Of the Ray cluster's head. Without: a cluster of this machine alone, for this run.",
+            help="Address of the Ray cluster's head. Without it: a cluster of this machine alone, for this run.",
         ),
         click.option(
             "--executor",
@@ -93,7 +95,7 @@ def machine_options(command: F) -> F:
             default="local",
             show_default=True,
             is_eager=True,  # --address depends on it
-            help="local: this machine. ray: a Ray cluster, see docs/clusters.md.",
+            help="Place to run. local: this machine. ray: a Ray cluster, see docs/clusters.md.",
         ),
         plugins_option,
         data_option,
@@ -102,25 +104,48 @@ def machine_options(command: F) -> F:
     return command
 
 
-def mend(tables: Tables) -> None:
-    """Set aside what a power cut left of tables, and say so."""
-    for path in tables.mend():
-        warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written anew")
-
-
 def warn(message: str) -> None:
+    """Say what the user should know, on stderr."""
     from harness.storage.text import printable
 
     click.echo(f"warning: {printable(message)}", err=True)
 
 
-def execute(session: Session, executor: Executor, quiet: bool, log_json: bool = False, debug: bool = False) -> Outcome:
-    """Run what is left of a session, watched, until it ends or is interrupted."""
-    from harness.cli.progress import watcher
+def execute(
+    plan: Plan,
+    registry: Registry,
+    store: Store,
+    tables: Tables,
+    machine: Machine,
+    options: Options,
+    *,
+    quiet: bool,
+    log_json: bool = False,
+) -> Outcome:
+    """Run what is left of a plan, with progress, until it ends or is interrupted."""
+    from harness.running.start import run_plan, stop_on_interrupt
 
-    with _stop_on_interrupt() as stopping, watcher(len(session.todo), quiet, log_json) as watching:
+    with stop_on_interrupt(partial(click.echo, err=True)) as stopping:
+        return run_plan(
+            plan,
+            registry,
+            store,
+            tables,
+            machine,
+            options,
+            warn=warn,
+            watch=partial(_watched, quiet=quiet, log_json=log_json, debug=machine.debug),
+            stopping=stopping,
+        )
+
+
+@contextmanager
+def _watched(total: int, quiet: bool, log_json: bool, debug: bool) -> Iterator[Watcher]:
+    from harness.running.progress import watcher
+
+    with watcher(total, quiet, log_json) as watching:
         try:
-            return session.run(executor, watching, stopping)
+            yield watching
         except Exception:
             if debug:
                 import pdb
@@ -129,40 +154,17 @@ def execute(session: Session, executor: Executor, quiet: bool, log_json: bool = 
             raise
 
 
-@contextmanager
-def _stop_on_interrupt() -> Iterator[Any]:
-    """Ctrl-C asks to stop after what runs now; a second one stops at once."""
-    asked = False
-
-    def handle(signum: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        click.echo("\nstopping after what runs now (Ctrl-C again: at once)", err=True)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def report(outcome: Outcome, plan: Plan, results: str, err: bool, name: str = "") -> int:
     """Say how a run ended, on stderr if ``err``; its exit code."""
-    from harness.cli.progress import first_line
+    from harness.running.progress import first_line
     from harness.storage.text import printable
 
-    counts = ", ".join(f"{count} {status}" for status, count in sorted(outcome.counts.items()))
-    for cell, reason in outcome.failures[:20]:
+    for cell, reason in outcome.failures[:SHOWN]:
         click.echo(f"failed: {printable(cell)}: {first_line(reason)}", err=True)
-    if len(outcome.failures) > 20:
-        click.echo(f"... and {len(outcome.failures) - 20} more: see the cells table", err=True)
-    did = f"ran {outcome.ran - outcome.elsewhere} stages" if outcome.ran or outcome.interrupted else "nothing to do"
-    if outcome.elsewhere:
-        did += f", and another run {outcome.elsewhere} more"
+    if len(outcome.failures) > SHOWN:
+        click.echo(f"... and {len(outcome.failures) - SHOWN} more: see the cells table", err=True)
     start = f"{name}: " if name else ""
-    click.echo(f"{start}{did}: {len(plan.cells)} cells ({counts}), tables in {results}/tables", err=err)
+    click.echo(f"{start}{outcome.summary(len(plan.cells))}, tables in {results}/tables", err=err)
     if outcome.interrupted:
         click.echo("interrupted: the same command goes on where this one stopped", err=True)
         return 130

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import Narrowing, matrix_options, plugins_option, results_option, surveyed
+from harness.cli.options import matrix_options, plugins_option, results_option, surveyed
 from harness.cli.text import say
+from harness.planning.narrowing import Narrowing
 
 if TYPE_CHECKING:
     from harness.inspect.status import Survey
@@ -131,7 +132,7 @@ def _time_left(facts: dict[str, Any]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    from harness.cli.progress import duration
+    from harness.running.progress import duration
 
     return duration(seconds)
 

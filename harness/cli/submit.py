@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from harness.cli.options import data_option, load_plugins, plugins_option
 from harness.cli.record import ranked
-from harness.cli.running import execute, warn
-from harness.running.machine import Machine, make_executor
-
-if TYPE_CHECKING:
-    from harness.planning.registry import Registry
-    from harness.records.replay import Replayed
+from harness.cli.running import warn
+from harness.running.machine import Machine
 
 
 @click.command(epilog="Example: harness submit results/records/2026-11-21-ewe --replay 2")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--min-seeds", type=click.IntRange(1), default=3, show_default=True, help="Of every scheme.")
-@click.option("--min-nulls", type=click.IntRange(0), default=3, show_default=True, help="Null models of every cell.")
 @click.option(
-    "--replay", type=click.IntRange(0, 1000), default=0, metavar="K", help="Run K cells, by chance, again here."
+    "--min-seeds", type=click.IntRange(1), default=3, show_default=True, help="Seeds required of every scheme."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
+@click.option(
+    "--min-nulls", type=click.IntRange(0), default=3, show_default=True, help="Null models required of every cell."
+)
+@click.option(
+    "--replay",
+    "cells",
+    type=click.IntRange(0, 1000),
+    default=0,
+    metavar="K",
+    help="Run K randomly chosen cells again here.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of that random choice.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 100),
@@ -42,7 +47,7 @@ def submit(
     folder: Path,
     min_seeds: int,
     min_nulls: int,
-    replay: int,
+    cells: int,
     seed: int,
     tolerance: float,
     as_json: bool,
@@ -51,22 +56,25 @@ def submit(
 ) -> int:
     """Check the record DIR: its files, checksums, tables, numbers and pages; exit code 1 if something is wrong.
 
-    Nothing of it is run. A replayed cell is the harness's own run of the plugins here that the cell names, on the CPU:
-    its model's id must be the same, and all counts and accuracies equal to the last bit, which holds on the platform
-    and the versions of environment.json. Elsewhere give a --tolerance, with which detectors' scores are not compared.
+    No code of the record is run. --replay runs cells again on the CPU with the plugins that are installed here: the
+    model's id must be the same, and all counts and accuracies equal to the last bit, which holds on the platform and
+    with the versions of environment.json. Elsewhere give a --tolerance; detectors' scores are then not compared.
     """
     from harness.errors import UsageError
     from harness.records.check import check
+    from harness.records.replay import replay
+    from harness.running.start import stop_on_interrupt
     from harness.storage.text import printable
 
-    if tolerance and not replay:
+    if tolerance and not cells:
         raise UsageError("--tolerance is for cells that are run again: type --replay K, too")
     registry = load_plugins(plugin_folders)
     findings = check(folder, min_seeds, min_nulls, registry, lambda folder: ranked(str(folder)))
     replayed = None
-    if replay and not findings:
+    if cells and not findings:
         machine = Machine(data_named, plugins=plugin_folders, device="cpu", jobs=1)
-        replayed = _replay(folder, replay, seed, tolerance, registry, machine)
+        with stop_on_interrupt(partial(click.echo, err=True)) as stopping:
+            replayed = replay(folder, cells, seed, tolerance, registry, machine, warn, stopping)
         findings = replayed.findings
     if as_json:
         told: dict[str, Any] = {"accepted": not findings, "findings": [printable(line) for line in findings]}
@@ -80,46 +88,3 @@ def submit(
     again = f", {replayed}" if replayed else ""
     click.echo(f"{len(findings)} findings" if findings else f"accepted: {printable(folder)}{again}", err=bool(findings))
     return 1 if findings else 0
-
-
-def _replay(folder: Path, count: int, seed: int, tolerance: float, registry: Registry, machine: Machine) -> Replayed:
-    """Run a sample of the cells that ended ok in a folder that is deleted then, and compare."""
-    from harness.errors import UsageError
-    from harness.records.replay import compare
-    from harness.storage.tables import Tables
-
-    record = Tables(folder)
-    cells = record.read("cells")
-    cells = cells[cells["status"] == "ok"]
-    chosen = cells.sample(min(count, len(cells)), random_state=seed % 2**32)
-    problems = []
-    with TemporaryDirectory() as scratch:
-        for row in chosen.to_dict("records"):
-            try:
-                _run_again(row, Path(scratch), registry, machine)
-            except UsageError as error:
-                problems.append(f"replay: {error}")
-        replayed = compare(record, chosen, Tables(Path(scratch)), tolerance)
-    replayed.findings[:0] = problems
-    return replayed
-
-
-def _run_again(row: dict[Any, Any], scratch: Path, registry: Registry, machine: Machine) -> None:
-    """Run the cell that a row names, and no other."""
-    from harness.planning.builder import make_plan
-    from harness.planning.matrix import parse_chain, parse_entry
-    from harness.running.session import Options, Session
-    from harness.storage.store import Store
-    from harness.storage.tables import Tables
-
-    dataset, defense = (
-        registry.component("dataset", parse_entry(row["dataset"])),
-        registry.component("defense", row["defense"]),
-    )
-    chains = registry.chains([parse_chain(row["attack"])])
-    plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.component)
-    store = Store(scratch)
-    session = Session(plan, store, Tables(scratch), Options())
-    runner = make_executor(session, store, registry, plan, machine, warn)
-    store.prepare()
-    execute(session, runner, quiet=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import Narrowing, matrix_options, plugins_option, results_option, surveyed
+from harness.cli.options import matrix_options, plugins_option, results_option, surveyed
 from harness.cli.text import say
+from harness.planning.narrowing import Narrowing
 
 if TYPE_CHECKING:
     from harness.inspect.why import Part

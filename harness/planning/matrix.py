@@ -289,17 +289,20 @@ def expand(entry: Entry, known: Iterable[str]) -> list[Entry]:
     return [replace(entry, name=name) for name in sorted(known) if fnmatchcase(name, entry.name)]
 
 
-def choose(texts: Sequence[str], own: Sequence[Chain]) -> tuple[Chain, ...]:
-    """One axis as asked for on the command line, instead of the matrix's ``own``.
+def choose(asked: Sequence[str | Chain], own: Sequence[Chain]) -> tuple[Chain, ...]:
+    """One axis as ``asked`` for, instead of the matrix's ``own``.
 
     A glob picks from the matrix's own chains first (by their text, options included); one that fits none of them is
     kept for the registry. Anything else is taken as it is written.
     """
     chosen: dict[Chain, None] = {}
-    for text in texts:
-        glob = "*" in text or "?" in text
+    for each in asked:
+        if not isinstance(each, str):
+            chosen[each] = None
+            continue
+        glob = "*" in each or "?" in each
         # Brackets are options here, not character classes.
-        pattern = text.strip().replace("[", "[[]")
+        pattern = each.strip().replace("[", "[[]")
         fitting = [chain for chain in own if fnmatchcase(format_chain(chain), pattern)] if glob else []
-        chosen.update(dict.fromkeys(fitting or [parse_chain(text)]))
+        chosen.update(dict.fromkeys(fitting or [parse_chain(each)]))
     return tuple(chosen)

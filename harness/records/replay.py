@@ -1,43 +1,53 @@
-"""Cells of a record beside the same cells run again here: equal to the last bit, or so many percentage points apart."""
+"""Cells of a record, run again here and compared: equal to the last bit, or so many percentage points apart."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import pandas as pd
 
+from harness.errors import UsageError
+from harness.planning.builder import make_plan
+from harness.planning.matrix import parse_chain, parse_entry
+from harness.planning.registry import Registry
 from harness.records.freeze import checksums
 from harness.records.lineage import same
+from harness.running.machine import Machine
+from harness.running.session import Options
+from harness.running.start import run_plan
 from harness.storage.schema import TABLES
+from harness.storage.store import Store
 from harness.storage.tables import Tables
 from harness.storage.text import printable
 
 Told: TypeAlias = dict[str, Any]
-"""What tables tell of a cell, by name; a count of answers is ``(matches, trials)``."""
+"""Values of a cell in the tables, by name; a count of answers is ``(matches, trials)``."""
 
 KEYS = list(TABLES["cells"].key)
 EQUAL = ("model", "family", "access", "nulls", "queries")
-"""Columns of ``cells`` that no tolerance is for."""
+"""Columns of ``cells`` that must be equal whatever the tolerance."""
 SHARES = ("null_accuracy", "victim_accuracy", "surrogate_accuracy", "agreement")
 FOUND = ("score", "threshold", "suspected_class", "suspected_source", "target_hit", "mask_overlap", "window_rank")
 
 
 @dataclass
 class Replayed:
-    """What came of running cells again."""
+    """Result of running cells again."""
 
     tolerance: float
-    """Percentage points that a share may be apart."""
+    """Percentage points by which a share may differ."""
     findings: list[str] = field(default_factory=list)
     equal: int = 0
-    """Cells whose every number is the same, to the last bit."""
+    """Number of cells that are the same to the last bit."""
     within: int = 0
-    """Cells whose numbers differ, by no more than the tolerance."""
+    """Number of cells that differ by no more than the tolerance."""
     most: float = 0.0
-    """Percentage points that a share of these is apart at most."""
+    """Largest difference among these, in percentage points."""
 
     def __str__(self) -> str:
         text = f"{self.equal + self.within} cells run again: {self.equal} equal to the last bit"
@@ -45,9 +55,57 @@ class Replayed:
         return f"{text}, {near}" if self.within else text
 
 
+def replay(
+    folder: Path,
+    count: int,
+    seed: int,
+    tolerance: float,
+    registry: Registry,
+    machine: Machine,
+    warn: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> Replayed:
+    """Run ``count`` cells of a record again, in a folder that is deleted afterwards, and compare.
+
+    ``seed`` chooses among the cells that ended ok. Raises ``KeyboardInterrupt`` once ``stopping`` says so.
+    """
+    record = Tables(folder)
+    cells = record.read("cells")
+    cells = cells[cells["status"] == "ok"]
+    chosen = cells.sample(min(count, len(cells)), random_state=seed % 2**32)
+    problems = []
+    with TemporaryDirectory() as scratch:
+        for row in chosen.to_dict("records"):
+            try:
+                _run_again(row, Path(scratch), registry, machine, warn, stopping)
+            except UsageError as error:
+                problems.append(f"replay: {error}")
+            if stopping():
+                raise KeyboardInterrupt
+        replayed = compare(record, chosen, Tables(Path(scratch)), tolerance)
+    replayed.findings[:0] = problems
+    return replayed
+
+
+def _run_again(
+    row: Mapping[Any, Any],
+    scratch: Path,
+    registry: Registry,
+    machine: Machine,
+    warn: Callable[[str], None],
+    stopping: Callable[[], bool],
+) -> None:
+    """Run the cell that a row names, and no other."""
+    dataset = registry.component("dataset", parse_entry(row["dataset"]))
+    defense = registry.component("defense", row["defense"])
+    chains = registry.chains([parse_chain(row["attack"])])
+    plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.component)
+    run_plan(plan, registry, Store(scratch), Tables(scratch), machine, Options(), warn=warn, stopping=stopping)
+
+
 def compare(record: Tables, chosen: pd.DataFrame, here: Tables, tolerance: float) -> Replayed:
-    """The ``chosen`` cells of a record beside those that were run ``here``. What detectors found is no share, and is
-    compared where there is no tolerance."""
+    """Compare the ``chosen`` cells of a record with those that were run ``here``. Detectors' scores, which are not
+    shares, are compared only where there is no tolerance."""
     made = Replayed(tolerance)
     cells = here.read("cells")
     theirs, ours = (
@@ -68,7 +126,7 @@ def compare(record: Tables, chosen: pd.DataFrame, here: Tables, tolerance: float
 
 
 def _told(tables: Tables, cells: pd.DataFrame, is_rough: bool) -> dict[tuple[Any, ...], Told]:
-    """What the tables tell of these cells, by their keys."""
+    """Values of these cells in the tables, by their keys."""
     rows = cells.to_dict("records")
     told: dict[str, Told] = {row["cell"]: {name: row[name] for name in (*EQUAL, *SHARES)} for row in rows}
     for row in _rows_of(told, tables.read("evidence")):
@@ -89,7 +147,7 @@ def _who(row: Mapping[Any, Any]) -> str:
 
 
 def _compare(words: str, theirs: Told, ours: Told, made: Replayed) -> None:
-    """Add one cell to what was ``made`` of those before."""
+    """Compare one cell, and add the result to ``made``."""
     if theirs["model"] != ours["model"]:
         made.findings.append(f"{words}: made by other plugins or another harness (its model has another id here)")
         return
@@ -112,7 +170,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _points(name: str, one: Any, other: Any) -> float:
-    """How many percentage points two shares are apart; infinite where they are none, or not of as many answers."""
+    """Difference of two shares in percentage points; infinite for other values, or for other numbers of answers."""
     if name in SHARES and pd.notna(one) and pd.notna(other):
         return 100 * abs(float(one) - float(other))
     if isinstance(one, tuple) and isinstance(other, tuple) and one[1] == other[1]:

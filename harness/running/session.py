@@ -52,16 +52,24 @@ class Outcome:
 
     ran: int = 0
     elsewhere: int = 0
-    """Of these, the stages that another run on the same folder computed meanwhile."""
+    """Number of these stages that another run on the same folder computed meanwhile."""
     interrupted: bool = False
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Cells by status, those of earlier runs included."""
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(cell, reason) of the cells that failed."""
 
+    def summary(self, cells: int) -> str:
+        """One line on a run of so many cells: the stages that were run, and the cells by status."""
+        did = f"ran {self.ran - self.elsewhere} stages" if self.ran or self.interrupted else "nothing to do"
+        if self.elsewhere:
+            did += f", and another run {self.elsewhere} more"
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(self.counts.items()))
+        return f"{did}: {cells} cells ({counts})"
+
 
 class Watcher(Protocol):
-    """Whoever watches a run."""
+    """Progress: told of each stage as it begins and ends."""
 
     def started(self, stage: Stage) -> None:
         """A stage began."""

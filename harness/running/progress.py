@@ -1,13 +1,11 @@
-"""How a run is watched: a bar in a terminal, plain lines elsewhere, JSON lines for programs, or not at all."""
+"""Progress of a run: a bar in a terminal, plain lines elsewhere, JSON lines for programs, or none."""
 
 from __future__ import annotations
 
 import json
 import sys
 from types import TracebackType
-from typing import Any
-
-import click
+from typing import Any, TextIO
 
 from harness.planning.graph import Stage
 from harness.running.session import Watcher
@@ -15,7 +13,7 @@ from harness.storage.text import printable
 
 
 class Quiet:
-    """Says nothing."""
+    """No progress. A watcher, and the context in which it watches."""
 
     def __enter__(self) -> Watcher:
         return self
@@ -37,24 +35,25 @@ class Plain(Quiet):
 
     def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
         left = f", about {duration(seconds_left)} left" if seconds_left is not None and done < total else ""
-        click.echo(
+        _say(
             f"[{done}/{total}{left}] {record['status']:<7} {record['seconds']:6.1f} s  "
             f"{record['action']}: {printable(record['label'])}"
             + (f"  ({first_line(record['reason'])})" if record["reason"] else ""),
-            err=True,
+            sys.stderr,
         )
 
 
 class Json(Quiet):
-    """A JSON object a line, on stdout."""
+    """JSON lines on stdout, one an event."""
 
     def started(self, stage: Stage) -> None:
-        click.echo(json.dumps({"event": "started", "stage": stage.id, "action": stage.action, "label": stage.label}))
+        event = {"event": "started", "stage": stage.id, "action": stage.action, "label": stage.label}
+        _say(json.dumps(event), sys.stdout)
 
     def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
         keys = ("stage", "action", "label", "status", "reason", "seconds", "accuracy")
         event = {"event": "ended", **{key: record.get(key) for key in keys}}
-        click.echo(json.dumps(event | {"done": done, "total": total, "seconds_left": seconds_left}))
+        _say(json.dumps(event | {"done": done, "total": total, "seconds_left": seconds_left}), sys.stdout)
 
 
 class Bar(Quiet):
@@ -77,7 +76,7 @@ class Bar(Quiet):
         )
         self.task = self.progress.add_task("", total=total, left="")
         self.running: dict[str, str] = {}
-        """What runs now, by the stage's id, the latest last."""
+        """The stages that run now, by id, the latest last."""
 
     def __enter__(self) -> Watcher:
         self.progress.start()
@@ -110,7 +109,7 @@ class Bar(Quiet):
 
 
 def watcher(total: int, quiet: bool, log_json: bool) -> Quiet:
-    """Who watches a run of ``total`` stages."""
+    """The progress of a run of ``total`` stages on the command line."""
     if log_json:
         return Json()
     if quiet:
@@ -118,8 +117,13 @@ def watcher(total: int, quiet: bool, log_json: bool) -> Quiet:
     return Bar(total) if sys.stderr.isatty() else Plain()
 
 
+def _say(line: str, stream: TextIO) -> None:
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
 def duration(seconds: float) -> str:
-    """``seconds`` in the words a person would use: 8 s, 3 min 20 s, 2 h 5 min."""
+    """``seconds`` in words: 8 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

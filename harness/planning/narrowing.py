@@ -1,0 +1,78 @@
+"""A matrix as somebody asks for it: its name, and what replaces its axes. Imports little, for ``harness --help``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.planning.graph import Plan
+    from harness.planning.matrix import Chain, Entry, Matrix
+    from harness.planning.registry import Registry
+
+    Asked: TypeAlias = str | Chain
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """What replaces the axes of a matrix: texts as on the command line, or chains of entries. Empty replaces none."""
+
+    scale: str = ""
+    datasets: Sequence[Asked] = ()
+    defenses: Sequence[Asked] = ()
+    attacks: Sequence[Asked] = ()
+    analyses: Sequence[Asked] = ()
+    seeds: str | None = None
+    nulls: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything of the matrix is replaced."""
+        axes = (self.datasets, self.defenses, self.attacks, self.analyses)
+        return any(axes) or self.seeds is not None or self.nulls is not None
+
+    def of(self, matrix_name: str) -> Matrix:
+        """The matrix of that name with what replaces its axes. Raises :class:`harness.UsageError`."""
+        from harness.planning.matrix import choose, load_matrix, parse_seeds
+
+        matrix = load_matrix(matrix_name, self.scale)
+        if self.datasets:
+            matrix = replace(matrix, datasets=_single(self.datasets, matrix.datasets))
+        if self.defenses:
+            matrix = replace(matrix, defenses=_single(self.defenses, matrix.defenses))
+        if self.attacks:
+            matrix = replace(matrix, attacks=choose(self.attacks, matrix.attacks))
+        if self.analyses:
+            matrix = replace(matrix, analyses=_single(self.analyses, matrix.analyses))
+        if self.seeds is not None:
+            matrix = replace(matrix, seeds=parse_seeds(self.seeds))
+        return matrix if self.nulls is None else replace(matrix, nulls=self.nulls)
+
+
+def _single(asked: Sequence[Asked], own: Sequence[Entry]) -> tuple[Entry, ...]:
+    from harness.planning.matrix import choose, format_chain
+
+    chains = choose(asked, [(entry,) for entry in own])
+    for chain in chains:
+        if len(chain) > 1:
+            raise UsageError(f"only attacks chain: {format_chain(chain)!r}")
+    return tuple(chain[0] for chain in chains)
+
+
+def planned(registry: Registry, matrix: Matrix) -> Plan:
+    """The plan of a matrix, every name and option checked. Raises :class:`harness.UsageError`."""
+    from harness.planning.builder import make_plan
+    from harness.planning.registry import resolve
+
+    axes = resolve(registry, matrix)
+    return make_plan(
+        axes.datasets,
+        axes.defenses,
+        axes.chains,
+        matrix.seeds,
+        matrix.nulls,
+        registry.component,
+        analyses=axes.analyses,
+    )

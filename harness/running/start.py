@@ -1,0 +1,76 @@
+"""Running a plan: what every command that runs does, and :func:`harness.run` too."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+from harness.running.machine import Machine, make_executor
+from harness.running.progress import Quiet
+from harness.running.session import Options, Outcome, Session, Watcher
+
+if TYPE_CHECKING:
+    from harness.planning.graph import Plan
+    from harness.planning.registry import Registry
+    from harness.running.pool import Warn
+    from harness.storage.store import Store
+    from harness.storage.tables import Tables
+
+Watch: TypeAlias = Callable[[int], AbstractContextManager[Watcher]]
+"""Called with the number of stages to run: gives what is told of them."""
+
+
+def run_plan(
+    plan: Plan,
+    registry: Registry,
+    store: Store,
+    tables: Tables,
+    machine: Machine,
+    options: Options,
+    *,
+    warn: Warn,
+    watch: Watch = lambda total: Quiet(),
+    stopping: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Run what is left of ``plan`` until it ends or ``stopping`` says so. All that ended is stored and in the tables.
+
+    Raises :class:`harness.UsageError`, also for a data set, a device or a cluster that is not there.
+    """
+    for path in tables.mend():
+        warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written again")
+    session = Session(plan, store, tables, options)
+    for warning in session.warnings:
+        warn(warning)
+    executor = make_executor(session, store, registry, plan, machine, warn)
+    # Last, so that a mistake in the command leaves the results folder as it was.
+    store.prepare()
+    with watch(len(session.todo)) as watcher:
+        return session.run(executor, watcher, stopping)
+
+
+@contextmanager
+def stop_on_interrupt(say: Callable[[str], object]) -> Iterator[Callable[[], bool]]:
+    """An interrupt (Ctrl-C) asks to stop after the stages that run now; a second one raises ``KeyboardInterrupt``.
+
+    Gives the question whether it was asked. Outside of the main thread, which alone receives interrupts, it never is.
+    """
+    asked = False
+
+    def handle(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        say("\nstopping after the stages that run now (Ctrl-C again: at once)")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
