@@ -1,4 +1,4 @@
-"""Tables on paper: for people in a terminal or as Markdown, for programs as CSV or Parquet."""
+"""Tables for people in a terminal, as Markdown or as LaTeX, for programs as CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import click
 if TYPE_CHECKING:
     from harness.ranking.columns import Sheet
 
-HUMAN = ("terminal", "markdown")
+HUMAN = ("terminal", "markdown", "latex")
 """Formats that people read."""
 
 format_option = click.option(
     "--format",
     "style",
-    type=click.Choice(["terminal", "markdown", "csv", "json", "parquet"]),
+    type=click.Choice(["terminal", "markdown", "latex", "csv", "json", "parquet"]),
     default="terminal",
     show_default=True,
     help="Format of the output; parquet needs --output.",
@@ -39,10 +39,11 @@ def check_output(style: str, output: Path | None) -> None:
 
 def show(style: str, sheet: Sheet, width: int = 160) -> None:
     """Print tables, the meanings of their terms and remarks; ``width`` columns where the output is no terminal."""
+    from harness.ranking.latex import latex
     from harness.ranking.render import markdown, print_sheet
 
-    if style == "markdown":
-        click.echo(markdown(sheet))
+    if style != "terminal":
+        click.echo({"markdown": markdown, "latex": latex}[style](sheet), nl=False)
         return
     from rich.console import Console
 
