@@ -61,6 +61,7 @@ def _table(table: Table, sheet: Sheet) -> str:
             r"\begin{table}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
             rf"  \caption{{{escaped(table.title or sheet.title)}}}",
+            r"  \smallskip",
             rf"  \begin{{tabular}}{{{sides}}}",
             r"    \toprule",
             _row(map(_header, columns)),
