@@ -1,4 +1,8 @@
-"""The hooks: five, each names classes. A plugin file implements those that it has something for."""
+"""Hooks: functions by which a module names its plugin classes.
+
+A file in a plugin folder needs none: its public plugin classes are taken. A module that an installed package names as
+entry point, or a file that makes its classes in a loop, has :func:`harness_plugins`. The five others are version 0.1's.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,36 @@ from collections.abc import Iterable
 
 import pluggy
 
-from harness.contracts import Analysis, Architecture, Attack, Defense, InputSet
+from harness.contracts import Analysis, Architecture, Attack, Defense, InputSet, Plugin
 
 hookspec = pluggy.HookspecMarker("harness")
 
 
 @hookspec
+def harness_plugins() -> Iterable[type[Plugin]]:  # type: ignore[empty-body]
+    """Name plugin classes of any kind: the kind follows from the class that each derives from."""
+
+
+@hookspec
 def harness_datasets() -> Iterable[type[InputSet]]:  # type: ignore[empty-body]
-    """Classes derived from :class:`harness.Dataset`, or from :class:`harness.InputSet` where there is no task."""
+    """Name classes derived from :class:`harness.Dataset`, or from :class:`harness.InputSet` where there is no task."""
 
 
 @hookspec
 def harness_defenses() -> Iterable[type[Defense]]:  # type: ignore[empty-body]
-    """Classes derived from :class:`harness.Defense` or :class:`harness.WhiteBoxDefense`."""
+    """Name classes derived from :class:`harness.Defense` or :class:`harness.WhiteBoxDefense`."""
 
 
 @hookspec
 def harness_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-body]
-    """Classes derived from `BlackBoxAttack`, `WhiteBoxAttack`, `Detector` or `Evasion` of :mod:`harness`."""
+    """Name classes derived from `BlackBoxAttack`, `WhiteBoxAttack`, `Detector` or `Evasion` of :mod:`harness`."""
 
 
 @hookspec
 def harness_architectures() -> Iterable[type[Architecture]]:  # type: ignore[empty-body]
-    """Classes derived from :class:`harness.Architecture`."""
+    """Name classes derived from :class:`harness.Architecture`."""
 
 
 @hookspec
 def harness_analyses() -> Iterable[type[Analysis]]:  # type: ignore[empty-body]
-    """Classes derived from :class:`harness.Analysis`."""
+    """Name classes derived from :class:`harness.Analysis`."""

@@ -234,9 +234,149 @@ def test_a_plugin_needs_no_decorator_and_no_class_variable(tmp_path: Path) -> No
         registry.component("defense", "sub[strength=0]")
 
 
+HOOK = "@hookimpl\ndef harness_defenses():\n    return [Mine]\n"
+
+
+def test_a_file_needs_no_hook(tmp_path: Path) -> None:
+    dataset = edited(DATASET, ("Mine", "MyData"), ('"mine"', '"my-data"')).partition("@hookimpl")[0]
+    write(tmp_path, "both.py", edited(DEFENSE, (HOOK, "")) + dataset)
+    registry = load_registry([tmp_path])
+    assert new_names(registry) == {("defense", "mine"), ("dataset", "my-data")} and not registry.problems
+
+
+def test_one_hook_names_plugins_of_all_kinds(tmp_path: Path) -> None:
+    dataset = edited(DATASET, ("Mine", "MyData"), ('"mine"', '"my-data"')).partition("@hookimpl")[0]
+    hook = "@hookimpl\ndef harness_plugins():\n    return [Mine, MyData]\n"
+    write(tmp_path, "both.py", edited(DEFENSE, (HOOK, "")) + dataset + hook)
+    registry = load_registry([tmp_path])
+    assert new_names(registry) == {("defense", "mine"), ("dataset", "my-data")} and not registry.problems
+
+
+def test_a_hook_decides_alone(tmp_path: Path) -> None:
+    sub = "\n\nclass Sub(Mine):\n    name = 'sub'\n"
+    write(tmp_path, "mark.py", DEFENSE + sub)
+    registry = load_registry([tmp_path])
+    assert new_names(registry) == {("defense", "mine")} and not registry.problems
+
+
+PARTS = """
+
+class Base(Mine):
+    '''Abstract.'''
+
+    @abstractmethod
+    def how(self): ...
+
+
+class Nameless(Attack):
+    '''Not abstract, but a base: it has no name and no family.'''
+
+
+class First(Base):
+    '''First.'''
+
+    name = "first"
+
+    def how(self): ...
+
+
+class Second(Nameless):
+    '''Second.'''
+
+    name = "second"
+    family = "removal"
+
+
+class _Hidden(First):
+    '''Not public.'''
+
+    name = "hidden"
+
+
+class Recipe(TriggerRecipe):
+    '''No plugin.'''
+
+    def make(self, task, ctx): ...
+
+
+Alias = First
+"""
+
+
+def test_without_a_hook_bases_and_what_is_imported_or_not_public_are_no_plugins(tmp_path: Path) -> None:
+    imports = ("import Context, ", "import Attack, Context, WhiteBoxDefense, TriggerRecipe, ")
+    source = edited(DEFENSE, (HOOK, ""), imports, ("import torch", "from abc import abstractmethod\nimport torch"))
+    write(tmp_path, "mark.py", source + PARTS)
+    registry = load_registry([tmp_path])
+    assert not registry.problems
+    assert new_names(registry) == {("defense", "mine"), ("defense", "first"), ("attack", "second")}
+    assert registry.found["defense", "first"].summary == "First."
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "def stamped(x):\n    return x\n",
+        "from harness import Defense, Key\n\nclass Helper:\n    def embed(self): ...\n",
+        "import torch\nfrom harness import losses, nets, triggers\n\nclass Table:\n    name = 'table'\n",
+        "from harness import TriggerRecipe\n\nclass Ring(TriggerRecipe):\n    def make(self, task, ctx): ...\n",
+    ],
+)
+def test_a_helper_module_beside_a_plugin_is_no_problem(tmp_path: Path, source: str) -> None:
+    write(tmp_path, "helper.py", source)
+    write(tmp_path, "mark.py", DEFENSE)
+    registry = load_registry([tmp_path])
+    assert new_names(registry) == {("defense", "mine")} and not registry.problems
+
+
+# --- annotations that Python evaluates ---
+
+FUTURE = "from __future__ import annotations\n"
+
+
+def test_a_file_without_postponed_annotations_works(tmp_path: Path) -> None:
+    evaluated = edited(
+        DEFENSE,
+        (FUTURE, ""),
+        ("import Context, ", "import Attack, Context, Pool, WhiteBoxAttack, "),
+        (HOOK, ""),
+    )
+    attack = """
+
+class Keep(WhiteBoxAttack):
+    '''Keeps the model.'''
+
+    name = "keep"
+    family = "removal"
+    share: float | None = None
+
+    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
+        return victim
+"""
+    write(tmp_path, "mark.py", evaluated + attack)
+    registry = load_registry([tmp_path])
+    assert not registry.problems
+    assert new_names(registry) == {("defense", "mine"), ("attack", "keep")}
+    assert registry.component("attack", "keep[share=2]").text == "keep[share=2.0]"
+
+
+def test_an_annotation_that_python_cannot_evaluate_says_what_to_type(tmp_path: Path) -> None:
+    hidden = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from torch import Tensor\n"
+    helper = "\n\ndef doubled(x: Tensor) -> Tensor:\n    return 2 * x\n"
+    write(tmp_path, "a.py", edited(DEFENSE, ("import torch\n", hidden), ('"mine"', '"postponed"')) + helper)
+    write(tmp_path, "b.py", edited(DEFENSE, (FUTURE, ""), ("import torch\n", hidden)) + helper)
+    registry = load_registry([tmp_path])
+    assert new_names(registry) == {("defense", "postponed")}
+    (problem,) = registry.problems
+    assert problem.reason == (
+        "NameError: name 'Tensor' is not defined, which an annotation names: import it outside `if TYPE_CHECKING:`, "
+        "or begin the file with `from __future__ import annotations`"
+    )
+
+
 # --- what is broken ---
 
-HOOK = "@hookimpl\ndef harness_defenses():\n    return [Mine]\n"
 BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     "a syntax error": (edited(DEFENSE, ("class Mine", "clas Mine")), ["SyntaxError", "mark.py, line 15"]),
     "not UTF-8": (b"x = '\xff'", ["SyntaxError"]),
@@ -263,7 +403,31 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
         DEFENSE + "\n\ndef harness_attacks():\n    return []\n",
         ["harness_attacks() is not marked"],
     ),
-    "no hook": (edited(DEFENSE, (HOOK, "")), ["registers nothing: define one of harness_datasets, harness_defenses"]),
+    "a misspelt hook that is unmarked": (
+        edited(DEFENSE, ("@hookimpl\ndef harness_defenses", "def harness_defences")),
+        ["unknown hook 'harness_defences'. Did you mean 'harness_defenses'?"],
+    ),
+    "no hook and no base class": (
+        edited(DEFENSE, (HOOK, ""), ("(Defense)", "")),
+        ["'Mine' is not a plugin: derive it from one of harness's InputSet, Defense, Attack, Architecture, Analysis"],
+    ),
+    "no hook and an abstract method missing": (
+        edited(DEFENSE, (HOOK, ""), ("def embed", "def imbed")),
+        ["Mine does not implement embed: implement it, or begin the name of a base class with an underscore"],
+    ),
+    "no hook and no name": (
+        edited(DEFENSE, (HOOK, ""), ('    name: ClassVar[str] = "mine"\n', "")),
+        ["Mine does not set name"],
+    ),
+    "no hook and no family": (ATTACK.partition("@hookimpl")[0], ["Mine does not set family"]),
+    "no hook and two classes of one name": (
+        edited(DEFENSE, (HOOK, "")) + "\n\nclass Sub(Mine):\n    strength: float = 2.0\n",
+        ["defense 'mine' exists already"],
+    ),
+    "the new hook with a class that is no plugin": (
+        edited(DEFENSE, ("harness_defenses", "harness_plugins"), ("(Defense)", "")),
+        ["'Mine' is not a plugin: derive it from one of harness's InputSet, Defense"],
+    ),
     "a hook that raises": (edited(DEFENSE, ("return [Mine]", "return [Yours]")), ["NameError: name 'Yours'"]),
     "a hook that returns nothing": (
         edited(DEFENSE, ("return [Mine]", "[Mine]")),
@@ -275,14 +439,14 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "an object, not a class": (
         edited(DEFENSE, ("return [Mine]", "return [Mine()]")),
-        ["is no defense: derive it from harness.Defense"],
+        ["is not a defense: derive it from harness.Defense"],
     ),
-    "a name, not a class": (edited(DEFENSE, ("[Mine]", "['Mine']")), ["'Mine' is no defense"]),
+    "a name, not a class": (edited(DEFENSE, ("[Mine]", "['Mine']")), ["'Mine' is not a defense"]),
     "a class of another kind": (
         edited(DEFENSE, ("harness_defenses", "harness_attacks")),
-        ["'Mine' is no attack: derive it from harness.Attack"],
+        ["'Mine' is not an attack: derive it from harness.Attack"],
     ),
-    "no base class": (edited(DEFENSE, ("(Defense)", "")), ["'Mine' is no defense"]),
+    "no base class": (edited(DEFENSE, ("(Defense)", "")), ["'Mine' is not a defense"]),
     "a dataclass that is not frozen": (
         edited(DEFENSE, ("(frozen=True)", "")),
         ["TypeError: cannot inherit non-frozen dataclass from a frozen one"],
@@ -324,7 +488,10 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     },
     "an option of a type that is not imported": (
         edited(DEFENSE, ("float = 0.5", "Optional[float] = 0.5")),
-        ["NameError: name 'Optional' is not defined"],
+        [
+            "Mine.strength: its type 'Optional[float]' cannot be resolved (NameError: name 'Optional' is not defined)",
+            "import what it names at the top of the file, outside `if TYPE_CHECKING:`",
+        ],
     ),
     "defaults that it refuses": (
         edited(DEFENSE, ("float = 0.5", "float = 0")),

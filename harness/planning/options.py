@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,7 +18,7 @@ from harness.planning.matrix import Entry, Value
 
 def construct(cls: type[Plugin], entry: Entry) -> Plugin:
     """``cls`` with the options of ``entry``, converted to its fields' types. Raises :class:`OptionError`."""
-    hints = _hints(cls)
+    hints = resolved_types(cls)
     known = [f.name for f in fields(cls)]
     options: dict[str, Any] = {}
     for key, value in entry.options:
@@ -33,8 +33,28 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
         raise OptionError(f"{entry}: {error}") from error
 
 
-# A sweep constructs one class thousands of times, and resolving its annotations is most of that.
-_hints = cache(get_type_hints)
+@cache  # a sweep constructs one class thousands of times, and resolving its annotations is most of that
+def resolved_types(cls: type[Plugin]) -> dict[str, Any]:
+    """The types of a class's fields and class variables. Raises :class:`PluginError` that names one that has none."""
+    try:
+        return get_type_hints(cls)
+    except Exception as error:
+        name, hint = next(_unresolved(cls), ("an option", "?"))
+        raise PluginError(
+            f"{cls.__name__}.{name}: its type {hint!r} cannot be resolved ({type(error).__name__}: {error}): "
+            "import what it names at the top of the file, outside `if TYPE_CHECKING:`"
+        ) from error
+
+
+def _unresolved(cls: type[Plugin]) -> Iterator[tuple[str, Any]]:
+    """The annotations that cannot be resolved, by name."""
+    for base in cls.__mro__:
+        for name, hint in vars(base).get("__annotations__", {}).items():
+            alone = type(base.__name__, (), {"__annotations__": {name: hint}, "__module__": base.__module__})
+            try:
+                get_type_hints(alone)
+            except Exception:
+                yield name, hint
 
 
 def _convert(value: Value, hint: Any, where: str) -> Any:

@@ -1,23 +1,24 @@
 """Finds plugins, checks them, and turns an entry such as ``ewe[weight=64]`` into a plugin object.
 
 Built-ins, folders that the user names, and installed packages (entry points of group ``harness``) take one path. A
-third party's plugin that is broken stops nobody else: it becomes a :class:`Problem`, and is named when somebody asks
-for it.
+plugin of these that is broken stops no other: it becomes a :class:`Problem`, and is named when somebody asks for it.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import importlib.util
 import inspect
 import os
 import re
 import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, get_origin, get_type_hints
+from typing import Any, ClassVar, get_origin
 
 import pluggy
 
@@ -28,7 +29,7 @@ from harness.errors import PluginError, UnknownName, UsageError
 from harness.planning.graph import Component, Kind, describe, make_id, source_digest
 from harness.planning.lazy import lazy_module
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
-from harness.planning.options import check_fields, construct
+from harness.planning.options import check_fields, construct, resolved_types
 
 KINDS: dict[Kind, type[Plugin]] = {
     "dataset": InputSet,
@@ -113,7 +114,7 @@ class Registry:
         return list(made)
 
     def arms(self, kind: Kind, name: str) -> list[Entry]:
-        """What a bare glob stands for where it finds the plugin ``name``."""
+        """The option sets that a bare glob expands to where it finds the plugin ``name``."""
         return [parse_entry(f"{name}[{options}]" if options else name) for options in self.found[kind, name].cls.arms]
 
     def chains(self, chains: Iterable[Chain]) -> list[tuple[Component, ...]]:
@@ -187,7 +188,7 @@ def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
 def load_registry(named: Sequence[Path] = ()) -> Registry:
     """All plugins: built-in, of the named folders and ``HARNESS_PLUGINS``, and of installed packages.
 
-    Raises :class:`PluginError` when a built-in is broken; everybody else's trouble is in ``problems``.
+    Raises :class:`PluginError` when a built-in is broken; what is wrong with any other is in ``problems``.
     """
     for heavy in ("torch", "torchvision", "torchaudio"):
         lazy_module(heavy)
@@ -204,7 +205,7 @@ def load_registry(named: Sequence[Path] = ()) -> Registry:
 
 
 class _Loader:
-    """Loads one module after the other through pluggy, each on its own."""
+    """Loads modules one by one into a registry."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -212,23 +213,29 @@ class _Loader:
         self.manager.add_hookspecs(hookspecs)
 
     def folder(self, folder: Path, origin: str) -> None:
+        """Load the files of a folder. One that defines no plugin is somebody's helper module, and no problem."""
         for path in sorted(folder.rglob("*.py")):
             relative = path.relative_to(folder)
             if not any(part.startswith(("_", ".")) for part in relative.parts):
                 self._isolated(f"{origin}: {relative}", lambda path=path: _load_file(path))
 
     def entry_point(self, point: Any) -> None:
+        """Load the module that an installed package names."""
         package = point.dist.name if point.dist else "?"
-        self._isolated(f"package {package}: {point.value}", point.load)
+        self._isolated(f"package {package}: {point.value}", point.load, may_be_empty=False)
 
-    def _isolated(self, origin: str, load: Any) -> None:
+    def _isolated(self, origin: str, load: Any, may_be_empty: bool = True) -> None:
         """Load and register one module; whatever goes wrong is written down, and nothing of it stays registered."""
         module = None
         try:
             module = load()
             self.manager.register(module, name=origin)
-            found = self._classes(module, origin)
-        # A stranger's module may raise anything at import, SystemExit included.
+            found = self._found(module, origin)
+            if not (found or may_be_empty):
+                raise PluginError(
+                    "registers nothing: define a plugin class in it, or harness_plugins() under @hookimpl"
+                )
+        # An untrusted module may raise anything at import, SystemExit included.
         except (Exception, SystemExit) as error:
             if module is not None and self.manager.is_registered(module):
                 self.manager.unregister(module)
@@ -237,34 +244,44 @@ class _Loader:
         else:
             self.registry.found.update(found)
 
-    def _classes(self, module: Any, origin: str) -> dict[tuple[Kind, str], PluginInfo]:
-        hooks = {name: getattr(module, name, None) for name in _HOOKS}
-        marked = {caller.name for caller in self.manager.get_hookcallers(module) or ()}
-        # What pluggy's check_pending() finds, with the name that was meant.
-        misspelt = sorted(marked - set(_HOOKS))
-        if misspelt:
-            raise PluginError(str(UnknownName("hook", misspelt[0], _HOOKS)))
-        unmarked = [name for name, hook in hooks.items() if hook is not None and name not in marked]
-        if unmarked:
-            raise PluginError(f"{unmarked[0]}() is not marked: put @hookimpl above it")
-        if not marked:
-            raise PluginError(f"registers nothing: define one of {', '.join(_HOOKS)} under @hookimpl")
+    def _found(self, module: Any, origin: str) -> dict[tuple[Kind, str], PluginInfo]:
+        """The plugins of a module, checked, by kind and name."""
         found: dict[tuple[Kind, str], PluginInfo] = {}
-        for hook in sorted(marked):
-            kind = _HOOKS[hook]
-            classes = hooks[hook]()  # type: ignore[misc]
-            if not isinstance(classes, Iterable):
-                raise PluginError(f"{hook}() must return a list of classes, not {classes!r}")
-            for cls in classes:
-                check_class(cls, kind)
-                key = (kind, cls.name)
-                if taken := self.registry.found.get(key) or found.get(key):
-                    raise PluginError(f"{kind} {cls.name!r} exists already ({taken.origin})")
-                found[key] = PluginInfo(kind, cls, origin, source_digest(inspect.getfile(cls)))
+        for cls, kind in self._classes(module):
+            info = plugin_info(cls, origin, kind)
+            key = (info.kind, info.cls.name)
+            if taken := self.registry.found.get(key) or found.get(key):
+                raise PluginError(f"{info.kind} {info.cls.name!r} exists already ({taken.origin})")
+            found[key] = info
         return found
 
+    def _classes(self, module: Any) -> Iterator[tuple[Any, Kind | None]]:
+        """The classes that a module's hooks name, with the kind that a hook is for; without hooks, those it defines."""
+        hooks = self._hooks(module)
+        if not hooks:
+            yield from ((cls, None) for cls in defined_plugins(module))
+        for hook in hooks:
+            classes = getattr(module, hook)()
+            if not isinstance(classes, Iterable):
+                raise PluginError(f"{hook}() must return a list of classes, not {classes!r}")
+            yield from ((cls, _HOOKS[hook]) for cls in classes)
 
-_HOOKS: dict[str, Kind] = {
+    def _hooks(self, module: Any) -> list[str]:
+        """The hooks of a module, sorted. Raises :class:`PluginError` for one that is misspelt or not marked."""
+        marked = {caller.name for caller in self.manager.get_hookcallers(module) or ()}
+        # What pluggy's check_pending() finds, with the name that was meant; and what it cannot know of.
+        alike = {name for name, value in vars(module).items() if name.startswith("harness_") and callable(value)}
+        misspelt = sorted((marked or alike) - set(_HOOKS))
+        if misspelt:
+            raise PluginError(str(UnknownName("hook", misspelt[0], _HOOKS)))
+        unmarked = sorted((alike & set(_HOOKS)) - marked)
+        if unmarked:
+            raise PluginError(f"{unmarked[0]}() is not marked: put @hookimpl above it")
+        return sorted(marked)
+
+
+_HOOKS: dict[str, Kind | None] = {
+    "harness_plugins": None,
     "harness_datasets": "dataset",
     "harness_defenses": "defense",
     "harness_attacks": "attack",
@@ -273,37 +290,111 @@ _HOOKS: dict[str, Kind] = {
 }
 
 
+def defined_plugins(module: types.ModuleType) -> list[type[Plugin]]:
+    """The plugins that a module without hooks defines: its public plugin classes, but those that only serve as a base.
+
+    Raises :class:`PluginError` where a class looks like a plugin and derives from none.
+    """
+    defined = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    }
+    plugins = [cls for cls in defined.values() if issubclass(cls, Plugin)]
+    bases = {base for cls in plugins for base in cls.__mro__[1:]}
+    unfinished = {cls for cls in plugins if cls in bases and (cls.__abstractmethods__ or not hasattr(cls, "name"))}
+    public = dict.fromkeys(cls for name, cls in defined.items() if not name.startswith("_"))
+    if not plugins and any(isinstance(value, type) and issubclass(value, Plugin) for value in vars(module).values()):
+        for cls in public:
+            if isinstance(getattr(cls, "name", None), str):
+                raise PluginError(_no_plugin(cls))
+    meant = [cls for cls in public if cls in plugins and cls not in unfinished]
+    for cls in meant:
+        if cls.__abstractmethods__:
+            raise PluginError(
+                f"{cls.__name__} does not implement {_missing(cls)}: "
+                "implement it, or begin the name of a base class with an underscore"
+            )
+    return meant
+
+
+def _missing(cls: type[Plugin]) -> str:
+    return ", ".join(sorted(cls.__abstractmethods__))
+
+
 def _load_file(path: Path) -> types.ModuleType:
     # Path and content are part of the name: two folders may hold files of one name, and a file that has not changed is
     # the module that is there already, so that a process has one class of each plugin.
     # No dot: a plan is pickled for other processes, and pickle imports the package of a dotted name.
-    where = make_id(path.resolve(), source_digest(str(path)))[:8]
+    source = path.read_bytes()
+    where = make_id(path.resolve(), hashlib.sha256(source).hexdigest())[:8]
     name = f"harness_plugin_{where}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PluginError("is no Python file")
+        raise PluginError("is not a Python file")
     module = importlib.util.module_from_spec(spec)
     # Before it runs: dataclasses look their module up while they resolve postponed annotations.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, NameError) and error.name in evaluated_names(source):
+            raise PluginError(
+                f"NameError: {error}, which an annotation names: import it outside `if TYPE_CHECKING:`, "
+                "or begin the file with `from __future__ import annotations`"
+            ) from error
         raise
     return module
+
+
+def evaluated_names(source: bytes) -> set[str]:
+    """Names in the annotations of a source file, where Python evaluates them: not under the postponing import."""
+    tree = ast.parse(source)
+    if any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body):
+        return set()
+    annotated = [*(node for node in ast.walk(tree) if isinstance(node, ast.arg | ast.AnnAssign))]
+    annotations = [node.annotation for node in annotated if node.annotation]
+    annotations += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.returns]
+    return {name.id for each in annotations for name in ast.walk(each) if isinstance(name, ast.Name)}
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def kind_of(cls: type[Plugin]) -> Kind:
+    """The kind of a plugin class, which follows from the class that it derives from. Raises :class:`PluginError`."""
+    for kind, base in KINDS.items():
+        if isinstance(cls, type) and issubclass(cls, base):
+            return kind
+    raise PluginError(_no_plugin(cls))
+
+
+def _no_plugin(cls: Any) -> str:
+    bases = ", ".join(base.__name__ for base in KINDS.values())
+    return f"{getattr(cls, '__name__', cls)!r} is not a plugin: derive it from one of harness's {bases}"
+
+
+def plugin_info(cls: type[Plugin], origin: str, kind: Kind | None = None) -> PluginInfo:
+    """A plugin class as the registry holds it, checked. Raises :class:`PluginError`."""
+    kind = kind or kind_of(cls)
+    check_class(cls, kind)
+    return PluginInfo(kind, cls, origin, source_digest(inspect.getfile(cls)))
 
 
 def check_class(cls: Any, kind: Kind) -> None:
     """Raise :class:`PluginError` unless ``cls`` is a plugin class of ``kind`` that can be constructed from text."""
     base = KINDS[kind]
     if not isinstance(cls, type) or not issubclass(cls, base):
-        raise PluginError(f"{getattr(cls, '__name__', cls)!r} is no {kind}: derive it from harness.{base.__name__}")
+        article = "an" if kind.startswith("a") else "a"
+        name = getattr(cls, "__name__", cls)
+        raise PluginError(f"{name!r} is not {article} {kind}: derive it from harness.{base.__name__}")
     where = cls.__name__
     if cls.__abstractmethods__:
-        raise PluginError(f"{where} does not implement {', '.join(sorted(cls.__abstractmethods__))}")
-    hints = get_type_hints(cls)
+        raise PluginError(f"{where} does not implement {_missing(cls)}")
+    hints = resolved_types(cls)
     unset = [n for n, hint in hints.items() if get_origin(hint) is ClassVar and not hasattr(cls, n)]
     if unset:
         raise PluginError(f"{where} does not set {', '.join(unset)}")
