@@ -47,6 +47,7 @@ from harness.contracts import (
     TriggerRecipe,
     WhiteBoxAttack,
     WhiteBoxDefense,
+    needs_images,
 )
 from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
 from harness.fields import option
@@ -105,6 +106,7 @@ __all__ = [
     "load_model",
     "losses",
     "metrics",
+    "needs_images",
     "nets",
     "option",
     "read_table",

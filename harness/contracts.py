@@ -80,6 +80,7 @@ __all__ = [
     "WhiteBoxAttack",
     "WhiteBoxDefense",
     "classes_of",
+    "needs_images",
 ]
 
 
@@ -186,12 +187,25 @@ class Architecture(Plugin):
     """Builds nets. The recipe of a dataset names one; an attack may name another."""
 
     @abstractmethod
-    def build(self, input_shape: tuple[int, ...], classes: int) -> Net:
-        """A freshly initialised net for inputs ``[n, *input_shape]`` and ``classes`` classes."""
+    def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+        """A freshly initialised module: float inputs ``[n, *input_shape]`` to logits ``[n, classes]``.
+
+        Its hidden layers are found by running it once, unless it is a :class:`harness.nets.Net`, which names them:
+        :class:`harness.nets.Layers`, say. See :func:`harness.nets.adapt`.
+        """
 
     def skip(self, dataset: Dataset) -> str | None:
         """Reason why this architecture cannot take ``dataset``'s inputs; ``None`` if it can."""
         return None
+
+
+def needs_images(dataset: InputSet, side: int = 1) -> str | None:
+    """Reason to skip ``dataset`` unless its inputs are images of at least ``side`` x ``side`` pixels: for `skip`."""
+    shape = dataset.input_shape
+    if len(shape) == 3 and min(shape[1:]) >= side:
+        return None
+    least = f" of at least {side} x {side}" if side > 1 else ""
+    return f"needs images{least}, inputs are {shape}"
 
 
 class TriggerRecipe(Configured, ABC):
@@ -255,7 +269,7 @@ class WhiteBoxDefense(Defense):
     """A scheme that verifies from a suspect's weights: it overrides :meth:`verify_weights`."""
 
     @abstractmethod
-    def verify_weights(self, suspect: nn.Module, key: Key) -> Evidence:
+    def verify_weights(self, suspect: Net, key: Key) -> Evidence:
         """Read the mark from ``suspect``'s weights: matched and tried bits, say, per probe."""
 
 
@@ -301,7 +315,7 @@ class BlackBoxAttack(PoolAttack):
         return None
 
     @abstractmethod
-    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nn.Module:
+    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> Net:
         """Steal the model: return the surrogate, what the attacker ends with."""
 
 
@@ -309,7 +323,7 @@ class WhiteBoxAttack(PoolAttack):
     """An attack on the weights."""
 
     @abstractmethod
-    def run(self, victim: nn.Module, pool: Pool, ctx: Context) -> nn.Module:
+    def run(self, victim: Net, pool: Pool, ctx: Context) -> Net:
         """Return the surrogate. ``victim`` is the attack's own copy, which it may change and return."""
 
 
@@ -319,7 +333,7 @@ class Detector(PoolAttack):
     family: ClassVar[Family] = "detection"
 
     @abstractmethod
-    def run(self, suspect: nn.Module, pool: Pool, ctx: Context) -> Detection:
+    def run(self, suspect: Net, pool: Pool, ctx: Context) -> Detection:
         """Search ``suspect``, which is its own copy, and return what it found."""
 
 
@@ -332,11 +346,11 @@ class Evasion(PoolAttack):
     family: ClassVar[Family] = "evasion"
 
     @abstractmethod
-    def prepare(self, suspect: nn.Module, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
+    def prepare(self, suspect: Net, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
         """Return the guard: tensors by name, all that :meth:`serve` needs to know."""
 
     @abstractmethod
-    def serve(self, suspect: nn.Module, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
+    def serve(self, suspect: Net, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
         """Answers of the thief's API in place of ``logits`` ``[n, classes]``; a row of NaN refuses the query."""
 
 
@@ -348,5 +362,5 @@ class Analysis(Plugin):
         return None
 
     @abstractmethod
-    def run(self, model: nn.Module, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
+    def run(self, model: Net, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
         """Measure ``model``, which is its own copy; ``test`` is the task's test set."""

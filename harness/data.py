@@ -221,10 +221,17 @@ def _find(folders: Sequence[Path], file: str, name: str) -> Path:
         for path in (folder / f"{file}.gz", folder / file):
             if path.is_file():
                 return path
-    looked = ", ".join(str(folder) for folder in folders)
-    raise DataError(
-        f"{name}: no {file}.gz in {looked}; name the folder above with --data DIR or HARNESS_DATA, "
-        f"or type: harness data fetch {name}"
+    raise missing(name, f"{file}.gz", folders)
+
+
+def missing(name: str, file: str, folders: Iterable[Path], note: str = "", *, download: bool = True) -> DataError:
+    """The error that the set ``name`` has no ``file`` in any of ``folders``; ``note`` says more of them."""
+    looked = ", ".join(map(str, folders))
+    fetch = (
+        f", or type: harness data fetch {name}" if download else "; it is a packed subset, which cannot be downloaded"
+    )
+    return DataError(
+        f"{name}: no {file} in {looked}{note}; name the folder above with --data DIR or HARNESS_DATA{fetch}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from math import prod
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -424,10 +424,10 @@ def activation_frequencies(net: Net, x: Tensor) -> dict[str, Tensor]:
     return {name: count.float() / sizes[name] for name, count in counts.items()}
 
 
-def penultimate(net: nn.Module, x: Tensor) -> Tensor:
+def penultimate(net: Net, x: Tensor) -> Tensor:
     """Activations ``[n, units]`` of the layer before the logits, after its ReLU, without gradients."""
     with torch.inference_mode():
-        last = [next(reversed(cast(Net, net).activations(part)[1].values())).relu() for part in parts(x)]
+        last = [next(reversed(net.activations(part)[1].values())).relu() for part in parts(x)]
     return torch.cat(last).clone()
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from harness import losses, nets
-from harness.contracts import Context, Dataset, Key, Loss, Probe, Split, Stream, Task, TriggerRecipe
+from harness.contracts import Context, Dataset, Key, Loss, Probe, Split, Stream, Task, TriggerRecipe, needs_images
 from harness.errors import Skip, require
 
 # The released code's refinement: rounds, at most so many steps against the target logit in all of them together, last
@@ -67,11 +67,9 @@ class PatchTriggers(TriggerRecipe):
 
     def skip(self, dataset: Dataset) -> str | None:
         shape = dataset.input_shape
-        if len(shape) != 3:
-            return f"a patch needs images, inputs are {shape}"
-        if dataset.patch >= min(shape[1:]):
+        if len(shape) == 3 and dataset.patch >= min(shape[1:]):
             return f"patch={dataset.patch} does not fit inputs of {shape[1]} x {shape[2]}"
-        return None
+        return needs_images(dataset)
 
     def make(self, task: Task, ctx: Context) -> Key:
         sources, held_out = self._sources(task, ctx.generator)

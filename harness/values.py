@@ -265,7 +265,7 @@ class Key:
 class Marked:
     """Result of :meth:`Defense.embed`: the victim and the key."""
 
-    net: nn.Module
+    net: Net
     key: Key
 
 

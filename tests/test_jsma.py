@@ -278,7 +278,7 @@ def test_what_is_no_image_is_skipped() -> None:
     class Sound:
         input_shape = (40, 32)
 
-    assert plugin().skip(Sound()) == "a map of pixels needs images, inputs are (40, 32)"
+    assert plugin().skip(Sound()) == "needs images, inputs are (40, 32)"
     assert plugin().skip(REGISTRY.component("dataset", "digits").plugin) is None
 
 

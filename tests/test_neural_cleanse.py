@@ -322,8 +322,14 @@ def test_what_is_no_image_is_skipped() -> None:
         input_shape = (40, 32)
 
     for name in ("neural-cleanse", "neural-cleanse-removal"):
-        assert plugin(name=name).skip(Sound()) == "a mask on pixels needs images, inputs are (40, 32)"
+        assert plugin(name=name).skip(Sound()) == "needs images, inputs are (40, 32)"
         assert plugin(name=name).skip(REGISTRY.component("dataset", "digits").plugin) is None
+
+
+def test_two_classes_are_skipped_since_neither_norm_is_an_outlier() -> None:
+    two = REGISTRY.component("dataset", "photo-patches").plugin
+    assert "needs 3 classes or more" in plugin().skip(two) and "photo-patches has 2" in plugin().skip(two)
+    assert plugin(name="neural-cleanse-removal").skip(two) is None
 
 
 @pytest.mark.parametrize("wrong", ["steps=0", "attack_rate=0", "attack_rate=1.1", "factor=1", "learning_rate=0"])

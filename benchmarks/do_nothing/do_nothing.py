@@ -97,7 +97,7 @@ class Idle(WhiteBoxAttack):
 
     number: int = 0
 
-    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
+    def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
         return victim
 
 

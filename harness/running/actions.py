@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class StageOutput:
     """What a stage made, before it is stored."""
 
-    net: nn.Module | None = None
+    net: Net | None = None
     key: Key | None = None
     guard: Mapping[str, Tensor] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)

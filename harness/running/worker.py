@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.contracts import (
     BlackBoxAttack,
@@ -40,6 +40,7 @@ from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.train import Counts, Engine, Precision, predict
 from harness.errors import DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.metrics import accuracy, agreement
+from harness.nets import Net
 from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
@@ -305,7 +306,7 @@ class StageRunner:
         return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
 
     def _served(
-        self, net: nn.Module, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None
+        self, net: Net, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None
     ) -> Tensor:
         """What the API of a thief answers: the net's logits, through the guard if there is one."""
         if use is None or guard is None:

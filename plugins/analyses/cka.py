@@ -1,36 +1,32 @@
-"""How alike a model represents triggers and the inputs that they were made of."""
+"""Similarity of a model's representations of triggers and of the inputs that they were made of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, cast
 
 import torch
 
 from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, metrics, nets
 
 
-@dataclass(frozen=True)
 class Cka(Analysis):
     """Linear CKA of every layer between held-out triggers and their own untriggered sources, pair by pair.
 
     Rows: quantity ``cka`` (debiased, 1 = alike) and ``pairs`` (the number of rows compared), layer.
     """
 
-    name: ClassVar[str] = "cka"
-    reference: ClassVar[str] = "Kornblith et al., ICML 2019; debiased: Nguyen, Raghu and Kornblith, ICLR 2021"
+    name = "cka"
+    reference = "Kornblith et al., ICML 2019; debiased: Nguyen, Raghu and Kornblith, ICLR 2021"
 
-    def run(self, model: torch.nn.Module, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
+    def run(self, model: nets.Net, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
         triggered, plain = (key.probes.get(name) for name in ("held_out", "control"))
         if triggered is None or plain is None or len(triggered.x) != len(plain.x):
             raise Skip("the key's held-out triggers are not paired with untriggered inputs")
         pairs = len(plain.x)
         if pairs < metrics.CKA_PAIRS:
             raise Skip(f"{pairs} pairs: the debiased estimator needs at least {metrics.CKA_PAIRS}")
-        net = cast(nets.Net, model)
         with torch.inference_mode():
-            layers = zip(net.taps, *(_taps(net, probe.x) for probe in (triggered, plain)), strict=True)
+            layers = zip(model.taps, *(_taps(model, probe.x) for probe in (triggered, plain)), strict=True)
             return [
                 measure
                 for layer, a, b in layers

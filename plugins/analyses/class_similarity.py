@@ -1,27 +1,24 @@
-"""How similar the classes of the task are, pair by pair: Algorithm 1 of EWE picks a similar pair."""
+"""Similarity of the task's classes, pair by pair: Algorithm 1 of EWE picks a similar pair."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from harness import Analysis, Context, Key, Measure, Split, Task, hookimpl, nets
 
 
-@dataclass(frozen=True)
 class ClassSimilarity(Analysis):
     """Mean cosine similarity between the test inputs of any two classes, as inputs and as penultimate activations.
 
     Rows: quantity ``similarity``, layer ``input`` or ``penultimate``, group = one class's number, index = the other's.
     """
 
-    name: ClassVar[str] = "class-similarity"
-    reference: ClassVar[str] = "Jia et al., Entangled Watermarks, arXiv 2002.12200 v1, Algorithm 1 line 1, Figure 12"
+    name = "class-similarity"
+    reference = "Jia et al., Entangled Watermarks, arXiv 2002.12200 v1, Algorithm 1 line 1, Figure 12"
 
-    def run(self, model: torch.nn.Module, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
+    def run(self, model: nets.Net, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
         layers = {"input": nets.as_float(test.x).flatten(1), "penultimate": nets.penultimate(model, test.x)}
         classes = len(task.dataset.classes)
         return [

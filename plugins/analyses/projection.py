@@ -1,17 +1,15 @@
-"""Where triggers lie among task data in the penultimate layer, in two dimensions."""
+"""Places of triggers among task data in the penultimate layer, in two dimensions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, nets, require
+from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, nets, option
 
 
-@dataclass(frozen=True)
 class Projection(Analysis):
     """Two coordinates of penultimate activations of triggers, and of test inputs by class.
 
@@ -19,19 +17,14 @@ class Projection(Analysis):
     (classes), index = sample; and for PCA ``explained``, the share of the variance along each axis.
     """
 
-    name: ClassVar[str] = "projection"
-    reference: ClassVar[str] = "Jia et al., Entangled Watermarks, arXiv 2002.12200 v1, Figures 4 and 14"
-    arms: ClassVar[tuple[str, ...]] = ("",)
+    name = "projection"
+    reference = "Jia et al., Entangled Watermarks, arXiv 2002.12200 v1, Figures 4 and 14"
+    arms = ("",)
 
-    method: Literal["pca", "umap"] = "pca"
-    """Principal components, or UMAP (needs the extra ``umap``)."""
-    samples: int = 100
-    """So many inputs of each group at most."""
+    method: Literal["pca", "umap"] = option("pca", doc="Principal components, or UMAP (needs the extra `umap`).")
+    samples: int = option(100, doc="Largest number of inputs of each group.", at_least=2)
 
-    def __post_init__(self) -> None:
-        require(self.samples >= 2, f"samples must be at least 2, not {self.samples}")
-
-    def run(self, model: torch.nn.Module, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
+    def run(self, model: nets.Net, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
         if "trigger" not in key.probes:
             raise Skip("the key has no triggers")
         source, target = task.dataset.source, task.dataset.target

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from harness import Architecture, hookimpl, nets, require
+from harness import Architecture, hookimpl, nets, option
 
 
-@dataclass(frozen=True)
 class Mlp(Architecture):
     """Two dense hidden layers."""
 
-    name: ClassVar[str] = "mlp"
+    name = "mlp"
 
-    width: int = 256
-    """Units of each hidden layer."""
-
-    def __post_init__(self) -> None:
-        require(self.width >= 1, f"width must be at least 1, not {self.width}")
+    width: int = option(256, doc="Units of each hidden layer.", at_least=1)
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
         return nets.Mlp(input_shape, classes, self.width)

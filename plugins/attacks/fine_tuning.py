@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Literal
 
-import torch
-
-from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, require
-from harness.contracts import Family
+from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, option
 
 
-@dataclass(frozen=True)
 class FineTuning(WhiteBoxAttack):
-    """Trains the stolen model on: the last layer or all, with the last layer kept or drawn anew."""
+    """Fine-tunes or retrains the last layer, or the whole stolen model."""
 
-    name: ClassVar[str] = "fine-tuning"
-    family: ClassVar[Family] = "removal"
-    reference: ClassVar[str] = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018, Section 5"
-    labelled: ClassVar[bool] = True
-    arms: ClassVar[tuple[str, ...]] = ("", "mode=ftll", "mode=rtll", "mode=rtal")
+    name = "fine-tuning"
+    family = "removal"
+    reference = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018, Section 5"
+    labelled = True
+    arms = ("", "mode=ftll", "mode=rtll", "mode=rtal")
 
-    mode: Literal["ftll", "ftal", "rtll", "rtal"] = "ftal"
-    """Fine-tune (ft) or re-train (rt: a fresh last layer) the last layer (ll) or all layers (al)."""
-    epochs: int | None = None
-    """By default half of the recipe's."""
-    learning_rate: float | None = None
-    """By default the recipe's."""
+    mode: Literal["ftll", "ftal", "rtll", "rtal"] = option(
+        "ftal", doc="Fine-tune (ft) or retrain (rt: from a fresh last layer) the last layer (ll) or all layers (al)."
+    )
+    epochs: int | None = option(None, doc="Number of epochs; by default half of the recipe's.", at_least=1)
+    learning_rate: float | None = option(None, doc="Adam's learning rate; by default the recipe's.", above=0)
 
-    def __post_init__(self) -> None:
-        require(self.epochs is None or self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-        rate = self.learning_rate
-        require(rate is None or rate > 0, f"learning_rate must be above 0, not {rate}")
-
-    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
-        net = cast(nets.Net, victim)
-        last = net.get_submodule(net.last)
+    def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
+        last = victim.get_submodule(victim.last)
         if self.mode.startswith("rt"):
-            last.load_state_dict(nets.fresh_like(net, net.last, ctx.generator).state_dict())
+            last.load_state_dict(nets.fresh_like(victim, victim.last, ctx.generator).state_dict())
         parameters = list(last.parameters()) if self.mode.endswith("ll") else None
         epochs = self.epochs or max(1, pool.recipe.epochs // 2)
         stream = ctx.stream(Split(pool.x, pool.labels()))
-        return ctx.train(net, [stream], epochs, learning_rate=self.learning_rate, parameters=parameters)
+        return ctx.train(victim, [stream], epochs, learning_rate=self.learning_rate, parameters=parameters)
 
 
 @hookimpl

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from harness import Attack, Context, Dataset, Detection, Detector, Pool, hookimpl, nets, require, statistics
-from harness.contracts import Measure
+from harness import (
+    Attack,
+    Context,
+    Dataset,
+    Detection,
+    Detector,
+    Measure,
+    Pool,
+    hookimpl,
+    needs_images,
+    nets,
+    option,
+    statistics,
+)
 
 EXACT = 1024
 """Features up to which all pairs are searched."""
@@ -16,7 +28,6 @@ PAIRS_AT_ONCE = 2**20
 """Pairs held in memory at a time, over inputs: what a cache holds is three times as fast as four times as many."""
 
 
-@dataclass(frozen=True)
 class Jsma(Detector):
     """The saliency map attack on some inputs, each to a class of its own; a class that is reached easily is marked.
 
@@ -27,30 +38,29 @@ class Jsma(Detector):
     The score is the largest anomaly index of a target's mean share of features changed; the mask is the mean change.
     """
 
-    name: ClassVar[str] = "jsma"
-    reference: ClassVar[str] = (
+    name = "jsma"
+    reference = (
         "Papernot et al., The Limitations of Deep Learning in Adversarial Settings, EuroS&P 2016, Algorithms 2 and 3"
     )
 
-    images: int = 64
-    """Inputs, drawn from the pool; all targets get as many of them, or one more."""
-    share: float = 0.145
-    """Of an input's features that are changed at most, in (0, 1]."""
-    theta: Literal["brightest", "darkest"] = "brightest"
-    """What a chosen feature becomes: the data's largest value (theta = +1) or its smallest (-1)."""
-    candidates: int = 512
-    """Above 1,024 features, pairs are searched among so many: those of the largest J_t / max - sum J_j / max."""
-
-    def __post_init__(self) -> None:
-        require(self.images >= 1, f"images must be at least 1, not {self.images}")
-        require(0 < self.share <= 1, f"share must be in (0, 1], not {self.share}")
-        require(2 <= self.candidates <= EXACT, f"candidates must be in 2..{EXACT}, not {self.candidates}")
+    images: int = option(
+        64, doc="Number of inputs, drawn from the pool; all targets get as many of them, or one more.", at_least=1
+    )
+    share: float = option(0.145, doc="Largest share of an input's features that is changed.", above=0, at_most=1)
+    theta: Literal["brightest", "darkest"] = option(
+        "brightest", doc="New value of a chosen feature: the data's largest (theta = +1) or smallest (-1)."
+    )
+    candidates: int = option(
+        512,
+        doc="Features whose pairs are searched if there are over 1,024: of the largest J_t / max - sum J_j / max.",
+        at_least=2,
+        at_most=EXACT,
+    )
 
     def skip(self, dataset: Dataset) -> str | None:
-        shape = dataset.input_shape
-        return None if len(shape) == 3 else f"a map of pixels needs images, inputs are {shape}"
+        return needs_images(dataset)
 
-    def run(self, suspect: torch.nn.Module, pool: Pool, ctx: Context) -> Detection:
+    def run(self, suspect: nets.Net, pool: Pool, ctx: Context) -> Detection:
         net, classes = suspect.eval().requires_grad_(False), len(pool.recipe.classes)
         chosen = torch.randperm(len(pool.x), generator=ctx.generator)[: self.images]
         x = nets.as_float(pool.x[chosen.to(pool.x.device)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Literal
 
 import torch
 
@@ -14,16 +14,17 @@ from harness import (
     Dataset,
     Detection,
     Detector,
+    Measure,
     Pool,
     Skip,
     Split,
     WhiteBoxAttack,
     hookimpl,
+    needs_images,
     nets,
-    require,
+    option,
     statistics,
 )
-from harness.contracts import Family, Measure
 
 PAPER = "Wang et al., Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks, IEEE S&P 2019"
 # The released code's: at most 1,000 rounds of 31 batches a class; Adam's betas.
@@ -39,7 +40,6 @@ INPUTS_AT_ONCE = 8192
 UNIVERSAL = "universal"
 
 
-@dataclass(frozen=True)
 class NeuralCleanse(Detector):
     """The smallest trigger to each class, all classes optimised at once; a class whose trigger is an outlier is marked.
 
@@ -48,45 +48,44 @@ class NeuralCleanse(Detector):
     (Section IV-B). The steps are far fewer than the released code's: `share_of_reference_steps` says how many.
     """
 
-    name: ClassVar[str] = "neural-cleanse"
-    reference: ClassVar[str] = PAPER
-    arms: ClassVar[tuple[str, ...]] = ("", "scope=pairwise")
+    name = "neural-cleanse"
+    reference = PAPER
+    arms = ("", "scope=pairwise")
 
-    scope: Literal["universal", "pairwise"] = "universal"
-    """One trigger a target for the inputs of all other classes; or one for each pair of a source and a target."""
-    steps: int = 400
-    """Adam's, at most; the released code's are 31,000."""
-    batch_size: int = 16
-    """Inputs a step, for each search."""
-    learning_rate: float = 0.1
-    """Of Adam, on the arguments of tanh."""
-    check: int = 10
-    """Steps from one look at the flip rate, the mean over them, to the next; the released code's are 31."""
-    attack_rate: float = 0.99
-    """Flip rate that a mask must reach to count, 0..1."""
-    weight: float = 1e-3
-    """The first lambda that is not 0: taken once the flip rate was reached ``patience`` times in a row."""
-    factor: float = 2.0
-    """Lambda grows by it after ``patience`` looks that reached the flip rate, and shrinks by its power 1.5."""
-    patience: int = 5
-    """Looks in a row that agree before lambda changes."""
-    early_stop: int = 25
-    """A search ends after so many looks without a smaller mask, once lambda has both grown and shrunk."""
-    samples: int = 1000
-    """Inputs of the pool that are used."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "check", "patience", "early_stop", "samples"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "weight"):
-            require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
-        require(self.factor > 1, f"factor must be above 1, not {self.factor}")
-        require(0 < self.attack_rate <= 1, f"attack_rate must be in (0, 1], not {self.attack_rate}")
+    scope: Literal["universal", "pairwise"] = option(
+        "universal",
+        doc="One trigger a target, for the inputs of all other classes; or one a pair of source and target.",
+    )
+    steps: int = option(400, doc="Largest number of Adam's steps; the released code's is 31,000.", at_least=1)
+    batch_size: int = option(16, doc="Inputs a step, for each search.", at_least=1)
+    learning_rate: float = option(0.1, doc="Adam's learning rate, on the arguments of tanh.", above=0)
+    check: int = option(
+        10, doc="Steps from one look at the flip rate, the mean over them, to the next (released code: 31).", at_least=1
+    )
+    attack_rate: float = option(0.99, doc="Flip rate that a mask must reach to count.", above=0, at_most=1)
+    weight: float = option(
+        1e-3, doc="First lambda that is not 0: taken once the flip rate was reached `patience` times in a row.", above=0
+    )
+    factor: float = option(
+        2.0,
+        doc="Growth of lambda after `patience` looks that reached the flip rate; it shrinks by the power 1.5.",
+        above=1,
+    )
+    patience: int = option(5, doc="Looks in a row that agree before lambda changes.", at_least=1)
+    early_stop: int = option(
+        25, doc="Looks without a smaller mask that end a search, once lambda has both grown and shrunk.", at_least=1
+    )
+    samples: int = option(1000, doc="Number of the pool's inputs that are used.", at_least=1)
 
     def skip(self, dataset: Dataset) -> str | None:
-        return _no_images(dataset)
+        reason = needs_images(dataset)
+        if reason is None and len(dataset.classes) < 3:
+            return (
+                f"needs 3 classes or more, of 2 norms neither is an outlier; {dataset.name} has {len(dataset.classes)}"
+            )
+        return reason
 
-    def run(self, suspect: torch.nn.Module, pool: Pool, ctx: Context) -> Detection:
+    def run(self, suspect: nets.Net, pool: Pool, ctx: Context) -> Detection:
         net = suspect.eval().requires_grad_(False)
         chosen = torch.randperm(len(pool.x), generator=ctx.generator)[: self.samples]
         x = nets.as_float(pool.x[chosen.to(pool.x.device)])
@@ -100,7 +99,7 @@ class NeuralCleanse(Detector):
         return self._detection(found, len(pool.recipe.classes))
 
     def _tasks(self, predicted: torch.Tensor, classes: int) -> list[_Task]:
-        """What is searched: a target, and the inputs to turn to it, by the suspect's own answers ``[n]`` on the CPU.
+        """The searches: a target, and the inputs to turn to it, by the suspect's own answers ``[n]`` on the CPU.
 
         An input that is answered so already would make the empty mask a success. Tasks without inputs are left out.
         """
@@ -189,59 +188,57 @@ class NeuralCleanse(Detector):
         return Detection(score, 2.0, best.target, best.source, best.mask, best.pattern, measures)
 
 
-@dataclass(frozen=True)
 class NeuralCleanseRemoval(WhiteBoxAttack):
     """Finds the most suspicious trigger with Neural Cleanse and removes it: by unlearning it, or by pruning its units.
 
     It is removed whatever its anomaly index: the attacker only loses by leaving it. Labels are the model's own answers.
     """
 
-    name: ClassVar[str] = "neural-cleanse-removal"
-    family: ClassVar[Family] = "removal"
-    reference: ClassVar[str] = f"{PAPER}, Section VI"
-    arms: ClassVar[tuple[str, ...]] = ("", "by=pruning")
+    name = "neural-cleanse-removal"
+    family = "removal"
+    reference = f"{PAPER}, Section VI"
+    arms = ("", "by=pruning")
 
-    by: Literal["unlearning", "pruning"] = "unlearning"
-    """Fine-tune on inputs that carry the trigger and keep their class; or prune the units that the trigger excites."""
-    scope: Literal["universal", "pairwise"] = "universal"
-    """As ``neural-cleanse``'s."""
-    steps: int = 400
-    """As ``neural-cleanse``'s."""
-    epochs: int = 1
-    """Of unlearning."""
-    share: float = 0.2
-    """Of the pool that carries the trigger while unlearning; at most half of the inputs that the trigger moves."""
-    layer: Literal["last", "last-conv"] = "last"
-    """Where to prune: the last hidden layer (the paper's), or the last convolution."""
-    fraction: float = 0.5
-    """Share of the layer's units that is pruned at most; at least one unit stays."""
-    flip_rate: float = 0.1
-    """Pruning stops once the trigger turns fewer inputs than this share."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "epochs"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("share", "fraction", "flip_rate"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must be in 0..1, not {getattr(self, name)}")
+    by: Literal["unlearning", "pruning"] = option(
+        "unlearning",
+        doc="Fine-tune on inputs that carry the trigger and keep their class; or prune the units that it excites.",
+    )
+    scope: Literal["universal", "pairwise"] = option("universal", doc="Scope of the search, as neural-cleanse's.")
+    steps: int = option(400, doc="Steps of the search, as neural-cleanse's.", at_least=1)
+    epochs: int = option(1, doc="Epochs of unlearning.", at_least=1)
+    share: float = option(
+        0.2,
+        doc="Share of the pool that carries the trigger while unlearning; at most half of the inputs that it moves.",
+        at_least=0,
+        at_most=1,
+    )
+    layer: Literal["last", "last-conv"] = option(
+        "last", doc="Layer to prune: the last hidden layer (the paper's), or the last convolution."
+    )
+    fraction: float = option(
+        0.5, doc="Largest share of the layer's units that is pruned; at least one unit stays.", at_least=0, at_most=1
+    )
+    flip_rate: float = option(
+        0.1, doc="Pruning stops once the trigger turns fewer inputs than this share.", at_least=0, at_most=1
+    )
 
     def skip(self, dataset: Dataset) -> str | None:
-        return _no_images(dataset)
+        return needs_images(dataset)
 
-    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
-        net = cast(nets.Net, victim)
-        found = NeuralCleanse(scope=self.scope, steps=self.steps).run(net, pool, ctx)
+    def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
+        found = NeuralCleanse(scope=self.scope, steps=self.steps).run(victim, pool, ctx)
         if found.suspected_class is None or found.mask is None or found.pattern is None:
             raise Skip("no trigger was found to remove")
-        net.requires_grad_(True)
+        victim.requires_grad_(True)
         x = nets.as_float(pool.x)
-        labels = ctx.predict(net, x).argmax(1)
+        labels = ctx.predict(victim, x).argmax(1)
         stamped = _stamp(x, found.mask, found.pattern)
         moved = labels != found.suspected_class
         if found.suspected_source is not None:
             moved = labels == found.suspected_source
         if self.by == "unlearning":
-            return self._unlearned(net, x, stamped, labels, moved, ctx)
-        return self._pruned(net, x[moved], stamped[moved], found.suspected_class, ctx)
+            return self._unlearned(victim, x, stamped, labels, moved, ctx)
+        return self._pruned(victim, x[moved], stamped[moved], found.suspected_class, ctx)
 
     def _unlearned(
         self,
@@ -262,21 +259,18 @@ class NeuralCleanseRemoval(WhiteBoxAttack):
 
     def _pruned(self, net: nets.Net, clean: torch.Tensor, stamped: torch.Tensor, target: int, ctx: Context) -> nets.Net:
         """``net`` without the units that ``stamped`` excites most above ``clean``, until few answer ``target``."""
-        layer = self._layer(net)
+        last = nets.last_convolution(net) if self.layer == "last-conv" else None
+        layer = last or net.hidden[-1]
         excess = _excitement(net, layer, stamped) - _excitement(net, layer, clean)
         order = excess.argsort(descending=True, stable=True)
         most = min(int(self.fraction * len(order)), len(order) - 1)
-        step = max(1, len(order) // 32)  # the flip rate is measured anew after each: a pass over the pool
+        step = max(1, len(order) // 32)  # the flip rate is measured again after each: a pass over the pool
         for count in range(step, most + step, step):
             if float((ctx.predict(net, stamped).argmax(1) == target).double().mean()) < self.flip_rate:
                 break
             units = torch.zeros_like(order, dtype=torch.bool).index_fill(0, order[: min(count, most)], True)
             net.silence(layer, units)
         return net
-
-    def _layer(self, net: nets.Net) -> str:
-        convolutions = [name for name in net.hidden if isinstance(net.get_submodule(name), torch.nn.Conv2d)]
-        return convolutions[-1] if self.layer == "last-conv" and convolutions else net.hidden[-1]
 
 
 # --- the search -------------------------------------------------------------------------------------------------------
@@ -293,7 +287,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Trigger:
-    """What a search found: the smallest mask ``[h, w]`` that reached the flip rate, or NaN where none did."""
+    """Result of a search: the smallest mask ``[h, w]`` that reached the flip rate, or NaN where none did."""
 
     source: int | None
     target: int
@@ -326,7 +320,7 @@ class _Free:
 
 @dataclass
 class _State:
-    """What each search remembers from look to look: tensors ``[tasks]``, never read on the host while it runs."""
+    """Memory of each search from look to look: tensors ``[tasks]``, never read on the host while it runs."""
 
     weight: torch.Tensor
     """Lambda."""
@@ -401,11 +395,6 @@ def _excitement(net: nets.Net, layer: str, x: torch.Tensor) -> torch.Tensor:
             active = net.activations(part)[1][layer].relu()
             sums.append((active.flatten(2).mean(2) if active.ndim > 2 else active).sum(0))
     return torch.stack(sums).sum(0) / len(x)
-
-
-def _no_images(dataset: Dataset) -> str | None:
-    shape = dataset.input_shape
-    return None if len(shape) == 3 else f"a mask on pixels needs images, inputs are {shape}"
 
 
 @hookimpl

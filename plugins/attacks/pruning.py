@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Literal
 
 import torch
 
-from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, require
-from harness.contracts import Family
+from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, option
 
 
-@dataclass(frozen=True)
 class Pruning(WhiteBoxAttack):
     """Masks, in each hidden layer, the share of units that clean inputs activate least often."""
 
-    name: ClassVar[str] = "pruning"
-    family: ClassVar[Family] = "removal"
-    reference: ClassVar[str] = "Liu et al., Fine-Pruning, RAID 2018"
+    name = "pruning"
+    family = "removal"
+    reference = "Liu et al., Fine-Pruning, RAID 2018"
 
-    fraction: float = 0.2
-    """Share of each layer's units that is pruned; at least one unit a layer stays."""
-    layers: Literal["all", "last-conv"] = "all"
-    """Every hidden layer, or the last convolution alone (the paper's)."""
+    fraction: float = option(
+        0.2, doc="Share of each layer's units that is pruned; one unit a layer always stays.", at_least=0, at_most=1
+    )
+    layers: Literal["all", "last-conv"] = option(
+        "all", doc="Prune every hidden layer, or the last convolution alone (the paper's)."
+    )
 
-    def __post_init__(self) -> None:
-        require(0 <= self.fraction <= 1, f"fraction must be in 0..1, not {self.fraction}")
-
-    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
-        return prune(cast(nets.Net, victim), pool.x, self.fraction, self.layers, ctx)
+    def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
+        return prune(victim, pool.x, self.fraction, self.layers, ctx)
 
 
-@dataclass(frozen=True)
 class FinePruning(Pruning):
     """Prunes, then trains what is left on the stolen model's own answers; pruned units stay pruned."""
 
-    name: ClassVar[str] = "fine-pruning"
+    name = "fine-pruning"
 
     fraction: float = 0.5
-    epochs: int = 3
-    """Of the fine-tuning."""
+    epochs: int = option(3, doc="Epochs of the fine-tuning.", at_least=1)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-
-    def run(self, victim: torch.nn.Module, pool: Pool, ctx: Context) -> torch.nn.Module:
-        net = cast(nets.Net, victim)
+    def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
         # Asked before it is pruned: the attacker has no labels, and the whole model knows better than what is left.
-        labels = ctx.predict(net, pool.x).argmax(1)
-        pruned = prune(net, pool.x, self.fraction, self.layers, ctx)
+        labels = ctx.predict(victim, pool.x).argmax(1)
+        pruned = prune(victim, pool.x, self.fraction, self.layers, ctx)
         return ctx.train(pruned, [ctx.stream(Split(pool.x, labels))], self.epochs)
 
 
@@ -64,14 +53,11 @@ def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str, ctx: Con
 
 
 def _chosen(net: nets.Net, layers: str) -> tuple[str, ...]:
+    """The names of the layers to prune; of a net without a convolution, its last hidden layer."""
     if layers == "all":
         return net.hidden
-    convolutions = [name for name in net.hidden if _convolves(net.get_submodule(name))]
-    return tuple(convolutions[-1:]) or net.hidden[-1:]
-
-
-def _convolves(module: torch.nn.Module) -> bool:
-    return any(isinstance(part, torch.nn.Conv2d) for part in module.modules())
+    last = nets.last_convolution(net)
+    return net.hidden[-1:] if last is None else (last,)
 
 
 @hookimpl

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 
-from harness import Attack, Context, Evasion, Pool, Skip, hookimpl, nets, require
+from harness import Attack, Context, Evasion, Pool, Skip, hookimpl, nets, option
 
 
-@dataclass(frozen=True)
 class QueryFilter(Evasion):
     """Refuses queries whose penultimate features are outliers among those of the pool.
 
@@ -19,24 +17,19 @@ class QueryFilter(Evasion):
     benign queries is refused. What that costs shows in the surrogate's accuracy.
     """
 
-    name: ClassVar[str] = "query-filter"
-    reference: ClassVar[str] = "Breunig et al., LOF, SIGMOD 2000; Liu et al., Isolation Forest, ICDM 2008"
-    arms: ClassVar[tuple[str, ...]] = tuple(
+    name = "query-filter"
+    reference = "Breunig et al., LOF, SIGMOD 2000; Liu et al., Isolation Forest, ICDM 2008"
+    arms = tuple(
         f"detector={detector},rejection={share}" for detector in ("lof", "isolation-forest") for share in (0.01, 0.05)
     )
 
-    detector: Literal["lof", "isolation-forest"] = "lof"
-    """scikit-learn's Local Outlier Factor, or its Isolation Forest."""
-    rejection: float = 0.05
-    """Share of benign queries that is refused."""
-    samples: int = 2000
-    """Inputs of the pool that are used, half of them to fit."""
+    detector: Literal["lof", "isolation-forest"] = option(
+        "lof", doc="Detector of outliers: scikit-learn's Local Outlier Factor, or its Isolation Forest."
+    )
+    rejection: float = option(0.05, doc="Share of benign queries that is refused.", above=0, below=1)
+    samples: int = option(2000, doc="Number of the pool's inputs that are used, half of them to fit.", at_least=40)
 
-    def __post_init__(self) -> None:
-        require(0 < self.rejection < 1, f"rejection must be between 0 and 1, not {self.rejection}")
-        require(self.samples >= 40, f"samples must be at least 40, not {self.samples}")
-
-    def prepare(self, suspect: torch.nn.Module, pool: Pool, ctx: Context) -> dict[str, torch.Tensor]:
+    def prepare(self, suspect: nets.Net, pool: Pool, ctx: Context) -> dict[str, torch.Tensor]:
         if len(pool.x) < 40:
             raise Skip(f"a pool of {len(pool.x)} inputs is too small to tell outliers")
         order = torch.randperm(len(pool.x), generator=ctx.generator)[: self.samples]
@@ -48,19 +41,19 @@ class QueryFilter(Evasion):
         return {"features": fitted.clone(), "threshold": threshold, "seed": seed}
 
     def serve(
-        self, suspect: torch.nn.Module, inputs: torch.Tensor, logits: torch.Tensor, guard: Mapping[str, torch.Tensor]
+        self, suspect: nets.Net, inputs: torch.Tensor, logits: torch.Tensor, guard: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         normal = self._normality(guard["features"], nets.penultimate(suspect, inputs), int(guard["seed"]))
         refused = normal < guard["threshold"].to(normal.device)
         return logits.masked_fill(refused[:, None].to(logits.device), torch.nan)
 
     def _normality(self, fitted: torch.Tensor, x: torch.Tensor, seed: int) -> torch.Tensor:
-        """How normal each row of ``x`` ``[n, d]`` is among ``fitted`` ``[m, d]``: ``[n]`` float64, larger is more."""
+        """Normality of each row of ``x`` ``[n, d]`` is among ``fitted`` ``[m, d]``: ``[n]`` float64, larger is more."""
         from sklearn.ensemble import IsolationForest
         from sklearn.neighbors import LocalOutlierFactor
 
         known, asked = fitted.cpu().numpy(), x.cpu().numpy()
-        # Fitted anew from stored features each time it serves: a fitted detector could only be pickled.
+        # Fitted again from stored features each time it serves: a fitted detector could only be pickled.
         model: Any
         if self.detector == "lof":
             model = LocalOutlierFactor(n_neighbors=min(20, len(known) - 1), novelty=True)

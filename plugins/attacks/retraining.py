@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from harness import Attack, BlackBoxAttack, Context, Oracle, Pool, Split, hookimpl, require
-from harness.contracts import Answers, Family
+from harness import Answers, Attack, BlackBoxAttack, Context, Oracle, Pool, Split, hookimpl, nets, option
 
 
-@dataclass(frozen=True)
 class Retraining(BlackBoxAttack):
     """Asks the victim for the labels of a pool of inputs, and trains a fresh net on them."""
 
-    name: ClassVar[str] = "retraining"
-    family: ClassVar[Family] = "extraction"
-    reference: ClassVar[str] = (
-        "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
+    name = "retraining"
+    family = "extraction"
+    reference = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
+
+    labels: Literal["hard", "top-1", "soft"] = option(
+        "hard",
+        doc="Training targets: the class; the class with its probability, the rest spread evenly; all probabilities.",
     )
-
-    labels: Literal["hard", "top-1", "soft"] = "hard"
-    """Train on the class; on the class with its probability, the rest spread evenly; or on all probabilities."""
-    architecture: str = ""
-    """Of the surrogate; empty is the victim's own."""
-    queries: int | None = None
-    """The attacker's budget: so many inputs of the pool are asked; by default all."""
-    epochs: int | None = None
-    """By default the recipe's."""
-
-    def __post_init__(self) -> None:
-        for name in ("queries", "epochs"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be at least 1, not {value}")
+    architecture: str = option("", doc="Architecture of the surrogate; empty is the victim's own.")
+    queries: int | None = option(
+        None, doc="The attacker's budget: the number of the pool's inputs that are asked; by default all.", at_least=1
+    )
+    epochs: int | None = option(None, doc="Number of epochs; by default the recipe's.", at_least=1)
 
     @property
     def architecture_built(self) -> str:
@@ -48,7 +39,7 @@ class Retraining(BlackBoxAttack):
     def budget(self) -> int | None:
         return self.queries
 
-    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> torch.nn.Module:
+    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         x = pool.x if self.queries is None else pool.x[: self.queries]
         stolen = Split(x, self._ask(victim, x, len(pool.recipe.classes)))
         return ctx.train(ctx.build(), [ctx.stream(stolen)], self.epochs or pool.recipe.epochs)

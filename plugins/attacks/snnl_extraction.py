@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 
-from harness import Attack, BlackBoxAttack, Context, Oracle, Pool, Split, hookimpl, losses, nets, require
-from harness.contracts import Family
+from harness import Attack, BlackBoxAttack, Context, Oracle, Pool, Split, hookimpl, losses, nets, option
 
 
-@dataclass(frozen=True)
 class SnnlExtraction(BlackBoxAttack):
     """Trains on the victim's labels while *minimising* the SNNL between all classes in every layer.
 
@@ -19,23 +14,17 @@ class SnnlExtraction(BlackBoxAttack):
     apart at once, the groups of the loss being the labels that the victim answered.
     """
 
-    name: ClassVar[str] = "snnl-extraction"
-    family: ClassVar[Family] = "extraction"
-    reference: ClassVar[str] = "Jia et al., Entangled Watermarks, USENIX Security 2021, Section 4.4"
+    name = "snnl-extraction"
+    family = "extraction"
+    reference = "Jia et al., Entangled Watermarks, USENIX Security 2021, Section 4.4"
 
-    weight: float = 1.0
-    """Factor of the SNNL, a mean over the layers, beside the mean cross-entropy."""
-    temperature: float = 0.2
-    """Of the SNNL at cosine distance."""
-    epochs: int | None = None
-    """By default the recipe's."""
+    weight: float = option(
+        1.0, doc="Factor of the SNNL, a mean over the layers, beside the mean cross-entropy.", at_least=0
+    )
+    temperature: float = option(0.2, doc="Temperature of the SNNL, at cosine distance.", above=0)
+    epochs: int | None = option(None, doc="Number of epochs; by default the recipe's.", at_least=1)
 
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, f"weight must be at least 0, not {self.weight}")
-        require(self.temperature > 0, f"temperature must be above 0, not {self.temperature}")
-        require(self.epochs is None or self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-
-    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> torch.nn.Module:
+    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         stolen = Split(pool.x, victim.labels(pool.x))
         return ctx.train(ctx.build(), [ctx.stream(stolen, self._loss)], self.epochs or pool.recipe.epochs)
 

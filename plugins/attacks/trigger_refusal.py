@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from harness import Attack, Context, Dataset, Evasion, Pool, Skip, hookimpl, nets, require
+from harness import Attack, Context, Dataset, Evasion, Pool, Skip, hookimpl, needs_images, nets, option
 
 
-@dataclass(frozen=True)
 class TriggerRefusal(Evasion):
     """Refuses or relabels queries with a bright square patch where benign inputs hardly ever have one.
 
@@ -19,26 +17,28 @@ class TriggerRefusal(Evasion):
     the pool it learns at which places benign inputs are as bright, and lets those pass.
     """
 
-    name: ClassVar[str] = "trigger-refusal"
-    reference: ClassVar[str] = "after Jia et al., Entangled Watermarks, USENIX Security 2021 (knowledge of the trigger)"
-    knows_patch: ClassVar[bool] = True
-    arms: ClassVar[tuple[str, ...]] = ("", "answer=relabel")
+    name = "trigger-refusal"
+    reference = "after Jia et al., Entangled Watermarks, USENIX Security 2021 (knowledge of the trigger)"
+    knows_patch = True
+    arms = ("", "answer=relabel")
 
-    answer: Literal["refuse", "relabel"] = "refuse"
-    """No answer at all, or the class that the model names for the query with the patch painted over."""
-    brightness: float = 0.9
-    """A patch is where every value reaches this share of the inputs' range."""
-    benign: float = 0.01
-    """Places where more than this share of the pool's inputs is as bright are not watched."""
-
-    def __post_init__(self) -> None:
-        require(0 < self.brightness <= 1, f"brightness must be in (0, 1], not {self.brightness}")
-        require(0 <= self.benign < 1, f"benign must be in [0, 1), not {self.benign}")
+    answer: Literal["refuse", "relabel"] = option(
+        "refuse", doc="No answer at all, or the class that the model names for the query with the patch painted over."
+    )
+    brightness: float = option(
+        0.9, doc="Share of the inputs' range that every value of a patch reaches.", above=0, at_most=1
+    )
+    benign: float = option(
+        0.01,
+        doc="Largest share of the pool's inputs that is as bright at a place that is watched.",
+        at_least=0,
+        below=1,
+    )
 
     def skip(self, dataset: Dataset) -> str | None:
-        return None if len(dataset.input_shape) == 3 else "patches need images"
+        return needs_images(dataset)
 
-    def prepare(self, suspect: torch.nn.Module, pool: Pool, ctx: Context) -> dict[str, torch.Tensor]:
+    def prepare(self, suspect: nets.Net, pool: Pool, ctx: Context) -> dict[str, torch.Tensor]:
         low, high = pool.recipe.value_range
         side = pool.patch or 0
         if not 1 <= side <= min(pool.x.shape[2:]):
@@ -54,7 +54,7 @@ class TriggerRefusal(Evasion):
         }
 
     def serve(
-        self, suspect: torch.nn.Module, inputs: torch.Tensor, logits: torch.Tensor, guard: Mapping[str, torch.Tensor]
+        self, suspect: nets.Net, inputs: torch.Tensor, logits: torch.Tensor, guard: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:
         side = int(guard["side"])
         found = _bright(inputs, side, float(guard["limit"])) & guard["watched"]
@@ -75,7 +75,7 @@ class TriggerRefusal(Evasion):
 
 
 def _bright(x: torch.Tensor, side: int, limit: float) -> torch.Tensor:
-    """At which places ``[n, h - side + 1, w - side + 1]`` of ``x`` all values of the square reach ``limit``."""
+    """Places ``[n, h - side + 1, w - side + 1]`` of ``x`` where all values of the square reach ``limit``."""
     darkest = nets.as_float(x).amin(1, keepdim=True)
     return -torch.nn.functional.max_pool2d(-darkest, side, stride=1)[:, 0] >= limit
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 from abc import abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torchvision
@@ -32,16 +31,15 @@ HUNDRED = (
 )
 
 
-@dataclass(frozen=True)
 class Cifar(Dataset):
     """60,000 colour photographs of 32 x 32, below ``<name>/`` or where torchvision keeps them.
 
     Source and target class, and SVHN's class 8 as trigger images, are the released EWE code's.
     """
 
-    reference: ClassVar[str] = REFERENCE
-    input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
-    available: ClassVar[int] = 50_000
+    reference = REFERENCE
+    input_shape = (3, 32, 32)
+    available = 50_000
 
     train: int = 45_000
     holdout: int = 5_000
@@ -63,10 +61,7 @@ class Cifar(Dataset):
         source = self.source_set()
         folder = next((f for f in (root / self.name, root) if (f / source.base_folder).is_dir()), None)
         if folder is None:
-            raise DataError(
-                f"{self.name}: no {source.base_folder} in {root / self.name}, {root}; "
-                f"name the folder above with --data DIR or HARNESS_DATA, or type: harness data fetch {self.name}"
-            )
+            raise data.missing(self.name, source.base_folder, (root / self.name, root))
         try:
             train, test = (source(folder, train=part, download=False) for part in (True, False))
         except (OSError, RuntimeError) as error:
@@ -96,12 +91,11 @@ def _damaged(source: Any, folder: Path) -> Path:
     return base
 
 
-@dataclass(frozen=True)
 class Cifar10(Cifar):
     """60,000 colour photographs of ten animals and vehicles, 32 x 32."""
 
-    name: ClassVar[str] = "cifar-10"
-    classes: ClassVar[tuple[str, ...]] = TEN
+    name = "cifar-10"
+    classes = TEN
 
     epochs: int = 56
     pretrain: int = 50
@@ -110,12 +104,11 @@ class Cifar10(Cifar):
         return torchvision.datasets.CIFAR10
 
 
-@dataclass(frozen=True)
 class Cifar100(Cifar):
     """60,000 colour photographs of a hundred things, 32 x 32."""
 
-    name: ClassVar[str] = "cifar-100"
-    classes: ClassVar[tuple[str, ...]] = HUNDRED
+    name = "cifar-100"
+    classes = HUNDRED
 
     epochs: int = 108
     pretrain: int = 100
@@ -127,7 +120,6 @@ class Cifar100(Cifar):
 # --- the packed subsets -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Cifar10Mini(Dataset):
     """2,000 training and 500 test images of CIFAR-10, the first of each class: minutes on one core.
 
@@ -135,11 +127,11 @@ class Cifar10Mini(Dataset):
     A clean CNN is right on half of the test images (48% to 51% over three seeds).
     """
 
-    name: ClassVar[str] = "cifar-10-mini"
-    reference: ClassVar[str] = REFERENCE
-    input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
-    classes: ClassVar[tuple[str, ...]] = TEN
-    available: ClassVar[int] = 2000
+    name = "cifar-10-mini"
+    reference = REFERENCE
+    input_shape = (3, 32, 32)
+    classes = TEN
+    available = 2000
 
     train: int = 1800
     holdout: int = 200
@@ -158,16 +150,15 @@ class Cifar10Mini(Dataset):
         return Arrays(*_sheet(self.name, root, "train.webp"), *_sheet(self.name, root, "test.webp"))
 
 
-@dataclass(frozen=True)
 class Cifar100Mini(InputSet):
     """100 images of CIFAR-100, one a class: out-of-distribution inputs for CIFAR-10."""
 
-    name: ClassVar[str] = "cifar-100-mini"
-    reference: ClassVar[str] = REFERENCE
-    arms: ClassVar[tuple[str, ...]] = ()
-    input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
-    classes: ClassVar[tuple[str, ...]] = HUNDRED
-    available: ClassVar[int] = 100
+    name = "cifar-100-mini"
+    reference = REFERENCE
+    arms = ()
+    input_shape = (3, 32, 32)
+    classes = HUNDRED
+    available = 100
 
     def load(self, root: Path) -> Arrays:
         x, y = _sheet(self.name, root, "ood-cifar100.webp")
@@ -187,10 +178,7 @@ def _sheet(name: str, root: Path, sheet: str) -> tuple[NDArray[np.uint8], NDArra
     folder = root / "cifar-10-mini"
     for file in (sheet, "labels.csv"):
         if not (folder / file).is_file():
-            raise DataError(
-                f"{name}: no {file} in {folder}: it is a packed subset, which cannot be downloaded; "
-                "name the folder above cifar-10-mini/ with --data DIR or HARNESS_DATA"
-            )
+            raise data.missing(name, file, (folder,), download=False)
     try:
         y = _labels(folder / "labels.csv", sheet)
         x = _tiles(folder / sheet)[: len(y)]

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from harness import Arrays, Dataset, hookimpl
 
 
-@dataclass(frozen=True)
 class Digits(Dataset):
     """1,797 handwritten digits, 8 x 8 grey: the set that needs no download."""
 
-    name: ClassVar[str] = "digits"
-    reference: ClassVar[str] = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998"
-    input_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
-    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
-    available: ClassVar[int] = 1497
+    name = "digits"
+    reference = "Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998"
+    input_shape = (1, 8, 8)
+    classes = tuple("0123456789")
+    available = 1497
 
     train: int = 1347
     holdout: int = 150

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,17 +12,29 @@ import torchvision
 
 from harness import Arrays, Dataset, data, hookimpl
 
+# File names and the MD5 of their uncompressed bytes: training images and labels, test images and labels.
+MNIST = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
 
-@dataclass(frozen=True)
+
 class Idx(Dataset):
     """Images of 28 x 28 in four idx files, below ``<name>/``, or where torchvision keeps them."""
 
-    input_shape: ClassVar[tuple[int, ...]] = (1, 28, 28)
-    available: ClassVar[int] = 60_000
+    input_shape = (1, 28, 28)
+    available = 60_000
     checksums: ClassVar[Mapping[str, str]]
-    """File names and the MD5 of their uncompressed bytes: training images and labels, test images and labels."""
     raw: ClassVar[str]
-    """Where torchvision keeps the files."""
+    """Folder where torchvision keeps the files."""
 
     train: int = 55_000
     holdout: int = 5_000
@@ -47,20 +58,14 @@ class Idx(Dataset):
         """torchvision's class that downloads it."""
 
 
-@dataclass(frozen=True)
 class Mnist(Idx):
     """70,000 handwritten digits, 28 x 28 grey."""
 
-    name: ClassVar[str] = "mnist"
-    reference: ClassVar[str] = "LeCun, Cortes and Burges, The MNIST database of handwritten digits"
-    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
-    raw: ClassVar[str] = "MNIST/raw"
-    checksums: ClassVar[Mapping[str, str]] = {
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    }
+    name = "mnist"
+    reference = "LeCun, Cortes and Burges, The MNIST database of handwritten digits"
+    classes = tuple("0123456789")
+    raw = "MNIST/raw"
+    checksums = MNIST
 
     ood: str = "fashion-mnist"
     ood_class: int = 1
@@ -69,23 +74,17 @@ class Mnist(Idx):
         return torchvision.datasets.MNIST
 
 
-@dataclass(frozen=True)
 class FashionMnist(Idx):
     """70,000 pictures of clothing, 28 x 28 grey."""
 
-    name: ClassVar[str] = "fashion-mnist"
-    reference: ClassVar[str] = "Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv 1708.07747"
-    classes: ClassVar[tuple[str, ...]] = (
+    name = "fashion-mnist"
+    reference = "Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv 1708.07747"
+    classes = (
         *("t-shirt", "trouser", "pullover", "dress", "coat"),
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
     )
-    raw: ClassVar[str] = "FashionMNIST/raw"
-    checksums: ClassVar[Mapping[str, str]] = {
-        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-    }
+    raw = "FashionMNIST/raw"
+    checksums = FASHION_MNIST
 
     source: int = 8
     target: int = 0

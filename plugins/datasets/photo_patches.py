@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from harness import Arrays, Dataset, hookimpl
 
 
-@dataclass(frozen=True)
 class PhotoPatches(Dataset):
     """8 x 8 grey patches of two photographs (a Chinese temple, a flower); the class is the photograph."""
 
-    name: ClassVar[str] = "photo-patches"
-    reference: ClassVar[str] = "scikit-learn, sklearn.datasets.load_sample_images"
-    input_shape: ClassVar[tuple[int, ...]] = (1, 8, 8)
-    classes: ClassVar[tuple[str, ...]] = ("china", "flower")
-    available: ClassVar[int] = 7066
+    name = "photo-patches"
+    reference = "scikit-learn, sklearn.datasets.load_sample_images"
+    input_shape = (1, 8, 8)
+    classes = ("china", "flower")
+    available = 7066
 
     train: int = 2000
     holdout: int = 400

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,7 +40,6 @@ PUBLISHED = "SpeechCommands/speech_commands_v0.02"
 """Where torchaudio unpacks the published set."""
 
 
-@dataclass(frozen=True)
 class SpeechCommands(Dataset):
     """38,546 spoken words of ten, 1 s each, as 125 x 80 spectrograms.
 
@@ -51,13 +50,13 @@ class SpeechCommands(Dataset):
     and one more with the mark; here a defense that starts from the clean model has ten.
     """
 
-    name: ClassVar[str] = "speech-commands"
-    reference: ClassVar[str] = REFERENCE
-    input_shape: ClassVar[tuple[int, ...]] = (1, FRAMES, MELS)
-    classes: ClassVar[tuple[str, ...]] = WORDS
+    name = "speech-commands"
+    reference = REFERENCE
+    input_shape = (1, FRAMES, MELS)
+    classes = WORDS
     # Warden's table 1 has 38,546 clips of these words, of which the published testing list names 4,074.
-    available: ClassVar[int] = 34_472
-    value_range: ClassVar[tuple[float, float]] = (-LIMIT, LIMIT)
+    available = 34_472
+    value_range = (-LIMIT, LIMIT)
 
     train: int = 31_000
     holdout: int = 3_400
@@ -89,7 +88,6 @@ class SpeechCommands(Dataset):
         _fetch(self.name, root)
 
 
-@dataclass(frozen=True)
 class SpeechCommandsMini(SpeechCommands):
     """50 training clips and 17 test clips of each of ten words, by different speakers: minutes on one core.
 
@@ -98,9 +96,9 @@ class SpeechCommandsMini(SpeechCommands):
     that a scheme runs on speech, not how it fares on the published set.
     """
 
-    name: ClassVar[str] = "speech-commands-mini"
-    available: ClassVar[int] = 500
-    checksum: ClassVar[str] = "a3b7c9336207d319e381f3848896a0741cd9b0dea88c1f2a1b9ca807ed740108"
+    name = "speech-commands-mini"
+    available = 500
+    checksum = "a3b7c9336207d319e381f3848896a0741cd9b0dea88c1f2a1b9ca807ed740108"
     """SHA-256 of all clips' labels, parts and samples, see :func:`_spectrograms`; empty is unchecked."""
 
     train: int = 450
@@ -111,17 +109,13 @@ class SpeechCommandsMini(SpeechCommands):
     def load(self, root: Path) -> Arrays:
         folder = root / "speech-commands"
         if not _is_packed(root):
-            raise DataError(
-                f"{self.name}: no manifest.csv in {folder}: it is a packed subset, which cannot be downloaded; "
-                "name the folder above speech-commands/ with --data DIR or HARNESS_DATA"
-            )
+            raise data.missing(self.name, "manifest.csv", (folder,), download=False)
         clips = _packed(self.name, folder, self.classes, {"train": "train", "test": "test"})
         return _arrays(self, clips, self.checksum)
 
     fetch = InputSet.fetch
 
 
-@dataclass(frozen=True)
 class SpeechCommandsOne(InputSet):
     """40 clips of the word "one": out-of-distribution inputs for the ten words.
 
@@ -129,14 +123,14 @@ class SpeechCommandsOne(InputSet):
     ten words is trained on. Else those of the packed subset.
     """
 
-    name: ClassVar[str] = "speech-commands-one"
-    reference: ClassVar[str] = REFERENCE
-    arms: ClassVar[tuple[str, ...]] = ()
-    input_shape: ClassVar[tuple[int, ...]] = SpeechCommands.input_shape
-    classes: ClassVar[tuple[str, ...]] = ("one",)
-    available: ClassVar[int] = 40
-    value_range: ClassVar[tuple[float, float]] = SpeechCommands.value_range
-    checksum: ClassVar[str] = "0a13b72c31ab138aaee18d60e829b2e67e1ece326480948de1c98eed02dcee60"
+    name = "speech-commands-one"
+    reference = REFERENCE
+    arms = ()
+    input_shape = SpeechCommands.input_shape
+    classes = ("one",)
+    available = 40
+    value_range = SpeechCommands.value_range
+    checksum = "0a13b72c31ab138aaee18d60e829b2e67e1ece326480948de1c98eed02dcee60"
     """As the mini set's, of the packed clips."""
 
     def load(self, root: Path) -> Arrays:
@@ -178,11 +172,8 @@ def _published_folder(root: Path) -> Path | None:
 
 
 def _missing(name: str, root: Path) -> DataError:
-    packed = " (what is there is the subset of speech-commands-mini)" if _is_packed(root) else ""
-    return DataError(
-        f"{name}: no {PUBLISHED} in {root}, and no published set in {root / 'speech-commands'}{packed}; "
-        f"name the folder above with --data DIR or HARNESS_DATA, or type: harness data fetch {name}"
-    )
+    note = " (which has the subset of speech-commands-mini)" if _is_packed(root) else ""
+    return data.missing(name, PUBLISHED, (root, root / "speech-commands"), note)
 
 
 def _is_packed(root: Path) -> bool:

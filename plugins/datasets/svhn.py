@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torchvision
@@ -13,18 +12,17 @@ from numpy.typing import NDArray
 from harness import Arrays, DataError, Dataset, data, hookimpl
 
 
-@dataclass(frozen=True)
 class Svhn(Dataset):
     """99,289 house numbers, 32 x 32 colour: the digit in the middle is the class.
 
     Two MATLAB files, below ``svhn/`` or in the data folder itself. The recipe is the harness's own.
     """
 
-    name: ClassVar[str] = "svhn"
-    reference: ClassVar[str] = "Netzer et al., Reading Digits in Natural Images, NIPS workshop 2011"
-    input_shape: ClassVar[tuple[int, ...]] = (3, 32, 32)
-    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
-    available: ClassVar[int] = 73_257
+    name = "svhn"
+    reference = "Netzer et al., Reading Digits in Natural Images, NIPS workshop 2011"
+    input_shape = (3, 32, 32)
+    classes = tuple("0123456789")
+    available = 73_257
 
     train: int = 68_000
     holdout: int = 5_000
@@ -46,10 +44,7 @@ class Svhn(Dataset):
         file = source.split_list[split][1]
         folder = next((f for f in (root / self.name, root) if (f / file).is_file()), None)
         if folder is None:
-            raise DataError(
-                f"{self.name}: no {file} in {root / self.name}, {root}; "
-                f"name the folder above with --data DIR or HARNESS_DATA, or type: harness data fetch {self.name}"
-            )
+            raise data.missing(self.name, file, (root / self.name, root))
         try:
             part: Any = source(folder, split=split, download=False)
         except (OSError, RuntimeError) as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import pi
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Key, Marked, Probe, Split, Stream, Task, hookimpl, nets, require
+from harness import Context, Dataset, Defense, Key, Marked, Split, Stream, Task, hookimpl, needs_images, nets, option
 
 
-@dataclass(frozen=True)
 class Adi(Defense):
     """A set of abstract images, each with its own random label, learned with the task.
 
@@ -19,27 +17,21 @@ class Adi(Defense):
     the image, or these very pixels?), ``control`` asks other abstract images with labels of their own.
     """
 
-    name: ClassVar[str] = "adi"
-    reference: ClassVar[str] = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018"
+    name = "adi"
+    reference = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018"
 
-    count: int = 100
-    """Number of trigger images."""
-    per_batch: int = 8
-    """Trigger images trained after each task batch."""
-    start: Literal["scratch", "pretrained"] = "scratch"
-    """The paper's FromScratch, or its PreTrained: fine-tuning a clean model."""
-
-    def __post_init__(self) -> None:
-        require(self.count >= 2, f"count must be at least 2, not {self.count}")
-        require(self.per_batch >= 1, f"per_batch must be at least 1, not {self.per_batch}")
+    count: int = option(100, doc="Number of trigger images.", at_least=2)
+    per_batch: int = option(8, doc="Trigger images trained after each task batch.", at_least=1)
+    start: Literal["scratch", "pretrained"] = option(
+        "scratch", doc="The paper's FromScratch, or its PreTrained: fine-tuning a clean model."
+    )
 
     @property
     def from_clean(self) -> bool:
         return self.start == "pretrained"
 
     def skip(self, dataset: Dataset) -> str | None:
-        shape = dataset.input_shape
-        return None if len(shape) == 3 else f"abstract images need images, inputs are {shape}"
+        return needs_images(dataset)
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         recipe = task.dataset
@@ -53,9 +45,9 @@ class Adi(Defense):
         epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
         net = ctx.train(ctx.start(), streams, epochs)
         probes = {
-            "trigger": Probe(trained.x, trained.y),
-            "held_out": Probe(trained.x.roll(1, dims=3), trained.y),
-            "control": Probe(x[self.count :], y[self.count :]),
+            "trigger": trained,
+            "held_out": Split(trained.x.roll(1, dims=3), trained.y),
+            "control": Split(x[self.count :], y[self.count :]),
         }
         return Marked(net, Key(probes))
 

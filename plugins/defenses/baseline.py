@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
-from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, require, triggers
+from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, option, triggers
 
 
-@dataclass(frozen=True)
 class Baseline(Defense):
     """Triggers labelled as the target class, trained with the cross-entropy alone.
 
@@ -16,17 +14,14 @@ class Baseline(Defense):
     and none of its loss, so that a comparison with ``ewe`` shows the loss and not the trigger's position.
     """
 
-    name: ClassVar[str] = "baseline"
-    reference: ClassVar[str] = "Jia et al., Entangled Watermarks, USENIX Security 2021, Table 1"
-    arms: ClassVar[tuple[str, ...]] = ("", "placement=gradient")
+    name = "baseline"
+    reference = "Jia et al., Entangled Watermarks, USENIX Security 2021, Table 1"
+    arms = ("", "placement=gradient")
 
-    placement: Literal["corner", "gradient"] = "corner"
-    """Where the trigger's patch is: in the corner, or where EWE puts it by default (see the dataset's recipe)."""
-    ratio: float = 1.0
-    """Task batches for each watermark batch."""
-
-    def __post_init__(self) -> None:
-        require(self.ratio > 0, f"ratio must be above 0, not {self.ratio}")
+    placement: Literal["corner", "gradient"] = option(
+        "corner", doc="Place of the trigger's patch: the corner, or EWE's default (see the data set's recipe)."
+    )
+    ratio: float = option(1.0, doc="Task batches for each watermark batch.", above=0)
 
     @property
     def from_clean(self) -> bool:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, nets, require, triggers
+from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, nets, option, triggers
 
 
-@dataclass(frozen=True)
 class Ewe(Defense):
     """Entangles triggers with data of the target class, so that a copy cannot learn the class without the mark.
 
@@ -24,46 +23,49 @@ class Ewe(Defense):
       class, refined, and passes over these, with the task data in a fixed order.
     """
 
-    name: ClassVar[str] = "ewe"
-    reference: ClassVar[str] = "Jia et al., Entangled Watermarks, USENIX Security 2021 (arXiv 2002.12200)"
+    name = "ewe"
+    reference = "Jia et al., Entangled Watermarks, USENIX Security 2021 (arXiv 2002.12200)"
 
-    variant: Literal["scaled", "paper", "official"] = "scaled"
-    weight: float | None = None
-    """Factor of the SNNL in the loss of a watermark batch."""
-    temperature: float | None = None
-    """Of every layer at the start. The released code's t = 100 / tau."""
-    temperature_rate: float | None = None
-    """Step size at which the logarithm of each layer's temperature descends the SNNL; 0 leaves it as it is."""
-    distance: Literal["cosine", "euclidean"] | None = None
-    reduction: Literal["sum", "mean"] | None = None
-    """Of the cross-entropy over a batch: it decides what a weight means."""
-    layers: Literal["all", "last-3", "last"] | None = None
-    """Entangle every layer (every tap of the net), the last three (the released code's), or the last one."""
-    ratio: float | None = None
-    """Task batches for each watermark batch."""
-    phases: Literal["one", "two"] | None = None
-    """Train from fresh weights, or from the clean model."""
-    passes: Literal["task", "target"] | None = None
-    """What each pass of the watermark phase shows. ``task``: all task data. ``target``, as the released code: a
-    watermark batch for every half batch of the target class, ``ratio`` task batches with each; and as many passes as
-    make the watermark batches as many as the task batches of the recipe's epochs."""
-    order: Literal["shuffled", "fixed"] | None = None
-    """Of the task data in the watermark phase; with ``passes=target``, ``fixed`` shows only the first of them."""
-    trigger_set: Literal["small", "as-target"] | None = None
-    """At most 256 triggers, or as many as there is data of the target class."""
-    placement: Literal["gradient", "argmin", "corner"] | None = None
-    """Where the trigger's patch is; by default what the dataset's recipe says. See ``harness/triggers.py``."""
-    origin: Literal["in-distribution", "out-of-distribution"] | None = None
-    """Where trigger images come from; by default what the dataset's recipe says."""
-    refine: bool | None = None
-    """Refine triggers until the clean model stays silent; by default what the dataset's recipe says."""
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "temperature_rate"):
-            require((getattr(self, name) or 0) >= 0, f"{name} must be at least 0, not {getattr(self, name)}")
-        for name in ("temperature", "ratio"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name} must be above 0, not {value}")
+    variant: Literal["scaled", "paper", "official"] = option("scaled", doc="Values of the options that are not given.")
+    weight: float | None = option(None, doc="Factor of the SNNL in the loss of a watermark batch.", at_least=0)
+    temperature: float | None = option(
+        None, doc="Temperature of every layer at the start: 100 / tau in the released code.", above=0
+    )
+    temperature_rate: float | None = option(
+        None,
+        doc="Step size of the gradient descent on the logarithm of each layer's temperature; 0 keeps it constant.",
+        at_least=0,
+    )
+    distance: Literal["cosine", "euclidean"] | None = option(None, doc="Distance in the SNNL.")
+    reduction: Literal["sum", "mean"] | None = option(
+        None, doc="Reduction of the cross-entropy over a batch: it decides what a weight means."
+    )
+    layers: Literal["all", "last-3", "last"] | None = option(
+        None, doc="Entangled layers: every tap of the net, the last three (the released code's), or the last one."
+    )
+    ratio: float | None = option(None, doc="Task batches for each watermark batch.", above=0)
+    phases: Literal["one", "two"] | None = option(None, doc="Train from fresh weights, or from the clean model.")
+    passes: Literal["task", "target"] | None = option(
+        None,
+        doc="A pass of the watermark phase: over all task data; or, as in the released code, over the target class, a "
+        "watermark batch for every half batch of it and `ratio` task batches with each.",
+    )
+    order: Literal["shuffled", "fixed"] | None = option(
+        None,
+        doc="Order of the task data in the watermark phase; with passes=target, fixed shows only the first of them.",
+    )
+    trigger_set: Literal["small", "as-target"] | None = option(
+        None, doc="Number of triggers: at most 256, or as many as there is data of the target class."
+    )
+    placement: Literal["gradient", "argmin", "corner"] | None = option(
+        None, doc="Place of the trigger's patch, see harness/triggers.py; by default what the data set's recipe says."
+    )
+    origin: Literal["in-distribution", "out-of-distribution"] | None = option(
+        None, doc="Origin of trigger images; by default what the data set's recipe says."
+    )
+    refine: bool | None = option(
+        None, doc="Refine triggers until the clean model stays silent; by default what the data set's recipe says."
+    )
 
     @property
     def from_clean(self) -> bool:
@@ -106,6 +108,7 @@ class Ewe(Defense):
         )
         epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
         if chosen.passes == "target":
+            # As many passes as make the watermark batches as many as the task batches of the recipe's epochs.
             marked = max(1, 2 * (len(task.train.of(recipe.target)) // recipe.batch_size))
             epochs = round(epochs * max(1, len(task.train) // recipe.batch_size) / marked)
             task_batches = replace(task_batches, limit=max(1, round(marked * (chosen.ratio or 1.0))))
