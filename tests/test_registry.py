@@ -210,7 +210,7 @@ def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path, monkeypatch
 def test_editing_a_plugin_changes_its_digest(tmp_path: Path) -> None:
     path = write(tmp_path, "mark.py", DEFENSE)
     before = load_registry([tmp_path]).component("defense", "mine").digest
-    path.write_text(edited(DEFENSE, ("How much", "How very much")), "utf-8")
+    path.write_text(edited(DEFENSE, ("float = 0.5", "float = 0.25")), "utf-8")
     # One process reads a file once; another process is another cache.
     source_digest.cache_clear()
     assert load_registry([tmp_path]).component("defense", "mine").digest != before

@@ -14,7 +14,9 @@ the seed, and the ids of its parents. Sharing a victim among attacks, resuming, 
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -128,5 +130,52 @@ def _text(value: object) -> str:
 
 @cache
 def source_digest(path: str) -> str:
-    """The digest of a source file: editing a plugin makes its stages, and what follows from them, new ones."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    """The digest of a source file's code: editing a plugin makes its stages, and what follows from them, new ones.
+
+    Comments, docstrings, an option's ``doc`` and formatting are not part of it. It is the same for every version of
+    Python that reads the file alike. A file that cannot be parsed counts with every byte.
+    """
+    source = Path(path).read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of invalid escapes: importing the file says so
+            code = _code_text(ast.parse(source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        code = source.hex()
+    return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def _code_text(tree: ast.Module) -> str:
+    """A syntax tree as text: without positions, words, and empty fields, in which Python's versions differ."""
+    parts: list[str] = []
+    left: list[Any] = [tree]  # not recursion, whose limit depends on who calls; each node's fields from the last on
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.AST):
+            parts.append(node.__class__.__name__)
+            left.append(")")
+            for name in node._fields:
+                value = getattr(node, name, None)
+                if value is None or value == [] or name in ("ctx", "kind"):
+                    continue
+                if name == "keywords" and _is_option(node):
+                    value = [each for each in value if each.arg != "doc"]
+                # ascii, not repr, which asks Unicode's tables what is printable: they differ between versions too.
+                left += (value if isinstance(value, ast.AST | list) else ascii(value), name)
+        elif isinstance(node, list):
+            left.append("]")
+            left += [each if isinstance(each, ast.AST) else ascii(each) for each in node if not _is_words(each)]
+        else:
+            parts.append(node)
+    return " ".join(parts)
+
+
+def _is_option(node: ast.AST) -> bool:
+    """True for a call of :func:`harness.option`."""
+    func = getattr(node, "func", None)
+    return getattr(func, "id", getattr(func, "attr", "")) == "option"
+
+
+def _is_words(node: object) -> bool:
+    """True for a string that stands alone, such as a docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
