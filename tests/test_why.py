@@ -245,7 +245,7 @@ def test_the_command_tells_what_an_edit_did(cli: Cli, tmp_path: Path) -> None:
     cell = f"{TINY} / baseline / noise #0"
     said = cli("why", cell, *args, code=0).out
     assert said.startswith(cell) and "status     done\n" in said
-    edit(plugins / "noise.py", "Adds noise", "Adds much noise")
+    edit(plugins / "noise.py", "self.strength *", "2 * self.strength *")
     said = cli("why", cell, *args, code=0).out
     assert "of its 8 stages: 6 done, 2 waiting" in said
     assert "the source of the attack noise was edited (digest " in said
