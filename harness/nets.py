@@ -1,4 +1,4 @@
-"""The nets, and what every net offers: inputs of either type, named hidden layers, a description to rebuild it."""
+"""Nets: inputs of either type, named hidden layers, and a description to rebuild each by. Any module can be one."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Net(nn.Module):
     layout: torch.memory_format = torch.channels_last
     """Memory layout of its convolutions' weights: the one that trains fastest."""
     description: Mapping[str, object]
-    """How to build it again: the architecture's text, the input shape, the number of classes. Set by the harness."""
+    """Recipe to build it again: the architecture's text, the input shape, the number of classes; set by the harness."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -241,7 +241,7 @@ class Lstm(Net):
         return self.logits(dense.relu()), {"middle": middle, "lstm": last, "dense": dense}
 
     def silence(self, layer: str, units: Tensor) -> None:
-        """As :meth:`Net.silence`; of ``lstm``, whose output no ReLU follows, both ends of a unit become zero.
+        """Prune units as :meth:`Net.silence` does; of ``lstm``, which no ReLU follows, both ends of a unit become zero.
 
         Without weights into its gates its state stays 0; without weights out of it no gradient reaches those gates, and
         a state of 0 gives none to the weights out of it: it stays 0 whatever is trained.
@@ -410,7 +410,7 @@ def seeded(generator: torch.Generator, device: torch.device | None = None) -> It
 
 
 def activation_frequencies(net: Net, x: Tensor) -> dict[str, Tensor]:
-    """By hidden layer, the share ``[units]`` of inputs (and positions) on which a unit is above 0 after the ReLU."""
+    """Share ``[units]`` of inputs (and positions) on which a unit is above 0 after the ReLU, by hidden layer."""
     net.eval()
     counts: dict[str, Tensor] = {}
     sizes: dict[str, int] = {}

@@ -23,9 +23,9 @@ class Source:
 
     name: str
     units_last: bool
-    """Whether the units are the last dimension of the output, as a dense layer has them, or the second."""
+    """True if the units are the last dimension of the output, as of a dense layer; else they are the second."""
     changed: bool
-    """Whether the module changes that output in place afterwards, so that a copy must be kept."""
+    """True if the module changes that output in place afterwards, so that a copy must be kept."""
 
 
 def find_layers(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> tuple[dict[str, Source], str, bool]:

@@ -1,4 +1,4 @@
-"""What is measured after each epoch where a recipe says ``watch``: accuracy, success, and the SNNL of every tap.
+"""Measurements after each epoch where a recipe says ``watch``: accuracy, success, and the SNNL of every tap.
 
 The engine keeps the weights of each epoch, and they are measured when the plugin is done: so an attack, which is lent
 the engine, finds no trigger in it.
@@ -21,7 +21,7 @@ SAMPLES = 1000
 GROUP = 64
 """Triggers, and as many inputs of the target class, of which the SNNL is measured."""
 TEMPERATURE = 0.2
-"""Of the SNNL that is measured, at cosine distance: the same whatever the scheme trains with, so curves compare."""
+"""Temperature of the measured SNNL, at cosine distance: the same for every scheme, so that curves compare."""
 
 
 def measure_epochs(engine: Engine, trigger: Probe, targets: Split, test: Split) -> None:

@@ -1,4 +1,4 @@
-"""What a worker remembers of models on an attacker's inputs, so that no stage computes what another has.
+"""Memory of a worker: answers of models on an attacker's inputs, so that no stage computes what another has.
 
 A victim is asked for the same labels by every retraining, and a surrogate for the same activation frequencies by every
 fraction of a pruning sweep. Plugins know nothing of it: what they ask is recognised by its content.
@@ -27,7 +27,7 @@ class ResultCache:
     _results: OrderedDict[tuple[str, str, int, str], Any] = field(default_factory=OrderedDict)
 
     def find(self, key: tuple[str, str, int, str], compute: Callable[[], T]) -> tuple[bool, T]:
-        """Whether the result of ``key`` was known, and a copy of it."""
+        """True if the result of ``key`` was known; and a copy of it."""
         known = key in self._results
         if not known:
             self._results[key] = compute()
@@ -56,12 +56,12 @@ class SharedInputs:
 
 
 def _first_of(x: Tensor, inputs: Tensor) -> bool:
-    """Whether ``x`` holds the first of ``inputs``, unchanged."""
+    """True if ``x`` holds the first of ``inputs``, unchanged."""
     return len(x) <= len(inputs) and x.dtype == inputs.dtype and torch.equal(x, inputs[: len(x)])
 
 
 def _same(net: nn.Module, original: nn.Module) -> bool:
-    """Whether ``net`` still computes what ``original`` does: by the weights' values, since `.data` hides a change."""
+    """True if ``net`` still computes what ``original`` does: by the weights' values, since `.data` hides a change."""
     if net is original:
         return True
     now, then = net.state_dict(), original.state_dict()
@@ -71,7 +71,7 @@ def _same(net: nn.Module, original: nn.Module) -> bool:
 
 
 def _is_hooked(net: nn.Module) -> bool:
-    """Whether somebody listens to, or changes, what passes through a layer."""
+    """True if a hook listens to, or changes, what passes through a layer."""
     return any(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer) for layer in net.modules())
 
 

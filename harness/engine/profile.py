@@ -22,7 +22,7 @@ STEPS = 20
 
 
 class Trace(Protocol):
-    """What is told where a stage is."""
+    """Listener that is told where a stage is."""
 
     def span(self, name: str, **arguments: object) -> AbstractContextManager[None]:
         """The time from entering to leaving, under a name."""

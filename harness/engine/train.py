@@ -29,7 +29,7 @@ BETAS = (0.9, 0.99)
 EPSILON = 1e-5
 
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
-"""What trains: float32; on a GPU, its matrix products in TF32; or autocast to bfloat16. Answers are never bfloat16."""
+"""Numbers of a training: float32; on a GPU with products in TF32; or autocast to bfloat16. Answers never are."""
 
 T = TypeVar("T")
 
@@ -48,12 +48,12 @@ class Counts:
 
 @dataclass
 class Engine(Context):
-    """What a stage lends its plugin: see :class:`harness.Context`."""
+    """The context that a stage lends its plugin: see :class:`harness.Context`."""
 
     device: torch.device
     generator: torch.Generator
     recipe: Recipe
-    """What everybody may know: an attack is lent this engine too."""
+    """The public recipe: an attack is lent this engine too."""
     architecture: Architecture
     architecture_text: str
     clean: Net | None = None
@@ -62,7 +62,7 @@ class Engine(Context):
     """Epochs that the clean model was trained for."""
     precision: Precision = "tf32"
     capture: bool = True
-    """Whether steps are captured where the device can: see :mod:`harness.engine.cuda_graphs`."""
+    """Capture steps where the device can: see :mod:`harness.engine.cuda_graphs`."""
     lent: SharedInputs | None = None
     """The model and the inputs that a white-box attack was lent: what is known of them need not be computed again."""
     warn: Callable[[str], None] = lambda message: None
@@ -71,7 +71,7 @@ class Engine(Context):
     curves: list[dict[str, list[float]]] = field(default_factory=list)
     """One entry a training: means over each epoch's batches, by quantity."""
     watch: bool = False
-    """Whether to keep the weights after each epoch, for the harness to measure when the plugin is done."""
+    """Keep the weights after each epoch, for the harness to measure when the plugin is done."""
     snapshots: list[tuple[Net, list[dict[str, Tensor]]]] = field(default_factory=list)
     """One entry a training: the net, and its weights after each epoch."""
 
@@ -104,7 +104,7 @@ class Engine(Context):
         return self.known("activation frequencies", net, x, compute, self.lent)
 
     def known(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T], lent: SharedInputs | None) -> T:
-        """What ``compute()`` gives of ``net`` on ``x``; not computed again where ``lent`` remembers it. Counted."""
+        """The value of ``compute()`` of ``net`` on ``x``, counted; not computed again where ``lent`` remembers it."""
         with self.trace.span(what, samples=len(x)):
             known, value = lent.recall(what, net, x, compute) if lent else (False, compute())
         self.counts.recalled += len(x) * known
@@ -239,7 +239,7 @@ class _Sums:
         """The streams that have a quantity of that name."""
 
     def add(self, number: int, values: Mapping[str, Tensor]) -> None:
-        """What a step of stream ``number`` measured: the first stream's loss is ``loss``, the second's ``loss:1``."""
+        """Add what a step of stream ``number`` measured: its loss is ``loss``, of a later stream ``loss:1``."""
         for name, value in values.items():
             key = f"loss:{number}" if name == "loss" and number else name
             if key not in self._totals:
@@ -248,7 +248,7 @@ class _Sums:
             self._named.setdefault(key, set()).add(number)
 
     def means(self) -> dict[str, float]:
-        """The mean of each quantity over the steps that have it; the sums begin anew."""
+        """The mean of each quantity over the steps that have it; the sums begin again."""
         read = torch.stack(list(self._totals.values())).tolist()  # the one time that the host waits
         for total in self._totals.values():
             total.zero_()

@@ -29,15 +29,15 @@ class Loaded:
     key: Key
     predictions: Tensor | None
     guard: dict[str, Tensor] | None
-    """What an evasion's :meth:`harness.Evasion.serve` needs; ``None`` if none guards the model."""
+    """Tensors that :meth:`harness.Evasion.serve` needs; ``None`` if no evasion guards the model."""
     found: dict[str, Tensor]
-    """What a detector recovered."""
+    """Tensors that a detector recovered."""
 
 
 def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
     """An artifact as objects on ``device``; ``lookup`` finds the architecture of its model.
 
-    Raises :class:`DamagedArtifact` for what no stage would have stored: it may be a stranger's.
+    Raises :class:`DamagedArtifact` for what no stage would have stored: it may be untrusted.
     """
     groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "probe", "tensor", "test", "guard", "found")}
     for name, tensor in artifact.tensors.items():
@@ -88,7 +88,7 @@ def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> N
             _check_shapes(build, state)
             net = build()
         net.load_state_dict(state)
-    except Exception as error:  # whatever torch, or an architecture, makes of a stranger's description and weights
+    except Exception as error:  # whatever torch, or an architecture, makes of an untrusted description and weights
         reason = printable(str(error).partition("\n")[0])
         raise DamagedArtifact(f"its model cannot be built ({type(error).__name__}: {reason})") from error
     net.description = {"architecture": text, "input_shape": list(shape), "classes": classes}
@@ -98,7 +98,7 @@ def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> N
 def _check_shapes(build: Callable[[], Net], state: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` unless ``state`` has the shapes of the net that ``build`` makes.
 
-    A net without memory is asked: a stranger's description may be of one for which there is not enough.
+    A net without memory is asked: an untrusted description may be of one for which there is not enough.
     """
     try:
         with torch.device("meta"):
@@ -126,7 +126,7 @@ def check_model(net: nn.Module) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
 
 
 def pack_key(key: Key) -> dict[str, Tensor]:
-    """A key as tensors by name. Raises :class:`PluginError` for anything that is none, or does not fit."""
+    """A key as tensors by name. Raises :class:`PluginError` for what is not a key, or does not fit."""
     packed: dict[str, Tensor] = {}
     for name, probe in key.probes.items():
         if "/" in name or len(probe.x) != len(probe.y):
@@ -138,7 +138,7 @@ def pack_key(key: Key) -> dict[str, Tensor]:
 
 
 def pack_guard(guard: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An evasion's guard as tensors by name. Raises :class:`PluginError` for anything that is none."""
+    """An evasion's guard as tensors by name. Raises :class:`PluginError` for what is not one."""
     return _checked({f"guard/{name}": tensor for name, tensor in guard.items()}, "guard")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, nets
+from harness import Analysis, Context, Key, Measure, Skip, Split, Task, nets
 
 
 class ActivationFrequency(Analysis):
@@ -25,8 +25,3 @@ class ActivationFrequency(Analysis):
             for group, x in groups.items()
             for layer, values in nets.activation_frequencies(model, x).items()
         ]
-
-
-@hookimpl
-def harness_analyses() -> list[type[Analysis]]:
-    return [ActivationFrequency]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, metrics, nets
+from harness import Analysis, Context, Key, Measure, Skip, Split, Task, metrics, nets
 
 
 class Cka(Analysis):
@@ -40,8 +40,3 @@ class Cka(Analysis):
 def _taps(net: nets.Net, x: torch.Tensor) -> list[torch.Tensor]:
     """Activations of every tap, after the ReLU, ``[n, features]`` each."""
     return [a.relu().flatten(1) for a in net.activations(x)[1].values()]
-
-
-@hookimpl
-def harness_analyses() -> list[type[Analysis]]:
-    return [Cka]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness import Analysis, Context, Key, Measure, Split, Task, hookimpl, nets
+from harness import Analysis, Context, Key, Measure, Split, Task, nets
 
 
 class ClassSimilarity(Analysis):
@@ -37,8 +37,3 @@ def _similarities(x: torch.Tensor, y: torch.Tensor, classes: int) -> torch.Tenso
     members = torch.nn.functional.one_hot(y, classes).double()
     means = (members.T @ unit) / members.sum(0)[:, None]
     return means @ means.T
-
-
-@hookimpl
-def harness_analyses() -> list[type[Analysis]]:
-    return [ClassSimilarity]

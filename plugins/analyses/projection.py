@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from harness import Analysis, Context, Key, Measure, Skip, Split, Task, hookimpl, nets, option
+from harness import Analysis, Context, Key, Measure, Skip, Split, Task, nets, option
 
 
 class Projection(Analysis):
@@ -65,8 +65,3 @@ def _principal(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     axes = axes * strongest.sign()
     variance = singular.square()
     return centred @ axes.T, variance[:2] / variance.sum().clamp_min(1e-300)
-
-
-@hookimpl
-def harness_analyses() -> list[type[Analysis]]:
-    return [Projection]

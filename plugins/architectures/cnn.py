@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Architecture, Dataset, hookimpl, needs_images, nets, option
+from harness import Architecture, Dataset, needs_images, nets, option
 
 
 class Cnn(Architecture):
@@ -26,8 +26,3 @@ class Cnn(Architecture):
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
         channels, height, width = input_shape
         return nets.Cnn((channels, height, width), classes, self.width, self.dropout)
-
-
-@hookimpl
-def harness_architectures() -> list[type[Architecture]]:
-    return [Cnn]

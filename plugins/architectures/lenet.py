@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Architecture, Dataset, hookimpl, needs_images, nets
+from harness import Architecture, Dataset, needs_images, nets
 
 
 class LeNet(Architecture):
@@ -17,8 +17,3 @@ class LeNet(Architecture):
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
         channels, height, width = input_shape
         return nets.LeNet((channels, height, width), classes)
-
-
-@hookimpl
-def harness_architectures() -> list[type[Architecture]]:
-    return [LeNet]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Architecture, Dataset, hookimpl, needs_images, nets, option
+from harness import Architecture, Dataset, needs_images, nets, option
 
 
 class Lstm(Architecture):
@@ -19,8 +19,3 @@ class Lstm(Architecture):
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
         channels, time, cells = input_shape
         return nets.Lstm((channels, time, cells), classes, self.width)
-
-
-@hookimpl
-def harness_architectures() -> list[type[Architecture]]:
-    return [Lstm]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Architecture, hookimpl, nets, option
+from harness import Architecture, nets, option
 
 
 class Mlp(Architecture):
@@ -14,8 +14,3 @@ class Mlp(Architecture):
 
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
         return nets.Mlp(input_shape, classes, self.width)
-
-
-@hookimpl
-def harness_architectures() -> list[type[Architecture]]:
-    return [Mlp]

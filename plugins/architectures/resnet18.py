@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Architecture, Dataset, hookimpl, needs_images, nets, option
+from harness import Architecture, Dataset, needs_images, nets, option
 
 
 class ResNet18(Architecture):
@@ -21,8 +21,3 @@ class ResNet18(Architecture):
     def build(self, input_shape: tuple[int, ...], classes: int) -> nets.Net:
         channels, height, width = input_shape
         return nets.ResNet18((channels, height, width), classes, self.width)
-
-
-@hookimpl
-def harness_architectures() -> list[type[Architecture]]:
-    return [ResNet18]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, option
+from harness import Context, Pool, Split, WhiteBoxAttack, nets, option
 
 
 class FineTuning(WhiteBoxAttack):
@@ -30,8 +30,3 @@ class FineTuning(WhiteBoxAttack):
         epochs = self.epochs or max(1, pool.recipe.epochs // 2)
         stream = ctx.stream(Split(pool.x, pool.labels()))
         return ctx.train(victim, [stream], epochs, learning_rate=self.learning_rate, parameters=parameters)
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [FineTuning]

@@ -8,14 +8,12 @@ from typing import Literal
 import torch
 
 from harness import (
-    Attack,
     Context,
     Dataset,
     Detection,
     Detector,
     Measure,
     Pool,
-    hookimpl,
     needs_images,
     nets,
     option,
@@ -132,17 +130,17 @@ class Jsma(Detector):
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What the attack made of its inputs."""
+    """Inputs as the attack changed them."""
 
     x: torch.Tensor
     reached: torch.Tensor
-    """Whether each input is answered as its target: ``[n]`` bool."""
+    """True where an input is answered as its target: ``[n]`` bool."""
     pairs: torch.Tensor
     """The features changed at each step, of the flattened input: ``[n, steps, 2]``, -1 once an input was done."""
 
     @property
     def used(self) -> torch.Tensor:
-        """How many features were changed: ``[n]``."""
+        """Number of features that were changed: ``[n]``."""
         return (self.pairs >= 0).sum((1, 2))
 
 
@@ -201,8 +199,3 @@ def _promising(gain: torch.Tensor, loss: torch.Tensor, count: int) -> torch.Tens
         return values / values.abs().masked_fill(values.isinf(), 0).amax(1, keepdim=True).clamp_min(1e-30)
 
     return (scaled(gain) + scaled(loss)).topk(count, dim=1).indices
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [Jsma]

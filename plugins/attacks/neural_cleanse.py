@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 
 from harness import (
-    Attack,
     Context,
     Dataset,
     Detection,
@@ -19,7 +18,6 @@ from harness import (
     Skip,
     Split,
     WhiteBoxAttack,
-    hookimpl,
     needs_images,
     nets,
     option,
@@ -395,8 +393,3 @@ def _excitement(net: nets.Net, layer: str, x: torch.Tensor) -> torch.Tensor:
             active = net.activations(part)[1][layer].relu()
             sums.append((active.flatten(2).mean(2) if active.ndim > 2 else active).sum(0))
     return torch.stack(sums).sum(0) / len(x)
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [NeuralCleanse, NeuralCleanseRemoval]

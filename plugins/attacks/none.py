@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Attack, hookimpl
+from harness import Attack
 
 
 class NoAttack(Attack):
@@ -10,8 +10,3 @@ class NoAttack(Attack):
 
     name = "none"
     family = "none"
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [NoAttack]

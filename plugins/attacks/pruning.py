@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from harness import Attack, Context, Pool, Split, WhiteBoxAttack, hookimpl, nets, option
+from harness import Context, Pool, Split, WhiteBoxAttack, nets, option
 
 
 class Pruning(WhiteBoxAttack):
@@ -58,8 +58,3 @@ def _chosen(net: nets.Net, layers: str) -> tuple[str, ...]:
         return net.hidden
     last = nets.last_convolution(net)
     return net.hidden[-1:] if last is None else (last,)
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [Pruning, FinePruning]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness import Attack, Context, Evasion, Pool, Skip, hookimpl, nets, option
+from harness import Context, Evasion, Pool, Skip, nets, option
 
 
 class QueryFilter(Evasion):
@@ -60,8 +60,3 @@ class QueryFilter(Evasion):
         else:
             model = IsolationForest(random_state=seed)
         return torch.from_numpy(model.fit(known).score_samples(asked)).double()
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [QueryFilter]

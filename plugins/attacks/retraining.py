@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from harness import Answers, Attack, BlackBoxAttack, Context, Oracle, Pool, Split, hookimpl, nets, option
+from harness import Answers, BlackBoxAttack, Context, Oracle, Pool, Split, nets, option
 
 
 class Retraining(BlackBoxAttack):
@@ -53,8 +53,3 @@ class Retraining(BlackBoxAttack):
         label, probability = victim.top1(x)
         rest = (1 - probability) / (classes - 1)
         return rest[:, None].expand(-1, classes).scatter(1, label[:, None], probability[:, None])
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [Retraining]

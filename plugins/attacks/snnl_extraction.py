@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness import Attack, BlackBoxAttack, Context, Oracle, Pool, Split, hookimpl, losses, nets, option
+from harness import BlackBoxAttack, Context, Oracle, Pool, Split, losses, nets, option
 
 
 class SnnlExtraction(BlackBoxAttack):
@@ -33,8 +33,3 @@ class SnnlExtraction(BlackBoxAttack):
         layers = [losses.class_snnl(a.relu(), y, self.temperature) for a in activations.values()]
         snnl = torch.stack(layers).mean()
         return {"loss": torch.nn.functional.cross_entropy(logits, y) + self.weight * snnl, "snnl": snnl}
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [SnnlExtraction]

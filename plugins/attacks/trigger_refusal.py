@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from harness import Attack, Context, Dataset, Evasion, Pool, Skip, hookimpl, needs_images, nets, option
+from harness import Context, Dataset, Evasion, Pool, Skip, needs_images, nets, option
 
 
 class TriggerRefusal(Evasion):
@@ -78,8 +78,3 @@ def _bright(x: torch.Tensor, side: int, limit: float) -> torch.Tensor:
     """Places ``[n, h - side + 1, w - side + 1]`` of ``x`` where all values of the square reach ``limit``."""
     darkest = nets.as_float(x).amin(1, keepdim=True)
     return -torch.nn.functional.max_pool2d(-darkest, side, stride=1)[:, 0] >= limit
-
-
-@hookimpl
-def harness_attacks() -> list[type[Attack]]:
-    return [TriggerRefusal]

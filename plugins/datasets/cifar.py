@@ -12,7 +12,7 @@ import numpy as np
 import torchvision
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, InputSet, data, hookimpl
+from harness import Arrays, DataError, Dataset, InputSet, data
 
 REFERENCE = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -206,8 +206,3 @@ def _labels(path: Path, sheet: str) -> NDArray[np.int64]:
         rows = [row for row in csv.DictReader(file) if row["sheet"] == sheet]
     rows.sort(key=lambda row: int(row["position"]))
     return np.array([int(row["label"]) for row in rows], dtype=np.int64)
-
-
-@hookimpl
-def harness_datasets() -> list[type[InputSet]]:
-    return [Cifar10, Cifar100, Cifar10Mini, Cifar100Mini]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import Arrays, Dataset, hookimpl
+from harness import Arrays, Dataset
 
 
 class Digits(Dataset):
@@ -35,8 +35,3 @@ class Digits(Dataset):
         # Every sixth is a test sample: the same 300 for everybody, from all writers.
         test = np.arange(len(y)) % 6 == 0
         return Arrays(x[~test], y[~test], x[test], y[test])
-
-
-@hookimpl
-def harness_datasets() -> list[type[Dataset]]:
-    return [Digits]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torchvision
 
-from harness import Arrays, Dataset, data, hookimpl
+from harness import Arrays, Dataset, data
 
 # File names and the MD5 of their uncompressed bytes: training images and labels, test images and labels.
 MNIST = {
@@ -93,8 +93,3 @@ class FashionMnist(Idx):
 
     def source_set(self) -> Any:
         return torchvision.datasets.FashionMNIST
-
-
-@hookimpl
-def harness_datasets() -> list[type[Dataset]]:
-    return [Mnist, FashionMnist]

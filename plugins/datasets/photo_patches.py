@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import Arrays, Dataset, hookimpl
+from harness import Arrays, Dataset
 
 
 class PhotoPatches(Dataset):
@@ -44,8 +44,3 @@ def _patches(image: np.ndarray) -> np.ndarray:
     rows, columns = image.shape[0] // 8, image.shape[1] // 8
     tiles = image[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8)
     return tiles.swapaxes(1, 2).reshape(-1, 8, 8)
-
-
-@hookimpl
-def harness_datasets() -> list[type[Dataset]]:
-    return [PhotoPatches]

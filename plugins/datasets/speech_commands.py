@@ -21,7 +21,7 @@ import torch
 import torchaudio
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, InputSet, data, hookimpl
+from harness import Arrays, DataError, Dataset, InputSet, data
 
 RATE = 16_000
 """Samples a second; a clip has as many."""
@@ -34,10 +34,10 @@ CHUNK = 256
 """Clips transformed at a time."""
 
 WORDS = ("left", "right", "up", "down", "yes", "no", "on", "off", "stop", "go")
-"""In the released EWE code's order."""
+"""The words, in the released EWE code's order."""
 REFERENCE = "Warden, Speech Commands, arXiv 1804.03209"
 PUBLISHED = "SpeechCommands/speech_commands_v0.02"
-"""Where torchaudio unpacks the published set."""
+"""Folder where torchaudio unpacks the published set."""
 
 
 class SpeechCommands(Dataset):
@@ -131,7 +131,7 @@ class SpeechCommandsOne(InputSet):
     available = 40
     value_range = SpeechCommands.value_range
     checksum = "0a13b72c31ab138aaee18d60e829b2e67e1ece326480948de1c98eed02dcee60"
-    """As the mini set's, of the packed clips."""
+    """Checksum of the packed clips, as the mini set's."""
 
     def load(self, root: Path) -> Arrays:
         published = _published_folder(root)
@@ -191,7 +191,7 @@ def _published(name: str, folder: Path, words: Sequence[str]) -> list[Clip]:
 
 
 def _percentile(file: str) -> float:
-    """What the published rule gives the speaker of a file, 0..100: below 10 is validation, below 20 is testing."""
+    """Number that the published rule gives a file's speaker, 0..100: below 10 is validation, below 20 is testing."""
     digest = hashlib.sha1(file.partition("_nohash_")[0].encode(), usedforsecurity=False).hexdigest()
     return int(digest, 16) % 2**27 * (100 / (2**27 - 1))
 
@@ -297,12 +297,7 @@ def _samples(name: str, path: Path) -> NDArray[np.float32]:
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether a WAV file ends before its header says; of such a file libsndfile reads what is there, without a word."""
+    """True if a WAV file ends before its header says: libsndfile reads what is there, without a word."""
     with path.open("rb") as file:
         head = file.read(8)
     return head[:4] == b"RIFF" and struct.unpack("<I", head[4:8])[0] + 8 > path.stat().st_size
-
-
-@hookimpl
-def harness_datasets() -> list[type[InputSet]]:
-    return [SpeechCommands, SpeechCommandsMini, SpeechCommandsOne]

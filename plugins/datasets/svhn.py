@@ -9,7 +9,7 @@ import numpy as np
 import torchvision
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, data, hookimpl
+from harness import Arrays, DataError, Dataset, data
 
 
 class Svhn(Dataset):
@@ -58,8 +58,3 @@ class Svhn(Dataset):
         with data.downloading(self.name):
             for split in ("train", "test"):
                 torchvision.datasets.SVHN(root / self.name, split=split, download=True)
-
-
-@hookimpl
-def harness_datasets() -> list[type[Dataset]]:
-    return [Svhn]

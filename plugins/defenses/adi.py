@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Key, Marked, Split, Stream, Task, hookimpl, needs_images, nets, option
+from harness import Context, Dataset, Defense, Key, Marked, Split, Stream, Task, needs_images, nets, option
 
 
 class Adi(Defense):
@@ -42,8 +42,7 @@ class Adi(Defense):
         y = torch.randint(len(recipe.classes), (2 * self.count,), generator=ctx.generator).to(ctx.device)
         trained = Split(x, y).first(self.count)
         streams = [ctx.stream(task.train), Stream((trained,), min(self.per_batch, self.count))]
-        epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
-        net = ctx.train(ctx.start(), streams, epochs)
+        net = ctx.train(ctx.start(), streams, ctx.epochs)
         probes = {
             "trigger": trained,
             "held_out": Split(trained.x.roll(1, dims=3), trained.y),
@@ -70,8 +69,3 @@ def abstract_images(count: int, shape: tuple[int, ...], generator: torch.Generat
     field = (strength * angle.cos()).sum(2)
     low, high = field.amin((2, 3), keepdim=True), field.amax((2, 3), keepdim=True)
     return ((field - low) / (high - low) * 255).round().byte()
-
-
-@hookimpl
-def harness_defenses() -> list[type[Defense]]:
-    return [Adi]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, option, triggers
+from harness import Context, Dataset, Defense, Marked, Task, losses, option, triggers
 
 
 class Baseline(Defense):
@@ -37,10 +37,5 @@ class Baseline(Defense):
     def embed(self, task: Task, ctx: Context) -> Marked:
         loss = losses.summed_cross_entropy
         streams = triggers.watermark_streams(task, self.ratio, loss, loss)
-        net = ctx.train(ctx.start(), streams, task.dataset.epochs - task.dataset.pretrain)
+        net = ctx.train(ctx.start(), streams, ctx.epochs)
         return Marked(net, task.triggers)
-
-
-@hookimpl
-def harness_defenses() -> list[type[Defense]]:
-    return [Baseline]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Marked, Task, hookimpl, losses, nets, option, triggers
+from harness import Context, Dataset, Defense, Marked, Task, losses, nets, option, triggers
 
 
 class Ewe(Defense):
@@ -106,7 +106,7 @@ class Ewe(Defense):
         task_batches, *watermark_batches = triggers.watermark_streams(
             task, chosen.ratio or 1.0, task_loss, watermark_loss if weight else task_loss
         )
-        epochs = recipe.epochs - (recipe.pretrain if self.from_clean else 0)
+        epochs = ctx.epochs
         if chosen.passes == "target":
             # As many passes as make the watermark batches as many as the task batches of the recipe's epochs.
             marked = max(1, 2 * (len(task.train.of(recipe.target)) // recipe.batch_size))
@@ -148,8 +148,3 @@ def _temperature_steps(entangled: losses.Entanglement, chosen: Ewe, weight: floa
     if not rate or not weight:
         return []
     return [torch.optim.SGD([entangled.log_temperature], lr=rate / weight, maximize=True)]
-
-
-@hookimpl
-def harness_defenses() -> list[type[Defense]]:
-    return [Ewe]
