@@ -11,10 +11,14 @@ decorator ``@dataclass(frozen=True)``, as version 0.1 demanded, is the same.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import Field, FrozenInstanceError, dataclass, field
-from functools import wraps
+from dataclasses import Field, FrozenInstanceError, dataclass, field, replace
+from functools import cache, wraps
+from itertools import pairwise
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 from harness.errors import OptionError
@@ -76,16 +80,18 @@ def option(
 class Configured:
     """Base of plugins and trigger recipes: a frozen dataclass whose fields are options, checked at construction."""
 
+    _declared: ClassVar[Mapping[str, Declaration]] = {}
+    """Options that the class itself declares."""
     _declarations: ClassVar[Mapping[str, Declaration]] = {}
+    """The same of the class and its bases: a subclass that only changes a default keeps the bounds."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "__dataclass_params__" in vars(cls):
             return  # `@dataclass(slots=True)` builds the finished class a second time
-        declared = {name: value.metadata["option"] for name, value in vars(cls).items() if _is_option(value)}
-        for base in cls.__mro__[1:]:
-            declared = {**vars(base).get("_declarations", {}), **declared}
-        cls._declarations = declared
+        cls._declared = {name: value.metadata["option"] for name, value in vars(cls).items() if _is_option(value)}
+        own = [vars(base).get("_declared", {}) for base in reversed(cls.__mro__)]
+        cls._declarations = {name: declaration for each in own for name, declaration in each.items()}
         if cls.__post_init__ is not Configured.__post_init__ and not hasattr(cls.__post_init__, "checks_bounds"):
             cls.__post_init__ = _checking(cls.__post_init__)  # type: ignore[method-assign]
         dataclass(frozen=True)(cls)
@@ -97,7 +103,9 @@ class Configured:
         for name, declaration in self._declarations.items():
             declaration.check(name, getattr(self, name))
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    else:
 
         def __setattr__(self, name: str, value: object) -> None:
             raise FrozenInstanceError(f"cannot assign to field {name!r}")
@@ -106,9 +114,31 @@ class Configured:
             raise FrozenInstanceError(f"cannot delete field {name!r}")
 
 
-def declarations(cls: type[Configured]) -> Mapping[str, Declaration]:
-    """Words and bounds by option. A subclass that only changes a default keeps those of its base."""
-    return cls._declarations
+def declaration_of(cls: type[Configured], name: str) -> Declaration:
+    """Words and bounds of an option; the words may also be a string below its field, as in version 0.1."""
+    declared = cls._declarations.get(name, Declaration())
+    for base in cls.__mro__:
+        own = vars(base).get("_declared", {}).get(name, Declaration())
+        if words := own.doc or _strings_below_fields(base).get(name):
+            return replace(declared, doc=words)
+    return declared
+
+
+@cache
+def _strings_below_fields(cls: type) -> Mapping[str, str]:
+    """The string below each field in the source of a class; none where the source is not at hand."""
+    try:
+        (definition,) = ast.parse(dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return {}
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    found: dict[str, str] = {}
+    for field_, below in pairwise(body):
+        if isinstance(field_, ast.AnnAssign) and isinstance(field_.target, ast.Name):
+            match below:
+                case ast.Expr(ast.Constant(str(words))):
+                    found[field_.target.id] = " ".join(words.split())
+    return found
 
 
 def _is_option(value: object) -> bool:

@@ -109,7 +109,7 @@ def typed(value: object) -> str:
         (["--dataset", "digits[refine=maybe]"], "expected true or false, not 'maybe'"),
         (["--dataset", "digits[architecture=cn]"], "unknown architecture 'cn'. Did you mean 'cnn'?"),
         (["--attack", "retraining[pool=minst]"], "unknown dataset 'minst'. Did you mean 'mnist'?"),
-        (["--attack", "pruning[fraction=2]"], "pruning[fraction=2]: fraction must be in 0..1, not 2.0"),
+        (["--attack", "pruning[fraction=2]"], "pruning[fraction=2]: fraction must be at most 1, not 2.0"),
         (["--seeds", "0..4"], "cannot read seeds '0..4': expected a list such as 0-4 or 0,2,5-7"),
         (["--seeds", ""], "cannot read seeds ''"),
         (["--seeds", "0-999999999"], "of at most 100,000"),

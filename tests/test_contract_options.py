@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar, Literal
 
 import pytest
 
 from harness import Attack, PluginError, TriggerRecipe, option, require
 from harness.errors import OptionError
-from harness.planning.registry import check_class
+from harness.planning.options import OptionInfo, options_of
+from harness.planning.registry import check_class, load_registry
+from tests.conftest import Cli
 
 
 class Bare(Attack):
@@ -164,3 +168,130 @@ def test_a_default_out_of_bounds_is_named() -> None:
 
     with pytest.raises(PluginError, match=r"Wrong\(\) refuses its own defaults: count must be at least 1, not 0"):
         check_class(Wrong, "attack")
+
+
+# --- words ---
+
+
+@dataclass(frozen=True)
+class Worded(Attack):
+    """Words in version 0.1's way, and others."""
+
+    name: ClassVar[str] = "worded"
+    """Not an option."""
+    family: ClassVar[Literal["removal"]] = "removal"
+
+    count: int = 3
+    """Number of images,
+    in one line."""
+    silent: float = 0.5
+    """ """
+    mode: Literal["a", "b"] | None = None
+
+    """After a blank line."""
+    flag: bool = option(False, doc="By option.")
+    """By a string."""
+    limit: float = option(1.5, above=0, at_most=2)
+    """Bounds and a string."""
+
+
+class Reworded(Worded):
+    """Defaults and words that change."""
+
+    name = "reworded"
+    count: int = 4
+    flag: bool = True
+    """A nearer string."""
+    limit: float = 2.0
+    text: str = "x"
+
+
+def test_options_are_described_from_both_kinds_of_words() -> None:
+    assert options_of(Worded) == [
+        OptionInfo("count", "3", "int", "", "Number of images, in one line."),
+        OptionInfo("silent", "0.5", "float", "", ""),
+        OptionInfo("mode", "none", "a | b | none", "", "After a blank line."),
+        OptionInfo("flag", "false", "bool", "", "By option."),
+        OptionInfo("limit", "1.5", "float", "above 0, at most 2", "Bounds and a string."),
+    ]
+
+
+def test_a_subclass_keeps_words_and_bounds_unless_it_gives_others() -> None:
+    described = {each.name: each for each in options_of(Reworded)}
+    assert described["count"] == OptionInfo("count", "4", "int", "", "Number of images, in one line.")
+    assert described["flag"].words == "A nearer string." and described["flag"].default == "true"
+    assert described["limit"] == OptionInfo("limit", "2.0", "float", "above 0, at most 2", "Bounds and a string.")
+    assert described["text"].values == "text" and described["limit"].values == "float, above 0, at most 2"
+
+
+def test_a_class_without_source_has_options_without_words() -> None:
+    namespace: dict[str, object] = {"__name__": __name__}
+    exec("from harness import Attack\nclass Typed(Attack):\n    count: int = 3\n    'Words.'\n", namespace)
+    assert options_of(namespace["Typed"]) == [OptionInfo("count", "3", "int", "", "")]  # type: ignore[arg-type]
+
+
+def test_every_option_of_a_built_in_plugin_has_words() -> None:
+    found = load_registry().found.values()
+    silent = {
+        f"{each.cls.name}[{option.name}]" for each in found for option in options_of(each.cls) if not option.words
+    }
+    assert not silent
+
+
+LISTED = '''
+"""Both ways to write an option."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness import Attack, option
+
+
+@dataclass(frozen=True)
+class Old(Attack):
+    """An attack that leaves the model."""
+
+    name: ClassVar[str] = "old"
+    family = "removal"
+    reference = "Author et al., A Title That Is Long Enough For A Second Line, Conference 2020"
+    strength: float = 0.5
+    """How much of it, in words that are long enough to go on in another line of a terminal."""
+
+
+class New(Attack):
+    """Another one."""
+
+    name = "new-and-of-a-longer-name"
+    family = "removal"
+    share: float | None = option(None, doc="Share of it.", above=0, at_most=1)
+'''
+
+
+def test_plugins_list_shows_options_with_words_values_and_defaults(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "both.py").write_text(LISTED)
+    said = cli("plugins", "list", "old", "new-and-of-a-longer-name", "--options", "--plugins", tmp_path, code=0).out
+    assert said == (
+        "attacks:\n"
+        "  new-and-of-a-longer-name  Another one.\n"
+        f"                            {tmp_path}: both.py\n"
+        "      share=none  (float | none, above 0, at most 1)\n"
+        "          Share of it.\n"
+        "  old                       An attack that leaves the model.\n"
+        f"                            {tmp_path}: both.py; Author et al., A Title That Is Long Enough For A Second "
+        "Line, Conference 2020\n"
+        "      strength=0.5  (float)\n"
+        "          How much of it, in words that are long enough to go on in another line of a terminal.\n"
+    )
+
+
+def test_plugins_list_of_an_unknown_name_says_what_was_meant(cli: Cli) -> None:
+    assert "unknown plugin 'prunning'. Did you mean 'pruning'?" in cli("plugins", "list", "prunning", code=2).err
+
+
+def test_plugins_list_fits_a_terminal(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "both.py").write_text(LISTED)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("harness.cli.text.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    lines = cli("plugins", "list", "--options", "--plugins", tmp_path, code=0).out.splitlines()
+    paths = (str(tmp_path), "(")  # a path or a list of choices is one word
+    assert [line for line in lines if len(line) > 80 and not any(path in line for path in paths)] == []

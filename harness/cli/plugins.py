@@ -1,12 +1,17 @@
-"""``harness plugins``: which plugins there are, and whether they keep the contract."""
+"""``harness plugins``: list plugins, and check that they keep the contract."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.cli.options import load_plugins, plugins_option
+from harness.cli.text import say
+
+if TYPE_CHECKING:
+    from harness.planning.registry import Registry
 
 
 @click.group(epilog="Example: harness plugins check my-defense --plugins ~/my-plugins")
@@ -14,39 +19,49 @@ def plugins() -> None:
     """List the plugins, and check that they keep the contract."""
 
 
-@plugins.command("list", epilog="Example: harness plugins list --options")
+@plugins.command("list", epilog="Example: harness plugins list ewe --options")
+@click.argument("names", nargs=-1)
 @plugins_option
-@click.option("--options", "with_options", is_flag=True, help="Show each plugin's options and their defaults.")
-def list_(plugin_folders: tuple[Path, ...], with_options: bool) -> None:
-    """Every plugin, by kind, with where it came from. What could not be loaded is named first."""
-    from dataclasses import fields
+@click.option("--options", "with_options", is_flag=True, help="Show each option: default, values, meaning.")
+def list_(names: tuple[str, ...], plugin_folders: tuple[Path, ...], with_options: bool) -> None:
+    """List plugins by kind, all or the named ones, with their files. Those that could not be loaded come first."""
+    from harness.planning.options import options_of
 
     registry = load_plugins(plugin_folders)
+    known_plugins(registry, names)
     for kind in ("dataset", "defense", "attack", "architecture", "analysis"):
-        click.echo(f"{kind}s:" if kind != "analysis" else "analyses:")
         of_kind = {name: found for (its, name), found in sorted(registry.found.items()) if its == kind}
-        width = max(map(len, of_kind), default=0)
-        for name, found in of_kind.items():
-            click.echo(f"  {name:{width}}  {found.summary}")
-            click.echo(f"  {'':{width}}  {found.origin}" + (f"; {found.cls.reference}" if found.cls.reference else ""))
-            if with_options:
-                for option in fields(found.cls):
-                    click.echo(f"  {'':{width}}    {option.name}={option.default}  ({option.type})")
+        listed = {name: found for name, found in of_kind.items() if name in names or not names}
+        if listed or not names:
+            click.echo(f"{kind}s:" if kind != "analysis" else "analyses:")
+        width = max(map(len, listed), default=0)
+        for name, found in listed.items():
+            say(f"  {name:{width}}  ", found.summary)
+            say(f"  {'':{width}}  ", found.origin + (f"; {found.cls.reference}" if found.cls.reference else ""))
+            for option in options_of(found.cls) if with_options else ():
+                say(f"      {option.name}={option.default}  ", f"({option.values})")
+                if option.words:
+                    say(" " * 10, option.words)
+
+
+def known_plugins(registry: Registry, names: tuple[str, ...]) -> None:
+    """Raise :class:`UsageError` unless there is a plugin of each name."""
+    from harness.errors import UnknownName, UsageError
+
+    known = {name for _, name in registry.found}
+    for name in names:
+        if name not in known:
+            broken = "".join(f"; not loaded: {problem}" for problem in registry.problems)
+            raise UsageError(f"{UnknownName('plugin', name, known)}{broken}")
 
 
 @plugins.command(epilog="Example: harness plugins check ewe baseline")
 @click.argument("names", nargs=-1)
 @plugins_option
 def check(names: tuple[str, ...], plugin_folders: tuple[Path, ...]) -> int:
-    """Run the contract checks on the named plugins, or on all of them; exit code 1 if one fails."""
-    from harness.errors import UnknownName, UsageError
-
+    """Run the contract checks on the named plugins, or on all; exit code 1 if one fails."""
     registry = load_plugins(plugin_folders)
-    known = {name for _, name in registry.found}
-    for name in names:
-        if name not in known:
-            broken = "".join(f"; not loaded: {problem}" for problem in registry.problems)
-            raise UsageError(f"{UnknownName('plugin', name, known)}{broken}")
+    known_plugins(registry, names)
     import torch
 
     from harness.testing import check_plugin

@@ -121,10 +121,11 @@ def make_id(*parts: object) -> str:
 def describe(plugin: Plugin | TriggerRecipe) -> str:
     """The options that differ from the defaults, in the order of the fields: ``a=1,b=x``; empty if none does."""
     changed = [(f.name, getattr(plugin, f.name)) for f in fields(plugin) if getattr(plugin, f.name) != f.default]
-    return ",".join(f"{name}={_text(value)}" for name, value in changed)
+    return ",".join(f"{name}={value_text(value)}" for name, value in changed)
 
 
-def _text(value: object) -> str:
+def value_text(value: object) -> str:
+    """An option's value as it is typed on the command line: ``none``, ``true``, ``0.5``."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 

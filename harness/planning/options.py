@@ -5,15 +5,55 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness.contracts import Plugin
 from harness.errors import OptionError, PluginError, UnknownName
+from harness.fields import declaration_of
+from harness.planning.graph import value_text
 from harness.planning.matrix import Entry, Value
 
-# --- options ----------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """An option of a plugin, in words: for lists, reports and documents."""
+
+    name: str
+    default: str
+    """As it is typed: ``none``, ``true``, ``0.5``."""
+    type: str
+    """``int``, ``float``, ``bool``, ``text``, or the choices ``a | b``; with ``| none`` where it may be none."""
+    range: str
+    """``above 0, at most 1``; empty where every value is taken."""
+    words: str
+
+    @property
+    def values(self) -> str:
+        """The values that it takes: ``int | none, at least 1``."""
+        return ", ".join(filter(None, (self.type, self.range)))
+
+
+def options_of(cls: type[Plugin]) -> list[OptionInfo]:
+    """The options of a plugin, in the order of its fields."""
+    hints = resolved_types(cls)
+    options = []
+    for each in fields(cls):
+        declaration = declaration_of(cls, each.name)
+        limits = ", ".join(f"{name.replace('_', ' ')} {bound}" for name, bound in declaration.bounds)
+        options.append(
+            OptionInfo(each.name, value_text(each.default), _type_text(hints[each.name]), limits, declaration.doc)
+        )
+    return options
+
+
+def _type_text(hint: Any) -> str:
+    if _is_union(hint):
+        return " | ".join(_type_text(arg) for arg in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " | ".join(map(str, get_args(hint)))
+    return {bool: "bool", int: "int", float: "float", str: "text"}.get(hint, "none")
 
 
 def construct(cls: type[Plugin], entry: Entry) -> Plugin:
@@ -34,7 +74,7 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
 
 
 @cache  # a sweep constructs one class thousands of times, and resolving its annotations is most of that
-def resolved_types(cls: type[Plugin]) -> dict[str, Any]:
+def resolved_types(cls: type[Any]) -> dict[str, Any]:
     """The types of a class's fields and class variables. Raises :class:`PluginError` that names one that has none."""
     try:
         return get_type_hints(cls)
@@ -46,7 +86,7 @@ def resolved_types(cls: type[Plugin]) -> dict[str, Any]:
         ) from error
 
 
-def _unresolved(cls: type[Plugin]) -> Iterator[tuple[str, Any]]:
+def _unresolved(cls: type[Any]) -> Iterator[tuple[str, Any]]:
     """The annotations that cannot be resolved, by name."""
     for base in cls.__mro__:
         for name, hint in vars(base).get("__annotations__", {}).items():
