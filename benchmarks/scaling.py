@@ -31,6 +31,7 @@ from harness.ranking.scoring import CELL_COLUMNS, Rules
 from harness.running.executor import Control
 from harness.running.queue import Queue
 from harness.running.session import Options, Outcome, Session
+from harness.storage.records import StageRecord, about
 from harness.storage.schema import TABLES
 from harness.storage.store import Store
 from harness.storage.tables import Tables
@@ -66,33 +67,42 @@ def planned(matrix: Matrix) -> Plan:
 # --- records, and workers that answer at once -------------------------------------------------------------------------
 
 
-def answer(stage: Stage) -> dict[str, Any]:
+def answer(stage: Stage) -> StageRecord:
     """The record of a stage that nobody ran, as a worker would have left it. Its id is its chance."""
     chance = int(stage.id[:8], 16) / 16**8
-    record: dict[str, Any] = {
-        "stage": stage.id,
+    record: StageRecord = {
+        **about(stage),
         "inputs": inputs_of(stage),
-        "action": stage.action,
-        "label": stage.label,
-        "dataset": stage.dataset.text,
-        "plugin": stage.plugin.text if stage.plugin else "",
-        **{"status": "ok", "reason": "", "traceback": "", "started": "2026-01-01T00:00:00+00:00", "seconds": chance},
-        **{"trained_samples": 60000, "evaluated_samples": 10000, "recalled_samples": 0, "precision": "fp32"},
-        **{"peak_memory_mib": 512.0, "peak_device_memory_mib": None, "device": "cpu", "threads": 1},
-        **{"torch": "0", "harness": "0", "machine": "simulated"},
+        "status": "ok",
+        "reason": "",
+        "traceback": "",
+        "started": "2026-01-01T00:00:00+00:00",
+        "seconds": chance,
+        "trained_samples": 60000,
+        "evaluated_samples": 10000,
+        "recalled_samples": 0,
+        "precision": "fp32",
+        "peak_memory_mib": 512.0,
+        "peak_device_memory_mib": None,
+        "device": "cpu",
+        "threads": 1,
+        "torch": "0",
+        "harness": "0",
+        "machine": "simulated",
     }
     if stage.action == "verify":
         counts = {"trigger": [int(100 * chance), 100], "held_out": [int(50 * chance), 50], "control": [1, 50]}
-        return record | {"evidence": counts}
-    loss = [chance / epoch for epoch in range(1, EPOCHS + 1)]
-    made = {"model": {}, "accuracy": 0.9 + chance / 10, "curves": [{"loss": loss}]}
-    return record | made | ({"agreement": chance, "queries": 1000} if stage.action == "attack" else {})
+        return {**record, "evidence": counts}
+    loss: list[float | None] = [chance / epoch for epoch in range(1, EPOCHS + 1)]
+    made: StageRecord = {"model": {}, "accuracy": 0.9 + chance / 10, "curves": [{"loss": loss}]}
+    attacked: StageRecord = {"agreement": chance, "queries": 1000} if stage.action == "attack" else {}
+    return {**record, **made, **attacked}
 
 
 class Simulated:
     """Workers that answer at once, each in turn, in this process."""
 
-    def __init__(self, jobs: int = WORKERS, work: Callable[[Stage], dict[str, Any]] = answer) -> None:
+    def __init__(self, jobs: int = WORKERS, work: Callable[[Stage], StageRecord] = answer) -> None:
         self.jobs, self.work = jobs, work
 
     def run(self, stages: Sequence[Stage], control: Control) -> None:
@@ -114,7 +124,7 @@ class Simulated:
             idle.append(held)
 
 
-def finish(plan: Plan, results: Path, work: Callable[[Stage], dict[str, Any]] = answer) -> Outcome:
+def finish(plan: Plan, results: Path, work: Callable[[Stage], StageRecord] = answer) -> Outcome:
     """Run what is left of ``plan`` with simulated workers: the real session, its queue, its books and its tables."""
     session = Session(plan, Store(results), Tables(results), Options())
     outcome = session.run(Simulated(work=work), Nobody())
@@ -123,12 +133,12 @@ def finish(plan: Plan, results: Path, work: Callable[[Stage], dict[str, Any]] = 
     return outcome
 
 
-def storing(results: Path) -> Callable[[Stage], dict[str, Any]]:
+def storing(results: Path) -> Callable[[Stage], StageRecord]:
     """Workers that also store their records. There are no tensors."""
     store = Store(results)
     store.prepare()
 
-    def work(stage: Stage) -> dict[str, Any]:
+    def work(stage: Stage) -> StageRecord:
         record = answer(stage)
         store.save(stage.id, record)
         return record

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.planning.builder import make_plan
-from harness.planning.graph import Component, Plan, Stage, source_digest
+from harness.planning.graph import SURROGATE, Component, Plan, Stage, source_digest
 from harness.planning.inputs import inputs_of
 from harness.planning.matrix import Matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, resolve
@@ -82,7 +82,7 @@ def write_rows(results: Path, plan: Plan, run: str = "run-1", status: str = "ok"
     cells = [
         {
             **{"cell": cell.id, "dataset": cell.dataset, "defense": cell.defense, "attack": cell.attack},
-            **{"seed": cell.seed, "status": status, "reason": "", "model": dict(cell.stages)["surrogate"]},
+            **{"seed": cell.seed, "status": status, "reason": "", "model": dict(cell.stages)[SURROGATE]},
         }
         for cell in plan.cells
     ]

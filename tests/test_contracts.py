@@ -45,7 +45,7 @@ from harness.data import Data
 from harness.errors import Refused
 from harness.nets import Mlp, Net
 from harness.planning.builder import make_plan
-from harness.planning.graph import Plan
+from harness.planning.graph import EMBED, Plan, Role
 from harness.planning.registry import KINDS, PluginInfo, Registry
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
@@ -337,7 +337,7 @@ class Ran:
         return self.records[role]
 
     def artifact(self, role: str) -> Any:
-        return self.worker.store.load(dict(self.plan.cells[0].stages)[role])
+        return self.worker.store.load({str(each): id for each, id in self.plan.cells[0].stages}[role])
 
     @property
     def splits(self) -> Any:
@@ -358,7 +358,7 @@ def run(folder: Path, defense: str, *attacks: str, dataset: str = "noise", nulls
     for id, stage in plan.stages.items():
         blocked = [records[parent] for _, parent in stage.parents if records[parent]["status"] != "ok"]
         records[id] = blocked[0] if blocked else worker.run(stage)
-    return Ran(plan, worker, {role: records[id] for role, id in plan.cells[0].stages})
+    return Ran(plan, worker, {str(role): records[id] for role, id in plan.cells[0].stages})
 
 
 def reachable(*roots: object) -> Iterator[object]:
@@ -414,7 +414,7 @@ def test_an_attack_reaches_no_key_no_test_set_and_no_labels(attack: str, pool: s
 def test_the_walk_finds_a_key_that_is_handed_over(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", "take")
     victim, pool, ctx = SEEN["take"]
-    embed = dict(ran.plan.cells[0].stages)["embed"]
+    embed = dict(ran.plan.cells[0].stages)[EMBED]
     victim.hint = {"for debugging": [ran.worker._parent(embed)]}
     assert any(isinstance(thing, Key) for thing in reachable(victim, pool, ctx))
 
@@ -462,7 +462,7 @@ def test_a_white_box_attack_ruins_its_own_copy_only(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", "take")
     stored = ran.artifact("embed").tensors
     assert all(torch.equal(tensor, stored[f"model/{name}"]) for name, tensor in SEEN["weights"].items())
-    embed = dict(ran.plan.cells[0].stages)["embed"]
+    embed = dict(ran.plan.cells[0].stages)[EMBED]
     cached = ran.worker._parent(embed).net.state_dict()
     assert all(torch.equal(tensor, stored[f"model/{name}"]) for name, tensor in cached.items())
     surrogate = ran.artifact("attack:0").tensors
@@ -581,7 +581,7 @@ def test_an_active_scheme_changes_what_the_attacker_is_answered(tmp_path: Path) 
 
 def test_a_surrogate_answers_for_itself(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking[active=true]", "take", "ask")
-    model = dict(ran.plan.cells[0].stages)["attack:0"]
+    model = dict(ran.plan.cells[0].stages)[Role("attack", number=0)]
     net = ran.worker._parent(model).net
     assert torch.equal(SEEN["answers"], net(ran.splits.train.x).argmax(1)) and 2 not in SEEN["answers"]
 
@@ -596,7 +596,7 @@ def test_a_white_box_scheme_is_verified_from_the_weights(tmp_path: Path) -> None
 
 def test_verification_works_on_a_copy(tmp_path: Path) -> None:
     ran = run(tmp_path, "signs[spoil=true]", "leave")
-    embed = dict(ran.plan.cells[0].stages)["embed"]
+    embed = dict(ran.plan.cells[0].stages)[EMBED]
     assert bool(ran.worker._parent(embed).net.logits.weight.any())
     assert ran["verify:surrogate"]["evidence"] == {"bits": [8, 8]}
 
@@ -638,6 +638,6 @@ def test_a_key_that_cannot_be_stored_fails_its_own_stage(keeps: str, tmp_path: P
 
 def test_an_attack_that_writes_to_its_pool_changes_nobody_elses_data(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", "scribble")
-    fresh = Data(tmp_path).splits(Noise(), ran.plan.stages[dict(ran.plan.cells[0].stages)["embed"]].split_seed, CPU)
+    fresh = Data(tmp_path).splits(Noise(), ran.plan.stages[dict(ran.plan.cells[0].stages)[EMBED]].split_seed, CPU)
     assert torch.equal(ran.splits.train.x, fresh.train.x)
     assert not SEEN["pool"].any()

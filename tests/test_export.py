@@ -18,6 +18,7 @@ from harness.data import Data
 from harness.errors import UsageError
 from harness.inspect.export import find_cell
 from harness.metrics import accuracy
+from harness.planning.graph import EMBED
 from harness.planning.registry import load_registry
 from harness.storage.store import Store
 from harness.storage.tables import Tables
@@ -149,7 +150,7 @@ def test_models_that_are_not_stored_or_do_not_tell_their_victim_are_one_line(tmp
     store_plan(tmp_path, plan, inputs=None)
     with pytest.raises(UsageError, match="an older harness wrote the record of its model"):
         find_cell(store, tables, "digits / ewe / none #0")
-    (store.path(dict(plan.cells[0].stages)["embed"]) / "record.json").write_text("{}")
+    (store.path(dict(plan.cells[0].stages)[EMBED]) / "record.json").write_text("{}")
     with pytest.raises(UsageError, match="is not stored .*: run its matrix with --rerun all"):
         find_cell(store, tables, "digits / ewe / none #0")
 

@@ -645,7 +645,7 @@ def test_other_options_of_attacks_are_swept_and_are_no_pruning(shown: Shown) -> 
     names = {"retraining": "retraining[epochs=7]", "trigger-refusal": "retraining[epochs=9]"}
 
     def renamed(cells: pd.DataFrame) -> pd.DataFrame:
-        return cells.assign(attack=cells["attack"].replace(names))
+        return cells.assign(attack=cells["attack"].replace(names), options=None)
 
     sweep = edited(shown, "sweep", renamed).query("axis == 'epochs of retraining'")
     assert set(sweep["x"]) == {7, 9} and set(sweep["unit"]) == {"surrogate success (%)", "surrogate accuracy (%)"}

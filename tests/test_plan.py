@@ -23,7 +23,7 @@ from harness.errors import UnknownName
 from harness.planning import inputs as inputs_module
 from harness.planning import registry as registry_module
 from harness.planning.builder import make_plan
-from harness.planning.graph import VERSIONS, Component, Plan, Stage, derive_seed, make_id
+from harness.planning.graph import VERSIONS, Cell, Component, Plan, Stage, derive_seed, make_id
 from harness.planning.matrix import Entry, Matrix, load_matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, load_registry, resolve
 
@@ -58,6 +58,11 @@ def uses(
 def planned(registry: Registry, *axes: Sequence[str], seeds: Sequence[int] = (0,), nulls: int = 1) -> Plan:
     """The plan of datasets, defenses and attacks given as text."""
     return make_plan(*uses(registry, *axes), seeds, nulls, registry.component)
+
+
+def roles(cell: Cell) -> dict[str, str]:
+    """The ids of a cell's stages, by role as text."""
+    return {str(role): id for role, id in cell.stages}
 
 
 def of(plan: Plan, action: str, text: str = "") -> list[Stage]:
@@ -217,36 +222,36 @@ def test_an_edited_recipe_changes_the_triggers_and_what_follows(
 def test_the_victim_is_shared_by_all_attacks(registry: Registry) -> None:
     plan = planned(registry, ["digits"], ["ewe"], ATTACKS)
     (embed,) = of(plan, "embed")
-    assert {dict(cell.stages)["embed"] for cell in plan.cells} == {embed.id}
+    assert {roles(cell)["embed"] for cell in plan.cells} == {embed.id}
     assert {dict(stage.parents)["embed"] for stage in of(plan, "attack")} == {embed.id}
 
 
 def test_the_prefix_of_a_chain_is_shared(registry: Registry) -> None:
     chains = ["retraining", "retraining | pruning", "retraining | pruning | fine-tuning", "pruning"]
     plan = planned(registry, ["digits"], ["ewe"], chains)
-    first = [dict(cell.stages)["attack:0"] for cell in plan.cells]
+    first = [roles(cell)["attack:0"] for cell in plan.cells]
     assert first[0] == first[1] == first[2] != first[3]
-    assert dict(plan.cells[1].stages)["attack:1"] == dict(plan.cells[2].stages)["attack:1"]
+    assert roles(plan.cells[1])["attack:1"] == roles(plan.cells[2])["attack:1"]
     assert len(of(plan, "attack")) == 4
 
 
 def test_each_link_of_a_chain_starts_from_the_one_before(registry: Registry) -> None:
     (cell,) = (plan := planned(registry, ["digits"], ["ewe"], ["retraining | pruning"])).cells
-    roles = dict(cell.stages)
-    models = [dict(plan.stages[roles[role]].parents)["model"] for role in ("attack:0", "attack:1", "verify:surrogate")]
-    assert models == [roles["embed"], roles["attack:0"], roles["attack:1"]]
-    assert roles["surrogate"] == roles["attack:1"]
+    found = roles(cell)
+    models = [dict(plan.stages[found[role]].parents)["model"] for role in ("attack:0", "attack:1", "verify:surrogate")]
+    assert models == [found["embed"], found["attack:0"], found["attack:1"]]
+    assert found["surrogate"] == found["attack:1"]
 
 
 def test_without_an_attack_the_victim_itself_is_the_suspect(registry: Registry) -> None:
     (cell,) = planned(registry).cells
-    roles = dict(cell.stages)
-    assert roles["surrogate"] == roles["embed"] and roles["verify:surrogate"] == roles["verify:victim"]
+    found = roles(cell)
+    assert found["surrogate"] == found["embed"] and found["verify:surrogate"] == found["verify:victim"]
 
 
 def test_null_models_are_shared_by_all_defenses_and_seeds(registry: Registry) -> None:
     plan = planned(registry, ["digits"], DEFENSES, ATTACKS, seeds=(0, 1, 2), nulls=2)
-    nulls = {id for cell in plan.cells for role, id in cell.stages if role.startswith("null:")}
+    nulls = {id for cell in plan.cells for role, id in cell.stages if role.what == "null"}
     assert nulls == {stage.id for stage in of(plan, "train", "null")} and len(nulls) == 2
     assert all(plan.stages[id].epochs == plan.stages[id].dataset.plugin.epochs for id in nulls)
 
@@ -409,7 +414,7 @@ def test_a_detection_must_be_the_last_link(registry: Registry) -> None:
 def test_a_detection_looks_at_what_the_chain_ended_with_and_leaves_it(registry: Registry) -> None:
     datasets, defenses, [(pruning,)] = uses(registry, attacks=["pruning"])
     plan = make_plan(datasets, defenses, [(pruning, SPY), (SPY,)], (0,), 0, registry.component)
-    after, alone = (dict(cell.stages) for cell in plan.cells)
+    after, alone = map(roles, plan.cells)
     assert after["surrogate"] == after["attack:0"] == dict(plan.stages[after["detect:surrogate:0"]].parents)["model"]
     assert alone["surrogate"] == alone["embed"] and alone["verify:surrogate"] == alone["verify:victim"]
     assert [cell.family for cell in plan.cells] == ["removal+detection", "detection"]

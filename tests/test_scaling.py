@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -58,11 +59,35 @@ def test_simulated_workers_leave_every_row_and_a_second_run_nothing_to_do(plan: 
     tables = Tables(tmp_path)
     assert set(tables.read("cells")["cell"]) == {cell.id for cell in plan.cells}
     assert set(tables.read("stages")["stage"]) == set(plan.stages)
-    verified = sum(role.startswith("verify:") for cell in plan.cells for role, _ in cell.stages)
+    verified = sum(role.what == "verify" for cell in plan.cells for role, _ in cell.stages)
     assert len(tables.read("evidence")) == 3 * verified
     trained = sum("curves" in answer(stage) for stage in plan.stages.values())
     assert len(tables.read("curves")) == EPOCHS * trained
     assert finish(plan, tmp_path).ran == 0
+
+
+def test_stages_say_their_role_and_seed_and_cells_all_their_options(plan: Plan, tmp_path: Path) -> None:
+    finish(plan, tmp_path)
+    tables = Tables(tmp_path)
+    stages = tables.read("stages").set_index("stage")
+    roles = stages["role"].astype(object).where(stages["role"].notna(), None)
+    known = {id: (roles[id], stages["seed"][id], stages["index"][id]) for id in plan.stages}
+    for cell in plan.cells:
+        for role, id in cell.stages:
+            model, seed, number = known[id]
+            if role.what == "null":
+                assert model == "null" and np.isnan(seed) and number == role.number
+            elif role[:2] == ("verify", "null"):
+                assert model == "null" and seed == cell.seed and number == role.number
+            else:
+                own = {"clean": "clean", "triggers": None, "embed": "victim", "attack": "surrogate"}
+                suspect = "victim" if "victim" in role or cell.family == "none" else "surrogate"
+                assert model == own.get(role.what, suspect), role
+                assert seed == cell.seed and np.isnan(number)
+    for row in tables.read("cells").itertuples():
+        told = json.loads(row.options)
+        assert told["dataset"]["architecture"] and len(told["attack"]) == row.attack.count(" | ") + 1
+        assert all(isinstance(options, dict) for options in (told["defense"], *told["attack"]))
 
 
 def test_rows_are_the_same_in_parts_and_when_they_are_made_again(

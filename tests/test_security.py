@@ -37,8 +37,9 @@ from harness.planning.registry import Registry, load_registry, resolve
 from harness.storage import store as store_module
 from harness.storage import tables as tables_module
 from harness.storage.codec import unpack
+from harness.storage.records import check_record
 from harness.storage.schema import CELLS, DETECTIONS, STAGES, VERSION_KEY
-from harness.storage.store import Artifact, Store, check_record
+from harness.storage.store import Artifact, Store
 from harness.storage.tables import Tables
 from harness.storage.text import printable
 from tests.conftest import ROOT, TINY, Cli, command_line
@@ -280,7 +281,9 @@ def test_what_a_record_may_say_the_tables_can_hold(tmp_path: Path) -> None:
     extreme: dict[str, Any] = dict.fromkeys(WHOLES, 2**53) | dict.fromkeys(NUMBERS, 1.7e308)
     extreme |= {"threads": -(2**53), "seconds": 2**53, "started": "9999-12-31T23:59:59"}
     check_record(record("verify") | extreme, stage("verify"))
-    Tables(tmp_path).append("stages", "run", [stage_row(record("verify") | extreme)])
+    Tables(tmp_path).append(
+        "stages", "run", [stage_row(stage("verify"), check_record(record("verify") | extreme, stage("verify")))]
+    )
     assert Tables(tmp_path).read("stages")["seconds"].tolist() == [2**53]
 
 

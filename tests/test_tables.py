@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import harness
 from harness.errors import ResultsError, UnknownName
-from harness.storage.schema import CELLS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, Column, Table, document
+from harness.storage.fields import Column
+from harness.storage.schema import CELLS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, STAGES, TABLES, Table, document
 from harness.storage.tables import Tables
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
@@ -274,7 +275,7 @@ def test_other_columns_than_the_schemas_are_refused() -> None:
         read_with(with_metadata(metadata, columns=8))
 
 
-COLUMNS = {3: 99, 4: 103}
+COLUMNS = {3: 99, 4: 103, 5: 107}
 """How many columns the tables have together, by schema version."""
 
 
@@ -287,15 +288,35 @@ def test_a_column_that_is_added_comes_with_a_schema_version() -> None:
 
 @every_table
 def test_files_of_an_older_schema_version_are_read_with_nulls(table: Table, tmp_path: Path) -> None:
-    tables, rows = Tables(tmp_path), [row(table, 0), row(table, 1)]
+    # Beside nulls, whole numbers are floats in pandas: these are exact.
+    later = {c.name: 7 for c in table.columns if c.since > OLDEST_VERSION and c.type == "int64"}
+    tables, rows = Tables(tmp_path), [row(table, 0), row(table, 1, **later)]
     tables.append("cells", OLD, [row(CELLS, number) for number in range(2)])
-    tables.append(table.name, NEW, [row(table, 1)])
+    tables.append(table.name, NEW, [rows[1]])
     lacks = {column.name: None for column in table.columns if column.since > OLDEST_VERSION}
     schema = table.schema(OLDEST_VERSION)
     older = pa.Table.from_pylist([{"run": OLD, **each} for each in rows], schema=schema)
     pq.write_table(older, tables.folder / table.name / f"{OLD}-0000.parquet")
     assert plain(tables.read(table.name)) == [{"run": OLD, **rows[0], **lacks}, {"run": NEW, **rows[1]}]
     assert plain(tables.read(table.name, lacks)[list(lacks)])[0] == lacks
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_roles_and_seeds_of_older_files_are_those_that_their_labels_tell(version: int, tmp_path: Path) -> None:
+    told = [
+        *(("train", "digits null #12", "null", None), ("train", "digits clean #3", "clean", 3)),
+        *(("embed", "digits ewe[weight=3] #0", "victim", 0), ("attack", "digits ewe pruning #7", "surrogate", 7)),
+        *(("triggers", "digits Noise() #4", None, 4), ("verify", "digits ewe verify null #0 (abcdef)", None, None)),
+        *(("embed", "\x1b null #1", "victim", 1), ("embed", f"digits ewe #{'9' * 30}", "victim", None)),
+        ("train", "", "clean", None),
+    ]
+    rows = [{"stage": str(i), "action": action, "label": label} for i, (action, label, *_) in enumerate(told)]
+    (tmp_path / "tables" / "stages").mkdir(parents=True)
+    older = pa.Table.from_pylist(rows, schema=STAGES.schema(version))
+    pq.write_table(older, tmp_path / "tables" / "stages" / f"{OLD}-0000.parquet")
+    for columns in (None, ["role", "seed"]):
+        found = plain(Tables(tmp_path).read("stages", columns))
+        assert [(row["role"], row["seed"]) for row in found] == [each[2:] for each in told]
 
 
 def test_a_file_must_have_the_columns_of_its_version() -> None:

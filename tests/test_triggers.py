@@ -22,6 +22,7 @@ from harness.errors import OptionError, Skip
 from harness.losses import cross_entropy, snnl
 from harness.nets import Net
 from harness.planning.builder import make_plan
+from harness.planning.graph import EMBED
 from harness.planning.registry import Registry, load_registry
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
@@ -629,7 +630,7 @@ def run(folder: Path, dataset: str, *defenses: str) -> tuple[Store, dict[str, st
     for stage in plan.stages.values():
         record = worker.run(stage)
         assert record["status"] == "ok", record["traceback"] or record["reason"]
-    return store, {cell.defense: dict(cell.stages)["embed"] for cell in plan.cells}
+    return store, {cell.defense: dict(cell.stages)[EMBED] for cell in plan.cells}
 
 
 SMALL = "train=200,holdout=100,epochs=3,pretrain=2,batch_size=32,architecture=cnn[width=8]"

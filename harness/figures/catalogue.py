@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +27,7 @@ from harness.ranking.scoring import Rules, chances_within, kinds_of, score
 from harness.statistics.pareto import hypervolume, pareto_front
 from harness.statistics.power import queries_for_confidence
 from harness.storage.files import refuse_links, refuse_record
+from harness.storage.options import RecordedOptions
 
 if TYPE_CHECKING:
     from harness.planning.graph import Kind, Lookup
@@ -49,17 +49,23 @@ class Shown:
     @cached_property
     def cells(self) -> pd.DataFrame:
         """Every cell, with what :func:`harness.ranking.scoring.score` makes of it, its ``kind`` and its class pair."""
-        cells = score(self.tables.read("cells"), self.rules)
+        cells = self._scored
         classes = {text: self._classes(text) for text in cells["dataset"].unique()}
         known = {name: [classes[text][i] for text in cells["dataset"]] for i, name in enumerate(("source", "target"))}
         return cells.assign(kind=kinds_of(cells), **known)
 
-    def _classes(self, dataset: str) -> tuple[int | None, int | None]:
-        try:
-            plugin: Any = self.lookup("dataset", dataset).plugin
-        except UsageError:  # a plugin that is not here
-            return None, None
-        return plugin.source, plugin.target
+    @cached_property
+    def _scored(self) -> pd.DataFrame:
+        return score(self.tables.read("cells"), self.rules)
+
+    @cached_property
+    def options(self) -> RecordedOptions:
+        """The options of what the cells were made of."""
+        return RecordedOptions(self._scored, self.lookup)
+
+    def _classes(self, dataset: str) -> tuple[Any, Any]:
+        options = [self.options.of("dataset", entry) for entry in _chain(dataset)]
+        return (options[0].get("source"), options[0].get("target")) if options else (None, None)
 
     @cached_property
     def ended(self) -> pd.DataFrame:
@@ -110,7 +116,7 @@ class Shown:
 
     def _value(self, kind: Kind, chain: Chain, name: str, option: str) -> tuple[float, str]:
         """The number that an option of the chain's last link of that name has, and the chain without it; else NaN."""
-        value, bare = option_of(chain, option, lambda entry: self.lookup(kind, str(entry)).plugin, name)
+        value, bare = option_of(chain, option, partial(self.options.of, kind), name)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return float("nan"), ""
         return float(value), format_chain(bare)
@@ -310,7 +316,7 @@ def _budget(shown: Shown) -> pd.DataFrame:
 
 
 def _curves(shown: Shown) -> pd.DataFrame:
-    stages = shown.tables.read("stages", ["stage", "action", "label", "dataset", "plugin"])
+    stages = shown.tables.read("stages", ["stage", "action", "seed", "dataset", "plugin"])
     stages = stages[stages["action"] == "embed"]
     rows = shown.tables.read("curves").merge(stages, on="stage").sort_values(["stage", "training", "epoch"])
     # A stage may train more than once: its epochs are counted through.
@@ -318,14 +324,9 @@ def _curves(shown: Shown) -> pd.DataFrame:
         x=rows.groupby(["stage", "quantity"]).cumcount() + 1,
         panel=rows["dataset"],
         series=rows["plugin"],
-        seed=rows["label"].map(_seed_of),
+        seed=rows["seed"].fillna(0).astype(int),
     )
     return epochs(rows).sort_values(["panel", "unit", "series", "seed", "x"], kind="stable")
-
-
-def _seed_of(label: str) -> int:
-    found = re.search(r"#(\d+)$", label)
-    return int(found[1]) if found else 0
 
 
 def _detections(shown: Shown) -> pd.DataFrame:

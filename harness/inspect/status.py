@@ -18,7 +18,9 @@ from harness.planning.select import words
 from harness.running.eta import EtaEstimator
 from harness.running.rows import outcome
 from harness.storage.locks import Claims
-from harness.storage.store import Store, check_record
+from harness.storage.records import StageRecord, check_record
+from harness.storage.records import Status as Ended
+from harness.storage.store import Store
 from harness.storage.tables import Tables
 
 State: TypeAlias = Literal["done", "running", "failed", "skipped", "waiting"]
@@ -90,8 +92,9 @@ class Survey:
         if cell.id in self._settled:
             return _status(*self.rows[cell.id])
         found = {id: self.stages[id] for _, id in cell.stages}
-        ends = {"done": "ok", "failed": "failed", "skipped": "skipped"}
-        known = {id: {"status": ends[s.state], "reason": s.reason} for id, s in found.items() if s.state in ends}
+        known: dict[str, StageRecord] = {
+            id: {"status": _ENDS[s.state], "reason": s.reason} for id, s in found.items() if s.state in _ENDS
+        }
         status, reason = outcome(cell, known)
         if status != "ok" or len(known) == len(found):
             return _status(status, reason)
@@ -153,6 +156,9 @@ def _outcomes(tables: Tables, table: str, key: str) -> dict[str, tuple[str, str]
     frame = tables.read(table, [key, "status", "reason"])
     rows = zip(frame[key], frame["status"], frame["reason"], strict=True)
     return {str(id): (str(status), str(reason or "")) for id, status, reason in rows}
+
+
+_ENDS: dict[str, Ended] = {"done": "ok", "failed": "failed", "skipped": "skipped"}
 
 
 def _status(status: str, reason: str) -> Status:

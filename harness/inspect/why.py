@@ -111,7 +111,7 @@ class Asked:
                 for text, cause in self._causes(self.plan.stages[id]).items():
                     causes.setdefault(text, cause)
         facts = [("id", cell.id), ("status", self._told_cell(cell, status, ids)), *_because(causes)]
-        return Answer(_words(cell), facts, tuple(self._part(role, id, (), set()) for role, id in cell.stages))
+        return Answer(_words(cell), facts, tuple(self._part(str(role), id, (), set()) for role, id in cell.stages))
 
     def _told_cell(self, cell: Cell, status: Status, ids: list[str]) -> str:
         """The state of a cell as facts."""

@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.papers.paper import Band, Experiment, Row
-from harness.planning.graph import Component, Kind, Plan
+from harness.planning.graph import SURROGATE, Component, Kind, Plan
 from harness.planning.matrix import format_chain, option_of, parse_chain
+from harness.storage.options import options_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,11 +73,13 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
 def _known(cell: Any, lookup: Resolver, x: str) -> dict[str, Any]:
     dataset = lookup("dataset", cell.dataset).plugin
     row = {"dataset": cell.dataset, "defense": cell.defense, "attack": cell.attack, "seed": cell.seed}
-    known = {**row, "model": dict(cell.stages).get("surrogate"), "source": dataset.source, "target": dataset.target}
+    known = {**row, "model": dict(cell.stages).get(SURROGATE), "source": dataset.source, "target": dataset.target}
     kind, dot, option = x.partition(".")
     if dot:
         axis: Any = kind
-        value, rest = option_of(parse_chain(row[kind]), option, lambda entry: lookup(axis, str(entry)).plugin)
+        value, rest = option_of(
+            parse_chain(row[kind]), option, lambda entry: options_of(lookup(axis, str(entry)).plugin)
+        )
         short = {**row, "dataset": name_of(cell.dataset), kind: format_chain(rest)}
         known |= {"x": value, "series": f"{short['dataset']}: {short['defense']}, {short['attack']}"}
     return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeAlias
 
 from harness.contracts import (
     Attack,
@@ -17,7 +18,21 @@ from harness.contracts import (
     TriggerRecipe,
 )
 from harness.errors import UsageError
-from harness.planning.graph import Action, Cell, Component, Lookup, Plan, Stage, derive_seed, describe, make_id
+from harness.planning.graph import (
+    EMBED,
+    SURROGATE,
+    Action,
+    Cell,
+    Component,
+    Lookup,
+    ModelRole,
+    Plan,
+    Role,
+    Stage,
+    derive_seed,
+    describe,
+    make_id,
+)
 from harness.planning.inputs import inputs_of
 
 
@@ -52,6 +67,9 @@ def make_plan(
     return Plan(builder.stages, tuple(cells))
 
 
+_Stages: TypeAlias = list[tuple[Role, str]]
+
+
 @dataclass
 class _Builder:
     """Adds each stage once; remembers what it has resolved."""
@@ -62,19 +80,20 @@ class _Builder:
     stages: dict[str, Stage] = field(default_factory=dict)
     _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
     _broken: set[tuple[Component, Component]] = field(default_factory=set)
-    _embeds: dict[tuple[Component, Component, int], list[tuple[str, str]]] = field(default_factory=dict)
+    _embeds: dict[tuple[Component, Component, int], _Stages] = field(default_factory=dict)
 
     def cell(self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int) -> Cell:
         """The cell, and its stages added to :attr:`stages`."""
-        last = chain[-1].plugin
+        last, uses = chain[-1].plugin, (dataset, defense, *chain)
         labels = (dataset.text, defense.text, " | ".join(link.text for link in chain), seed)
         shape = (_family(chain), _access(last))
         reason = self._reason(dataset, defense) or next((r for link in chain if (r := self._reason(dataset, link))), "")
         if reason:
-            broken = any((dataset, use) in self._broken for use in (defense, *chain))
-            return Cell(make_id("skip", *labels, reason), *labels, *shape, skip=reason, broken=broken)
+            broken = any((dataset, use) in self._broken for use in uses[1:])
+            return Cell(make_id("skip", *labels, reason), *labels, *shape, uses=uses, skip=reason, broken=broken)
         roles = [*self._victim(dataset, defense, seed), *self._attacked(dataset, defense, chain, seed)]
-        return Cell(make_id("cell", *labels, roles), *labels, *shape, stages=tuple(roles))
+        texts = [(str(role), id) for role, id in roles]
+        return Cell(make_id("cell", *labels, texts), *labels, *shape, stages=tuple(roles), uses=uses)
 
     # --- why a combination cannot be ---
 
@@ -116,57 +135,55 @@ class _Builder:
 
     # --- stages ---
 
-    def _victim(self, dataset: Component, defense: Component, seed: int) -> list[tuple[str, str]]:
+    def _victim(self, dataset: Component, defense: Component, seed: int) -> _Stages:
         """Null models, the victim and their verifications: shared by all attacks on this victim."""
         key = (dataset, defense, seed)
         if key not in self._embeds:
             embed = self._embed(dataset, defense, seed)
-            made_before = list(self.stages[embed].parents)
             roles = [
-                *made_before,
-                ("embed", embed),
-                ("verify:victim", self._verify(dataset, defense, embed, "victim", embed)),
+                *((Role(name), id) for name, id in self.stages[embed].parents),
+                (EMBED, embed),
+                (Role("verify", "victim"), self._verify(dataset, defense, seed, embed, "victim", embed)),
             ]
             for k in range(self.nulls):
-                null = self._train(dataset, "null", k, dataset.plugin.epochs)
-                verify = self._verify(dataset, defense, embed, f"null #{k}", null)
-                roles += [(f"null:{k}", null), (f"verify:null:{k}", verify)]
+                null = self._null(dataset, k)
+                verify = self._verify(dataset, defense, seed, embed, f"null #{k}", null, k)
+                roles += [(Role("null", number=k), null), (Role("verify", "null", k), verify)]
             self._embeds[key] = roles
         return self._embeds[key]
 
-    def _attacked(
-        self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int
-    ) -> list[tuple[str, str]]:
-        embed = dict(self._victim(dataset, defense, seed))["embed"]
-        roles, model, label = [], embed, ""
+    def _attacked(self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int) -> _Stages:
+        embed = dict(self._victim(dataset, defense, seed))[EMBED]
+        roles: _Stages = []
+        model, label = embed, ""
         for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
             if isinstance(link.plugin, Detector):
                 roles += self._detection(dataset, defense, link, seed, embed, model, label or "victim")
             else:
                 label = f"{label} | {link}" if label else str(link)
                 model = self._attack(dataset, defense, link, label, seed, depth, embed, model)
-                roles.append((f"attack:{depth}", model))
+                roles.append((Role("attack", number=depth), model))
         roles += [
-            ("surrogate", model),
-            ("verify:surrogate", self._verify(dataset, defense, embed, label or "victim", model)),
+            (SURROGATE, model),
+            (_VERIFY_SURROGATE, self._verify(dataset, defense, seed, embed, label or "victim", model)),
         ]
         if isinstance(chain[-1].plugin, Detector):  # it made no model: the chain without it is analysed
             return roles
         return roles + [
-            (f"analyse:{use}", self._analyse(dataset, defense, use, seed, embed, model, label or "victim"))
+            (Role("analyse", use.text), self._analyse(dataset, defense, use, seed, embed, model, label or "victim"))
             for use in self.analyses
         ]
 
     def _detection(
         self, dataset: Component, defense: Component, link: Component, seed: int, embed: str, model: str, label: str
-    ) -> list[tuple[str, str]]:
+    ) -> _Stages:
         """The search for a mark in a suspect and in every null model, each judged by the key."""
-        suspects = [("surrogate:0", f"{defense} {label} #{seed}", model, "seed", seed)]
-        for k in range(self.nulls):
-            null = self._train(dataset, "null", k, dataset.plugin.epochs)
-            suspects.append((f"null:{k}", f"null #{k}", null, "null", k))
-        roles = []
-        for who, name, suspect, root, number in suspects:
+        suspects = [("surrogate", 0, f"{defense} {label} #{seed}", model, "seed", seed)]
+        suspects += [("null", k, f"null #{k}", self._null(dataset, k), "null", k) for k in range(self.nulls)]
+        roles: _Stages = []
+        for who, place, name, suspect, root, number in suspects:
+            index = number if root == "null" else None
+            examined: ModelRole = "null" if root == "null" else _role_of(suspect, embed)
             detect = self._add(
                 "detect",
                 f"{dataset} {link} in {name}",
@@ -177,12 +194,25 @@ class _Builder:
                 architecture=self._architecture(dataset, link.plugin),
                 data=self._data(dataset, link.plugin.pool),
                 parents=(("model", suspect),),
+                role=examined,
+                cell_seed=None if root == "null" else seed,
+                index=index,
             )
             # The detector's stage knows no key: what it finds in a null model is then found once for all schemes.
             judged = (("embed", embed), ("detect", detect))
             text = f"{dataset} {defense} judge {link} in {name} ({embed[:6]})"
-            judge = self._add("judge", text, dataset, seed=0, split_seed=0, parents=judged)
-            roles += [(f"detect:{who}", detect), (f"judge:{who}", judge)]
+            judge = self._add(
+                "judge",
+                text,
+                dataset,
+                seed=0,
+                split_seed=0,
+                parents=judged,
+                role=examined,
+                cell_seed=seed,
+                index=index,
+            )
+            roles += [(Role("detect", who, place), detect), (Role("judge", who, place), judge)]
         return roles
 
     def _analyse(
@@ -196,18 +226,35 @@ class _Builder:
             split_seed=derive_seed("seed", seed, "split"),
             plugin=analysis,
             parents=(("embed", embed), ("model", model)),
+            role=_role_of(model, embed),
+            cell_seed=seed,
         )
 
-    def _train(self, dataset: Component, role: str, number: int, epochs: int) -> str:
-        """A clean model: the null model ``number``, or what the victims of seed ``number`` start from."""
+    def _null(self, dataset: Component, number: int) -> str:
         return self._add(
             "train",
-            f"{dataset} {'null' if role == 'null' else 'clean'} #{number}",
+            f"{dataset} null #{number}",
             dataset,
-            seed=derive_seed(role, number, "train"),
-            split_seed=derive_seed(role, number, "split"),
-            epochs=epochs,
+            seed=derive_seed("null", number, "train"),
+            split_seed=derive_seed("null", number, "split"),
+            epochs=dataset.plugin.epochs,
             architecture=self._architecture(dataset),
+            role="null",
+            index=number,
+        )
+
+    def _clean(self, dataset: Component, seed: int) -> str:
+        """The model that the victims of a seed start from."""
+        return self._add(
+            "train",
+            f"{dataset} clean #{seed}",
+            dataset,
+            seed=derive_seed("seed", seed, "train"),
+            split_seed=derive_seed("seed", seed, "split"),
+            epochs=dataset.plugin.pretrain,
+            architecture=self._architecture(dataset),
+            role="clean",
+            cell_seed=seed,
         )
 
     def _embed(self, dataset: Component, defense: Component, seed: int) -> str:
@@ -216,8 +263,7 @@ class _Builder:
         recipe = scheme.triggers(dataset.plugin)
         parents: list[tuple[str, str]] = []
         if scheme.from_clean or (recipe and recipe.from_clean):
-            clean = self._train(dataset, "seed", seed, dataset.plugin.pretrain)
-            parents.append(("clean", clean))
+            parents.append(("clean", self._clean(dataset, seed)))
         if recipe is not None:
             triggers = self._add(
                 "triggers",
@@ -229,6 +275,7 @@ class _Builder:
                 architecture=self._architecture(dataset),
                 data=self._data(dataset, recipe.data),
                 parents=tuple(parents) if recipe.from_clean else (),
+                cell_seed=seed,
             )
             parents.append(("triggers", triggers))
         kept = tuple(p for p in parents if p[0] != "clean" or scheme.from_clean)
@@ -241,6 +288,8 @@ class _Builder:
             plugin=defense,
             architecture=self._architecture(dataset, scheme),
             parents=kept,
+            role="victim",
+            cell_seed=seed,
         )
 
     def _attack(
@@ -264,9 +313,20 @@ class _Builder:
             architecture=self._architecture(dataset, link.plugin),
             data=self._data(dataset, link.plugin.pool),
             parents=(("embed", embed), ("model", model)),
+            role="surrogate",
+            cell_seed=seed,
         )
 
-    def _verify(self, dataset: Component, defense: Component, embed: str, suspect: str, model: str) -> str:
+    def _verify(
+        self,
+        dataset: Component,
+        defense: Component,
+        seed: int,
+        embed: str,
+        suspect: str,
+        model: str,
+        null: int | None = None,
+    ) -> str:
         # The label names the victim through its id: many seeds and options share the text of a defense.
         return self._add(
             "verify",
@@ -276,6 +336,9 @@ class _Builder:
             split_seed=0,
             plugin=defense,
             parents=(("embed", embed), ("model", model)),
+            role=_role_of(model, embed) if null is None else "null",
+            cell_seed=seed,
+            index=null,
         )
 
     def _architecture(self, dataset: Component, plugin: Defense | Attack | None = None) -> Component:
@@ -302,12 +365,24 @@ class _Builder:
         recipe: TriggerRecipe | None = None,
         epochs: int = 0,
         parents: tuple[tuple[str, str], ...] = (),
+        role: ModelRole | None = None,
+        cell_seed: int | None = None,
+        index: int | None = None,
     ) -> str:
         rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
+        tags = (role, cell_seed, index)
         id = make_id(*inputs_of(Stage("", action, *rest)).values())
         if id not in self.stages:
-            self.stages[id] = Stage(id, action, *rest)
+            self.stages[id] = Stage(id, action, *rest, *tags)
         return id
+
+
+_VERIFY_SURROGATE = Role("verify", "surrogate")
+
+
+def _role_of(model: str, embed: str) -> ModelRole:
+    """The role of a suspect that is no null model."""
+    return "victim" if model == embed else "surrogate"
 
 
 def _family(chain: Iterable[Component]) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from harness.contracts import (
     Plugin,
@@ -30,6 +30,7 @@ from harness.contracts import (
 
 Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "analyse"]
 Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
+ModelRole: TypeAlias = Literal["clean", "null", "victim", "surrogate"]
 
 VERSIONS: dict[Action, int] = {
     **{"train": 2, "triggers": 3, "embed": 3, "attack": 3},
@@ -73,6 +74,33 @@ class Stage:
     epochs: int = 0
     parents: tuple[tuple[str, str], ...] = ()
     """(role, id) of the stages whose artifacts it loads."""
+    role: ModelRole | None = None
+    """The model that it makes or examines; ``None`` for triggers."""
+    cell_seed: int | None = None
+    """The seed of the cells that it is for; ``None`` for a null model, which serves all."""
+    index: int | None = None
+    """The number of the null model; ``None`` for other models. None of these three enters the id."""
+
+
+class Role(NamedTuple):
+    """The part of a stage in a cell, such as ``attack:0``, ``verify:null:2`` or ``analyse:cka``."""
+
+    what: str
+    """``clean``, ``triggers``, ``embed``, ``attack``, ``null``, ``surrogate``, ``verify``, ``detect``, ``judge`` or
+    ``analyse``."""
+    about: str = ""
+    """The suspect: ``victim``, ``surrogate`` or ``null``; of an analysis its text with options."""
+    number: int | None = None
+    """The number of the attack in its chain, or of the null model."""
+
+    def __str__(self) -> str:
+        """The text that the ids of cells are digests of."""
+        about = f":{self.about}" if self.about else ""
+        return f"{self.what}{about}" if self.number is None else f"{self.what}{about}:{self.number}"
+
+
+EMBED, SURROGATE = Role("embed"), Role("surrogate")
+"""The stages that made the victim, and the model that the chain ends with: the victim itself where nobody attacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +114,10 @@ class Cell:
     seed: int
     family: str
     access: str
-    stages: tuple[tuple[str, str], ...] = ()
-    """(role, stage id): embed, attack:0, verify:victim, verify:surrogate, null:0, verify:null:0,
-    detect:surrogate:0, judge:null:0, analyse:cka, ..."""
+    stages: tuple[tuple[Role, str], ...] = ()
+    """(role, stage id)."""
+    uses: tuple[Component, ...] = ()
+    """The dataset, the defense and the links of the attack chain."""
     skip: str = ""
     broken: bool = False
     """Whether :attr:`skip` is not a plugin's reason but an error of the plugin when it was asked."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import reprlib
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -62,21 +62,16 @@ Chain: TypeAlias = tuple[Entry, ...]
 
 
 def option_of(
-    chain: Chain, option: str, plugin_of: Callable[[Entry], object], name: str | None = None
+    chain: Chain, option: str, options_of: Callable[[Entry], Mapping[str, Any]], name: str | None = None
 ) -> tuple[Any, Chain]:
     """The value that the last link with this option has for it, and the chain without it there.
 
-    With a ``name`` only links of that plugin are asked. What ``plugin_of`` does not know (it raises
-    :class:`UsageError`) has the options that are written; where no link has it the value is ``None``.
+    With a ``name`` only links of that plugin are asked; where no link has the option the value is ``None``.
     """
     for place, entry in reversed(list(enumerate(chain))):
         if name not in (None, entry.name):
             continue
-        try:
-            value = getattr(plugin_of(entry), option, None)
-        except UsageError:
-            value = dict(entry.options).get(option)
-        if value is not None:
+        if (value := options_of(entry).get(option)) is not None:
             return value, (*chain[:place], entry.without(option), *chain[place + 1 :])
     return None, chain
 

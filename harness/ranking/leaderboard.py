@@ -177,7 +177,7 @@ class Board:
 
 
 STAGE_COLUMNS = ("machine", "device", "threads", "torch", "harness")
-COST_COLUMNS = ("action", "label", "dataset", "plugin", "status", "seconds", "trained_samples")
+COST_COLUMNS = ("action", "label", "role", "dataset", "plugin", "status", "seconds", "trained_samples")
 """What a board is made of, beside :data:`harness.ranking.scoring.CELL_COLUMNS`: without the last there are no costs."""
 
 _SCHEME = ["dataset", "defense"]
@@ -352,8 +352,7 @@ def _costs(stages: pd.DataFrame, keys: Mapping[str, list[Any]]) -> dict[str, Ove
     ran = stages.reindex(columns=list(COST_COLUMNS))
     ran = ran[ran["action"].isin(["train", "embed"]) & (ran["status"] == "ok")].drop_duplicates(["label"], keep="last")
     schemes = {scheme: place for place, scheme in enumerate(zip(keys["dataset"], keys["defense"], strict=True))}
-    unmarked = np.array([" null #" in str(label) for label in ran["label"]], dtype=bool)
-    marked, nulls = ran[ran["action"] == "embed"], ran[(ran["action"] == "train") & unmarked]
+    marked, nulls = ran[ran["action"] == "embed"], ran[(ran["action"] == "train") & (ran["role"] == "null")]
     datasets = {dataset: place for place, dataset in enumerate(dict.fromkeys(keys["dataset"]))}
     here = [datasets[dataset] for dataset in keys["dataset"]]
     plugins = zip(marked["dataset"], marked["plugin"], strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,9 @@ from harness.report.values import count, decimal, points, shortened, spread, tex
 from harness.statistics.pareto import pareto_front
 
 if TYPE_CHECKING:
-    from harness.planning.registry import Registry
     from harness.report.sources import Known
     from harness.statistics.intervals import Summary
+    from harness.storage.options import RecordedOptions
 
 STRIPS = 24
 """Schemes in a picture of single seeds."""
@@ -109,7 +110,7 @@ def _strip(dataset: str, attack: str, rows: pd.DataFrame, known: Known) -> Plot:
 
 def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
     """Success and accuracy against the share that is pruned, where there are at least two shares."""
-    pruned = {attack: found for attack in known.of if (found := _fraction(attack, known.registry))}
+    pruned = {attack: found for attack in known.of if (found := _fraction(attack, known.options))}
     rows = _evident(scored[scored["attack"].isin(pruned)])
     rows = rows.assign(
         chain=[pruned[attack][0] for attack in rows["attack"]],
@@ -132,9 +133,9 @@ def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
     )
 
 
-def _fraction(attack: str, registry: Registry) -> tuple[str, float] | None:
+def _fraction(attack: str, options: RecordedOptions) -> tuple[str, float] | None:
     """The chain without the share that its last pruning prunes, and the share: as it says, or the plugin's default."""
-    value, bare = option_of(chain_of(attack), "fraction", lambda entry: registry.component("attack", entry).plugin)
+    value, bare = option_of(chain_of(attack), "fraction", partial(options.of, "attack"))
     if value is None or isinstance(value, bool):
         return None
     try:

@@ -11,6 +11,7 @@ from harness.errors import UsageError
 from harness.planning.matrix import Entry, parse_chain
 from harness.ranking.scoring import Rules
 from harness.report.page import Tags
+from harness.storage.options import RecordedOptions
 from harness.storage.text import printable
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Known:
 
     def __init__(self, cells: pd.DataFrame, registry: Registry) -> None:
         self.registry = registry
+        self.options = RecordedOptions(cells, registry.component)
         self.datasets = list(dict.fromkeys(cells["dataset"]))
         about = cells.drop_duplicates("attack")[["attack", "access", "family"]].fillna("")
         self.of = {attack: (printable(access), printable(family)) for attack, access, family in about.to_numpy()}

@@ -30,6 +30,7 @@ from harness.metrics import mask_overlap, window_rank
 from harness.nets import Net
 from harness.planning.graph import Stage
 from harness.storage.codec import Loaded
+from harness.storage.records import Found, Judgement, Measured, StageRecord
 from harness.storage.store import plain
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class StageOutput:
     guard: Mapping[str, Tensor] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """What else is stored: what a detector found."""
-    record: dict[str, Any] = field(default_factory=dict)
+    record: StageRecord = field(default_factory=StageRecord)
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
     found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector), engine)
     _expect(found, Detection, f"{detector.name}.run")
     tensors = {"mask": found.mask, "pattern": found.pattern}
-    detection = {
+    detection: Found = {
         "score": float(found.score),
         "threshold": float(found.threshold),
         "suspected_class": None if found.suspected_class is None else index(found.suspected_class),
@@ -130,7 +131,7 @@ def _analyse(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine
     )
 
 
-def _measured(measures: Sequence[Measure]) -> list[dict[str, Any]]:
+def _measured(measures: Sequence[Measure]) -> list[Measured]:
     """Measures as plain numbers."""
     return [
         {
@@ -172,18 +173,20 @@ ACTIONS = {
 }
 
 
-def judge(detection: Mapping[str, Any], found: Mapping[str, Tensor], key: Key) -> dict[str, Any]:
+def judge(detection: Mapping[str, Any], found: Mapping[str, Tensor], key: Key) -> Judgement:
     """A detection compared with the key: is its class the target, and does its mask cover the trigger?"""
     target, mask = key.tensors.get("target"), key.tensors.get("mask")
     suspected, recovered = detection["suspected_class"], found.get("mask")
-    judgement: dict[str, Any] = {
+    judgement: Judgement = {
         "target_hit": None if suspected is None or target is None else int(target) == suspected,
         "mask_overlap": None,
         "window_rank": None,
     }
     if recovered is None or mask is None or recovered.shape != mask.shape:
         return judgement
-    return judgement | {"mask_overlap": mask_overlap(recovered, mask), "window_rank": window_rank(recovered, mask)}
+    judgement["mask_overlap"] = mask_overlap(recovered, mask)
+    judgement["window_rank"] = window_rank(recovered, mask)
+    return judgement
 
 
 def _plugin(stage: Stage) -> Any:

@@ -8,11 +8,11 @@ import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from harness.running.checkout import commit
+from harness.storage.records import StageRecord
 
 _STATUS = Path("/proc/self/status")
 _MEMORY = Path("/proc/meminfo")
@@ -20,17 +20,17 @@ _PROCESSORS = Path("/proc/cpuinfo")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> StageRecord:
     """The machine of this process, as columns of the table ``stages``; unknown ones are left out."""
     import harness
 
-    known = {"commit": found} if (found := commit()) else {}
+    known: StageRecord = {"commit": found} if (found := commit()) else {}
     return {
+        **known,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "harness": harness.__version__,
-        **known,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor()}), "
         f"Python {platform.python_version()}",
     }
@@ -82,8 +82,8 @@ class Peaks:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def read(self) -> dict[str, float | None]:
-        """The peaks in MiB, as columns of the table ``stages``."""
+    def read(self) -> StageRecord:
+        """The peaks in MiB."""
         cuda = self.device.type == "cuda"
         return {
             "peak_memory_mib": _resident_peak_mib(),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from harness.planning.graph import Stage
+from harness.storage.records import StageRecord
 from harness.storage.tables import Tables
 
 Kind: TypeAlias = tuple[str, str, str]
@@ -36,12 +37,12 @@ class EtaEstimator:
         self.count[kind] += 1
         self.seconds[kind] += seconds
 
-    def ended(self, stage: Stage, record: dict[str, Any]) -> None:
+    def ended(self, stage: Stage, record: StageRecord) -> None:
         """Count one stage of its kind as done, with its duration."""
         kind = _kind(stage)
         self.open[kind] -= 1
         if record["status"] == "ok":
-            self._add(kind, record["seconds"])
+            self._add(kind, record["seconds"] or 0.0)
 
     def expected(self, stage: Stage) -> float | None:
         """The mean seconds of stages of its kind; None where none has been seen."""

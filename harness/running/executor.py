@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from harness.planning.graph import Stage
 from harness.running.queue import Queue
+from harness.storage.records import StageRecord, Status, about
 
-Record: TypeAlias = dict[str, Any]
+Record: TypeAlias = StageRecord
 Work: TypeAlias = Callable[[Stage], Record | None]
 """Runs a stage, stores what it made, and returns its record; ``None`` while another process is at that stage."""
 
@@ -63,15 +64,6 @@ class Serial:
                 queue.done(stage)
 
 
-def unstored(stage: Stage, status: str, reason: str, seconds: float = 0.0) -> Record:
+def unstored(stage: Stage, status: Status, reason: str, seconds: float = 0.0) -> Record:
     """The record of a stage that left none. It is not stored: the next run tries the stage again."""
-    return {
-        "stage": stage.id,
-        "action": stage.action,
-        "label": stage.label,
-        "dataset": stage.dataset.text,
-        "plugin": stage.plugin.text if stage.plugin else "",
-        "status": status,
-        "reason": reason,
-        "seconds": seconds,
-    }
+    return {**about(stage), "status": status, "reason": reason, "seconds": seconds}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from harness.errors import DamagedArtifact
 from harness.planning.graph import Stage
 from harness.running.executor import Record, Work
 from harness.storage.locks import Claims
-from harness.storage.store import Store, check_record
+from harness.storage.records import check_record
+from harness.storage.store import Store
 
 Mark: TypeAlias = tuple[Any, Any]
 """What tells an outcome from one that was stored later in its place."""
@@ -45,9 +46,9 @@ class Claimed:
         """The record that another run stored meanwhile."""
         try:
             record = self.store.record(stage.id)
-            if record is None or mark_of(record) == self.seen.get(stage.id):
+            if record is None or mark_of(cast("Record", record)) == self.seen.get(stage.id):
                 return None
-            check_record(record, stage)
+            known = check_record(record, stage)
         except DamagedArtifact:
             return None
-        return record | {"elsewhere": True}
+        return {**known, "elsewhere": True}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.running.pool import Warn
     from harness.running.session import Session
     from harness.running.worker import StageRunner
+    from harness.storage.records import StageRecord
     from harness.storage.store import Store
 
 Where: TypeAlias = Literal["local", "ray"]
@@ -122,7 +123,7 @@ def _absolute(machine: Machine) -> Machine:
     return replace(machine, data=None if is_cache else data.absolute(), plugins=plugins)
 
 
-def _nothing(stage: Stage) -> dict[str, Any]:
+def _nothing(stage: Stage) -> StageRecord:
     raise AssertionError(f"{stage.label} is run where nothing is left to run")
 
 
@@ -174,7 +175,7 @@ def _work_on_node(
     worker = _worker(machine, open_store(address, warn), lookup, stages, warn, number)
     claimed = _claimed(worker, seen)
 
-    def work(stage: Stage) -> dict[str, Any] | None:
+    def work(stage: Stage) -> StageRecord | None:
         _load_data(worker, [stage])
         return claimed(stage)
 

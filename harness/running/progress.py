@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from harness.planning.graph import Stage
 from harness.running.session import Watcher
+from harness.storage.records import StageRecord
 from harness.storage.text import printable
 
 
@@ -26,14 +27,14 @@ class Quiet:
     def started(self, stage: Stage) -> None:
         pass
 
-    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+    def ended(self, record: StageRecord, done: int, total: int, seconds_left: float | None) -> None:
         pass
 
 
 class Plain(Quiet):
     """A line a stage, on stderr."""
 
-    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+    def ended(self, record: StageRecord, done: int, total: int, seconds_left: float | None) -> None:
         left = f", about {duration(seconds_left)} left" if seconds_left is not None and done < total else ""
         _say(
             f"[{done}/{total}{left}] {record['status']:<7} {record['seconds']:6.1f} s  "
@@ -50,7 +51,7 @@ class Json(Quiet):
         event = {"event": "started", "stage": stage.id, "action": stage.action, "label": stage.label}
         _say(json.dumps(event), sys.stdout)
 
-    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+    def ended(self, record: StageRecord, done: int, total: int, seconds_left: float | None) -> None:
         keys = ("stage", "action", "label", "status", "reason", "seconds", "accuracy")
         event = {"event": "ended", **{key: record.get(key) for key in keys}}
         _say(json.dumps(event | {"done": done, "total": total, "seconds_left": seconds_left}), sys.stdout)
@@ -92,7 +93,7 @@ class Bar(Quiet):
         self.running[stage.id] = f"{stage.action}: {printable(stage.label)}"
         self._describe()
 
-    def ended(self, record: dict[str, Any], done: int, total: int, seconds_left: float | None) -> None:
+    def ended(self, record: StageRecord, done: int, total: int, seconds_left: float | None) -> None:
         left = "" if seconds_left is None or done == total else f"{duration(seconds_left)} left"
         self.progress.update(self.task, completed=done, left=left)
         self.running.pop(record["stage"], None)  # a stage that is blocked never began

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
-from harness.planning.graph import Cell
+from harness.planning.graph import EMBED, SURROGATE, Cell, Role, Stage
+from harness.storage.options import options_text
+from harness.storage.records import StageRecord, about
 from harness.storage.schema import STAGES
 
-Record = dict[str, Any]
-Row = dict[str, Any]
+Row: TypeAlias = dict[str, Any]
+Records: TypeAlias = Mapping[str, StageRecord]
+"""By stage id."""
 
 _STAGE_COLUMNS = tuple(column.name for column in STAGES.columns if column.name not in ("run", "started"))
 
@@ -26,7 +29,7 @@ def labels(cell: Cell) -> Row:
     }
 
 
-def outcome(cell: Cell, records: Mapping[str, Record]) -> tuple[str, str]:
+def outcome(cell: Cell, records: Records) -> tuple[str, str]:
     """The status and reason of a cell: those of its first known stage that is not ok; failed outranks skipped.
 
     An analysis that cannot be made skips itself, not its cell.
@@ -37,17 +40,18 @@ def outcome(cell: Cell, records: Mapping[str, Record]) -> tuple[str, str]:
     ends = [
         record
         for role, record in known
-        if record["status"] == "failed" or (record["status"] != "ok" and not role.startswith("analyse:"))
+        if record["status"] == "failed" or (record["status"] != "ok" and role.what != "analyse")
     ]
     ends.sort(key=lambda record: record["status"] != "failed")
     return (ends[0]["status"], ends[0]["reason"]) if ends else ("ok", "")
 
 
-def cell_row(cell: Cell, records: Mapping[str, Record]) -> Row:
+def cell_row(cell: Cell, records: Records) -> Row:
     """The wide row of a cell. What its stages did not get to is null."""
     status, reason = outcome(cell, records)
     row = labels(cell) | {
         "family": cell.family,
+        "options": options_text(cell.uses),
         "access": cell.access,
         "status": status,
         "reason": reason,
@@ -55,29 +59,35 @@ def cell_row(cell: Cell, records: Mapping[str, Record]) -> Row:
     if cell.skip:
         return row
     by_role = {role: records[id] for role, id in cell.stages}
-    nulls = [record for role, record in by_role.items() if role.startswith("null:")]
-    attacks = [record for role, record in by_role.items() if role.startswith(("attack:", "detect:surrogate"))]
-    accuracies = [record["accuracy"] for record in nulls if record.get("accuracy") is not None]
-    queries = [record["queries"] for record in attacks if record.get("queries") is not None]
+    nulls = [record for role, record in by_role.items() if role.what == "null"]
+    attacks = [record for role, record in by_role.items() if role.what == "attack" or _is_of_the_model(role, "detect")]
+    accuracies = [accuracy for record in nulls if (accuracy := record.get("accuracy")) is not None]
+    victim, surrogate = by_role[EMBED], by_role[SURROGATE]
+    verified = {role.about: record for role, record in by_role.items() if role.what == "verify"}
     return row | {
-        "model": dict(cell.stages)["surrogate"],
+        "model": dict(cell.stages)[SURROGATE],
         "null_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
-        "victim_accuracy": by_role["embed"].get("accuracy"),
-        "surrogate_accuracy": by_role["surrogate"].get("accuracy"),
-        "agreement": by_role["surrogate"].get("agreement", 1.0) if status == "ok" else None,
-        "queries": sum(queries),
-        **_counts("victim", "trigger", [by_role["verify:victim"]]),
-        **_counts("surrogate", "trigger", [by_role["verify:surrogate"]]),
-        **_counts("surrogate", "held_out", [by_role["verify:surrogate"]]),
-        **_counts("surrogate", "control", [by_role["verify:surrogate"]]),
-        **_counts("null", "trigger", [r for role, r in by_role.items() if role.startswith("verify:null:")]),
+        "victim_accuracy": victim.get("accuracy"),
+        "surrogate_accuracy": surrogate.get("accuracy"),
+        "agreement": surrogate.get("agreement", 1.0) if status == "ok" else None,
+        "queries": sum(record.get("queries") or 0 for record in attacks),
+        **_counts("victim", "trigger", [verified["victim"]]),
+        **_counts("surrogate", "trigger", [verified["surrogate"]]),
+        **_counts("surrogate", "held_out", [verified["surrogate"]]),
+        **_counts("surrogate", "control", [verified["surrogate"]]),
+        **_counts("null", "trigger", [r for role, r in by_role.items() if role[:2] == ("verify", "null")]),
         "nulls": len(nulls),
-        "embed_seconds": by_role["embed"].get("seconds"),
+        "embed_seconds": victim.get("seconds"),
         "attack_seconds": sum(record.get("seconds") or 0.0 for record in attacks),
     }
 
 
-def _counts(who: str, probe: str, verified: list[Record]) -> Row:
+def _is_of_the_model(role: Role, what: str) -> bool:
+    """True for the stage of that action on the cell's own model."""
+    return role[:2] == (what, "surrogate")
+
+
+def _counts(who: str, probe: str, verified: list[StageRecord]) -> Row:
     """Matches and trials of one probe, summed; null where nothing was verified."""
     counts = [e[probe] for record in verified if probe in (e := record.get("evidence") or {})]
     return {
@@ -86,19 +96,18 @@ def _counts(who: str, probe: str, verified: list[Record]) -> Row:
     }
 
 
-def evidence_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
+def evidence_rows(cell: Cell, records: Records) -> Iterator[Row]:
     """One row a suspect and probe."""
     by_role = dict(cell.stages)
-    models = {"victim": "embed", "surrogate": "surrogate"}
+    models = {"victim": EMBED, "surrogate": SURROGATE}
     for role, id in cell.stages:
-        if not role.startswith("verify:"):
+        if role.what != "verify":
             continue
-        _, suspect, *number = role.split(":")
-        model = by_role[models.get(suspect) or f"null:{number[0]}"]
+        model = by_role[models.get(role.about) or Role("null", number=role.number)]
         for probe, (matches, trials) in (records[id].get("evidence") or {}).items():
             yield labels(cell) | {
-                "suspect": suspect,
-                "index": int(number[0]) if number else 0,
+                "suspect": role.about,
+                "index": role.number or 0,
                 "probe": probe,
                 "matches": matches,
                 "trials": trials,
@@ -106,21 +115,20 @@ def evidence_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
             }
 
 
-def detection_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
+def detection_rows(cell: Cell, records: Records) -> Iterator[Row]:
     """One row a suspect of a chain that ends in a detector."""
     by_role = dict(cell.stages)
     for role, id in cell.stages:
-        if role.startswith("judge:") and (judgement := records[id].get("judgement")):
-            _, suspect, number = role.split(":")
-            found = records[by_role[f"detect:{suspect}:{number}"]]["detection"]
-            yield labels(cell) | {"suspect": suspect, "index": int(number)} | found | judgement
+        if role.what == "judge" and (judgement := records[id].get("judgement")):
+            found = records[by_role[role._replace(what="detect")]]["detection"]
+            yield {**labels(cell), "suspect": role.about, "index": role.number, **found, **judgement}
 
 
-def measurement_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]:
+def measurement_rows(cell: Cell, records: Records) -> Iterator[Row]:
     """One row a number that analyses, and the detector, measured of the cell's model."""
-    model = dict(cell.stages).get("surrogate")
+    model = dict(cell.stages).get(SURROGATE)
     for role, id in cell.stages:
-        if not role.startswith(("detect:surrogate", "analyse:")):
+        if role.what != "analyse" and not _is_of_the_model(role, "detect"):
             continue
         for measure in records[id].get("measures") or []:
             for index, value in enumerate(measure["values"]):
@@ -135,7 +143,7 @@ def measurement_rows(cell: Cell, records: Mapping[str, Record]) -> Iterator[Row]
                 }
 
 
-def curve_rows(record: Record) -> Iterator[Row]:
+def curve_rows(record: StageRecord) -> Iterator[Row]:
     """One row a training, epoch and quantity of a stage."""
     for training, curves in enumerate(record.get("curves") or []):
         for quantity, values in curves.items():
@@ -149,9 +157,10 @@ def curve_rows(record: Record) -> Iterator[Row]:
                 }
 
 
-def stage_row(record: Record) -> Row:
-    """The row of a stage."""
+def stage_row(stage: Stage, record: StageRecord) -> Row:
+    """The row of a stage: what it is as the plan says, for the record may be of an older version."""
     started = record.get("started")
-    return {name: record.get(name) for name in _STAGE_COLUMNS} | {
+    known: Mapping[str, Any] = {**record, **about(stage), "label": record["label"]}
+    return {name: known.get(name) for name in _STAGE_COLUMNS} | {
         "started": datetime.fromisoformat(started) if started else None
     }

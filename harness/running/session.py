@@ -29,7 +29,8 @@ from harness.running.rows import (
     outcome,
     stage_row,
 )
-from harness.storage.store import Store, check_record
+from harness.storage.records import check_record
+from harness.storage.store import Store
 from harness.storage.tables import Tables
 
 Rerun: TypeAlias = Literal["never", "failed", "all"]
@@ -122,14 +123,14 @@ class Session:
             record = self.store.record(stage.id)
             if record is None:
                 return False
-            check_record(record, stage)
+            known = check_record(record, stage)
         except DamagedArtifact as damage:
             self.warnings.append(f"{damage}: computed again")
             return False
-        if self.options.rerun == "all" or (record["status"] == "failed" and self.options.rerun == "failed"):
-            self.seen[stage.id] = mark_of(record)
+        if self.options.rerun == "all" or (known["status"] == "failed" and self.options.rerun == "failed"):
+            self.seen[stage.id] = mark_of(known)
             return False
-        self.records[stage.id] = record
+        self.records[stage.id] = known
         return True
 
     @cached_property
@@ -243,7 +244,7 @@ class _Book:
             self.flush()
 
     def _stage_rows(self, record: Record) -> None:
-        self.rows["stages"].append(stage_row(record))
+        self.rows["stages"].append(stage_row(self.session.plan.stages[record["stage"]], record))
         self.rows["curves"].extend(curve_rows(record))
         self._flush_many()
 

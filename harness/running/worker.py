@@ -47,7 +47,8 @@ from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.environment import Peaks, give_back, machine
 from harness.storage.codec import Loaded, check_model, pack_guard, pack_key, unpack
 from harness.storage.locks import Claims
-from harness.storage.store import Store, check_record
+from harness.storage.records import StageRecord, Status, about, check_record
+from harness.storage.store import Store, plain
 
 _READ_NO_DATA = ("judge", "verify")
 """Actions that have all they need in their parents."""
@@ -79,13 +80,14 @@ class StageRunner:
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
 
-    def run(self, stage: Stage) -> dict[str, Any]:
+    def run(self, stage: Stage) -> StageRecord:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
 
         Raises :class:`OutOfMemory`, and stores nothing, where it ran out of a device's memory that others use too.
         """
         started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
-        made, status, reason, error_trace = StageOutput(), "ok", "", ""
+        made, reason, error_trace = StageOutput(), "", ""
+        status: Status = "ok"
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
         counts = Counts()
@@ -98,7 +100,7 @@ class StageRunner:
             with trace.span(stage.action, plugin=str(stage.plugin or "")):
                 made = ACTIONS[stage.action](self, stage, parents, engine)
             self._watch(stage, parents, engine)
-            made.record["curves"] = engine.curves
+            made.record["curves"] = plain(engine.curves)
             tensors = self._pack(stage, parents, made, engine)
         except Skip as skip:
             status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
@@ -112,20 +114,18 @@ class StageRunner:
                 raise OutOfMemory(str(error)) from error
             status, error_trace = "failed", traceback.format_exc()
             reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
-        record = {
+        record: StageRecord = {
             **made.record,
-            "stage": stage.id,
+            **about(stage),
             "inputs": inputs_of(stage),
-            "action": stage.action,
-            "label": stage.label,
-            "dataset": stage.dataset.text,
-            "plugin": stage.plugin.text if stage.plugin else "",
             "status": status,
             "reason": reason,
             "traceback": error_trace,
             "started": started.isoformat(),
             "seconds": time.perf_counter() - begin,
-            **{f"{name}_samples": count for name, count in vars(counts).items()},
+            "trained_samples": counts.trained,
+            "evaluated_samples": counts.evaluated,
+            "recalled_samples": counts.recalled,
             "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
             **peaks.read(),
             **machine(self.device),
@@ -145,14 +145,18 @@ class StageRunner:
             except OSError as error:  # the stage is done and stored: a full disk costs its timeline
                 self.warn(f"{stage.label}: no timeline ({error.strerror})")
 
-    def _data_read(self, stage: Stage) -> dict[str, str]:
+    def _data_read(self, stage: Stage) -> StageRecord:
         """Which data the stage read, as columns of the table ``stages``: what decides it is no part of its id."""
         if stage.action in _READ_NO_DATA:
             return {}
-        read = {"data_checksum": self.data.checksum(stage.dataset.plugin)}
+        read: StageRecord = {}
+        if known := self.data.checksum(stage.dataset.plugin):  # it may have failed before it read any
+            read["data_checksum"] = known
         if stage.data is not None:
-            read |= {"other_dataset": stage.data.text, "other_checksum": self.data.checksum(stage.data.plugin)}
-        return {name: value for name, value in read.items() if value}  # it may have failed before it read any
+            read["other_dataset"] = stage.data.text
+            if known := self.data.checksum(stage.data.plugin):
+                read["other_checksum"] = known
+        return read
 
     # --- artifacts and objects ---
 

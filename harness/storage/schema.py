@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.storage.fields import Column, columns_of
+from harness.storage.records import Found, Judgement, StageRecord
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_VERSION = 3
 """The first schema version that is read: in its files, columns that came later are null."""
 VERSION_KEY = b"watermark-harness schema"
@@ -17,17 +20,6 @@ OWNERS = {"evidence": "cell", "detections": "cell", "measurements": "model"}
 """The tables whose rows stand only while their cell, or its model, does: by the column that names it."""
 MAX_ROWS = 20_000_000
 """Rows of a table that are read: some hundred bytes can stand for a billion, and as a frame twenty million are 8 GB."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its name, its type in pyarrow's words, and what it holds."""
-
-    name: str
-    type: str
-    doc: str
-    since: int = OLDEST_VERSION
-    """The schema version that it came with."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +78,14 @@ CELLS = Table(
         *_LABELS,
         Column("model", "string", "Id of the stage that made the surrogate: its artifact is the model."),
         Column("family", "string", "The attack's family, or families joined by `+` for a chain."),
+        Column(
+            "options",
+            "string",
+            'All options of the cell, defaults included, as JSON: `{"dataset": {option: value}, "defense": '
+            '{option: value}, "attack": [{option: value}]}`, an object a link of the chain. Null in files of schema '
+            "versions 3 and 4.",
+            since=5,
+        ),
         Column("access", "string", "What the chain's last attack has: `black-box`, `white-box` or `none`."),
         *_STATUS,
         Column("null_accuracy", "double", "Mean test accuracy of the null models, 0..1."),
@@ -139,26 +139,8 @@ DETECTIONS = Table(
             "suspect", "string", "`surrogate` (the cell's model), or `null`: what the detector says without a mark."
         ),
         Column("index", "int64", "Number of the null model; 0 for the surrogate."),
-        Column("score", "double", "The detector's statistic; larger is more suspicious."),
-        Column("threshold", "double", "The detector's own threshold."),
-        Column("suspected_class", "int64", "The class that it suspects; null if none."),
-        Column("suspected_source", "int64", "The only class that the found trigger moves; null if not looked for."),
-        Column(
-            "target_hit",
-            "bool",
-            "Whether the suspected class is the key's target; null if either is unknown.",
-        ),
-        Column(
-            "mask_overlap",
-            "double",
-            "Intersection over union of the recovered mask (> 0.5) and the key's; null if none.",
-        ),
-        Column(
-            "window_rank",
-            "double",
-            "Share of the windows of the trigger's shape that lie as high on the recovered map as the trigger's own: "
-            "uniform on 0..1 by chance; null if either is unknown, or the trigger fits at one place only.",
-        ),
+        *columns_of(Found),
+        *columns_of(Judgement),
     ),
 )
 
@@ -203,72 +185,7 @@ STAGES = Table(
     "stages",
     "One row a stage: what it cost, where it ran, how it ended.",
     ("stage",),
-    (
-        _RUN,
-        Column("stage", "string", "Id of the stage: a digest of all that decides its output."),
-        Column("action", "string", "`train`, `triggers`, `embed`, `attack`, `detect`, `judge`, `verify` or `analyse`."),
-        Column("label", "string", "What it is, for people."),
-        Column("dataset", "string", "The dataset with its options."),
-        Column("plugin", "string", "The defense, attack or analysis that it ran, with its options; empty if none."),
-        *_STATUS,
-        Column("traceback", "string", "The traceback of a failed stage; empty otherwise."),
-        Column("started", "timestamp", "When it started, UTC."),
-        Column("seconds", "double", "Wall seconds."),
-        Column("device", "string", "`cpu`, or the GPU's name."),
-        Column("threads", "int64", "CPU threads that torch used."),
-        Column(
-            "precision",
-            "string",
-            "What nets were trained in: `fp32`; on a GPU `tf32` (its matrix products); or `bf16` (autocast).",
-        ),
-        Column(
-            "peak_memory_mib",
-            "double",
-            "Peak resident memory of the process during the stage, MiB; since the process began, where the system "
-            "cannot count anew.",
-        ),
-        Column(
-            "peak_device_memory_mib",
-            "double",
-            "Peak memory of the GPU that torch held in the stage, MiB; null on a CPU.",
-        ),
-        Column("trained_samples", "int64", "Samples that went through training steps, each as often as it was shown."),
-        Column("evaluated_samples", "int64", "Samples that nets answered for without being trained."),
-        Column(
-            "recalled_samples",
-            "int64",
-            "Samples that no net had to answer for, since an earlier stage had been told the same.",
-        ),
-        Column("accuracy", "double", "Test accuracy of the model that it made, 0..1; null if it made none."),
-        Column("queries", "int64", "Queries asked of an oracle; null if none."),
-        Column("torch", "string", "Version of torch."),
-        Column("harness", "string", "Version of watermark-harness."),
-        Column("machine", "string", "Operating system, processor, number of CPUs and Python version."),
-        Column(
-            "data_checksum",
-            "string",
-            "Which content the dataset's files had: the first 32 hexadecimal digits of a SHA-256 over the whole set, "
-            "whatever the options. It covers `x_test`, `x_train`, `y_test` and `y_train` in this order: of each the "
-            "text `<name> <dtype> <shape>` (`x_test uint8 (10000, 1, 28, 28)`; labels are `int64 (10000,)`), then its "
-            "values in C order, little-endian. Null where the stage read no data (`verify`, `judge`), and in files of "
-            "schema version 3.",
-            since=4,
-        ),
-        Column(
-            "other_dataset",
-            "string",
-            "The other dataset that it read (out-of-distribution triggers, an attacker's pool); null if none.",
-            since=4,
-        ),
-        Column("other_checksum", "string", "That one's checksum, made as `data_checksum`.", since=4),
-        Column(
-            "commit",
-            "string",
-            "The commit of the checkout that the harness ran from, with a `+` where files of the package had been "
-            "edited; null where it was installed in another way.",
-            since=4,
-        ),
-    ),
+    (_RUN, *columns_of(StageRecord)),
 )
 
 TABLES: dict[str, Table] = {table.name: table for table in (CELLS, EVIDENCE, DETECTIONS, MEASUREMENTS, CURVES, STAGES)}
@@ -299,7 +216,7 @@ from `harness/storage/schema.py`.
 
 | path | holds |
 | --- | --- |
-| `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} ({OLDEST_VERSION} is read, too) |
+| `tables/<table>/*.parquet` | the tables below, schema version {SCHEMA_VERSION} ({OLDEST_VERSION} or later is read) |
 | `claims/` | which process computes which stage now; nothing that is worth keeping |
 | `artifacts/<2>/<id>/` | what each stage made: `record.json`, and `tensors.safetensors` for models and keys |
 | `figures/<paper>-<experiment>-<scale>.png`, `.csv` | pictures of `harness reproduce`, and the numbers that they show |

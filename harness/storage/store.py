@@ -11,27 +11,22 @@ import hashlib
 import json
 import math
 import os
-import re
 import reprlib
 import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, ResultsError
 from harness.storage.files import refuse_links, refuse_record
-from harness.storage.schema import DETECTIONS, STAGES
 from harness.storage.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from harness.planning.graph import Action, Stage
 
 FORMAT = 1
 FOLDERS = ("artifacts", "tables", "figures", "profiles", "claims")
@@ -279,109 +274,3 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("a name stands twice in one object")
     return made
-
-
-# --- records that may be a stranger's ---------------------------------------------------------------------------------
-
-
-def check_record(record: Mapping[str, Any], stage: Stage) -> None:
-    """Raise :class:`DamagedArtifact` unless ``record`` is one that running ``stage`` could have left.
-
-    Of the stage it must be, and its fields must be what the tables' rows, which are made of them, can hold.
-    """
-    used = stage.plugin.text if stage.plugin else ""
-    own = {"stage": stage.id, "action": stage.action, "dataset": stage.dataset.text, "plugin": used}
-    made = _MADE[stage.action] if record.get("status") == "ok" else ()
-    for name in ("status", "reason", "label", *own, *made):
-        if name not in record:
-            raise DamagedArtifact(f"the record of {stage.id} does not say its {name}")
-    for name, value in record.items():
-        if value != own.get(name, value) or (name in _FIELDS and not _FIELDS[name](value)):
-            raise DamagedArtifact(f"the record of {stage.id}: its {name} cannot be {reprlib.repr(value)}")
-
-
-_MADE: dict[Action, tuple[str, ...]] = {
-    **{"train": ("model",), "triggers": (), "embed": ("model",), "attack": ("model",)},
-    **{"detect": ("detection", "measures"), "judge": ("judgement",)},
-    **{"verify": ("evidence",), "analyse": ("measures",)},
-}
-"""What the record of a stage that succeeded cannot be without."""
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not _SURROGATE.search(value)
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character: JSON can say it, UTF-8 and a terminal cannot."""
-
-
-def _is_whole(value: Any) -> bool:
-    return value is None or (type(value) is int and -_EXACT <= value <= _EXACT)
-
-
-_EXACT = 2**53
-"""JSON's numbers are exact up to here (RFC 8259); a thousand of them still have a sum in 64 bits."""
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (type(value) is float and math.isfinite(value))
-
-
-def _is_flag(value: Any) -> bool:
-    return value is None or isinstance(value, bool)
-
-
-def _is_time(value: Any) -> bool:
-    try:
-        return bool(datetime.fromisoformat(value).astimezone(UTC))
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _is_count(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(type(each) is int for each in value)
-        and 0 <= value[0] <= value[1] <= _EXACT
-    )
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
-
-
-def _is_measure(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and all(_is_text(value.get(name)) for name in ("quantity", "layer", "group"))
-        and _is_numbers(value.get("values"))
-    )
-
-
-def _list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(holds, value))
-
-
-def _names_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A check of an object of any names, whose values ``holds`` checks."""
-    return lambda value: isinstance(value, dict) and all(_is_text(n) and holds(each) for n, each in value.items())
-
-
-def _row_of(known: Mapping[str, Callable[[Any], bool]]) -> Callable[[Any], bool]:
-    """A check of an object of no other names than ``known``."""
-    return lambda value: isinstance(value, dict) and all(n in known and known[n](each) for n, each in value.items())
-
-
-_TYPES = {"string": _is_text, "int64": _is_whole, "double": _is_number, "bool": _is_flag, "timestamp": _is_time}
-_FOUND = ("score", "threshold", "suspected_class", "suspected_source", "target_hit", "mask_overlap", "window_rank")
-_is_found = _row_of({column.name: _TYPES[column.type] for column in DETECTIONS.columns if column.name in _FOUND})
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    **{column.name: _TYPES[column.type] for column in STAGES.columns},
-    "status": lambda value: value in ("ok", "skipped", "failed"),
-    **{"agreement": _is_number, "guard": _is_text, "tensors_sha256": _is_text},
-    **{"evidence": _names_of(_is_count), "curves": _list_of(_names_of(_is_numbers)), "measures": _list_of(_is_measure)},
-    **{"detection": _is_found, "judgement": _is_found},
-}
-"""What a record's fields hold, by name; the model's description is for :mod:`harness.storage.codec` to judge."""

@@ -185,13 +185,36 @@ def _read_file(path: Path, table: Table, wanted: pa.Schema, room: int) -> pa.Tab
         rows = sum(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))
         if rows > room:
             raise pa.ArrowInvalid(f"with it the table has more than {MAX_ROWS:,} rows")
-        data = file.read([name for name in wanted.names if name in own.names])
+        later = [column for column in wanted if column.name not in own.names]
+        needed = {*wanted.names, *(("action", "label") if table.name == "stages" and later else ())}
+        data = file.read([name for name in own.names if name in needed])
     if len(data) != rows:
         raise pa.ArrowInvalid("another number of rows than it says")
-    for column in wanted:
-        if column.name not in own.names:
-            data = data.append_column(column, pa.nulls(rows, column.type))
+    for column in later:
+        data = data.append_column(column, _of_older(table, column, data))
     return data.select(wanted.names)
+
+
+def _of_older(table: Table, column: pa.Field, data: pa.Table) -> Any:
+    """A column that came after the version of a file: null, but for two that labels of versions 3 and 4 tell.
+
+    ``role`` and ``seed`` of training, embedding and attacks: ``digits null #1`` was a null model, and ``digits ewe #0``
+    a victim of seed 0.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if table.name != "stages" or column.name not in ("role", "seed"):
+        return pa.nulls(len(data), column.type)
+    action, label = data["action"], data["label"]
+    is_null = pc.and_(pc.equal(action, "train"), pc.match_substring_regex(label, r" null #\d+$"))
+    if column.name == "role":
+        roles = {"train": "clean", "embed": "victim", "attack": "surrogate"}
+        known = pc.index_in(action, value_set=pa.array(list(roles)))
+        return pc.if_else(is_null, "null", pa.array([*roles.values()]).take(known.combine_chunks()))
+    number = pc.struct_field(pc.extract_regex(label, r"#(?P<number>\d{1,15})$"), "number")
+    told = pc.is_in(action, value_set=pa.array(["train", "triggers", "embed", "attack"]))
+    return pc.if_else(pc.and_(told, pc.invert(is_null)), number, pa.scalar(None, pa.string())).cast(column.type)
 
 
 def _version_of(path: Path, metadata: Mapping[bytes, bytes] | None) -> int:

@@ -1,0 +1,94 @@
+"""The column ``options`` of the table ``cells``: every option of what a cell was made of, written and read here."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from harness.contracts import Plugin
+from harness.errors import ResultsError, UsageError
+from harness.planning.graph import Component, Kind, Lookup
+from harness.planning.matrix import Entry, parse_chain
+from harness.storage.fields import check_of
+from harness.storage.store import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Options: TypeAlias = Mapping[str, Any]
+"""Values by name: text, a number, true, false or null."""
+
+
+def options_of(plugin: Plugin) -> Options:
+    """All options of a plugin, defaults included."""
+    return {field.name: getattr(plugin, field.name) for field in fields(plugin)}
+
+
+def options_text(uses: Sequence[Component]) -> str:
+    """The JSON for the dataset, the defense and the links of the attack chain of a cell."""
+    dataset, defense, *chain = map(_json, uses)
+    return f'{{"dataset": {dataset}, "defense": {defense}, "attack": [{", ".join(chain)}]}}'
+
+
+@lru_cache(maxsize=4096)
+def _json(use: Component) -> str:
+    return json.dumps(plain(options_of(use.plugin)), allow_nan=False, default=str)
+
+
+class RecordedOptions:
+    """Options by a plugin's text, as cells recorded them; of cells that did not, as the plugin here has them."""
+
+    def __init__(self, cells: pd.DataFrame, lookup: Lookup) -> None:
+        """``cells`` are rows of the table. Raises :class:`ResultsError` for options that no run would have written."""
+        self.lookup = lookup
+        self._known: dict[tuple[Kind, str], Options] = {}
+        told = cells.reindex(columns=["dataset", "defense", "attack", "options"]).drop_duplicates()
+        for dataset, defense, attack, text in told.itertuples(index=False):
+            if isinstance(text, str):
+                self._add({"dataset": dataset, "defense": defense, "attack": attack}, text)
+
+    def _add(self, texts: Mapping[Kind, str], told: str) -> None:
+        try:
+            found = json.loads(told)
+        except (ValueError, RecursionError):
+            found = None
+        if not _is_told(found):
+            raise ResultsError(f"the table cells is damaged: options cannot be {reprlib.repr(told)}")
+        for kind, text in texts.items():
+            chain = found[kind] if kind == "attack" else [found[kind]]
+            links = _links(text)
+            if len(links) == len(chain):
+                self._known |= {(kind, str(link)): options for link, options in zip(links, chain, strict=True)}
+
+    def of(self, kind: Kind, entry: Entry) -> Options:
+        """The options of a dataset, a defense or a link. Of a plugin that is not here, those that its text says."""
+        known = self._known.get((kind, str(entry)))
+        if known is not None:
+            return known
+        try:
+            return options_of(self.lookup(kind, str(entry)).plugin)
+        except UsageError:
+            return dict(entry.options)
+
+
+def _links(text: str) -> Sequence[Entry]:
+    try:
+        return parse_chain(text)
+    except UsageError:  # what no run of ours would have written
+        return ()
+
+
+_is_options = check_of(dict[str, str | int | float | bool | None])
+
+
+def _is_told(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"dataset", "defense", "attack"}
+        and isinstance(value["attack"], list)
+        and all(map(_is_options, [value["dataset"], value["defense"], *value["attack"]]))
+    )
