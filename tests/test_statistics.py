@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import time
 from fractions import Fraction
 
@@ -20,15 +22,23 @@ from harness.statistics.intervals import (
     clopper_pearson_upper,
     summary,
 )
-from harness.statistics.power import MAX_QUERIES, queries_for_confidence, queries_for_power
+from harness.statistics.power import (
+    MAX_QUERIES,
+    _matches_among,
+    _trials_to_collect,
+    queries_for_confidence,
+    queries_for_power,
+)
 from harness.statistics.tests import (
     MAX_BOSCHLOO,
     MAX_FISHER,
+    SLACK,
     binomial_test,
     binomial_test_against_control,
     boschloo,
     fisher_exact,
     holm,
+    hypergeometric_tail,
     rank_p_value,
     t_test,
     welch_t_test,
@@ -614,3 +624,49 @@ def test_other_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == message
+
+
+# --- the tails without scipy.stats, which takes longer to import than a leaderboard to make ---
+
+
+@law
+@given(st.data())
+def test_the_hypergeometric_tail_is_scipys_and_the_exact_one(data: st.DataObject) -> None:
+    total = data.draw(st.integers(0, 2000))
+    drawn, marked = data.draw(st.integers(0, total)), data.draw(st.integers(0, total))
+    matches = data.draw(st.integers(max(0, drawn + marked - total), min(drawn, marked)))
+    (tail,) = hypergeometric_tail(*(np.array([float(n)]) for n in (matches, drawn, marked, total)))
+    ways = sum(
+        math.comb(marked, k) * math.comb(total - marked, drawn - k) for k in range(matches, min(drawn, marked) + 1)
+    )
+    exact = Fraction(ways, math.comb(total, drawn))
+    assert tail == pytest.approx(float(exact), rel=1e-12, abs=1e-300)
+    if total:
+        assert tail == pytest.approx(stats.hypergeom.sf(matches - 1, total, marked, drawn), rel=1e-12, abs=1e-300)
+
+
+def test_hypergeometric_tails_of_many_counts_are_those_of_each() -> None:
+    rng = np.random.default_rng(0)
+    total = rng.integers(1, 20_000, 400)
+    drawn, marked = (rng.integers(0, total + 1) for _ in range(2))
+    matches = rng.integers(np.maximum(0, drawn + marked - total), np.minimum(drawn, marked) + 1)
+    made = hypergeometric_tail(*(each.astype(float) for each in (matches, drawn, marked, total)))
+    expected = stats.hypergeom.sf(matches - 1, total, marked, drawn)
+    np.testing.assert_allclose(made, expected, rtol=1e-11, atol=1e-300)
+
+
+@law
+@given(st.floats(0, 6), st.floats(0.001, 1), st.floats(0.01, 0.99), st.integers(1, 1000))
+def test_quantiles_of_matches_and_trials_are_scipys(size: float, rate: float, probability: float, scale: int) -> None:
+    trials = 10**size
+    assert _matches_among(trials, rate, probability) == max(1, stats.binom.ppf(1 - probability, int(trials), rate))
+    matches = scale * np.arange(1.0, 9.0)
+    expected = matches + stats.nbinom.ppf(probability * (1 - SLACK), matches, rate)
+    np.testing.assert_array_equal(_trials_to_collect(matches, rate, probability), expected)
+
+
+def test_statistics_import_neither_scipy_stats_nor_torch() -> None:
+    said = "import sys, harness.statistics as s; s.fisher_exact(3, 5, 1, 9); s.boschloo(3, 5, 1, 9)\n"
+    said += "s.queries_for_power(0.5, 0.1); print(*({'scipy.stats', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

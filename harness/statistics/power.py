@@ -12,6 +12,10 @@ from harness.statistics import validate
 from harness.statistics.tests import SLACK, binomial_tail
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
     from harness.statistics.validate import FloatArray
 
 
@@ -127,9 +131,13 @@ def _divergence(p: float, q: float) -> float:
 
 def _matches_among(trials: float, rate: float, probability: float) -> int:
     """Most matches, at least 1, that `trials` trials hold with this probability."""
-    from scipy import stats  # here because it is slow to import and most callers never need it
+    whole = np.full(1, math.floor(trials), dtype=np.float64)
 
-    return max(1, int(stats.binom.ppf(1 - probability, math.floor(trials), rate)))
+    def is_more_too_many(matches: FloatArray) -> NDArray[np.bool_]:
+        more = np.minimum(matches + 1, whole)  # more than all has no tail
+        return np.asarray((matches >= whole) | (binomial_tail(more, whole, rate) <= probability))
+
+    return max(1, int(_smallest(is_more_too_many, whole * rate)[0]))
 
 
 def _trials_to_collect(matches: FloatArray, rate: float, probability: float) -> FloatArray:
@@ -137,7 +145,21 @@ def _trials_to_collect(matches: FloatArray, rate: float, probability: float) -> 
 
     The misses before the last of those matches are negative binomial, so its quantile answers directly.
     """
-    from scipy import stats  # here because it is slow to import and most callers never need it
-
-    misses = stats.nbinom.ppf(probability * (1 - SLACK), matches, rate)
+    wanted = probability * (1 - SLACK)
+    misses = _smallest(lambda k: special.betainc(matches, k + 1, rate) >= wanted, matches * (1 - rate) / rate)
     return np.asarray(matches + misses, dtype=np.float64)
+
+
+def _smallest(reaches: Callable[[FloatArray], NDArray[np.bool_]], start: FloatArray) -> FloatArray:
+    """Smallest whole number of at least 0 at which each element of `reaches` is true, which it then stays.
+
+    Bisection, from twice the start on as far up as it takes.
+    """
+    low, high = np.zeros(start.shape), np.ceil(2 * start) + 1
+    while not (reached := reaches(high)).all():
+        low, high = np.where(reached, low, high + 1), np.where(reached, high, 2 * high)
+    while (low < high).any():
+        middle = np.floor((low + high) / 2)
+        is_enough = reaches(middle)
+        high, low = np.where(is_enough, middle, high), np.where(is_enough, low, np.minimum(middle + 1, high))
+    return high

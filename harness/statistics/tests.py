@@ -32,6 +32,8 @@ from harness.statistics import validate
 from harness.statistics.intervals import clopper_pearson_upper
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
     from harness.statistics.validate import FloatArray
@@ -140,14 +142,11 @@ def fisher_exact(
     Raises:
         ValueError: If a count is negative, not whole, or larger than its number of trials.
     """
-    from scipy import stats  # here because it is slow to import and most callers never need it
-
     m, n, cm, cn = validate.evidence(matches, trials, control_matches, control_trials)
     m, n, cm, cn = np.broadcast_arrays(m, n, cm, cn)
     tail = np.asarray(_hypergeometric_bound(m, n, m + cm, n + cn))
     few = n + cn <= MAX_FISHER
-    everything = np.maximum(n + cn, 1)[few]  # a population of 0 would give NaN
-    tail[few] = stats.hypergeom.sf(m[few] - 1, everything, (m + cm)[few], n[few])
+    tail[few] = hypergeometric_tail(m[few], n[few], (m + cm)[few], (n + cn)[few])
     return np.clip(tail, 0.0, 1.0, out=tail)
 
 
@@ -298,6 +297,56 @@ def holm(p_values: ArrayLike) -> FloatArray:
 def _student_tail(statistic: FloatArray, freedom: FloatArray) -> FloatArray:
     """P[T >= statistic]; by symmetry the lower tail at -statistic, which keeps tiny p-values exact."""
     return np.asarray(special.stdtr(freedom, -statistic), dtype=np.float64)
+
+
+_BLOCK = 64
+"""Terms of each hypergeometric tail that are computed at once."""
+
+
+def hypergeometric_tail(matches: FloatArray, drawn: FloatArray, marked: FloatArray, total: FloatArray) -> FloatArray:
+    """P[X >= matches], where `drawn` of `total` are drawn and `marked` of these match.
+
+    The probabilities above and below are summed as multiples of that of `matches`, by the ratios of neighbours: no
+    term is a difference, so that the relative error stays near rounding however small the tail is.
+
+    Args:
+        matches: One-dimensional, possible numbers of matches.
+        drawn: Of the same shape, as all that follow.
+        marked: From 0 to `total`.
+        total: At least `drawn`.
+
+    Returns:
+        Probabilities; 0.0 below the smallest float.
+    """
+    marked, drawn, total = (each[:, np.newaxis] for each in (marked, drawn, total))
+    rest = total - marked - drawn  # unmarked ones that are not drawn, if none is marked
+
+    def above(k: FloatArray) -> FloatArray:
+        return np.asarray((marked - k) * (drawn - k) / ((k + 1) * (rest + k + 1)))
+
+    def below(k: FloatArray) -> FloatArray:
+        return np.asarray(k * (rest + k) / ((marked - k + 1) * (drawn - k + 1)))
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        up, down = 1 + _products(above, matches, 1), _products(below, matches, -1)
+        return np.where(np.isinf(up), 1.0, 1 / (1 + down / up))
+
+
+def _products(ratio: Callable[[FloatArray], FloatArray], first: FloatArray, step: int) -> FloatArray:
+    """Sum of the running products of the ratios at `first`, `first` + step, ..., until they add nothing."""
+    sums, last = np.zeros(first.shape), np.ones(first.shape)
+    at = first[:, np.newaxis] + step * np.arange(_BLOCK)
+    while True:
+        products = np.maximum(ratio(at), 0.0)
+        is_rising = products[:, -1] > 1
+        products[:, 0] *= last
+        np.cumprod(products, axis=1, out=products)
+        if not np.isfinite(products[:, -1]).all():  # beyond the largest float: infinite, and after that no number
+            np.nan_to_num(products, copy=False, nan=0.0, posinf=np.inf)
+        sums += products.sum(axis=1)
+        last, at = products[:, -1], at + step * _BLOCK
+        if not (((last > 1e-20 * sums) | is_rising) & np.isfinite(sums)).any():
+            return sums
 
 
 def _hypergeometric_bound(matches: FloatArray, drawn: FloatArray, marked: FloatArray, total: FloatArray) -> FloatArray:
