@@ -62,6 +62,12 @@ class Split:
     def __len__(self) -> int:
         return int(self.x.shape[0])
 
+    def __add__(self, other: Split) -> Split:
+        """These samples, then those of ``other``; both of one type and shape."""
+        import torch
+
+        return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
+
     def of(self, label: int) -> Split:
         """The samples of class ``label``."""
         chosen = self.y == label

@@ -561,6 +561,25 @@ def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path, monkey
     assert found.digest == source_digest(str(tmp_path / "site" / "example_watermark.py"))
 
 
+def test_an_installed_package_may_name_its_classes_by_a_hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = (
+        "from harness import hookimpl\nimport my_mark\n@hookimpl\ndef harness_plugins():\n    return [my_mark.Mine]\n"
+    )
+    write(tmp_path, "my_mark.py", edited(DEFENSE, (HOOK, "")))
+    write(tmp_path, "my_old_mark.py", edited(DEFENSE, ('"mine"', '"old"')))
+    write(tmp_path, "my_hook.py", hook)
+    write(tmp_path, "my_imports.py", "from my_mark import Mine\n")
+    points = {"new": "my_hook", "old": "my_old_mark", "none": "my_imports"}
+    install(tmp_path, "my-marks", points, monkeypatch)
+    registry = load_registry()
+    assert new_names(registry) == {("defense", "mine"), ("defense", "old")}
+    (problem,) = registry.problems
+    assert str(problem) == (
+        "package my-marks: my_imports: registers nothing: define a plugin class in it, or harness_plugins() under "
+        "@hookimpl"
+    )
+
+
 def test_the_plugin_of_an_installed_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     install_example(tmp_path / "site", monkeypatch)
     axes = ("--dataset", TINY, "--defense", "wrong-labels[count=5]", "--attack", "none", "--seeds", "0", "--nulls", "1")

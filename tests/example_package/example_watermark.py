@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-
-from harness import Context, Defense, Key, Marked, Probe, Split, Task, hookimpl, require
+from harness import Context, Defense, Key, Marked, Split, Task, option
 
 
-@dataclass(frozen=True)
 class WrongLabels(Defense):
     """Teaches the model the label after the right one, on a few images."""
 
-    name: ClassVar[str] = "wrong-labels"
+    name = "wrong-labels"
 
-    count: int = 20
-    """Number of images with a wrong label."""
-
-    def __post_init__(self) -> None:
-        require(self.count >= 1, f"count must be at least 1, not {self.count}")
+    count: int = option(20, doc="Number of images with a wrong label.", at_least=1)
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         chosen = task.holdout.first(self.count)
         trigger = Split(chosen.x, (chosen.y + 1) % len(task.dataset.classes))
-        everything = Split(torch.cat([task.train.x, trigger.x]), torch.cat([task.train.y, trigger.y]))
-        net = ctx.train(ctx.build(), [ctx.stream(everything)], task.dataset.epochs)
-        return Marked(net, Key({"trigger": Probe(trigger.x, trigger.y)}))
-
-
-@hookimpl
-def harness_defenses() -> list[type[Defense]]:
-    return [WrongLabels]
+        net = ctx.train(ctx.build(), [ctx.stream(task.train + trigger)], ctx.epochs)
+        return Marked(net, Key({"trigger": trigger}))
