@@ -1,5 +1,4 @@
-"""The errors of the harness. Those a user can mend are one line on stderr and exit code 2; anything else is a
-traceback.
+"""Errors of the harness. Those that a user can mend are one line on stderr and exit code 2; any other is a traceback.
 
 ::
 
@@ -8,13 +7,13 @@ traceback.
     │   ├── UnknownName       no plugin, option, matrix or table of that name
     │   ├── OptionError       an option of the wrong type or out of range
     │   ├── MatrixError       a matrix file that is malformed
-    │   ├── DataError         a data set that is missing, damaged or another one
+    │   ├── DataError         a data set that is missing, damaged or another one than named
     │   └── ResultsError      a results folder that cannot be written, or of another schema version, or damaged
-    ├── PluginError           a plugin that cannot be loaded, or does not keep its contract
+    ├── PluginError           a plugin that cannot be loaded, or breaks its contract
     ├── DamagedArtifact       an artifact whose checksum does not hold
     ├── OutOfMemory           a stage ran out of a device's memory that others used too
     ├── Refused               an oracle was asked more than it serves (answer type or budget)
-    └── Skip                  raised by a plugin: this combination cannot be, with the reason
+    └── Skip                  raised by a plugin: this combination is impossible, with the reason
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class UsageError(HarnessError):
 
 
 class UnknownName(UsageError):
-    """No such name. Says what was meant and what exists."""
+    """An unknown name. The message says what was probably meant, and what exists."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -59,11 +58,11 @@ class ResultsError(UsageError):
 
 
 class PluginError(HarnessError):
-    """A plugin that cannot be loaded, or does not keep its contract."""
+    """A plugin that cannot be loaded, or breaks its contract."""
 
 
 class DamagedArtifact(HarnessError):
-    """An artifact whose checksum does not hold. It is computed again, never trusted."""
+    """An artifact whose checksum is wrong. It is computed again, never trusted."""
 
 
 class OutOfMemory(HarnessError):
@@ -75,7 +74,7 @@ class Refused(HarnessError):
 
 
 class Skip(HarnessError):
-    """Raised by a plugin while it runs: this combination cannot be. The message is the reason in the tables."""
+    """Raised by a plugin while it runs: this combination is impossible. The message is the reason in the tables."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Does a plugin keep its contract? For authors, in a test of their own or through ``harness plugins check``::
+"""Checks that a plugin keeps its contract, for an author's own tests and for ``harness plugins check``::
 
     from harness.testing import check_defense
     def test_my_mark() -> None:
@@ -11,13 +11,12 @@ uses.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import pickle
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,13 @@ from harness.engine.train import clone
 from harness.errors import DataError, HarnessError, PluginError
 from harness.nets import Net
 from harness.planning.builder import make_plan
-from harness.planning.graph import Component, Kind, Plan, source_digest
-from harness.planning.registry import PluginInfo, Registry, check_class, load_registry
+from harness.planning.graph import Component, Kind, Plan
+from harness.planning.registry import PluginInfo, Registry, load_registry, plugin_info
 from harness.running.worker import StageRunner
 from harness.storage.store import Store, plain
 
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
-"""What defenses and attacks are tried on: seconds, and no download."""
+"""The data set that defenses and attacks are tried on: seconds, and no download."""
 
 
 def check_dataset(cls: type[Dataset]) -> None:
@@ -66,9 +65,8 @@ def check_architecture(cls: type[Architecture]) -> None:
 
 
 def _check(cls: type[Any], kind: Kind) -> None:
-    check_class(cls, kind)
+    found = plugin_info(cls, "under test", kind)
     registry = load_registry()
-    found = PluginInfo(kind, cls, "under test", source_digest(inspect.getfile(cls)))
     registry.found[kind, cls.name] = found
     problems = check_plugin(found, registry)
     if problems:
@@ -76,11 +74,14 @@ def _check(cls: type[Any], kind: Kind) -> None:
 
 
 def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
-    """Everything that is wrong with a plugin of ``registry``; empty if it keeps its contract.
+    """List all that is wrong with a plugin of ``registry``; empty if it keeps its contract.
 
     A dataset whose files are not here is checked as far as it goes without them.
     """
-    problems = list(_object_problems(found, registry))
+    try:
+        problems = list(_object_problems(found, registry))
+    except Exception as error:  # the plugin's own: its fields, hash or arms
+        problems = [f"{type(error).__name__}: {error}"]
     if problems:
         return problems
     use = registry.component(found.kind, found.cls.name)
@@ -97,6 +98,8 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
             problems += checks[found.kind](use, registry)
     except HarnessError as error:
         problems.append(str(error))
+    except (Exception, SystemExit) as error:  # the plugin's own
+        problems.append(f"{type(error).__name__}: {error}")
     if _global_state() != before:
         problems.append("it changes the global random state: draw from ctx.generator and from nothing else")
     if spoken.getvalue():
@@ -107,6 +110,8 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
 def _object_problems(found: PluginInfo, registry: Registry) -> Iterator[str]:
     if "__doc__" not in vars(found.cls) or found.summary.startswith(f"{found.cls.__name__}("):
         yield "it has no docstring: its first line is what `harness plugins list` shows"
+    if any(option.name == "name" for option in fields(found.cls)):
+        yield f"its name is an option: write name = {found.cls.name!r} without a type"
     plugin = found.cls()
     if plugin != found.cls() or hash(plugin) != hash(found.cls()):
         yield "two objects with the same options are not equal"
@@ -179,7 +184,7 @@ def _twice(plan: Plan, registry: Registry, use: Component) -> Iterator[str]:
 
 @dataclass
 class _Trial:
-    """What running a plan gave: records by stage id, and the embed's tensors."""
+    """Results of a plan: records by stage id, and the embed's tensors."""
 
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     key: dict[str, torch.Tensor] | None = None

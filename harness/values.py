@@ -206,7 +206,7 @@ class Context(ABC):
 
     @abstractmethod
     def activation_frequencies(self, net: Net, x: Tensor) -> dict[str, Tensor]:
-        """By hidden layer, the share ``[units]`` of inputs (and positions) on which a unit is above 0."""
+        """Share ``[units]`` of inputs (and positions) on which each unit is above 0, by hidden layer."""
 
 
 # --- verification -----------------------------------------------------------------------------------------------------

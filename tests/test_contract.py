@@ -138,3 +138,50 @@ class Crooked(Dataset):
 def test_a_dataset_of_another_shape_than_it_declares_is_named() -> None:
     with pytest.raises(PluginError, match=r"train inputs are \(1, 9, 9\), declared \(1, 8, 8\)"):
         check_dataset(Crooked)
+
+
+class Failing(Crooked):
+    """A dataset whose reading fails in its own way."""
+
+    name = "failing"
+    error: ClassVar[type[BaseException]] = KeyError
+
+    def load(self, root: Path) -> Arrays:
+        raise self.error("no such file")
+
+
+class Exiting(Failing):
+    """A dataset that ends the process."""
+
+    name = "exiting"
+    error = SystemExit
+
+
+class Named(Crooked):
+    """A dataset whose name has a type, and so is an option."""
+
+    name: str = "named"  # type: ignore[misc]
+
+
+class Armed(Forgetful):
+    """An attack whose arms name an option that it has not."""
+
+    name = "armed"
+    arms = ("", "mode=ftll")
+
+
+def test_an_error_of_the_plugin_is_a_problem_and_no_traceback() -> None:
+    with pytest.raises(PluginError, match="dataset failing: KeyError: 'no such file'"):
+        check_dataset(Failing)
+    with pytest.raises(PluginError, match="dataset exiting: SystemExit: no such file"):
+        check_dataset(Exiting)
+
+
+def test_a_name_with_a_type_is_named() -> None:
+    with pytest.raises(PluginError, match="its name is an option: write name = 'named' without a type"):
+        check_dataset(Named)
+
+
+def test_an_arm_that_is_no_option_is_named() -> None:
+    with pytest.raises(PluginError, match="attack armed: UnknownName: unknown option of armed 'mode'"):
+        check_attack(Armed)

@@ -22,7 +22,7 @@ class OptionInfo:
 
     name: str
     default: str
-    """As it is typed: ``none``, ``true``, ``0.5``."""
+    """The default as it is typed: ``none``, ``true``, ``0.5``."""
     type: str
     """``int``, ``float``, ``bool``, ``text``, or the choices ``a | b``; with ``| none`` where it may be none."""
     range: str
@@ -147,6 +147,7 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite numb
 
 
 def check_fields(cls: type[Plugin], where: str, hints: Mapping[str, Any]) -> None:
+    """Raise :class:`PluginError` for a field that cannot be an option."""
     for option in fields(cls):
         if option.default is MISSING:
             raise PluginError(f"{where}.{option.name} has no default: every option needs one")

@@ -58,7 +58,7 @@ class PluginInfo:
 
 @dataclass(frozen=True)
 class Problem:
-    """A plugin that could not be used, and why."""
+    """A plugin that could not be used, and the reason."""
 
     origin: str
     reason: str
@@ -101,7 +101,7 @@ class Registry:
         return Component(kind, text, found.digest, plugin)
 
     def components(self, kind: Kind, entries: Iterable[Entry]) -> list[Component]:
-        """The uses of entries and globs, each once, in order."""
+        """The plugins of entries and globs with their options, each once, in order."""
         made: dict[Component, None] = {}
         for entry in entries:
             expanded = expand(entry, self.names(kind))
@@ -118,7 +118,7 @@ class Registry:
         return [parse_entry(f"{name}[{options}]" if options else name) for options in self.found[kind, name].cls.arms]
 
     def chains(self, chains: Iterable[Chain]) -> list[tuple[Component, ...]]:
-        """The uses of attack chains, each once, in order; a glob may stand alone, not inside a chain."""
+        """The links of attack chains, each chain once, in order; a glob may stand alone, not inside a chain."""
         made: dict[tuple[Component, ...], None] = {}
         for chain in chains:
             if len(chain) == 1:
@@ -130,7 +130,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A matrix's axes as uses."""
+    """A matrix's axes, every name and option checked."""
 
     datasets: list[Component]
     defenses: list[Component]
@@ -139,9 +139,9 @@ class Resolved:
 
 
 def resolve(registry: Registry, matrix: Matrix) -> Resolved:
-    """A matrix's datasets, defenses, attack chains and analyses, every name and option checked.
+    """Resolve a matrix's datasets, defenses, attack chains and analyses.
 
-    Raises :class:`UsageError`, also for more cells than anybody runs.
+    Raises :class:`UsageError`, also for more cells than can be planned.
     """
     datasets = registry.components("dataset", matrix.datasets)
     for use in datasets:
@@ -168,7 +168,7 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
 
 
 def builtin_folder() -> Path:
-    """Where the built-in plugins are: beside the package in a checkout, inside it in a wheel."""
+    """Folder of the built-in plugins: beside the package in a checkout, inside it in a wheel."""
     package = Path(harness.__file__).parent
     inside = package / "_builtin"
     return inside if inside.is_dir() else package.parent / "plugins"
