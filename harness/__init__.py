@@ -5,6 +5,12 @@ The names below are public; everything else is private. A plugin file needs only
     import torch
     from harness import Context, Defense, Key, Marked, Split, Task, losses, nets, option, require
 
+Running and ranking, from a script or a notebook (docs/python.md)::
+
+    import harness
+    run = harness.run("quick", defenses=["ewe", "adi"], seeds=range(5))
+    run.leaderboard()
+
 Nothing heavy is imported here: ``losses`` and ``nets`` run when they are first used.
 """
 
@@ -54,6 +60,7 @@ from harness.fields import option
 
 if TYPE_CHECKING:
     from harness import data, losses, metrics, nets, statistics, testing, triggers
+    from harness.api import compare, leaderboard, plan, run
     from harness.inspect.export import load_model
     from harness.storage.remote import read_table
 
@@ -101,23 +108,30 @@ __all__ = [
     "WhiteBoxAttack",
     "WhiteBoxDefense",
     "__version__",
+    "compare",
     "data",
     "hookimpl",
+    "leaderboard",
     "load_model",
     "losses",
     "metrics",
     "needs_images",
     "nets",
     "option",
+    "plan",
     "read_table",
     "require",
+    "run",
     "statistics",
     "testing",
     "triggers",
 ]
 
-_FUNCTIONS = {"load_model": "inspect.export", "read_table": "storage.remote"}
-"""By name, the modules that have them."""
+_FUNCTIONS = {
+    **{"compare": "api", "leaderboard": "api", "plan": "api", "run": "api"},
+    **{"load_model": "inspect.export", "read_table": "storage.remote"},
+}
+"""Modules of public functions, by the functions' names."""
 _MODULES = ("data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import chosen, open_results, results_option, rules_options
+from harness.cli.options import open_results, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 
 if TYPE_CHECKING:
@@ -38,36 +38,15 @@ def compare(
 
     FIRST and SECOND are schemes of the results folder, with their options, or globs that fit one each.
     """
-    from harness.errors import UsageError
     from harness.ranking.columns import comparison_sheet
-    from harness.ranking.compare import Compared, make_comparison
-    from harness.ranking.scoring import CELL_COLUMNS
+    from harness.ranking.compare import Compared
+    from harness.ranking.reading import read_comparison
 
     check_output(style, output)
-    _, tables = open_results(results)
-    cells = tables.read("cells", CELL_COLUMNS)
-    if cells.empty:
-        raise UsageError("no results yet: type harness run --matrix smoke")
-    ours, theirs = _only(cells, first), _only(cells, second)
-    cells = chosen(chosen(cells, "dataset", datasets), "attack", attacks)
-    made = make_comparison(cells.reset_index(drop=True), ours, theirs, rules)
+    made = read_comparison(open_results(results)[1], first, second, rules, datasets=datasets, attacks=attacks)
     if style in HUMAN:
         show(style, comparison_sheet(made))
     elif style == "json":
         click.echo(json.dumps(made.as_dict(), indent=1))
     else:
         write_rows(Compared, made.rows, output)
-
-
-def _only(cells: Any, name: str) -> str:
-    """The one scheme whose name equals or fits ``name``. Raises :class:`UsageError` where there are several."""
-    from harness.errors import UsageError
-    from harness.storage.text import printable
-
-    known = list(dict.fromkeys(cells["defense"]))
-    if name in known:
-        return name
-    found = list(dict.fromkeys(chosen(cells, "defense", (name,))["defense"]))
-    if len(found) > 1:
-        raise UsageError(f"{name!r} fits {len(found)} schemes: {', '.join(map(printable, found))}. Name one of them")
-    return str(found[0])

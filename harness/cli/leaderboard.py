@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import chosen, open_results, results_option, rules_options
+from harness.cli.options import open_results, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 
 if TYPE_CHECKING:
@@ -40,17 +40,17 @@ def leaderboard(
 ) -> None:
     """Rank the schemes of a results folder by the success that attacks leave, with n, spread and the cells left out."""
     from harness.ranking.columns import VIEWS, board_sheet
-    from harness.ranking.leaderboard import COST_COLUMNS, STAGE_COLUMNS, make_board
-    from harness.ranking.scoring import CELL_COLUMNS
+    from harness.ranking.reading import read_board
 
     check_output(style, output)
-    _, tables = open_results(results)
-    cells = tables.read("cells", CELL_COLUMNS)
-    for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
-        cells = chosen(cells, column, wanted)
-    found, stages = tables.read("detections"), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
-    # People see no intervals of single attacks, and there may be thousands.
-    board = make_board(cells.reset_index(drop=True), found, stages, rules, intervals=style not in HUMAN)
+    board = read_board(
+        open_results(results)[1],
+        rules,
+        datasets=datasets,
+        defenses=defenses,
+        attacks=attacks,
+        intervals=style not in HUMAN,  # people see no intervals of single attacks, and there may be thousands
+    )
     if style in HUMAN:
         show(style, board_sheet(board, by))
     elif style == "json":

@@ -216,22 +216,3 @@ def surveyed(matrix_name: str, narrowing: Narrowing, plugin_folders: tuple[Path,
     plan = planned(load_plugins(plugin_folders), matrix)
     store, tables = open_results(results)
     return Surveyed(matrix, plan, Survey(plan, store, tables, Claims(store.results)), store.address)
-
-
-def chosen(cells: Any, column: str, wanted: tuple[str, ...]) -> Any:
-    """The rows whose ``column`` is or fits one of ``wanted``. Raises :class:`UnknownName` for one that fits none."""
-    from fnmatch import fnmatchcase
-
-    from harness.errors import UnknownName
-    from harness.storage.text import printable
-
-    if not wanted:
-        return cells
-    known = list(dict.fromkeys(cells[column]))
-    fitting: set[str] = set()
-    for pattern in wanted:
-        found = {name for name in known if fnmatchcase(name, pattern.replace("[", "[[]"))}
-        if not found:
-            raise UnknownName(column, pattern, map(printable, known))
-        fitting |= found
-    return cells[cells[column].isin(fitting)]

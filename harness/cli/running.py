@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import F, data_option, gathered, plugins_option
-from harness.running.machine import WORKERS_A_GPU, Machine
+from harness.errors import UsageError
+from harness.running.machine import EXECUTORS, MAX_THREADS, PRECISIONS, WORKERS_A_GPU, Machine, parse_jobs
 
 if TYPE_CHECKING:
     from harness.planning.graph import Plan
@@ -26,11 +27,10 @@ SHOWN = 20
 
 
 def _jobs(context: click.Context, option: click.Parameter, value: str) -> int | None:
-    if value == "auto":
-        return None
-    if not (value.isascii() and value.isdigit() and 1 <= int(value) <= 1024):
-        raise click.BadParameter(f"expected a whole number from 1 to 1024, or auto, not {value!r}")
-    return int(value)
+    try:
+        return parse_jobs(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error).removeprefix("jobs: ")) from error
 
 
 def _address(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -52,14 +52,14 @@ def machine_options(command: F) -> F:
     for option in (
         click.option(
             "--precision",
-            type=click.Choice(["fp32", "tf32", "bf16"]),
+            type=click.Choice(PRECISIONS),
             default="tf32",
             show_default=True,
             help="Precision of training. tf32: a GPU's matrix products (a CPU uses fp32). bf16: autocast to bfloat16.",
         ),
         click.option(
             "--threads",
-            type=click.IntRange(1, 1024),
+            type=click.IntRange(1, MAX_THREADS),
             default=1,
             show_default=True,
             help="CPU threads of torch. Changing it changes results within rounding error.",
@@ -91,7 +91,7 @@ def machine_options(command: F) -> F:
         ),
         click.option(
             "--executor",
-            type=click.Choice(["local", "ray"]),
+            type=click.Choice(EXECUTORS),
             default="local",
             show_default=True,
             is_eager=True,  # --address depends on it

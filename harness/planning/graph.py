@@ -160,12 +160,16 @@ def value_text(value: object) -> str:
 
 @cache
 def source_digest(path: str) -> str:
-    """The digest of a source file's code: editing a plugin makes its stages, and what follows from them, new ones.
+    """The :func:`text_digest` of a source file: editing a plugin makes its stages, and what follows from them, new."""
+    return text_digest(Path(path).read_bytes())
+
+
+def text_digest(source: bytes) -> str:
+    """The digest of the code in a piece of source.
 
     Comments, docstrings, an option's ``doc`` and formatting are not part of it. It is the same for every version of
-    Python that reads the file alike. A file that cannot be parsed counts with every byte.
+    Python that reads the source alike. Source that cannot be parsed counts with every byte.
     """
-    source = Path(path).read_bytes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes: importing the file says so

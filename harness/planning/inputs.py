@@ -3,14 +3,14 @@ nothing."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from harness.contracts import (
     TriggerRecipe,
 )
-from harness.planning.graph import VERSIONS, Component, Stage, describe, make_id, source_digest
+from harness.planning.graph import VERSIONS, Component, Stage, describe, make_id
+from harness.planning.live import digest_of
 
 Inputs: TypeAlias = Mapping[str, Any]
 """By name, as :func:`harness.planning.inputs.inputs_of` gives them."""
@@ -64,4 +64,4 @@ def _recipe_identity(recipe: TriggerRecipe | None) -> str:
     if recipe is None:
         return "-"
     cls = type(recipe)
-    return f"{cls.__qualname__}({describe(recipe)}) {source_digest(inspect.getfile(cls))}"
+    return f"{cls.__qualname__}({describe(recipe)}) {digest_of(cls)}"

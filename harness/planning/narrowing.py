@@ -33,11 +33,14 @@ class Narrowing:
         axes = (self.datasets, self.defenses, self.attacks, self.analyses)
         return any(axes) or self.seeds is not None or self.nulls is not None
 
-    def of(self, matrix_name: str) -> Matrix:
-        """The matrix of that name with what replaces its axes. Raises :class:`harness.UsageError`."""
-        from harness.planning.matrix import choose, load_matrix, parse_seeds
+    def of(self, matrix_name: str | None) -> Matrix:
+        """The matrix of that name with these axes instead of its own; ``None`` is a matrix without any.
 
-        matrix = load_matrix(matrix_name, self.scale)
+        Raises :class:`harness.UsageError`.
+        """
+        from harness.planning.matrix import Matrix, choose, load_matrix, parse_seeds
+
+        matrix = Matrix("", (), (), ()) if matrix_name is None else load_matrix(matrix_name, self.scale)
         if self.datasets:
             matrix = replace(matrix, datasets=_single(self.datasets, matrix.datasets))
         if self.defenses:
@@ -48,6 +51,9 @@ class Narrowing:
             matrix = replace(matrix, analyses=_single(self.analyses, matrix.analyses))
         if self.seeds is not None:
             matrix = replace(matrix, seeds=parse_seeds(self.seeds))
+        missing = [name for name in ("datasets", "defenses", "attacks") if not getattr(matrix, name)]
+        if missing:
+            raise UsageError(f"no matrix, and no {' and no '.join(missing)}: name them, or a matrix")
         return matrix if self.nulls is None else replace(matrix, nulls=self.nulls)
 
 

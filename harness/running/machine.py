@@ -1,13 +1,15 @@
-"""Where to run a plan: device, processes, data; and the executor for them. Only what there is to run imports torch."""
+"""Device, processes and data of a run, and the executor for them. torch is imported only where there is work to do."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from harness.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from harness.engine.train import Precision
@@ -23,14 +25,17 @@ if TYPE_CHECKING:
 
 Where: TypeAlias = Literal["local", "ray"]
 WORKERS_A_GPU = 2
-"""What ``--jobs auto`` takes: small nets leave a GPU idle between two kernels."""
+"""Workers per GPU of ``--jobs auto``: small nets leave a GPU idle between two kernels."""
 WORKER_MEMORY = 2**31
-"""Bytes that ``--jobs auto`` leaves a worker on a CPU: what the largest net that is built in takes."""
+"""Bytes of memory per worker on a CPU of ``--jobs auto``: the largest built-in net takes as much."""
+MAX_JOBS = MAX_THREADS = 1024
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16")
+EXECUTORS: tuple[Where, ...] = get_args(Where)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where to run: what the command line says of devices, processes and data."""
+    """Devices, processes and data of a run. Raises :class:`harness.UsageError` for values that cannot be."""
 
     data: Path | None = None
     device: str = "auto"
@@ -46,14 +51,52 @@ class Machine:
     plugins: tuple[Path, ...] = ()
     executor: Where = "local"
     address: str | None = None
-    """Of the Ray cluster; ``None`` is one of this machine alone."""
+    """Address of the Ray cluster; ``None`` is a cluster of this machine alone."""
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("executor", self.executor, EXECUTORS)
+        _check_count("threads", self.threads, MAX_THREADS)
+        if self.jobs is not None:
+            _check_count("jobs", self.jobs, MAX_JOBS, ", or auto")
+        limit = self.stage_timeout
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise UsageError(f"stage-timeout must be a number of seconds above 0, not {limit!r}")
+        if self.address is not None and self.executor != "ray":
+            raise UsageError(f"address {self.address!r} names a Ray cluster, which needs --executor ray")
+
+
+def parse_jobs(value: str | int | None) -> int | None:
+    """A number of jobs, or ``None`` for ``auto``; without a value that of ``HARNESS_JOBS``.
+
+    Raises :class:`harness.UsageError`.
+    """
+    if value is None:
+        value = os.environ.get("HARNESS_JOBS") or "auto"
+    if value == "auto":
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    return _check_count("jobs", value, MAX_JOBS, ", or auto")
+
+
+def _check_count(name: str, value: object, most: int, other: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UsageError(f"{name}: expected a whole number from 1 to {most}{other}, not {value!r}")
+    return value
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise :class:`harness.UnknownName` unless ``value`` is one of the ``choices``."""
+    if value not in choices:
+        raise UnknownName(name, str(value), choices)
 
 
 def make_executor(
     session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine, warn: Warn
 ) -> Executor:
-    """What runs the stages that are left, once it is sure that every data set that they need is there."""
-    from harness.errors import UsageError
+    """The executor of the stages that are left, once every data set that they need has been loaded."""
+    from harness.planning.live import pack
     from harness.running.executor import Serial
     from harness.running.processes import Local
 
@@ -70,13 +113,14 @@ def make_executor(
     worker = _worker(here, store, registry.component, plan.stages, warn)
     _load_data(worker, session.todo)
     if machine.executor == "ray":
-        return _on_ray(session, store, plan, machine, warn)
+        return _on_ray(session, store, registry, plan, machine, warn)
     jobs = machine.jobs or (1 if machine.debug else _suitable(worker.device, machine.threads))
     jobs = min(jobs, len(session.todo))
     if jobs == 1 and machine.stage_timeout is None:
         return Serial(_claimed(worker, session.seen))
-    make = partial(_work_of, machine, store.address, session.seen)
-    return Local(jobs, make, plan.stages, warn, machine.stage_timeout)
+    live = pack(registry)
+    make = partial(_work_of, machine, store.address, session.seen, live)
+    return Local(jobs, make, plan.stages, warn, machine.stage_timeout, by_value=bool(live))
 
 
 def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
@@ -86,9 +130,9 @@ def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
         worker.data.arrays(dataset.plugin)
 
 
-def _on_ray(session: Session, store: Store, plan: Plan, machine: Machine, warn: Warn) -> Executor:
-    """What runs the stages on a Ray cluster. A worker's GPU is the only one that it sees, so it has no number."""
-    from harness.errors import UsageError
+def _on_ray(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine, warn: Warn) -> Executor:
+    """The executor on a Ray cluster. A worker's GPU is the only one that it sees, so it has no number."""
+    from harness.planning.live import pack
     from harness.running.ray import Cluster, Ray
     from harness.storage.remote import is_url
 
@@ -102,7 +146,7 @@ def _on_ray(session: Session, store: Store, plan: Plan, machine: Machine, warn: 
     there = replace(_absolute(machine), device="cuda" if gpu else "cpu")
     return Ray(
         cluster,
-        partial(_work_on_node, there, str(folder or store.address), session.seen),
+        partial(_work_on_node, there, str(folder or store.address), session.seen, pack(registry)),
         plan.stages,
         warn,
         jobs=machine.jobs,
@@ -128,7 +172,7 @@ def _nothing(stage: Stage) -> StageRecord:
 
 
 def _suitable(device: Any, threads: int) -> int:
-    """How many workers suit the machine."""
+    """Number of workers that suits the machine."""
     import torch
 
     from harness.running.environment import available_memory
@@ -142,7 +186,7 @@ def _suitable(device: Any, threads: int) -> int:
 
 
 def _claimed(worker: StageRunner, seen: Mapping[str, Mark]) -> Work:
-    """What runs stages under their claims; ``seen`` of what was stored when the session began."""
+    """The function that runs stages under their claims; ``seen`` is what was stored when the session began."""
     from harness.running.locking import Claimed
     from harness.storage.locks import Claims
 
@@ -151,27 +195,47 @@ def _claimed(worker: StageRunner, seen: Mapping[str, Mark]) -> Work:
 
 
 def _work_of(
-    machine: Machine, address: str, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+    machine: Machine,
+    address: str,
+    seen: Mapping[str, Mark],
+    live: bytes,
+    number: int,
+    stages: Mapping[str, Stage],
+    warn: Warn,
 ) -> Work:
-    """What runs stages in the worker process ``number``, which has no plugins yet."""
-    from harness.planning.registry import load_registry
+    """The function that runs stages in the worker process ``number``, which has no plugins yet."""
     from harness.storage.remote import open_store
 
-    lookup = load_registry(machine.plugins).component
+    lookup = _plugins(machine, live)
     return _claimed(_worker(machine, open_store(address, warn), lookup, stages, warn, number), seen)
 
 
+def _plugins(machine: Machine, live: bytes) -> Lookup:
+    """The lookup of plugins in another process: those of folders and packages, and the packed ``live`` classes."""
+    from harness.planning.live import unpack
+    from harness.planning.registry import load_registry
+
+    registry = load_registry(machine.plugins)
+    unpack(live, registry)
+    return registry.component
+
+
 def _work_on_node(
-    machine: Machine, address: str, seen: Mapping[str, Mark], number: int, stages: Mapping[str, Stage], warn: Warn
+    machine: Machine,
+    address: str,
+    seen: Mapping[str, Mark],
+    live: bytes,
+    number: int,
+    stages: Mapping[str, Stage],
+    warn: Warn,
 ) -> tuple[Work, Lookup]:
-    """What runs stages in a worker on a cluster, and finds their plugins there.
+    """The function that runs stages in a worker on a cluster, and the lookup of plugins there.
 
     Data that this node alone lacks end the run: else it would fail one stage after the other, faster than others run.
     """
-    from harness.planning.registry import load_registry
     from harness.storage.remote import open_store
 
-    lookup = load_registry(machine.plugins).component
+    lookup = _plugins(machine, live)
     worker = _worker(machine, open_store(address, warn), lookup, stages, warn, number)
     claimed = _claimed(worker, seen)
 
@@ -190,7 +254,7 @@ def _worker(
     warn: Warn,
     number: int | None = None,
 ) -> StageRunner:
-    """The worker of this process; of the worker process ``number`` if there is one."""
+    """The stage runner of this process, which may be the worker process ``number``."""
     import torch
 
     from harness.data import Data, data_folder
@@ -224,8 +288,6 @@ def _worker(
 def _device(name: str) -> Any:
     """The torch device of ``name``. Raises :class:`UsageError` for one that is not there."""
     import torch
-
-    from harness.errors import UsageError
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

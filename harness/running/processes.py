@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from threading import Thread
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from harness.errors import UsageError
 from harness.planning.graph import Stage
+from harness.planning.live import dumps
 from harness.running.executor import Control, Work
 from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue as Queue
@@ -36,13 +39,22 @@ _WITHOUT = "--jobs 1 runs without"
 class Local:
     """Runs stages in ``jobs`` worker processes on this machine; ``stages`` are all of the plan, by id.
 
-    A stage that takes more than ``limit`` seconds fails, and its process is killed.
+    A stage that takes more than ``limit`` seconds fails, and its process is killed. ``by_value`` sends plugins whose
+    classes a worker cannot import.
     """
 
     def __init__(
-        self, jobs: int, make: Make, stages: Mapping[str, Stage], warn: Warn, limit: float | None = None
+        self,
+        jobs: int,
+        make: Make,
+        stages: Mapping[str, Stage],
+        warn: Warn,
+        limit: float | None = None,
+        *,
+        by_value: bool = False,
     ) -> None:
         self.jobs, self.make, self.stages, self.warn, self.limit = jobs, make, stages, warn, limit
+        self.by_value = by_value
 
     def run(self, stages: Sequence[Stage], control: Control) -> None:
         crew = _Crew(self, Queue(stages), control)
@@ -97,18 +109,20 @@ class _WorkerHandle(WorkerHandle):
 
     def __init__(self, number: int, local: Local) -> None:
         super().__init__(number, local.stages)
+        self.dumps = dumps if local.by_value else pickle.dumps
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, local.make, number), name=f"worker {number}")
         try:
-            with _not_from_here(), _no_interrupts():  # in this order: the second starts a process too
+            # In this order: the second starts a process too.
+            with _not_from_here(), _no_interrupts(), _without_main():
                 self.process.start()
         except OSError as error:
             raise UsageError(f"cannot start a worker process ({error}); {_WITHOUT}") from error
         theirs.close()  # else the pipe would not end when the worker does
 
     def send(self, id: str, stages: Sequence[Stage]) -> None:
-        message = pickle.dumps((id, stages))
+        message = self.dumps((id, stages))
         with suppress(OSError):  # it has died just now: its end of the pipe will tell
             self.connection.send_bytes(message)
 
@@ -149,6 +163,20 @@ def _not_from_here() -> Iterator[None]:
 
 
 _SAFE_PATH = "PYTHONSAFEPATH"
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Have a new interpreter not run this process's script again: one that calls :func:`harness.run` would do so there.
+
+    Nothing of a script is needed there: what it defines is sent by value.
+    """
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 @contextmanager

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from harness.planning.graph import Stage
 from harness.running.session import Watcher
 from harness.storage.records import StageRecord
 from harness.storage.text import printable
+
+NOTEBOOK_SECONDS = 0.2
+"""Seconds between updates of a notebook's line, of which a saved notebook keeps the last."""
 
 
 class Quiet:
@@ -55,6 +59,26 @@ class Json(Quiet):
         keys = ("stage", "action", "label", "status", "reason", "seconds", "accuracy")
         event = {"event": "ended", **{key: record.get(key) for key in keys}}
         _say(json.dumps(event | {"done": done, "total": total, "seconds_left": seconds_left}), sys.stdout)
+
+
+class Notebook(Quiet):
+    """A line in the output of a notebook's cell, which is updated."""
+
+    def __init__(self, total: int) -> None:
+        from IPython.display import display
+
+        self.shown = 0.0
+        show: Any = display
+        self.handle = show({"text/plain": f"0/{total} stages"}, raw=True, display_id=True)
+
+    def ended(self, record: StageRecord, done: int, total: int, seconds_left: float | None) -> None:
+        now = time.monotonic()
+        if done < total and now - self.shown < NOTEBOOK_SECONDS:
+            return
+        self.shown = now
+        left = "" if seconds_left is None or done == total else f", about {duration(seconds_left)} left"
+        latest = "" if done == total else f"  {record['action']}: {printable(record['label'])}"
+        self.handle.update({"text/plain": f"{done}/{total} stages{left}{latest}"}, raw=True)
 
 
 class Bar(Quiet):
@@ -116,6 +140,27 @@ def watcher(total: int, quiet: bool, log_json: bool) -> Quiet:
     if quiet:
         return Quiet()
     return Bar(total) if sys.stderr.isatty() else Plain()
+
+
+def python_watcher(total: int, wanted: bool | None) -> Quiet:
+    """The progress of a run of ``total`` stages that Python code started.
+
+    ``None`` shows it in a notebook and in a terminal; ``True`` also elsewhere, as a line a stage.
+    """
+    if wanted is False or not total:
+        return Quiet()
+    if in_notebook():
+        return Notebook(total)
+    if sys.stderr.isatty():
+        return Bar(total)
+    return Plain() if wanted else Quiet()
+
+
+def in_notebook() -> bool:
+    """Say whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel")
 
 
 def _say(line: str, stream: TextIO) -> None:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 from uuid import uuid4
 
-from harness.errors import DamagedArtifact
+from harness.errors import DamagedArtifact, UnknownName
 from harness.planning.graph import Cell, Plan, Stage
 from harness.running.eta import EtaEstimator
 from harness.running.executor import Executor, Record, unstored
@@ -45,6 +45,10 @@ class Options:
 
     rerun: Rerun = "failed"
     fail_fast: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rerun not in get_args(Rerun):
+            raise UnknownName("rerun", str(self.rerun), get_args(Rerun))
 
 
 @dataclass

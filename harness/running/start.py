@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.running.machine import Machine, make_executor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.storage.tables import Tables
 
 Watch: TypeAlias = Callable[[int], AbstractContextManager[Watcher]]
-"""Called with the number of stages to run: gives what is told of them."""
+"""A function from the number of stages to run to the watcher of the run."""
 
 
 def run_plan(
@@ -44,11 +44,29 @@ def run_plan(
     session = Session(plan, store, tables, options)
     for warning in session.warnings:
         warn(warning)
-    executor = make_executor(session, store, registry, plan, machine, warn)
-    # Last, so that a mistake in the command leaves the results folder as it was.
-    store.prepare()
-    with watch(len(session.todo)) as watcher:
-        return session.run(executor, watcher, stopping)
+    with _torch_settings_kept() if session.todo else nullcontext():
+        executor = make_executor(session, store, registry, plan, machine, warn)
+        # Last, so that a mistake in the command leaves the results folder as it was.
+        store.prepare()
+        with watch(len(session.todo)) as watcher:
+            return session.run(executor, watcher, stopping)
+
+
+@contextmanager
+def _torch_settings_kept() -> Iterator[None]:
+    """Give this process back its threads and precision, which a run sets: a notebook goes on with its own."""
+    import torch
+
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    tf32 = [each.allow_tf32 for each in backends]
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)
+        for each, allowed in zip(backends, tf32, strict=True):
+            each.allow_tf32 = allowed  # type: ignore[attr-defined]
 
 
 @contextmanager

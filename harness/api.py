@@ -1,0 +1,486 @@
+"""The Python API: run a matrix, rank its schemes, compare two. Each function does what the command of its name does.
+
+Imports little: planning, ranking and torch are imported by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from harness.contracts import Analysis, Attack, Dataset, Defense, Plugin
+from harness.errors import UsageError
+from harness.planning.narrowing import Narrowing, planned
+from harness.running.machine import Machine, Where, check_choice, parse_jobs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.engine.train import Precision
+    from harness.planning.graph import Kind, Plan, Stage
+    from harness.planning.matrix import Chain, Matrix
+    from harness.planning.registry import Registry
+    from harness.ranking.compare import Comparison
+    from harness.ranking.leaderboard import Board
+    from harness.ranking.scoring import Rules, TestName
+    from harness.running.session import Outcome, Rerun
+    from harness.storage.store import Store
+    from harness.storage.tables import Tables
+
+    Texts: TypeAlias = str | Iterable[str]
+    Datasets: TypeAlias = str | Dataset | type[Dataset] | Iterable[str | Dataset | type[Dataset]]
+    Defenses: TypeAlias = str | Defense | type[Defense] | Iterable[str | Defense | type[Defense]]
+    Analyses: TypeAlias = str | Analysis | type[Analysis] | Iterable[str | Analysis | type[Analysis]]
+    Link: TypeAlias = str | Attack | type[Attack]
+    Attacks: TypeAlias = Link | Iterable[Link | Sequence[Link]]
+    """A tuple or list inside of the iterable is a chain."""
+    Plugins: TypeAlias = str | Path | type[Plugin] | Iterable[str | Path | type[Plugin]]
+    Seeds: TypeAlias = int | str | Iterable[int]
+
+SHOWN = 10
+"""Failed cells that the text of a run names."""
+
+
+def run(
+    matrix: str | Path | None = "quick",
+    *,
+    datasets: Datasets = (),
+    defenses: Defenses = (),
+    attacks: Attacks = (),
+    analyses: Analyses = (),
+    seeds: Seeds | None = None,
+    nulls: int | None = None,
+    scale: str = "full",
+    results: str | Path = "results",
+    data: str | Path | None = None,
+    device: str = "auto",
+    jobs: int | Literal["auto"] | None = None,
+    threads: int = 1,
+    precision: Precision = "tf32",
+    deterministic: bool = False,
+    rerun: Rerun = "failed",
+    fail_fast: bool = False,
+    stage_timeout: float | None = None,
+    profile: bool = False,
+    plugins: Plugins = (),
+    executor: Where = "local",
+    address: str | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Run a matrix, as ``harness run`` does: every dataset x defense x attack x seed. Finished stages stay.
+
+    ``matrix`` is a preset, a path of a TOML file, or ``None``: then ``datasets``, ``defenses`` and ``attacks`` are to
+    be given. An entry of an axis is text (``"ewe[weight=64]"``, a glob), a plugin class, or an object of one; a chain
+    of attacks is ``"a | b"`` or a tuple. ``plugins`` are folders of plugin files, and classes that entries name by
+    text. ``jobs=None`` is the environment's ``HARNESS_JOBS``, or else ``"auto"``. ``progress=None`` shows progress in
+    a terminal and in a notebook. Other arguments are the command line's options.
+
+    A cell that fails does not raise: see :attr:`Run.failures`. An interrupt ends the run after the stages that run
+    now, and what is returned says so; a second interrupt raises ``KeyboardInterrupt`` at once. Finished stages are
+    kept in either case. Raises :class:`harness.UsageError` for a mistake in the arguments, :class:`harness.DataError`
+    for missing data.
+    """
+    from harness.running.progress import python_watcher
+    from harness.running.session import Options
+    from harness.running.start import run_plan, stop_on_interrupt
+
+    machine = Machine(
+        data=None if data is None else Path(data),
+        device=device,
+        threads=threads,
+        jobs=parse_jobs(jobs),
+        stage_timeout=stage_timeout,
+        precision=precision,
+        deterministic=deterministic,
+        profile=profile,
+        plugins=_folders(plugins),
+        executor=executor,
+        address=address,
+    )
+    options = Options(rerun, fail_fast)
+    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, scale, plugins)
+    store, tables = _open(results)
+    with stop_on_interrupt(_say) as stopping:
+        outcome = run_plan(
+            asked.plan,
+            asked.registry,
+            store,
+            tables,
+            machine,
+            options,
+            warn=_warn,
+            watch=partial(python_watcher, wanted=progress),
+            stopping=stopping,
+        )
+    store.flush()
+    return Run(asked.plan, outcome, store.address)
+
+
+def plan(
+    matrix: str | Path | None = "quick",
+    *,
+    datasets: Datasets = (),
+    defenses: Defenses = (),
+    attacks: Attacks = (),
+    analyses: Analyses = (),
+    seeds: Seeds | None = None,
+    nulls: int | None = None,
+    scale: str = "full",
+    results: str | Path = "results",
+    plugins: Plugins = (),
+) -> Planned:
+    """Plan a matrix without running it, as ``harness plan`` does. Arguments are those of :func:`run`."""
+    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, scale, plugins)
+    store, _ = _open(results)
+    return Planned(asked.matrix, asked.plan, frozenset(store.ids()))
+
+
+def leaderboard(
+    results: str | Path = "results",
+    *,
+    datasets: Texts = (),
+    defenses: Texts = (),
+    attacks: Texts = (),
+    test: TestName = "binomial",
+    confidence: float = 0.95,
+    max_drop: float = 0.10,
+    fpr: float | None = None,
+    budget: int | None = None,
+) -> Leaderboard:
+    """Rank the schemes of a results folder, as ``harness leaderboard`` does; the names given may be globs.
+
+    Raises :class:`harness.UsageError` where there are no results, and for a name that fits nothing.
+    """
+    from harness.ranking.reading import read_board
+
+    rules = _rules(test=test, confidence=confidence, max_drop=max_drop, fpr=fpr, budget=budget)
+    board = read_board(
+        _open(results)[1],
+        rules,
+        datasets=_texts(datasets),
+        defenses=_texts(defenses),
+        attacks=_texts(attacks),
+    )
+    return Leaderboard(board)
+
+
+def compare(
+    first: str,
+    second: str,
+    *,
+    results: str | Path = "results",
+    datasets: Texts = (),
+    attacks: Texts = (),
+    confidence: float = 0.95,
+    max_drop: float = 0.10,
+    fpr: float | None = None,
+) -> PairedComparison:
+    """Compare two schemes of a results folder, paired over seeds, as ``harness compare`` does."""
+    from harness.ranking.reading import read_comparison
+
+    rules = _rules(confidence=confidence, max_drop=max_drop, fpr=fpr)
+    tables = _open(results)[1]
+    made = read_comparison(tables, first, second, rules, datasets=_texts(datasets), attacks=_texts(attacks))
+    return PairedComparison(made)
+
+
+# --- what is returned -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """A run that ended: its plan, its cells and stages, and where the tables are."""
+
+    plan: Plan
+    outcome: Outcome
+    results: str
+    """Folder or URL of the results."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of cells by status, those of earlier runs included."""
+        return dict(self.outcome.counts)
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """The cells that failed, each with the reason."""
+        return self.outcome.failures
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether an interrupt ended it; the same call goes on where it stopped."""
+        return self.outcome.interrupted
+
+    def cells(self) -> pd.DataFrame:
+        """The rows of the table ``cells`` of this run's cells."""
+        frame = _open(self.results)[1].read("cells")
+        return frame[frame["cell"].isin([cell.id for cell in self.plan.cells])].reset_index(drop=True)
+
+    def leaderboard(
+        self,
+        *,
+        test: TestName = "binomial",
+        confidence: float = 0.95,
+        max_drop: float = 0.10,
+        fpr: float | None = None,
+        budget: int | None = None,
+    ) -> Leaderboard:
+        """Rank the schemes by this run's cells alone; arguments as of :func:`harness.leaderboard`."""
+        from harness.ranking.reading import read_board
+
+        rules = _rules(test=test, confidence=confidence, max_drop=max_drop, fpr=fpr, budget=budget)
+        ids = [cell.id for cell in self.plan.cells]
+        return Leaderboard(read_board(_open(self.results)[1], rules, cells=ids))
+
+    def _next(self) -> str:
+        if self.interrupted:
+            return "interrupted: the same call goes on where this one stopped"
+        return "next: .leaderboard()" if self.counts.get("ok") else "next: mend what failed, and call again"
+
+    def __repr__(self) -> str:
+        from harness.running.progress import first_line
+        from harness.storage.text import printable
+
+        lines = [f"{self.outcome.summary(len(self.plan.cells))}, tables in {printable(self.results)}/tables"]
+        lines += [f"failed: {printable(cell)}: {first_line(reason)}" for cell, reason in self.failures[:SHOWN]]
+        if len(self.failures) > SHOWN:
+            lines.append(f"... and {len(self.failures) - SHOWN} more: see .failures")
+        return "\n".join([*lines, self._next()])
+
+    def _repr_html_(self) -> str:
+        return _lines_html(repr(self))
+
+
+@dataclass(frozen=True, repr=False)
+class Planned:
+    """A plan: the cells and stages of a matrix, and which stages are stored."""
+
+    matrix: Matrix
+    plan: Plan
+    stored: frozenset[str]
+    """Ids of what the results folder has."""
+
+    @property
+    def todo(self) -> list[Stage]:
+        """The stages whose results are not stored, parents first."""
+        return [stage for stage in self.plan.stages.values() if stage.id not in self.stored]
+
+    def cells(self) -> pd.DataFrame:
+        """The cells as a table, with the reason of each that is skipped."""
+        import pandas as pd
+
+        columns = ("dataset", "defense", "attack", "seed", "family", "access", "skip")
+        rows = [{"cell": cell.id} | {name: getattr(cell, name) for name in columns} for cell in self.plan.cells]
+        return pd.DataFrame(rows, columns=["cell", *columns])
+
+    def __repr__(self) -> str:
+        from harness.inspect.outline import outline
+
+        return "\n".join(outline(self.matrix, self.plan, self.stored))
+
+    def _repr_html_(self) -> str:
+        return _lines_html(repr(self))
+
+
+@dataclass(frozen=True, repr=False)
+class Leaderboard:
+    """A ranking of schemes. Its text and its HTML in a notebook are the tables of ``harness leaderboard``."""
+
+    board: Board
+
+    def to_frame(self, by: Literal["attack", "family"] | None = None) -> pd.DataFrame:
+        """A row for each scheme, or for each scheme under each attack or family of attacks; shares in 0..1."""
+        from harness.ranking.columns import VIEWS
+
+        check_choice("by", by, ("attack", "family")) if by is not None else None
+        view, *_ = VIEWS[by]
+        return _frame(view.of, getattr(self.board, view.records))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each scheme."""
+        return self.to_frame()
+
+    def __repr__(self) -> str:
+        from harness.ranking.render import board_text
+
+        return board_text(self.board)
+
+    def _repr_html_(self) -> str:
+        from harness.ranking.render import board_html
+
+        return board_html(self.board)
+
+
+@dataclass(frozen=True, repr=False)
+class PairedComparison:
+    """Two schemes compared over the seeds that both have. Its text is that of ``harness compare``."""
+
+    comparison: Comparison
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each attack, and for what the mark costs; shares in 0..1."""
+        from harness.ranking.compare import Compared
+
+        return _frame(Compared, self.comparison.rows)
+
+    def __repr__(self) -> str:
+        from harness.ranking.render import comparison_text
+
+        return comparison_text(self.comparison)
+
+    def _repr_html_(self) -> str:
+        from harness.ranking.render import comparison_html
+
+        return comparison_html(self.comparison)
+
+
+def _frame(kind: type[Any], records: Iterable[Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from harness.ranking.render import flat_columns, flat_rows
+
+    return pd.DataFrame(flat_rows(records), columns=flat_columns(kind))
+
+
+def _lines_html(text: str) -> str:
+    return f"<pre>{escape(text)}</pre>"
+
+
+# --- what is given ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A matrix as asked for, the registry that has its plugins, and its plan."""
+
+    registry: Registry
+    matrix: Matrix
+    plan: Plan
+
+
+def _asked(
+    matrix: str | Path | None,
+    datasets: Datasets,
+    defenses: Defenses,
+    attacks: Attacks,
+    analyses: Analyses,
+    seeds: Seeds | None,
+    nulls: int | None,
+    scale: str,
+    plugins: Plugins,
+) -> _Asked:
+    from harness.planning.graph import source_digest
+    from harness.planning.live import register
+    from harness.planning.registry import load_registry
+
+    source_digest.cache_clear()  # in a long session files are edited between two calls
+    classes = [each for each in _each(plugins) if isinstance(each, type)]
+    axes = {
+        "datasets": _axis("dataset", datasets, classes),
+        "defenses": _axis("defense", defenses, classes),
+        "attacks": _axis("attack", attacks, classes),
+        "analyses": _axis("analysis", analyses, classes),
+    }
+    registry = load_registry(_folders(plugins))
+    for problem in registry.problems:
+        _warn(f"plugin not loaded: {problem}")
+    register(registry, classes)
+    narrowing = Narrowing(scale=scale, **axes, seeds=_seeds(seeds), nulls=_nulls(nulls))
+    made = narrowing.of(None if matrix is None else str(matrix))
+    return _Asked(registry, made, planned(registry, made))
+
+
+def _axis(kind: Kind, given: Any, classes: list[type[Plugin]]) -> tuple[str | Chain, ...]:
+    """The chains of one axis; classes of entries that are not text are added to ``classes``."""
+    chains: list[str | Chain] = []
+    for each in _each(given):
+        if isinstance(each, str):
+            chains.append(each)
+        elif isinstance(each, tuple | list):
+            if kind != "attack" or not each:
+                raise UsageError(f"{kind}: {each!r} is a chain: only attacks chain, and of at least one")
+            chains.append(tuple(link for part in each for link in _links(kind, part, classes)))
+        else:
+            chains.append(_links(kind, each, classes))
+    return tuple(chains)
+
+
+def _links(kind: Kind, given: object, classes: list[type[Plugin]]) -> Chain:
+    from harness.planning.live import entry_of
+    from harness.planning.matrix import parse_chain
+    from harness.planning.registry import kind_of
+
+    if isinstance(given, str):
+        return parse_chain(given)
+    entry, cls = entry_of(given)
+    if (found := kind_of(cls)) != kind:
+        raise UsageError(f"{cls.__qualname__} is a plugin of kind {found}, where {kind} is expected")
+    classes.append(cls)
+    return (entry,)
+
+
+def _each(given: Any) -> list[Any]:
+    """Things given as one alone, or as an iterable."""
+    if isinstance(given, str | Path | Plugin | type):
+        return [given]
+    if isinstance(given, Iterable):
+        return list(given)
+    raise UsageError(f"expected a name, a plugin class or object, or a list of these, not {given!r}")
+
+
+def _texts(given: Texts) -> tuple[str, ...]:
+    return tuple(map(str, _each(given)))
+
+
+def _folders(plugins: Plugins) -> tuple[Path, ...]:
+    return tuple(Path(each) for each in _each(plugins) if not isinstance(each, type))
+
+
+def _seeds(seeds: Seeds | None) -> str | None:
+    """Seeds as the command line writes them, which checks them."""
+    if seeds is None or isinstance(seeds, str):
+        return seeds
+    return ",".join(map(str, [seeds] if not isinstance(seeds, Iterable) else seeds))
+
+
+def _nulls(nulls: int | None) -> int | None:
+    from harness.planning.matrix import MAX_NULLS
+
+    if nulls is not None and (isinstance(nulls, bool) or not isinstance(nulls, int) or not 0 <= nulls <= MAX_NULLS):
+        raise UsageError(f"nulls: expected a whole number from 0 to {MAX_NULLS}, not {nulls!r}")
+    return nulls
+
+
+def _rules(**named: Any) -> Rules:
+    from typing import get_args
+
+    from harness.ranking.scoring import Rules, TestName
+
+    check_choice("test", named.get("test", "binomial"), get_args(TestName))
+    return Rules(**named)
+
+
+def _open(results: str | Path) -> tuple[Store, Tables]:
+    from harness.storage.remote import open_results
+
+    store, tables = open_results(str(results), _warn)
+    store.check_format()
+    return store, tables
+
+
+def _warn(message: str) -> None:
+    from harness.storage.text import printable
+
+    _say(f"warning: {printable(message)}")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

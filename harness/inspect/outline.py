@@ -1,0 +1,32 @@
+"""A plan in words: its axes, its stages by action with what is stored of them, and the cells that are skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from harness.planning.graph import Plan
+from harness.planning.matrix import Matrix
+from harness.storage.text import printable
+
+
+def outline(matrix: Matrix, plan: Plan, stored: Collection[str], *, stages: bool = False) -> Iterator[str]:
+    """Lines about a plan of which the stages with these ids are ``stored``; with ``stages`` a line for each stage."""
+    if matrix.name:
+        yield printable(f"matrix {matrix.name}: {matrix.description}".rstrip(": "))
+    for kind, names in (
+        ("datasets", {cell.dataset: None for cell in plan.cells}),
+        ("defenses", {cell.defense: None for cell in plan.cells}),
+        ("attacks", {cell.attack: None for cell in plan.cells}),
+    ):
+        yield f"  {kind:9} {printable(', '.join(names))}"
+    yield f"  {'seeds':9} {', '.join(map(str, matrix.seeds))}    null models: {matrix.nulls}"
+    for stage in plan.stages.values() if stages else ():
+        yield f"  {stage.id}  {'stored' if stage.id in stored else '-':6}  {stage.action}: {printable(stage.label)}"
+    total = Counter[str](stage.action for stage in plan.stages.values())
+    done = Counter[str](stage.action for stage in plan.stages.values() if stage.id in stored)
+    yield f"{len(plan.cells)} cells, {len(plan.stages)} stages, {done.total()} stored:"
+    for action, count in total.items():
+        yield f"  {action:9} {count:6}  ({done[action]} stored)"
+    for reason, count in Counter(cell.skip for cell in plan.cells if cell.skip).items():
+        yield f"skipped: {count} cells: {printable(reason)}"
