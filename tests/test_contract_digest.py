@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from pathlib import Path
 
 import pytest
 
 from harness.planning.graph import source_digest
-from tests.conftest import Cli
+from tests.conftest import ROOT, Cli
 from tests.test_registry import edited
 
 SOURCE = '''\
@@ -86,6 +87,11 @@ def test_words_and_formatting_leave_the_digest(tmp_path: Path, change: str) -> N
 @pytest.mark.parametrize("change", CODE)
 def test_code_changes_the_digest(tmp_path: Path, change: str) -> None:
     assert digest(tmp_path, edited(SOURCE, CODE[change])) != digest(tmp_path, SOURCE)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_plugin_written_by_another_hand_is_the_same(tmp_path: Path, path: Path) -> None:
+    assert digest(tmp_path, ast.unparse(ast.parse(path.read_bytes()))) == source_digest(str(path))
 
 
 def test_different_edits_have_different_digests(tmp_path: Path) -> None:

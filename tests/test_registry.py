@@ -361,6 +361,13 @@ class Keep(WhiteBoxAttack):
     assert registry.component("attack", "keep[share=2]").text == "keep[share=2.0]"
 
 
+def test_an_annotation_of_torch_that_python_evaluates_costs_its_import_alone(tmp_path: Path, process: Cli) -> None:
+    source = edited(DEFENSE, (FUTURE, ""), ("import torch\n", "import torch\nfrom torch import nn\n"))
+    write(tmp_path, "mark.py", source + "\n\ndef size(net: torch.nn.Module, last: nn.Linear) -> torch.Tensor: ...\n")
+    listed = process("plugins", "list", "mine", "--plugins", tmp_path, code=0)
+    assert "mine  Marks nothing yet." in listed.out and not listed.err
+
+
 def test_an_annotation_that_python_cannot_evaluate_says_what_to_type(tmp_path: Path) -> None:
     hidden = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from torch import Tensor\n"
     helper = "\n\ndef doubled(x: Tensor) -> Tensor:\n    return 2 * x\n"
