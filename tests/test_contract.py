@@ -36,13 +36,6 @@ def test_every_built_in_plugin_keeps_the_contract(kind: str, name: str) -> None:
     assert check_plugin(REGISTRY.found[kind, name], REGISTRY) == []
 
 
-@pytest.mark.parametrize("kind", ["defense", "attack"])
-def test_a_template_keeps_the_contract_as_it_is(kind: str, tmp_path: Path, cli) -> None:
-    cli("new", kind, "my-own", tmp_path, code=0)
-    checked = cli("plugins", "check", "my-own", "--plugins", tmp_path, code=0)
-    assert f"ok      {kind} my-own" in checked.out
-
-
 @dataclass(frozen=True)
 class Broken(Defense):
     """A defense with one fault, which its option names."""

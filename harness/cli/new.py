@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
+import keyword
 import re
+import shlex
 from pathlib import Path
 
 import click
 
+from harness.cli.text import say
+
+TEMPLATES = {
+    "dataset": "--dataset {name}",
+    "defense": "--defense {name}",
+    "black-box-attack": "--attack {name}",
+    "white-box-attack": "--attack {name}",
+    "detector": "--attack {name}",
+    "evasion": "--attack {name}",
+    "architecture": "--dataset digits[architecture={name}]",
+    "analysis": "--analysis {name}",
+}
+"""Templates, and the option of ``harness run`` that a plugin made from one is tried by."""
+ALIASES = {"attack": "white-box-attack"}
+
 
 @click.command(epilog="Example: harness new defense my-mark ~/my-plugins")
-@click.argument("kind", type=click.Choice(["defense", "attack"]))
+@click.argument("kind", type=click.Choice([*TEMPLATES, *ALIASES]))
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path))
 def new(kind: str, name: str, folder: Path) -> None:
     """Write a plugin file that works as it is, named NAME, into FOLDER."""
     from importlib.resources import files
 
+    kind = ALIASES.get(kind, kind)
+    _check_name(kind, name)
+    template = (files("harness") / "templates" / f"{kind}.py.txt").read_text("utf-8")
+    path = folder.expanduser() / f"{name.replace('-', '_')}.py"
+    _write(path, template.replace("my-plugin", name).replace("MyPlugin", _class_name(kind, name)))
+    say(f"wrote {path}")
+    plugins = shlex.quote(str(path.parent))
+    tried = " ".join(map(shlex.quote, TEMPLATES[kind].format(name=name).split()))
+    say(f"next: harness plugins check {name} --plugins {plugins}")
+    say(f"then: harness run --matrix smoke {tried} --plugins {plugins}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    """Raise :class:`harness.UsageError` for what is not a name, or is another plugin's."""
+    from harness.errors import UsageError
+    from harness.planning.registry import load_registry
+
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
+        raise UsageError(f"{name!r} is not a plugin name: lower-case letters, digits and '-', such as my-mark")
+    general = kind if kind in ("dataset", "defense", "architecture", "analysis") else "attack"
+    for (known, taken), found in load_registry().found.items():
+        if (known, taken) == (general, name):
+            raise UsageError(f"there is {name!r} already ({found.origin}): choose another name")
+
+
+def _class_name(kind: str, name: str) -> str:
+    """``my-mark`` as ``MyMark``; with the kind behind it where Python, or :mod:`harness`, has a meaning for that."""
+    import harness
+
+    words = name.split("-")
+    if keyword.iskeyword(name.capitalize()) or "".join(map(str.capitalize, words)) in harness.__all__:
+        words += kind.split("-")
+    return "".join(map(str.capitalize, words))
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is not there yet, with the folders above it. Raises :class:`harness.UsageError`."""
     from harness.errors import UsageError
 
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
-        raise UsageError(f"{name!r} is no plugin name: lower-case letters, digits and '-', such as my-mark")
-    path = folder / f"{name.replace('-', '_')}.py"
-    if path.exists():
-        raise UsageError(f"{path} exists already: choose another name or folder")
-    template = (files("harness") / "templates" / f"{kind}.py.txt").read_text("utf-8")
-    class_name = "".join(part.capitalize() for part in name.split("-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(template.replace("my-mark", name).replace("MyMark", class_name), "utf-8")
-    click.echo(f"wrote {path}")
-    axis = "--defense" if kind == "defense" else "--attack"
-    click.echo(f"next: harness plugins check {name} --plugins {folder}")
-    click.echo(f"then: harness run --matrix smoke {axis} {name} --plugins {folder}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        if not path.parent.is_dir():
+            raise UsageError(f"{str(path.parent)!r} is a file: name a folder") from error
+        raise UsageError(f"{str(path)!r} exists already: choose another name or folder") from error
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
