@@ -91,20 +91,24 @@ def test_the_layout_that_architecture_names_is_there() -> None:
         assert found, f"ARCHITECTURE.md: no {name}, nor harness/**/{name}"
 
 
-def test_the_ten_minute_defense_is_listed_checked_run_and_ranked(tmp_path: Path, cli: Cli) -> None:
-    """A scheme in a folder outside the repository, as plugins/README.md tells; no file of the project is touched."""
-    source = blocks(ROOT / "plugins" / "README.md", "python")[0]
-    assert len(source.splitlines()) <= 60
+def test_the_page_on_plugins_begins_with_the_smallest_defense_and_its_examples_run(tmp_path: Path, cli: Cli) -> None:
+    """Schemes in a folder outside the repository, as plugins/README.md tells; no file of the project is touched."""
+    smallest, judged, *_ = blocks(ROOT / "plugins" / "README.md", "python")
+    assert smallest == (ROOT / "tests" / "plugins_smallest" / "wrong_label.py").read_text("utf-8")
+    assert len(smallest.splitlines()) <= 20 and len(judged.splitlines()) <= 40
     plugins = tmp_path / "my-plugins"
     plugins.mkdir()
-    (plugins / "stamp.py").write_text(source)
-    assert "stamp" in cli("plugins", "list", "--plugins", plugins, code=0).out
-    assert "ok      defense stamp" in cli("plugins", "check", "stamp", "--plugins", plugins, code=0).out
-    results = tmp_path / "results"
-    chosen = ("--defense", "stamp", "--defense", "ewe", "--nulls", "1", "--results", results, "--plugins", plugins)
-    cli("run", "--matrix", "smoke", *chosen, code=0)
+    (plugins / "wrong_label.py").write_text(smallest)
+    (plugins / "stamp.py").write_text(judged)
+    names, results = ("wrong-label", "stamp"), tmp_path / "results"
+    for name in names:
+        assert name in cli("plugins", "list", "--plugins", plugins, code=0).out
+        assert f"ok      defense {name}" in cli("plugins", "check", name, "--plugins", plugins, code=0).out
+    defenses = [word for name in (*names, "ewe") for word in ("--defense", name)]
+    cli("run", "--matrix", "smoke", *defenses, "--nulls", "1", "--results", results, "--plugins", plugins, code=0)
     ranked = cli("leaderboard", "--results", results, "--format", "markdown", code=0).out
-    assert re.search(r"^\| [12] \| stamp \|", ranked, re.MULTILINE)
+    for name in names:
+        assert re.search(rf"^\| [123] \| {name} \|", ranked, re.MULTILINE)
 
 
 def test_sources_name_no_machine_and_print_nothing() -> None:
