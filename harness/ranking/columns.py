@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from harness.ranking import values
 from harness.ranking.compare import ALL, Compared, Comparison
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from harness.ranking.scoring import Rules
 
 T = TypeVar("T")
+Columns: TypeAlias = "tuple[Column[T], ...]"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Table:
     """Records of one kind under a title."""
 
     title: str
-    columns: tuple[Column[Any], ...]
+    columns: Columns[Any]
     records: Sequence[Any]
     term: str = ""
     """Entry of the glossary on the whole table."""
@@ -90,17 +91,21 @@ class View(Generic[T]):
     """Field of :class:`Board` that holds the records."""
     of: type[T]
     title: str
-    columns: tuple[Column[T], ...]
+    columns: Columns[T]
     term: str = ""
     group: str = ""
     """Field whose equal values stand side by side."""
 
-    def shown(self, rules: Rules) -> tuple[Column[T], ...]:
+    def shown(self, rules: Rules) -> Columns[T]:
         """Columns by these rules: those on a budget only where there is one."""
         kept = [each for each in self.columns if rules.budget or "{budget}" not in each.name]
         return tuple(
             replace(each, name=each.name.format(budget=rules.budget), term=each.term or each.name) for each in kept
         )
+
+    def title_by(self, rules: Rules) -> str:
+        """Title by these rules."""
+        return self.title.format(confidence=f"{rules.confidence:.0%}")
 
     def table(self, board: Board, dataset: str) -> Table:
         """Records of one dataset."""
@@ -108,8 +113,7 @@ class View(Generic[T]):
         if self.group:
             place = {value: i for i, value in enumerate(dict.fromkeys(getattr(each, self.group) for each in here))}
             here.sort(key=lambda record: place[getattr(record, self.group)])
-        title = self.title.format(confidence=f"{board.rules.confidence:.0%}")
-        return Table(f"{printable(dataset)}: {title}", self.shown(board.rules), here, self.term)
+        return Table(f"{printable(dataset)}: {self.title_by(board.rules)}", self.shown(board.rules), here, self.term)
 
 
 # --- the columns of a ranking -----------------------------------------------------------------------------------------
@@ -139,6 +143,7 @@ def _samples(name: str, of: str) -> Column[Any]:
     return Column(name, lambda record: values.mean(getattr(record, of)), unit="")
 
 
+DATASET = _name("dataset", "dataset")
 SCHEME = _name("scheme", "defense")
 ATTACK = _name("attack", "attack")
 NOT_COUNTED: Column[Any] = Column("not counted", values.not_counted, unit="", words=True)
@@ -305,7 +310,7 @@ def _difference(row: Compared) -> Value:
     return (shown if math.isnan(row.sd) else f"{shown} ± {values.points(row.sd)[0]}"), key
 
 
-COMPARED: tuple[Column[Compared], ...] = (
+COMPARED: Columns[Compared] = (
     Column("attack", _compared_name, unit="", words=True),
     Column("n", lambda row: values.count(row.n), unit=""),
     Column("first", lambda row: values.points(row.ours)),

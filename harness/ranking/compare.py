@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.ranking.scoring import Rules, kinds_of, score
+from harness.ranking.scoring import Rules, score
 from harness.statistics.paired import fewest_seeds, paired_difference, seeds_to_settle
 from harness.statistics.tests import holm
 from harness.storage.store import plain
@@ -75,7 +75,7 @@ def make_comparison(cells: pd.DataFrame, ours: str, theirs: str, rules: Rules) -
     if ours == theirs:
         raise UsageError(f"{ours!r} and {theirs!r} are one scheme: name two")
     cells = cells[cells["defense"].isin([ours, theirs])]
-    scored = score(cells, rules).assign(kind=kinds_of(cells))
+    scored = score(cells, rules)
     scored["accuracy_cost"] = scored["null_accuracy"] - scored["victim_accuracy"]
     scored = scored[scored["kind"] != "detection"].assign(ours=scored["defense"] == ours)
     both = [name for name, rows in scored.groupby("dataset", sort=False) if rows["ours"].nunique() == 2]

@@ -22,7 +22,7 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.ranking.groups import Groups, grouped, placed, rows_of
-from harness.ranking.scoring import Rules, distinct, kinds_of, score
+from harness.ranking.scoring import Rules, distinct, score
 from harness.statistics.intervals import Summary, clopper_pearson_upper
 from harness.statistics.paired import shared_ranks
 from harness.statistics.pareto import hypervolumes
@@ -194,11 +194,17 @@ def make_board(
     """
     if cells.empty:
         raise UsageError("no results yet: type harness run --matrix smoke")
+    return board_of(score(cells, rules), detections, stages, rules, intervals=intervals)
+
+
+def board_of(
+    scored: pd.DataFrame, detections: pd.DataFrame, stages: pd.DataFrame, rules: Rules, *, intervals: bool = True
+) -> Board:
+    """Rank the schemes of cells that :func:`harness.ranking.scoring.score` scored by these rules."""
     # By seed: sums of the same numbers in another order differ in their last digits.
-    scored = score(cells.sort_values("seed", kind="stable", ignore_index=True), rules)
-    kinds = kinds_of(scored)
-    searched = kinds == "detection"
-    found, rest = scored[searched], scored[~searched].assign(kind=kinds[~searched])
+    scored = scored.sort_values("seed", kind="stable", ignore_index=True)
+    searched = scored["kind"] == "detection"
+    found, rest = scored[searched], scored[~searched]
     return Board(
         rules,
         _rank(_schemes(rest, stages, rules), rest, rules),

@@ -106,12 +106,13 @@ _OUTRANKING: tuple[Kind, ...] = ("other", "detection", "evasion", "survival")
 
 
 def score(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
-    """``cells`` with what the rules make of each: rates, ``p_value``, ``void``, ``counts``, ``tested``, ``verified``;
-    and what an attacker reaches: the shares ``kept`` of ``max_drop`` of accuracy and ``removed`` of trigger answers.
+    """``cells`` with what the rules make of each: its ``kind`` (see :func:`kind_of`), rates, ``p_value``, ``void``,
+    ``counts``, ``tested``, ``verified``; and what an attacker reaches: the shares ``kept`` of ``max_drop`` of accuracy
+    and ``removed`` of trigger answers.
 
     A cell counts when it is ok, has trigger evidence, and neither its victim nor its surrogate is void.
     """
-    made = cells.copy()
+    made = cells.assign(kind=kinds_of(cells))
     for who, probe in (
         ("victim", "trigger"),
         ("surrogate", "trigger"),

@@ -8,9 +8,9 @@ import pandas as pd
 
 from harness.planning.select import words
 from harness.ranking.leaderboard import Board
-from harness.report.page import PLOTS, ROWS, Grid, Row, Section
+from harness.ranking.values import count, decimal, text
+from harness.report.page import PLOTS, ROWS, Grid, Row, Section, shortened
 from harness.report.sources import About, Results
-from harness.report.values import count, decimal, shortened, text
 from harness.storage.text import printable
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+    from harness.ranking.values import Value
+
 ROWS = 1000
 """Rows of a table."""
 PLOTS = 12
@@ -24,8 +26,6 @@ TEXT = frozenset(
 
 Tags: TypeAlias = tuple[tuple[str, str], ...]
 """What a filter knows of a thing: keys and values."""
-Value: TypeAlias = tuple[str, float | str]
-"""What is shown, and what it is sorted by: empty where it is not known."""
 
 
 class Row(NamedTuple):
@@ -110,3 +110,15 @@ class Page:
     filters: list[tuple[str, str, list[str]]]
     sections: list[Section]
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shortened(there: int, limit: int, what: str) -> str:
+    """Note that only some are shown; empty where all are."""
+    if there <= limit:
+        return ""
+    return f"The first {limit:,} of {there:,} {what} are shown; harness leaderboard --format csv has all."
+
+
+def together(*told: str) -> str:
+    """One text of the sentences, without those that are empty."""
+    return " ".join(filter(None, told))

@@ -13,12 +13,12 @@ import pandas as pd
 
 from harness.planning.matrix import format_chain, option_of
 from harness.ranking.leaderboard import Board
-from harness.ranking.scoring import Rules, chances_within, kinds_of
+from harness.ranking.scoring import Rules, chances_within
+from harness.ranking.values import count, decimal, points, spread, text
 from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
-from harness.report.page import PLOTS, Grid, Plot, Row, Section
-from harness.report.ranking import verifying
+from harness.report.page import PLOTS, Grid, Plot, Row, Section, shortened, together
+from harness.report.ranking import verifying, verifying_terms
 from harness.report.sources import chain_of
-from harness.report.values import count, decimal, points, shortened, spread, text, together
 from harness.statistics.pareto import pareto_front
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def _from_to(series: Series) -> str:
 
 def distributions(scored: pd.DataFrame, known: Known) -> Section | None:
     """Every seed's success, a picture an attack."""
-    kinds = kinds_of(scored)
-    evident = _evident(scored.assign(kind=kinds)[kinds != "detection"])
+    evident = _evident(scored[scored["kind"] != "detection"])
     if evident.empty:
         return None
     evident, by = evident.sort_values("kind", key=lambda kind: kind == "none", kind="stable"), ["dataset", "attack"]
@@ -168,7 +167,7 @@ def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
 def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
     """How many queries it takes to accuse, and how many of a scheme's attacked models are with so many."""
     rules = board.rules
-    tested = scored[scored["tested"] & (kinds_of(scored) == "survival")]
+    tested = scored[scored["tested"] & (scored["kind"] == "survival")]
     tested = tested.assign(chances=list(chances_within(tested, BUDGETS, rules)))
     if tested.empty:
         return None
@@ -180,24 +179,12 @@ def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
         f"count. The test: {rules.accuser}, at {rules.confidence:.0%}.",
         grids=verifying(board, known),
         plots=[_budget(dataset, rows, known) for dataset, rows in _groups(tested, "dataset", PLOTS)],
-        terms=_terms(rules),
+        terms=verifying_terms(board),
         left_out=together(
             shortened(tested["dataset"].nunique(), PLOTS, "pictures"),
             shortened(tested["defense"].nunique(), COLOURS, "schemes of a picture"),
         ),
     )
-
-
-def _terms(rules: Rules) -> list[tuple[str, str]]:
-    limit = "the upper confidence limit of the false rate" if rules.fpr is None else f"{rules.fpr:.2%}"
-    return [
-        ("t-test", "the paper's number, for the attacked model in the middle; about half of such models are accused."),
-        ("80% and 95% power", f"of an exact test against {limit}, which accuses such a model that often."),
-        (
-            "sequential",
-            f"expected of a test made for that rate that looks after every answer (SPRT), against {limit}; power 95%.",
-        ),
-    ]
 
 
 def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
@@ -219,8 +206,7 @@ def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
 
 def frontiers(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
     """What an attacker pays in accuracy for what it takes of the mark, a picture a scheme."""
-    kinds = kinds_of(scored)
-    evident = _evident(scored.assign(kind=kinds)[kinds != "detection"]).dropna(subset="surrogate_accuracy")
+    evident = _evident(scored[scored["kind"] != "detection"]).dropna(subset="surrogate_accuracy")
     if evident.empty:
         return None
     by = ["dataset", "defense"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from harness.ranking.columns import DATASET, Columns
 from harness.ranking.leaderboard import Board
-from harness.report.page import Described, Grid, Section, Tags
-from harness.report.ranking import Columns, T, attack_columns, row, scheme_columns
-from harness.report.values import shortened, text
+from harness.report.page import Described, Grid, Section, Tags, shortened
+from harness.report.ranking import attack_columns, row, scheme_columns
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry
@@ -43,10 +43,10 @@ def attacks(board: Board, known: Known) -> Section:
     return Section("attacks", "Attacks", plugins=described, left_out=left_out)
 
 
-def _found(title: str, columns: Columns[T], records: list[T], tags: Callable[[T], Tags]) -> Grid:
-    shown: Columns[T] = {"dataset": lambda record: text(record.dataset), **columns}
+def _found(title: str, columns: Columns[Any], records: list[Any], tags: Callable[[Any], Tags]) -> Grid:
+    shown = (DATASET, *columns)
     rows = [row(shown, record, tags(record)) for record in records[:FOUND]]
-    return Grid(title, tuple(shown), rows, shortened(len(records), FOUND, "rows"))
+    return Grid(title, tuple(column.header for column in shown), rows, shortened(len(records), FOUND, "rows"))
 
 
 def _described(kind: Literal["defense", "attack"], name: str, grid: Grid, registry: Registry) -> Described:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.ranking.leaderboard import make_board
+from harness.ranking.leaderboard import board_of
 from harness.ranking.scoring import score
 from harness.report import background, plots, plugins, ranking
 from harness.report.page import ROWS, Page
@@ -26,11 +26,11 @@ def make_sections(results: Results, about: About, registry: Registry) -> Page:
     cells, rules = _named(results.cells), results.rules
     results = replace(results, cells=cells, detections=_named(results.detections))
     # Of thousands of attacks the intervals take longer than all else.
-    board = make_board(cells, results.detections, results.stages, rules, intervals=len(cells) <= 5 * ROWS)
-    scored = score(cells, rules)
+    scored, few = score(cells, rules), len(cells) <= 5 * ROWS
+    board = board_of(scored, results.detections, results.stages, rules, intervals=few)
     known = Known(cells, registry)
     made = [
-        ranking.leaderboard(results, board, known),
+        ranking.leaderboard(results, scored, board, known),
         ranking.left(board, known),
         ranking.price(board, known),
         plots.distributions(scored, known),
