@@ -73,17 +73,17 @@ def test_columns_sort_by_pointer_and_by_keyboard(page: Any) -> None:
     success = [float(row[3].split()[0]) for row in shown(page, rows)]
     assert len(success) == 2 * len(ATTACKS) and success == sorted(success)
     assert page.get_attribute(f"{head}:nth-child(4)", "aria-sort") == "ascending"
-    page.focus(f"{head}:nth-child(1) button")
+    page.focus(f"{head}:nth-child(2) button")
     page.keyboard.press("Enter")
     page.keyboard.press("Enter")
-    assert [row[0] for row in shown(page, rows)] == ["ewe"] * 4 + ["baseline"] * 4
+    assert [row[1] for row in shown(page, rows)] == ["ewe"] * 4 + ["baseline"] * 4
     assert page.get_attribute(f"{head}:nth-child(4)", "aria-sort") is None
 
 
 def test_filters_hide_what_was_not_chosen_and_rank_by_the_rest(page: Any) -> None:
     everything = shown(page, "#leaderboard tbody tr")
     page.select_option("select[data-key=family]", "removal")
-    assert {row[1].partition("[")[0] for row in shown(page, "#left table.sortable tbody tr")} == {"pruning"}
+    assert {row[0].partition("[")[0] for row in shown(page, "#left table.sortable tbody tr")} == {"pruning"}
     removal = shown(page, "#leaderboard tbody tr")
     assert len(removal) == len(everything) == 2 and all(row[WORST].endswith(" pruning") for row in removal)
     page.select_option("select[data-key=access]", "black-box")

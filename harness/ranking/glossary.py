@@ -93,7 +93,7 @@ def meaning(term: str, rules: Rules, **more: object) -> str:
         accuser=rules.accuser,
         budget=rules.budget,
         drop=f"{100 * rules.max_drop:g}",
-        false=f"an assumed false rate of {assumed}" if assumed else "the null models' (the false rate)",
+        false=f"an assumed false rate of {assumed}" if assumed else "the null models' success (the false rate)",
         limit=assumed or "the upper confidence limit of the false rate",
         **more,
     )
