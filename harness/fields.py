@@ -15,13 +15,13 @@ import ast
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import Field, FrozenInstanceError, dataclass, field, replace
+from dataclasses import Field, FrozenInstanceError, dataclass, field, fields, replace
 from functools import cache, wraps
 from itertools import pairwise
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
-from harness.errors import OptionError
+from harness.errors import OptionError, PluginError
 
 T = TypeVar("T")
 
@@ -95,6 +95,7 @@ class Configured:
         if cls.__post_init__ is not Configured.__post_init__ and not hasattr(cls.__post_init__, "checks_bounds"):
             cls.__post_init__ = _checking(cls.__post_init__)  # type: ignore[method-assign]
         dataclass(frozen=True)(cls)
+        _refuse_untyped_defaults(cls)
         # The decorator refuses a class that has these already; `Configured` has the same.
         del cls.__setattr__, cls.__delattr__
 
@@ -142,7 +143,19 @@ def _strings_below_fields(cls: type) -> Mapping[str, str]:
 
 
 def _is_option(value: object) -> bool:
-    return isinstance(value, Field) and "option" in value.metadata
+    return isinstance(value, Field) and isinstance(value.metadata.get("option"), Declaration)
+
+
+def _refuse_untyped_defaults(cls: type[Configured]) -> None:
+    """Raise :class:`PluginError` for ``count = 5`` in a subclass: without a type it would change nothing."""
+    inherited = {id(each) for base in cls.__mro__[1:] for each in getattr(base, "__dataclass_fields__", {}).values()}
+    for each in fields(cls):
+        if each.name in vars(cls) and id(each) in inherited:
+            hint = each.type if isinstance(each.type, str) else getattr(each.type, "__name__", each.type)
+            raise PluginError(
+                f"{cls.__name__}.{each.name} has no type, so the option keeps its default {each.default!r}: "
+                f"write {each.name}: {hint} = {vars(cls)[each.name]!r}"
+            )
 
 
 def _checking(post_init: Callable[..., None]) -> Callable[..., None]:

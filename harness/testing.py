@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, get_origin
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from harness.errors import DataError, HarnessError, PluginError
 from harness.nets import Net
 from harness.planning.builder import make_plan
 from harness.planning.graph import Component, Kind, Plan
-from harness.planning.registry import PluginInfo, Registry, load_registry, plugin_info
+from harness.planning.options import resolved_types
+from harness.planning.registry import KINDS, PluginInfo, Registry, load_registry, plugin_info
 from harness.running.worker import StageRunner
 from harness.storage.store import Store, plain
 
@@ -110,8 +111,10 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
 def _object_problems(found: PluginInfo, registry: Registry) -> Iterator[str]:
     if "__doc__" not in vars(found.cls) or found.summary.startswith(f"{found.cls.__name__}("):
         yield "it has no docstring: its first line is what `harness plugins list` shows"
-    if any(option.name == "name" for option in fields(found.cls)):
-        yield f"its name is an option: write name = {found.cls.name!r} without a type"
+    declared = resolved_types(KINDS[found.kind])
+    for option in fields(found.cls):
+        if get_origin(declared.get(option.name)) is ClassVar:
+            yield f"its {option.name} is an option: write {option.name} = {option.default!r} without a type"
     plugin = found.cls()
     if plugin != found.cls() or hash(plugin) != hash(found.cls()):
         yield "two objects with the same options are not equal"

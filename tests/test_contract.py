@@ -154,6 +154,7 @@ class Named(Crooked):
     """A dataset whose name has a type, and so is an option."""
 
     name: str = "named"  # type: ignore[misc]
+    available: int = 3000  # type: ignore[misc]
 
 
 class Armed(Forgetful):
@@ -172,6 +173,8 @@ def test_an_error_of_the_plugin_is_a_problem_and_no_traceback() -> None:
 
 def test_a_name_with_a_type_is_named() -> None:
     with pytest.raises(PluginError, match="its name is an option: write name = 'named' without a type"):
+        check_dataset(Named)
+    with pytest.raises(PluginError, match="its available is an option: write available = 3000 without a type"):
         check_dataset(Named)
 
 

@@ -11,8 +11,9 @@ from typing import ClassVar, Literal
 import pytest
 
 from harness import Attack, PluginError, TriggerRecipe, option, require
-from harness.errors import OptionError
-from harness.planning.options import OptionInfo, options_of
+from harness.errors import OptionError, UnknownName
+from harness.planning.matrix import parse_entry
+from harness.planning.options import OptionInfo, construct, options_of
 from harness.planning.registry import check_class, load_registry
 from tests.conftest import Cli
 
@@ -156,6 +157,33 @@ def test_other_decorators_of_version_0_1_work_as_they_did() -> None:
         @dataclass
         class Thawed(Attack):
             """No plugin may change."""
+
+
+def test_a_default_without_a_type_in_a_subclass_is_refused() -> None:
+    with pytest.raises(PluginError) as caught:
+
+        class Forgets(Bare):
+            """It means another default, and would have none."""
+
+            name = "forgets"
+            count = 5
+
+    assert str(caught.value) == ("Forgets.count has no type, so the option keeps its default 20: write count: int = 5")
+
+
+def test_an_option_without_a_type_says_what_to_write() -> None:
+    class Untyped(Attack):
+        """An attack whose author forgot a type."""
+
+        name = "untyped"
+        family = "removal"
+        strength = 0.5
+
+    with pytest.raises(OptionError) as caught:
+        construct(Untyped, parse_entry("untyped[strength=1]"))
+    assert str(caught.value) == "untyped: strength has no type, so it is not an option: write strength: float = 0.5"
+    with pytest.raises(UnknownName, match="unknown option of untyped 'skip'"):
+        construct(Untyped, parse_entry("untyped[skip=1]"))
 
 
 def test_a_default_out_of_bounds_is_named() -> None:

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness.contracts import Plugin
-from harness.errors import OptionError, PluginError, UnknownName
+from harness.errors import OptionError, PluginError, UnknownName, UsageError
 from harness.fields import declaration_of
 from harness.planning.graph import value_text
 from harness.planning.matrix import Entry, Value
@@ -63,7 +63,7 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
     options: dict[str, Any] = {}
     for key, value in entry.options:
         if key not in known:
-            raise UnknownName(f"option of {entry.name}", key, known)
+            raise _unknown_option(cls, entry.name, key, known)
         if key in options:
             raise OptionError(f"{entry.name}: option {key} is given twice")
         options[key] = _convert(value, hints[key], f"{entry.name}[{key}={value}]")
@@ -71,6 +71,15 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
         return cls(**options)
     except (OptionError, ValueError, TypeError) as error:
         raise OptionError(f"{entry}: {error}") from error
+
+
+def _unknown_option(cls: type[Plugin], name: str, key: str, known: list[str]) -> UsageError:
+    value = getattr(cls, key, None)
+    if key in resolved_types(cls) or not isinstance(value, int | float | str):
+        return UnknownName(f"option of {name}", key, known)
+    return OptionError(
+        f"{name}: {key} has no type, so it is not an option: write {key}: {type(value).__name__} = {value!r}"
+    )
 
 
 @cache  # a sweep constructs one class thousands of times, and resolving its annotations is most of that
