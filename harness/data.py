@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from harness.contracts import Arrays, Dataset, InputSet, Split
 from harness.errors import DataError
+from harness.files import whole_file
 
 
 def cache_folder() -> Path:
@@ -311,13 +311,9 @@ def _write_prepared(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> No
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}")
-    try:
+    with whole_file(path) as partial:
         save_file(
             {name: np.ascontiguousarray(array) for name, array in arrays.items()},
             partial,
             {"sha256": _checksum(arrays)},
         )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -418,7 +418,7 @@ def test_torn_artifacts_are_computed_again(cli: Cli, copied: Path, whole: Path, 
     torn = dice.sample(files, 4)
     for path in torn:
         tear(path, dice)
-    (copied / "artifacts" / torn[0].parent.name[:2] / f".{'0' * 32}.12345678").mkdir()
+    (copied / "artifacts" / torn[0].parent.name[:2] / f".{'0' * 32}.12345678.partial").mkdir()
     cli("run", *arguments(copied, *ATTACKS), code=0)
     assert_equal(copied, whole)
 

@@ -131,7 +131,7 @@ def test_unfinished_folders_and_notes_go_unless_somebody_is_at_it(registry: Regi
     Store(tmp_path).prepare()
     mine, dead = "a" * 32, "b" * 32
     for id in (mine, dead):
-        partial = Store(tmp_path).path(id).with_name(f".{id}.12345678")
+        partial = Store(tmp_path).path(id).with_name(f".{id}.12345678.partial")
         partial.mkdir(parents=True)
         (partial / "tensors.safetensors").write_bytes(bytes(1000))
     (tmp_path / "artifacts" / "aa" / ".hidden").mkdir()
@@ -139,25 +139,31 @@ def test_unfinished_folders_and_notes_go_unless_somebody_is_at_it(registry: Regi
     (tmp_path / "claims" / "dead.json").write_text(json.dumps({"stage": dead}))
     (tmp_path / "claims" / "odd.json").write_text("[1, ")
     (tmp_path / "tables" / "cells").mkdir(parents=True)
-    (tmp_path / "tables" / "cells" / "run-0000.partial").touch()
+    (tmp_path / "tables" / "cells" / ".run-0000.parquet.12345678.partial").touch()
     with held(tmp_path, mine):
         found = keeper(tmp_path)
         goes = found.goes()
         assert [(each.kind, each.path.name) for each in goes] == [
-            ("partial", f".{dead}.12345678"),
+            ("partial", f".{dead}.12345678.partial"),
+            ("partial", ".run-0000.parquet.12345678.partial"),
             ("note", "dead.json"),
             ("note", "odd.json"),
-            ("partial", "run-0000.partial"),
         ]
         assert goes[0].size == 1000
-        assert "run-0000.partial" not in {each.path.name for each in keeper(tmp_path, began=time.time() + 60).goes()}
+        assert ".run-0000.parquet.12345678.partial" not in {
+            each.path.name for each in keeper(tmp_path, began=time.time() + 60).goes()
+        }
         assert found.delete(goes) == goes
         left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-        assert {"dead.json", "odd.json", "run-0000.partial"}.isdisjoint(left) and "locks" in left
-    assert [each.path.name for each in keeper(tmp_path).goes() if each.kind == "partial"] == [f".{mine}.12345678"]
+        assert {"dead.json", "odd.json", ".run-0000.parquet.12345678.partial"}.isdisjoint(left) and "locks" in left
+    assert [each.path.name for each in keeper(tmp_path).goes() if each.kind == "partial"] == [
+        f".{mine}.12345678.partial"
+    ]
 
 
-@pytest.mark.parametrize("where", ["artifacts/{shelf}", "artifacts/{shelf}/{id}", "artifacts/{shelf}/.{id}.12345678"])
+@pytest.mark.parametrize(
+    "where", ["artifacts/{shelf}", "artifacts/{shelf}/{id}", "artifacts/{shelf}/.{id}.12345678.partial"]
+)
 def test_links_are_refused(registry: Registry, tmp_path: Path, where: str) -> None:
     results, outside = tmp_path / "results", tmp_path / "outside"
     plan = planned(registry, ["adi"])
@@ -182,11 +188,11 @@ def test_links_are_refused(registry: Registry, tmp_path: Path, where: str) -> No
 def test_prepared_copies_are_those_of_the_cache(tmp_path: Path) -> None:
     (tmp_path / "one.safetensors").write_bytes(bytes(10))
     (tmp_path / "deeper").mkdir()
-    assert [(each.kind, each.size) for each in prepared_copies(tmp_path)] == [("prepared", 10)]
-    assert prepared_copies(tmp_path / "none") == []
+    assert [(each.kind, each.size) for each in prepared_copies(tmp_path, time.time() + 7200)] == [("prepared", 10)]
+    assert prepared_copies(tmp_path / "none", time.time()) == []
     (tmp_path / "link").symlink_to(tmp_path / "deeper")
     with pytest.raises(ResultsError, match="is a link"):
-        prepared_copies(tmp_path / "link")
+        prepared_copies(tmp_path / "link", time.time())
 
 
 def test_a_size_is_that_of_all_files_and_of_no_link(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_merging_is_a_dictionary_filled_in_the_order_of_runs(files: list[tuple[s
 def test_an_unfinished_file_is_not_read(tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     tables.append("cells", OLD, [row(CELLS)])
-    (tables.folder / "cells" / f"{NEW}-0000.partial").write_bytes(b"PAR1")
+    (tables.folder / "cells" / f".{NEW}-0000.parquet.12345678.partial").write_bytes(b"PAR1")
     assert tables.read("cells")["run"].tolist() == [OLD]
 
 

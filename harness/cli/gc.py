@@ -63,7 +63,7 @@ def gc(
     claims = Claims(store.results)
     keeper = GarbageCollector(store, tables, claims, plans, began)
     _refuse_strangers(keeper)
-    goes = [*keeper.goes(), *(_prepared() if prepared else ())]
+    goes = [*keeper.goes(), *(_prepared(began) if prepared else ())]
     _tell(goes)
     if keeper.untold:
         click.echo(f"{keeper.untold} artifacts stay since their records do not say what they were made of")
@@ -90,11 +90,11 @@ def _refuse_strangers(keeper: GarbageCollector) -> None:
         )
 
 
-def _prepared() -> list[Goes]:
+def _prepared(began: float) -> list[Goes]:
     from harness.data import cache_folder
     from harness.inspect.gc import prepared_copies
 
-    return prepared_copies(cache_folder() / "prepared")
+    return prepared_copies(cache_folder() / "prepared", began)
 
 
 def _tell(goes: list[Goes]) -> None:

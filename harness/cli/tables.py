@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -81,15 +79,11 @@ def _write_parquet(columns: list[str], rows: list[dict[str, Any]], output: Path)
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file, and the folders above it, whole or not at all. Raises :class:`UsageError` where that cannot be."""
     from harness.errors import UsageError
+    from harness.files import whole_file
 
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as handle:
+        with whole_file(path) as partial, partial.open("wb") as handle:
             write(handle)
-        partial.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}; choose another --output") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

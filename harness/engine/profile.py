@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import torch
 
+from harness.files import whole_file
+
 STEPS = 20
 """Steps of each training whose operations are recorded: all of them would be gigabytes."""
 
@@ -106,7 +108,6 @@ class Timeline:
     def write(self, path: Path) -> None:
         """Write the timeline, gzipped JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         text = json.dumps({"traceEvents": self._events, "displayTimeUnit": "ms"})
-        partial.write_bytes(gzip.compress(text.encode()))
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_bytes(gzip.compress(text.encode()))

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -21,6 +19,7 @@ from harness.figures import kinds
 from harness.figures.frames import against, epochs, finite, frequencies, pairs, projected
 from harness.figures.style import Kind as Drawing
 from harness.figures.style import print_to
+from harness.files import temporary_folder
 from harness.papers.quantities import QUANTITIES, Frames, measured
 from harness.planning.matrix import Chain, format_chain, option_of, parse_chain
 from harness.ranking.scoring import Rules, chances_within, kinds_of, score
@@ -541,18 +540,15 @@ def draw_all(collected: dict[str, pd.DataFrame], folder: Path, style: str) -> li
     than a page goes on in files of their own."""
     refuse_links(folder)
     refuse_record(folder.parent)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        partial.mkdir(parents=True)
-        for name, data in collected.items():
-            picture = PICTURES[name]
-            sheets = kinds.sheets(data, picture.draw) if len(data) else []
-            for sheet, suffix in zip(sheets, ("", "-b", "-c"), strict=False):
-                title = f"{picture.title} (continued)" if suffix else picture.title
-                print_to(partial / f"{name}{suffix}.{style}", sheet, picture.draw, title)
-        folder.mkdir(exist_ok=True)
-        return [path.replace(folder / path.name) for path in sorted(partial.iterdir())]
+        with temporary_folder(folder) as partial:
+            for name, data in collected.items():
+                picture = PICTURES[name]
+                sheets = kinds.sheets(data, picture.draw) if len(data) else []
+                for sheet, suffix in zip(sheets, ("", "-b", "-c"), strict=False):
+                    title = f"{picture.title} (continued)" if suffix else picture.title
+                    print_to(partial / f"{name}{suffix}.{style}", sheet, picture.draw, title)
+            folder.mkdir(exist_ok=True)
+            return [path.replace(folder / path.name) for path in sorted(partial.iterdir())]
     except OSError as error:
         raise ResultsError(f"cannot write to {str(folder)!r}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

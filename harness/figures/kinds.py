@@ -48,6 +48,7 @@ from harness.figures.style import (
     style_axes,
     wrapped,
 )
+from harness.files import whole_file
 from harness.storage.text import printable
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def draw(kind: str, data: pd.DataFrame, title: str, path: Path) -> None:
     """Draw ``data`` as a paper's picture of ``kind`` to ``path``, a PNG of 1,200 pixels' width, with the numbers beside
     it as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data.to_csv(path.with_suffix(".csv"), index=False)
+    with whole_file(path.with_suffix(".csv")) as partial:
+        data.to_csv(partial, index=False)
     print_to(path, data, KINDS[kind], title, width=PAGE, dpi=200)
 
 

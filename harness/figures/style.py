@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from harness.files import whole_file
 from harness.storage.text import printable
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def print_to(
         lines = wrapped(f"{title} ({less})" if less else title, int(16 * width))
         figure.suptitle(lines)
         figure.set_figheight(figure.get_figheight() + LINE * (1 + lines.count("\n")))
-        figure.savefig(path, dpi=dpi, metadata=FORMATS[path.suffix[1:]])
+        style = path.suffix[1:]
+        with whole_file(path) as partial:
+            figure.savefig(partial, format=style, dpi=dpi, metadata=FORMATS[style])
 
 
 def places_of(data: pd.DataFrame) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, UsageError
+from harness.files import whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.select import pick, words
 from harness.storage.schema import CELLS
@@ -107,17 +106,13 @@ def export(cell: Exported, folder: Path, with_key: bool = True) -> list[str]:
     :class:`UsageError`.
     """
     _check_target(folder)
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        partial.mkdir(parents=True)
-        _write(cell, partial, with_key)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            _write(cell, partial, with_key)
+            if folder.exists():
+                folder.rmdir()
     except OSError as error:
         raise UsageError(f"cannot write {str(folder)!r}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # there no more, once it was renamed
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DamagedArtifact, ResultsError
+from harness.files import PARTIAL
 from harness.planning.graph import Plan
 from harness.planning.inputs import inputs_in
 from harness.storage.files import refuse_links
@@ -143,7 +144,7 @@ class GarbageCollector:
 
     def goes(self) -> list[Goes]:
         """What nobody needs, and is older than the command. Raises :class:`harness.errors.ResultsError` for links."""
-        found = [*self._artifacts(), *self._partials(), *self._notes(), *self._abandoned()]
+        found = [*self._artifacts(), *self._partials(), *self._notes()]
         return [each for each in found if not self.is_new(each.path)]
 
     def is_new(self, path: Path) -> bool:
@@ -157,11 +158,16 @@ class GarbageCollector:
             yield Goes(path, artifact.action, artifact.label, size_of(path), id)
 
     def _partials(self) -> Iterator[Goes]:
-        """The folders of artifacts that a process was writing when it was killed."""
-        for path in sorted(self.store.folder.glob("??/.*")):
+        """Files and folders that a process was writing when it was killed, and tables that were set aside.
+
+        Of an artifact its claim tells if a process still writes it; other writers claim nothing, so their age does.
+        """
+        for path in sorted([*_unfinished(self.store.results), *self.store.results.glob("tables/*/.*.aside")]):
             refuse_links(path.parent, path)
-            if (found := _PARTIAL.fullmatch(path.name)) and not self.claims.is_taken(found[1]):
-                yield Goes(path, "partial", f"{found[1]}, unfinished", size_of(path), found[1])
+            found = PARTIAL.fullmatch(path.name)
+            id = found["name"] if found and path.parent.parent == self.store.folder else ""
+            if not (self.claims.is_taken(id) if id else is_young(path, self.began)):
+                yield Goes(path, "partial", f"{found['name'] if found else path.name}, unfinished", size_of(path), id)
 
     def _notes(self) -> Iterator[Goes]:
         """What processes left that ended before they could take it back."""
@@ -173,14 +179,6 @@ class GarbageCollector:
                 live = False
             if not live:
                 yield Goes(path, "note", path.name, size_of(path))
-
-    def _abandoned(self) -> Iterator[Goes]:
-        """Single files that were never finished, or set aside. Their writers claim nothing: only their age tells."""
-        for pattern in _ABANDONED:
-            for path in sorted(self.store.results.glob(pattern)):
-                refuse_links(path.parent, path)
-                if all(status.st_mtime < self.began - _PATIENCE for status in _statuses(path)):
-                    yield Goes(path, "partial", path.name, size_of(path))
 
     def delete(self, goes: Iterable[Goes]) -> list[Goes]:
         """Delete, and say what: all but what a process has claimed or written meanwhile."""
@@ -203,19 +201,35 @@ class GarbageCollector:
         return True
 
 
-_PARTIAL = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{8}")
-_ABANDONED = (
-    *("tables/*/*.partial", "tables/*/.*.aside", "claims/*.partial", "format.json.*.partial"),
-    "artifacts/.probe-*",
-)
 _PATIENCE = 3600.0
 """Seconds after which a file is taken for abandoned: writing one takes moments."""
 
 
-def prepared_copies(folder: Path) -> list[Goes]:
-    """The decoded copies of data sets in the per-user cache. They are made again when they are needed."""
+def is_young(path: Path, began: float) -> bool:
+    """True if something of ``path`` was written so shortly before ``began`` that a process may still write it."""
+    return any(status.st_mtime >= began - _PATIENCE for status in _statuses(path))
+
+
+def _unfinished(folder: Path) -> Iterator[Path]:
+    """Whatever below a folder has the name of something that was being written. No link is followed."""
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files) if PARTIAL.fullmatch(name))
+        # Not into what was found, nor into artifacts, of which there are many: nothing is written inside one.
+        folders[:] = [name for name in folders if not PARTIAL.fullmatch(name) and not _ID.fullmatch(name)]
+
+
+_ID = re.compile("[0-9a-f]{32}")
+
+
+def prepared_copies(folder: Path, began: float) -> list[Goes]:
+    """The decoded copies of data sets in the per-user cache. They are made again when they are needed.
+
+    Copies that a process may still write, as of the time ``began``, are left out.
+    """
     refuse_links(folder)
-    return [Goes(path, "prepared", path.name, size_of(path)) for path in sorted(folder.glob("*")) if path.is_file()]
+    paths = [path for path in sorted(folder.glob("*")) if path.is_file()]
+    done = [path for path in paths if not (PARTIAL.fullmatch(path.name) and is_young(path, began))]
+    return [Goes(path, "prepared", path.name, size_of(path)) for path in done]
 
 
 def size_of(path: Path) -> int:

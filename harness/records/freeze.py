@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, ResultsError, UsageError
 from harness.figures.catalogue import Shown, collect, draw_all
+from harness.files import whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.registry import Registry
 from harness.ranking.leaderboard import Board, make_board
@@ -54,22 +53,20 @@ def record(
         )
     board, stages = board_of(tables), tables.read("stages")
     environment = {**_made_by(command), "measured_on": board.machines, **measured(stages)}
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
-        for name in TABLES:
-            _freeze(tables.read(name), name, partial)
-        draw_all(collect(Shown(tables, registry.component)), partial / "figures", "svg")
-        (partial / "leaderboard.md").write_text(ranking, "utf-8")
-        (partial / "report.html").write_text(report(Tables(partial), environment, registry), "utf-8")
-        _write_json(partial / "ids.json", _ids(store, stages["stage"]))
-        _write_json(partial / "environment.json", environment)
-        _write_json(partial / "manifest.json", {"format": FORMAT, "schema": SCHEMA_VERSION, "files": digests(partial)})
-        (partial / "README.md").write_text(_readme(title, environment, board), "utf-8")
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            for name in TABLES:
+                _freeze(tables.read(name), name, partial)
+            draw_all(collect(Shown(tables, registry.component)), partial / "figures", "svg")
+            (partial / "leaderboard.md").write_text(ranking, "utf-8")
+            (partial / "report.html").write_text(report(Tables(partial), environment, registry), "utf-8")
+            _write_json(partial / "ids.json", _ids(store, stages["stage"]))
+            _write_json(partial / "environment.json", environment)
+            manifest = {"format": FORMAT, "schema": SCHEMA_VERSION, "files": digests(partial)}
+            _write_json(partial / "manifest.json", manifest)
+            (partial / "README.md").write_text(_readme(title, environment, board), "utf-8")
     except OSError as error:
         raise ResultsError(f"cannot write {printable(folder)}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # there no more, once it was renamed
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ResultsError
+from harness.files import whole_file
 
 try:
     import fcntl
@@ -75,13 +76,12 @@ class Claims:
 
     def _write_note(self) -> None:
         """Say what was claimed last. A disk that is full keeps nobody from computing: the lock is what counts."""
-        partial = self._note.with_suffix(".partial")
         with suppress(OSError):
             if not self._held:
                 self._note.unlink(missing_ok=True)
                 return
-            partial.write_text(json.dumps(list(self._held.values())[-1]), "utf-8")
-            partial.replace(self._note)
+            with whole_file(self._note) as partial:
+                partial.write_text(json.dumps(list(self._held.values())[-1]), "utf-8")
 
     def is_taken(self, id: str) -> bool:
         """Whether another process has the claim of a stage now; not where this one may not ask."""

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from harness.errors import DamagedArtifact, ResultsError, UsageError
+from harness.files import partial_path
 from harness.storage.schema import TABLES
 from harness.storage.store import MAX_RECORD, Artifact, Store
 from harness.storage.tables import Tables
@@ -202,7 +202,7 @@ class Remote:
     def fetch(self, entries: Mapping[str, Entry]) -> None:
         """Copy files to the mirror, each whole or not at all; not what is gone there. Raises :class:`ResultsError`."""
         passing = self.folder / "partial"
-        copies = {name: passing / uuid.uuid4().hex for name in entries}
+        copies = {name: partial_path(passing / name.rpartition("/")[2]) for name in entries}
         try:
             with self._reading():
                 passing.mkdir(parents=True, exist_ok=True)
@@ -273,7 +273,7 @@ class Remote:
         if self._is_object_store:
             self.fs.put_file(here, there)
             return
-        partial = self._there(f"partial/{uuid.uuid4().hex}")
+        partial = self._there(f"partial/{partial_path(Path(name)).name}")
         try:
             self.fs.makedirs(self._there("partial"), exist_ok=True)
             self.fs.put_file(here, partial)

@@ -15,13 +15,13 @@ import reprlib
 import shutil
 import stat
 import sys
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, ResultsError
+from harness.files import partial_path, whole_file, whole_folder
 from harness.storage.files import refuse_links, refuse_record
 from harness.storage.text import printable
 
@@ -66,13 +66,11 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
                 # Whole or not at all: another process may start in the same folder.
-                partial = marker.with_name(f"{marker.name}.{uuid.uuid4().hex[:8]}.partial")
-                with partial.open("w", encoding="utf-8") as file:
+                with whole_file(marker) as partial, partial.open("w", encoding="utf-8") as file:
                     file.write(json.dumps({"format": FORMAT}))
                     file.flush()
                     os.fsync(file.fileno())  # no checksum would tell that a power cut tore it
-                partial.replace(marker)
-            probe = self.folder / f".probe-{uuid.uuid4().hex}"
+            probe = partial_path(self.folder / "probe")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -115,21 +113,17 @@ class Store:
         """Store an artifact, in place of what is there of its id. Raises :class:`ResultsError` when that cannot be."""
         path = self.path(id)
         refuse_links(self.folder, path.parent)
-        partial = path.with_name(f".{id}.{uuid.uuid4().hex[:8]}")
         try:
-            partial.mkdir(parents=True)
-            body = dict(record)
-            if tensors:
-                body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
-            # Compact: json's indenting encoder is written in Python, and a matrix has thousands of records.
-            text = _sealed(json.dumps(plain(body), sort_keys=True, allow_nan=False))
-            (partial / "record.json").write_bytes(text.encode())
-            _remove(path)
-            partial.replace(path)
+            with whole_folder(path) as partial:
+                body = dict(record)
+                if tensors:
+                    body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
+                # Compact: json's indenting encoder is written in Python, and a matrix has thousands of records.
+                text = _sealed(json.dumps(plain(body), sort_keys=True, allow_nan=False))
+                (partial / "record.json").write_bytes(text.encode())
+                _remove(path)
         except OSError as error:
             raise ResultsError(f"cannot write {str(path)!r}: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)  # there no more, once it was renamed
 
     def record(self, id: str) -> dict[str, Any] | None:
         """The record of an artifact; ``None`` if there is none. Raises :class:`DamagedArtifact`."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ResultsError, UnknownName
+from harness.files import whole_file
 from harness.storage.files import refuse_links
 from harness.storage.schema import CELLS, MAX_ROWS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, VERSION_KEY, Table
 from harness.storage.text import printable
@@ -48,14 +49,11 @@ class Tables:
         folder = self.folder / table
         refuse_links(self.folder, folder)
         path = self._part(table, run)
-        partial = path.with_suffix(".partial")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
-            partial.replace(path)
+            with whole_file(path) as partial:
+                pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             raise ResultsError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
     def _part(self, table: str, run: str) -> Path:
