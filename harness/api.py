@@ -244,7 +244,7 @@ class Run:
 
     def __repr__(self) -> str:
         from harness.running.progress import first_line
-        from harness.storage.text import printable
+        from harness.text import printable
 
         lines = [f"{self.outcome.summary(len(self.plan.cells))}, tables in {printable(self.results)}/tables"]
         lines += [f"failed: {printable(cell)}: {first_line(reason)}" for cell, reason in self.failures[:SHOWN]]
@@ -476,7 +476,7 @@ def _open(results: str | Path) -> tuple[Store, Tables]:
 
 
 def _warn(message: str) -> None:
-    from harness.storage.text import printable
+    from harness.text import printable
 
     _say(f"warning: {printable(message)}")
 

@@ -21,9 +21,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from harness.text import printable
+
 
 class HarnessError(Exception):
-    """Root of the tree."""
+    """Root of the tree. Its message is one printable line, whatever untrusted text it quotes."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(HarnessError):

@@ -184,7 +184,7 @@ def test_axes_and_panels_say_what_they_are_and_how_many(picture: tuple[str, pd.D
 
 
 def test_the_legend_names_each_series_once(picture: tuple[str, pd.DataFrame, Figure]) -> None:
-    from harness.storage.text import printable
+    from harness.text import printable
 
     kind, frame, figure = picture
     series = sorted(set(frame.get("series", [])) - {""})

@@ -30,7 +30,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 import harness
-from harness.errors import DamagedArtifact, MatrixError, PluginError, ResultsError, UsageError
+from harness.cli.text import say
+from harness.errors import (
+    DamagedArtifact,
+    HarnessError,
+    MatrixError,
+    PluginError,
+    ResultsError,
+    UnknownName,
+    UsageError,
+)
 from harness.planning.graph import Component, Stage
 from harness.planning.matrix import MAX_CELLS, Entry, Matrix, load_matrix
 from harness.planning.registry import Registry, load_registry, resolve
@@ -41,7 +50,7 @@ from harness.storage.records import check_record
 from harness.storage.schema import CELLS, DETECTIONS, STAGES, VERSION_KEY
 from harness.storage.store import Artifact, Store
 from harness.storage.tables import Tables
-from harness.storage.text import printable
+from harness.text import printable
 from tests.conftest import ROOT, TINY, Cli, command_line
 
 ID = "0123456789abcdef" * 2
@@ -1272,3 +1281,42 @@ def test_the_scan_sees_what_it_looks_for(source: str) -> None:
 def test_the_scan_lets_pass_what_is_harmless() -> None:
     source = "net.eval()\nspec.loader.exec_module(m)\nre.compile('x')\njson.loads(x)\ntomllib.load(f)\npickle.loads(b)"
     assert list(dangers(ast.parse(source))) == []
+
+
+# --- the doors through which text leaves ------------------------------------------------------------------------------
+
+HOSTILE = "\x1b[2J\u202ename\n\x07"
+
+
+def every_error() -> list[type[HarnessError]]:
+    found, left = [], [HarnessError]
+    while left:
+        found.append(left.pop())
+        left += found[-1].__subclasses__()
+    return found
+
+
+@pytest.mark.parametrize("cls", every_error(), ids=lambda cls: cls.__name__)
+def test_every_error_says_one_printable_line(cls: type[HarnessError]) -> None:
+    error = cls("plugin", HOSTILE, [HOSTILE]) if issubclass(cls, UnknownName) else cls(HOSTILE)
+    assert str(error).isprintable() and "name" in str(error) and f"{error}" == str(error)
+
+
+@pytest.mark.parametrize("err", [False, True])
+def test_what_a_command_says_is_one_printable_line(err: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"a {HOSTILE}", err=err)
+    say("b ", HOSTILE, err=err)
+    out, other = capsys.readouterr()
+    said = (other if err else out).split("\n")
+    assert said == ["a \\x1b[2J\\u202ename\\n\\x07", "b \\x1b[2J\\u202ename", ""] and not (out if err else other)
+
+
+def test_commands_print_by_say_but_for_json_constants_and_whole_tables() -> None:
+    for path in sorted((ROOT / "harness" / "cli").glob("*.py")):
+        if path.name == "text.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "click.echo" and node.args:
+                is_whole = any(keyword.arg == "nl" for keyword in node.keywords)
+                is_json = ast.unparse(node.args[0]).startswith("json.dumps(")
+                assert is_whole or is_json or isinstance(node.args[0], ast.Constant), f"{path.name}:{node.lineno}"

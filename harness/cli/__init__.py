@@ -23,9 +23,9 @@ from harness.cli.reproduce import reproduce
 from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.submit import submit
+from harness.cli.text import say
 from harness.cli.why import why
 from harness.errors import PluginError, UsageError
-from harness.storage.text import printable
 
 
 @click.group(epilog="Example: harness run --matrix smoke && harness leaderboard")
@@ -61,14 +61,14 @@ def main() -> None:
     try:
         code = cli.main(prog_name="harness", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        say(error.format_message(), err=True)
         code = 2
     except click.ClickException as error:
         where = f" (see {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(f"harness: {error.format_message()}{where}", err=True)
+        say(f"harness: {error.format_message()}{where}", err=True)
         code = 2
     except (UsageError, PluginError) as error:
-        click.echo(f"harness: {printable(error)}", err=True)
+        say(f"harness: {error}", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         code = 130

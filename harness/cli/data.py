@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import data_option, load_plugins, plugins_option
+from harness.cli.text import say
 
 
 @click.group(epilog="Example: harness data list")
@@ -24,7 +25,7 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
 
     registry = load_plugins(plugin_folders)
     folder, _ = data_folder(data_named)
-    click.echo(f"data folder: {folder}")
+    say(f"data folder: {folder}")
     names = registry.names("dataset")
     width = max(map(len, names))
     for name in names:
@@ -32,11 +33,9 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
         try:
             arrays = Data(folder).arrays(dataset)
         except DataError as error:
-            click.echo(f"  {name:{width}} missing: {error}")
+            say(f"  {name:{width}} missing: {error}")
         else:
-            click.echo(
-                f"  {name:{width}} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}"
-            )
+            say(f"  {name:{width}} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}")
 
 
 @data.command(epilog="Example: harness data fetch mnist fashion-mnist")
@@ -51,4 +50,4 @@ def fetch(names: tuple[str, ...], data_named: Path | None, plugin_folders: tuple
     folder, _ = data_folder(data_named)
     for name in names:
         Data(folder, download=True).arrays(registry.component("dataset", name).plugin)
-        click.echo(f"{name}: found in {folder}")
+        say(f"{name}: found in {folder}")

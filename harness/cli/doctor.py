@@ -11,6 +11,7 @@ import click
 
 from harness import __version__
 from harness.cli.options import data_option, plugins_option, results_option
+from harness.cli.text import say
 
 PACKAGES = (
     "torch",
@@ -39,29 +40,29 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     from harness.planning.registry import load_registry
     from harness.storage.remote import results_folder
 
-    click.echo(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    click.echo("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    click.echo(f"cpu: {torch.get_num_threads()} threads")
+    say(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    say("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
+    say(f"cpu: {torch.get_num_threads()} threads")
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
-        click.echo(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
+        say(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
         click.echo("cuda: none; everything runs on the CPU")
     here = results_folder(results)
     there = next(p for p in (here, *here.absolute().parents) if p.exists())
-    click.echo(f"results: {results}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")
+    say(f"results: {results}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")
     folder, download = data_folder(data_named)
-    click.echo(f"data: {folder}" + (" (missing sets are downloaded)" if download else ""))
+    say(f"data: {folder}" + (" (missing sets are downloaded)" if download else ""))
     registry = load_registry(plugin_folders)
     for name in registry.names("dataset"):
         try:
             Data(folder).arrays(registry.component("dataset", name).plugin)
-            click.echo(f"  {name}: found")
+            say(f"  {name}: found")
         except DataError as error:
-            click.echo(f"  {name}: missing ({error})")
-    click.echo(f"plugins: {len(registry.found)} loaded, {len(registry.problems)} broken")
+            say(f"  {name}: missing ({error})")
+    say(f"plugins: {len(registry.found)} loaded, {len(registry.problems)} broken")
     for problem in registry.problems:
-        click.echo(f"  broken: {problem}")
+        say(f"  broken: {problem}")
     return 1 if registry.problems else 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import open_results, results_option
+from harness.cli.text import say
 
 
 @click.command(epilog="Example: harness export 'digits / ewe / none #0' out --without-key")
@@ -21,10 +22,9 @@ def export(cell: str, folder: Path, results: str, without_key: bool) -> None:
     """
     from harness.inspect.export import export as write
     from harness.inspect.export import find_cell
-    from harness.storage.text import printable
 
     found = find_cell(*open_results(results), cell)
     files = write(found, folder, not without_key)
-    click.echo(f"{printable(found.words)}: wrote {folder}: {', '.join(files)}")
+    say(f"{found.words}: wrote {folder}: {', '.join(files)}")
     if not without_key:
         click.echo("key.safetensors is the owner's secret: --without-key leaves it out")

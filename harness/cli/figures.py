@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import load_plugins, open_results, results_option, rules_options
+from harness.cli.text import say
 
 if TYPE_CHECKING:
     from harness.ranking.scoring import Rules
@@ -35,10 +36,10 @@ def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rule
         wide = max(map(len, collected))
         for name, data in collected.items():
             said = PICTURES[name].title if len(data) else f"no: it needs {PICTURES[name].needs}"
-            click.echo(f"{name:<{wide}} {said}")
+            say(f"{name:<{wide}} {said}")
         return
     paths = draw_all(collected, store.results / "figures", style)
     store.flush()
     for name in (name for name, data in collected.items() if data.empty):
-        click.echo(f"{name}: not drawn: it needs {PICTURES[name].needs}", err=True)
-    click.echo(f"wrote {len(paths)} figures to {store.address}/figures: {', '.join(path.name for path in paths)}")
+        say(f"{name}: not drawn: it needs {PICTURES[name].needs}", err=True)
+    say(f"wrote {len(paths)} figures to {store.address}/figures: {', '.join(path.name for path in paths)}")

@@ -66,24 +66,23 @@ def gc(
     goes = [*keeper.goes(), *(_prepared(began) if prepared else ())]
     _tell(goes)
     if keeper.untold:
-        click.echo(f"{keeper.untold} artifacts stay since their records do not say what they were made of")
+        say(f"{keeper.untold} artifacts stay since their records do not say what they were made of")
     if not goes or not delete:
-        click.echo("nothing was deleted: --delete does" if goes else "nothing to delete")
+        say("nothing was deleted: --delete does" if goes else "nothing to delete")
         return
     gone = keeper.delete(goes)
     store.discard(each.id for each in gone if each.id and each.kind != "partial")
     claims.close()
     left = f"; {len(goes) - len(gone)} are claimed or newer, and stay" if len(gone) < len(goes) else ""
-    click.echo(f"deleted {len(gone)}, {_mib(gone)} MiB{left}")
+    say(f"deleted {len(gone)}, {_mib(gone)} MiB{left}")
 
 
 def _refuse_strangers(keeper: GarbageCollector) -> None:
     """Raise :class:`harness.UsageError` where a process computes what no matrix that was named has."""
     from harness.errors import UsageError
-    from harness.storage.text import printable
 
     if keeper.plans and keeper.strangers:
-        pid, host, label = (printable(keeper.strangers[0].get(name)) for name in ("pid", "host", "label"))
+        pid, host, label = (keeper.strangers[0].get(name) for name in ("pid", "host", "label"))
         raise UsageError(
             f"process {pid} on {host} computes a stage of no matrix named here ({label}): "
             "name its matrix too, or wait for its end"
@@ -100,13 +99,14 @@ def _prepared(began: float) -> list[Goes]:
 def _tell(goes: list[Goes]) -> None:
     for kind, count in Counter(each.kind for each in goes).items():
         size = _mib(each for each in goes if each.kind == kind)
-        click.echo(f"{kind:9}  {count:6}  {size:>10} MiB")
+        say(f"{kind:9}  {count:6}  {size:>10} MiB")
     if goes:
-        click.echo(f"{'all':9}  {len(goes):6}  {_mib(goes):>10} MiB\n")
+        say(f"{'all':9}  {len(goes):6}  {_mib(goes):>10} MiB")
+        click.echo()
     for each in sorted(goes, key=lambda each: -each.size)[:SHOWN]:
         say(f"  {each.id[:8]:8}  {_mib([each]):>8} MiB  ", f"{each.kind}: {each.label}")
     if len(goes) > SHOWN:
-        click.echo(f"  ... and {len(goes) - SHOWN} more")
+        say(f"  ... and {len(goes) - SHOWN} more")
 
 
 def _mib(goes: Iterable[Goes]) -> str:

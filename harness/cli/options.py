@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
+from harness.cli.text import say
 from harness.planning.narrowing import Narrowing, planned
 
 if TYPE_CHECKING:
@@ -189,9 +190,8 @@ def narrowing_options(command: F) -> F:
 def open_results(named: str) -> tuple[Store, Tables]:
     """The artifacts and tables that ``--results`` names, of a format that this harness reads."""
     from harness.storage import remote
-    from harness.storage.text import printable
 
-    store, tables = remote.open_results(named, lambda message: click.echo(f"warning: {printable(message)}", err=True))
+    store, tables = remote.open_results(named, lambda message: say(f"warning: {message}", err=True))
     store.check_format()
     return store, tables
 
@@ -199,11 +199,10 @@ def open_results(named: str) -> tuple[Store, Tables]:
 def load_plugins(folders: tuple[Path, ...]) -> Registry:
     """The registry; plugins that could not be used are named on stderr."""
     from harness.planning.registry import load_registry
-    from harness.storage.text import printable
 
     registry = load_registry(folders)
     for problem in registry.problems:
-        click.echo(f"warning: plugin not loaded: {printable(problem)}", err=True)
+        say(f"warning: plugin not loaded: {problem}", err=True)
     return registry
 
 

@@ -13,6 +13,7 @@ from harness.cli.options import (
     plugins_option,
     results_option,
 )
+from harness.cli.text import say
 from harness.planning.narrowing import Narrowing, planned
 
 
@@ -35,4 +36,4 @@ def plan(
     plan = planned(load_plugins(plugin_folders), matrix)
     store, _ = open_results(results)
     for line in outline(matrix, plan, store.ids(), stages=list_stages):
-        click.echo(line)
+        say(line)

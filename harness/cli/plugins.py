@@ -33,7 +33,7 @@ def list_(names: tuple[str, ...], plugin_folders: tuple[Path, ...], with_options
         of_kind = {name: found for (its, name), found in sorted(registry.found.items()) if its == kind}
         listed = {name: found for name, found in of_kind.items() if name in names or not names}
         if listed or not names:
-            click.echo(f"{kind}s:" if kind != "analysis" else "analyses:")
+            say(f"{kind}s:" if kind != "analysis" else "analyses:")
         width = max(map(len, listed), default=0)
         for name, found in listed.items():
             say(f"  {name:{width}}  ", found.summary)
@@ -72,8 +72,8 @@ def check(names: tuple[str, ...], plugin_folders: tuple[Path, ...]) -> int:
         if names and name not in names:
             continue
         problems = check_plugin(found, registry)
-        click.echo(f"{'ok' if not problems else 'FAILED':7} {kind} {name}")
+        say(f"{'ok' if not problems else 'FAILED':7} {kind} {name}")
         for problem in problems:
-            click.echo(f"        {problem}")
+            say(f"        {problem}")
         failed += bool(problems)
     return 1 if failed else 0

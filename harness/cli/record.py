@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import load_plugins, open_results, results_option
+from harness.cli.text import say
 
 
 @click.command(epilog="Example: harness record 'EWE on digits' --command 'harness run --matrix quick'")
@@ -36,7 +37,7 @@ def record(name: str, results: str, command: str, output: Path | None) -> None:
         raise UsageError(f"a record's name needs letters or digits, on one line, not {name!r}")
     folder = output or Path("results") / "records" / f"{datetime.now(UTC):%Y-%m-%d}-{slug}"
     files = write(*open_results(results), folder, name, command, load_plugins(()), ranked(results))
-    click.echo(f"wrote {len(files)} files to {folder}; complete its README.md, then: harness submit {folder}")
+    say(f"wrote {len(files)} files to {folder}; complete its README.md, then: harness submit {folder}")
 
 
 def ranked(results: str) -> str:

@@ -9,6 +9,7 @@ import click
 
 from harness.cli.options import load_plugins, open_results, plugins_option, results_option, rules_options
 from harness.cli.tables import write_whole
+from harness.cli.text import say
 
 if TYPE_CHECKING:
     from harness.ranking.scoring import Rules
@@ -27,7 +28,6 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
     """
     from harness.report import Results, render
     from harness.storage.remote import is_url
-    from harness.storage.text import printable
 
     path = output or (Path() if is_url(results) else Path(results)) / "report.html"
     _check(path)
@@ -35,7 +35,7 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
     read = Results(tables.read("cells"), tables.read("detections"), tables.read("stages"), rules)
     page = render(read, _about(results, rules), load_plugins(plugin_folders))
     write_whole(path, lambda handle: handle.write(page.encode()))
-    click.echo(printable(path))
+    say(str(path))
 
 
 def _check(path: Path) -> None:

@@ -15,6 +15,7 @@ import click
 
 from harness.cli.options import format_option, load_plugins, open_results, results_option
 from harness.cli.running import execute, machine_options, report
+from harness.cli.text import say
 from harness.running.machine import Machine
 
 if TYPE_CHECKING:
@@ -128,18 +129,20 @@ def reproduce(
 
 def _list(papers: list[Paper]) -> None:
     """Print every experiment: the paper's claim, and its number of cells at each scale."""
-    from harness.storage.text import printable
 
     for paper in papers:
-        click.echo(f"{printable(f'{paper.name}: {paper.title}')}\n{printable(paper.source)}\n")
+        say(f"{paper.name}: {paper.title}")
+        say(paper.source)
+        say("")
         for experiment in paper.experiments.values():
             scales = [(scale, experiment.cells(scale)) for scale in paper.scales]
             cells = ", ".join(f"{count} at {scale}" for scale, count in scales)
-            click.echo(printable(f"{experiment.id}: {experiment.title}"))
-            click.echo(f"    {printable(experiment.says)}")
-            click.echo(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
+            say(f"{experiment.id}: {experiment.title}")
+            say(f"    {experiment.says}")
+            say(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
     if papers:
-        click.echo(f"\nnext: harness reproduce {papers[0].name} {next(iter(papers[0].experiments), 'all')}")
+        click.echo()
+        say(f"next: harness reproduce {papers[0].name} {next(iter(papers[0].experiments), 'all')}")
 
 
 class _Bench:
@@ -338,7 +341,7 @@ def _terminal(found: Found) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from harness.storage.text import printable
+    from harness.text import printable
 
     # No markup and no emoji codes: a paper's file, and the rows, may be untrusted.
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False)
@@ -361,17 +364,20 @@ def _terminal(found: Found) -> None:
 
 
 def _markdown(found: Found) -> None:
-    from harness.storage.text import printable
 
-    click.echo(f"**{printable(_title(found))}**\n")
+    say(f"**{_title(found)}**")
+    say("")
     for line in _head(found):
-        click.echo(f"{printable(line)}\n")
-    click.echo(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+        say(line)
+        say("")
+    say(f"| {' | '.join(COLUMNS)} |")
+    say(f"|{' --- |' * len(COLUMNS)}")
     for row in _rows(found):
-        click.echo(f"| {' | '.join(printable(value).replace('|', chr(92) + '|') for value in row)} |")
+        say(f"| {' | '.join(value.replace('|', chr(92) + '|') for value in row)} |")
     click.echo()
     for line in _notes(found):
-        click.echo(f"{printable(line)}\n")
+        say(line)
+        say("")
 
 
 def _csv(found: list[Found]) -> None:

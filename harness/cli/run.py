@@ -8,6 +8,7 @@ import click
 
 from harness.cli.options import load_plugins, matrix_options, open_results, results_option
 from harness.cli.running import execute, machine_options, report, warn
+from harness.cli.text import say
 from harness.planning.narrowing import Narrowing, planned
 from harness.running.machine import Machine
 
@@ -56,14 +57,14 @@ def run(
         session = Session(plan, store, tables, options)
         for warning in session.warnings:
             warn(warning)
-        click.echo(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
+        say(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0
     outcome = execute(plan, registry, store, tables, machine, options, quiet=quiet, log_json=log_json)
     code = report(outcome, plan, store.address, err=log_json)
     store.flush()
     if machine.profile and outcome.ran:
-        click.echo(f"timelines in {store.profiles}", err=True)
+        say(f"timelines in {store.profiles}", err=True)
     if outcome.counts["ok"] and not outcome.interrupted:
         where = "" if store.address == "results" else f" --results {store.address}"
-        click.echo(f"next: harness leaderboard{where}", err=log_json)
+        say(f"next: harness leaderboard{where}", err=log_json)
     return code

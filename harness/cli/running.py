@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import F, data_option, gathered, plugins_option
+from harness.cli.text import say
 from harness.errors import UsageError
 from harness.running.machine import EXECUTORS, MAX_THREADS, PRECISIONS, WORKERS_A_GPU, Machine, parse_jobs
 
@@ -106,9 +107,8 @@ def machine_options(command: F) -> F:
 
 def warn(message: str) -> None:
     """Say what the user should know, on stderr."""
-    from harness.storage.text import printable
 
-    click.echo(f"warning: {printable(message)}", err=True)
+    say(f"warning: {message}", err=True)
 
 
 def execute(
@@ -157,14 +157,13 @@ def _watched(total: int, quiet: bool, log_json: bool, debug: bool) -> Iterator[W
 def report(outcome: Outcome, plan: Plan, results: str, err: bool, name: str = "") -> int:
     """Say how a run ended, on stderr if ``err``; its exit code."""
     from harness.running.progress import first_line
-    from harness.storage.text import printable
 
     for cell, reason in outcome.failures[:SHOWN]:
-        click.echo(f"failed: {printable(cell)}: {first_line(reason)}", err=True)
+        say(f"failed: {cell}: {first_line(reason)}", err=True)
     if len(outcome.failures) > SHOWN:
-        click.echo(f"... and {len(outcome.failures) - SHOWN} more: see the cells table", err=True)
+        say(f"... and {len(outcome.failures) - SHOWN} more: see the cells table", err=True)
     start = f"{name}: " if name else ""
-    click.echo(f"{start}{outcome.summary(len(plan.cells))}, tables in {results}/tables", err=err)
+    say(f"{start}{outcome.summary(len(plan.cells))}, tables in {results}/tables", err=err)
     if outcome.interrupted:
         click.echo("interrupted: the same command goes on where this one stopped", err=True)
         return 130

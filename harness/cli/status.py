@@ -93,10 +93,10 @@ def _running(survey: Survey, now: datetime) -> list[dict[str, Any]]:
 
 
 def _terminal(facts: dict[str, Any]) -> None:
-    click.echo(f"matrix {facts['matrix']}, results in {facts['results']}")
+    say(f"matrix {facts['matrix']}, results in {facts['results']}")
     for what in ("cells", "stages"):
-        click.echo(f"{facts[what]['total']} {what}: {_counts(facts[what])}")
-    click.echo(_time_left(facts))
+        say(f"{facts[what]['total']} {what}: {_counts(facts[what])}")
+    say(_time_left(facts))
     if facts["actions"]:
         click.echo()
         _table(facts["actions"])
@@ -113,7 +113,7 @@ def _terminal(facts: dict[str, Any]) -> None:
             say("  ", failure["what"])
             say("    ", failure["reason"])
     if len(facts["failures"]) > SHOWN:
-        click.echo(f"  ... and {len(facts['failures']) - SHOWN} more: --format json lists all")
+        say(f"  ... and {len(facts['failures']) - SHOWN} more: --format json lists all")
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -142,6 +142,6 @@ def _table(actions: dict[str, dict[str, int]]) -> None:
     from harness.inspect.status import STATES
 
     columns = ("total", *STATES)
-    click.echo("  ".join([f"{'stages':9}", *(f"{name:>7}" for name in columns)]))
+    say("  ".join([f"{'stages':9}", *(f"{name:>7}" for name in columns)]))
     for action, counts in actions.items():
-        click.echo("  ".join([f"{action:9}", *(f"{counts[name] or '-':>7}" for name in columns)]))
+        say("  ".join([f"{action:9}", *(f"{counts[name] or '-':>7}" for name in columns)]))

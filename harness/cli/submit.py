@@ -12,6 +12,7 @@ import click
 from harness.cli.options import data_option, load_plugins, plugins_option
 from harness.cli.record import ranked
 from harness.cli.running import warn
+from harness.cli.text import say
 from harness.running.machine import Machine
 
 
@@ -64,7 +65,6 @@ def submit(
     from harness.records.check import check
     from harness.records.replay import replay
     from harness.running.start import stop_on_interrupt
-    from harness.storage.text import printable
 
     if tolerance and not cells:
         raise UsageError("--tolerance is for cells that are run again: type --replay K, too")
@@ -77,14 +77,14 @@ def submit(
             replayed = replay(folder, cells, seed, tolerance, registry, machine, warn, stopping)
         findings = replayed.findings
     if as_json:
-        told: dict[str, Any] = {"accepted": not findings, "findings": [printable(line) for line in findings]}
+        told: dict[str, Any] = {"accepted": not findings, "findings": findings}
         if replayed:
             counts = {"equal": replayed.equal, "within": replayed.within, "most_points": replayed.most}
             told["replayed"] = counts
         click.echo(json.dumps(told, indent=1))
         return 1 if findings else 0
     for line in findings:
-        click.echo(printable(line))
+        say(line)
     again = f", {replayed}" if replayed else ""
-    click.echo(f"{len(findings)} findings" if findings else f"accepted: {printable(folder)}{again}", err=bool(findings))
+    say(f"{len(findings)} findings" if findings else f"accepted: {folder}{again}", err=bool(findings))
     return 1 if findings else 0

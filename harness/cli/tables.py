@@ -10,6 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.text import say
+
 if TYPE_CHECKING:
     from harness.ranking.columns import Sheet
 
@@ -73,7 +75,7 @@ def _write_parquet(columns: list[str], rows: list[dict[str, Any]], output: Path)
 
     frame = pd.DataFrame(rows, columns=columns)
     write_whole(output, lambda handle: frame.to_parquet(handle, index=False))
-    click.echo(f"{len(rows)} rows in {output}")
+    say(f"{len(rows)} rows in {output}")
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:

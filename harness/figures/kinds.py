@@ -49,7 +49,7 @@ from harness.figures.style import (
     wrapped,
 )
 from harness.files import whole_file
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd

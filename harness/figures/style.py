@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.files import whole_file
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from harness.planning.select import pick, words
 from harness.storage.schema import CELLS
 from harness.storage.store import Artifact, Store, plain
 from harness.storage.tables import Tables
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def find_cell(store: Store, tables: Tables, text: str) -> Exported:
     row = pick("cell", text, rows, {_words(row): id for id, row in rows.items()})
     if row["status"] != "ok":
         ended = "failed" if row["status"] == "failed" else "was skipped"
-        raise UsageError(f"{_words(row)} {ended}, so there is nothing to export: {printable(row['reason'])}")
+        raise UsageError(f"{_words(row)} {ended}, so there is nothing to export: {row['reason']}")
     evidence = tables.read("evidence")
     told = evidence[evidence["cell"] == row["cell"]].to_dict("records")
     counts = ("suspect", "index", "probe", "matches", "trials", "accuracy")
@@ -246,7 +246,7 @@ def load_model(path: str | Path, plugins: Sequence[str | Path] = ()) -> Net:
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError, DamagedArtifact) as error:
-        raise UsageError(f"{str(path)!r} is no model that harness export wrote: {printable(error)}") from error
+        raise UsageError(f"{str(path)!r} is no model that harness export wrote: {error}") from error
     if net is None:
         raise UsageError(f"{str(path)!r} is no model that harness export wrote: it says no architecture")
     return net

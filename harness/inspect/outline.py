@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from harness.planning.graph import Plan
 from harness.planning.matrix import Matrix
-from harness.storage.text import printable
+from harness.text import printable
 
 
 def outline(matrix: Matrix, plan: Plan, stored: Collection[str], *, stages: bool = False) -> Iterator[str]:

@@ -15,7 +15,7 @@ from harness.ranking.compare import ALL, Compared, Comparison
 from harness.ranking.glossary import NO_NULLS, SHARES, meaning
 from harness.ranking.leaderboard import MAX_COMPARED, Attacked, Board, Detected, InFamily, Ranked
 from harness.ranking.values import UNKNOWN, Value
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.ranking.scoring import Rules

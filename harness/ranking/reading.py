@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from harness.errors import UnknownName, UsageError
-from harness.storage.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +70,7 @@ def chosen(cells: pd.DataFrame, column: str, wanted: Sequence[str]) -> pd.DataFr
     for pattern in wanted:
         found = {name for name in known if fnmatchcase(name, pattern.replace("[", "[[]"))}
         if not found:
-            raise UnknownName(column, pattern, map(printable, known))
+            raise UnknownName(column, pattern, known)
         fitting |= found
     return cells[cells[column].isin(fitting)]
 
@@ -83,5 +82,5 @@ def _only(cells: pd.DataFrame, name: str) -> str:
         return name
     found = list(dict.fromkeys(chosen(cells, "defense", (name,))["defense"]))
     if len(found) > 1:
-        raise UsageError(f"{name!r} fits {len(found)} schemes: {', '.join(map(printable, found))}. Name one of them")
+        raise UsageError(f"{name!r} fits {len(found)} schemes: {', '.join(found)}. Name one of them")
     return str(found[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.ranking.columns import Column, Sheet, Table, board_sheet, comparison_sheet
 from harness.storage.store import plain
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

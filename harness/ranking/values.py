@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.statistics.intervals import Summary

@@ -25,7 +25,6 @@ from harness.records.lineage import check_lineage, same, text_of, told_inputs
 from harness.running.checkout import commit
 from harness.storage.schema import OWNERS, SCHEMA_VERSION, TABLES
 from harness.storage.tables import Tables
-from harness.storage.text import printable
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry
@@ -73,13 +72,13 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
 def _tree(folder: Path) -> Iterator[str]:
     """Plain files of known names and bounded sizes, which nobody may execute."""
     if folder.is_symlink() or not folder.is_dir():
-        yield f"{printable(folder)} is no folder"
+        yield f"{folder} is no folder"
         return
     paths = list(_walk(folder))
     if len(paths) > MAX_FILES:
         yield f"more than {MAX_FILES} files and folders"
     for path in paths[:MAX_FILES]:
-        name, about = printable(path.relative_to(folder).as_posix()), path.lstat()
+        name, about = path.relative_to(folder).as_posix(), path.lstat()
         if stat.S_ISDIR(about.st_mode):
             if not _FOLDERS.fullmatch(name):
                 yield f"{name}: no folder of a record"
@@ -116,9 +115,9 @@ def _manifest(folder: Path) -> Iterator[str]:
             yield f"manifest.json: {what} {manifest.get(what)!r:.20}, this harness writes {ours}"
     for name in sorted({*listed, *found}):
         if name not in found:
-            yield f"{printable(name)}: in the manifest and not in the folder"
+            yield f"{name}: in the manifest and not in the folder"
         elif listed.get(name) != found[name]:
-            yield f"{printable(name)}: not the file of the manifest"
+            yield f"{name}: not the file of the manifest"
 
 
 def _tables(folder: Path) -> Iterator[str]:
@@ -200,7 +199,7 @@ def _data(stages: pd.DataFrame) -> Iterator[str]:
 def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
     ok = cells[cells["status"] == "ok"]
     for (dataset, defense), rows in cells.groupby(["dataset", "defense"], sort=False):
-        own, where = ok[(ok["dataset"] == dataset) & (ok["defense"] == defense)], printable(f"{dataset} / {defense}")
+        own, where = ok[(ok["dataset"] == dataset) & (ok["defense"] == defense)], f"{dataset} / {defense}"
         if (n := own["seed"].nunique()) < seeds:
             yield f"{where}: {n} seeds that ended ok of {rows['seed'].nunique()}, expected at least {seeds}"
         if len(own) and (k := int(own["nulls"].fillna(0).min())) < nulls:
@@ -223,7 +222,7 @@ def _numbers(folder: Path, board: Board) -> Iterator[str]:
         for name, value in own.items():
             other = theirs.get(name) if isinstance(theirs, dict) else None
             if not _close(value, other):
-                yield printable(f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}")
+                yield f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}"
 
 
 def _close(one: Any, other: Any) -> bool:
@@ -246,7 +245,7 @@ def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[s
         return
     for name, ours in {"measured_on": board.machines, **measured(stages)}.items():
         if said.get(name) != ours:
-            yield printable(f"environment.json: {name} {said.get(name)!r:.80}, the tables say {ours!r:.80}")
+            yield f"environment.json: {name} {said.get(name)!r:.80}, the tables say {ours!r:.80}"
 
 
 def _pages(folder: Path, tables: Tables, registry: Registry, ranking: Callable[[Path], str]) -> Iterator[str]:
@@ -302,7 +301,7 @@ def _other_harness(folder: Path, environment: Mapping[str, Any]) -> str:
     if there == here:
         return ""
     named, own = (f"{version} at commit {(state or 'unknown')[:12]}" for version, state in (there, here))
-    anew = f"harness record NAME --results {printable(folder)} --output NEW records it anew"
+    anew = f"harness record NAME --results {folder} --output NEW records it anew"
     return f": it was recorded with watermark-harness {named}, this is {own}; {anew}"
 
 

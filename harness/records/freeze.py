@@ -26,7 +26,7 @@ from harness.running.checkout import commit
 from harness.storage.schema import SCHEMA_VERSION, TABLES
 from harness.storage.store import plain
 from harness.storage.tables import Tables
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +48,7 @@ def record(
     ``ranking`` is Markdown. Raises :class:`UsageError` where the folder exists already.
     """
     if folder.exists() or folder.is_symlink():
-        raise UsageError(
-            f"{printable(folder)} is there already, and a record is never overwritten: choose another name"
-        )
+        raise UsageError(f"{folder} is there already, and a record is never overwritten: choose another name")
     board, stages = board_of(tables), tables.read("stages")
     environment = {**_made_by(command), "measured_on": board.machines, **measured(stages)}
     try:
@@ -66,7 +64,7 @@ def record(
             _write_json(partial / "manifest.json", manifest)
             (partial / "README.md").write_text(_readme(title, environment, board), "utf-8")
     except OSError as error:
-        raise ResultsError(f"cannot write {printable(folder)}: {error.strerror}") from error
+        raise ResultsError(f"cannot write {folder}: {error.strerror}") from error
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 

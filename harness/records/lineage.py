@@ -15,7 +15,6 @@ import pandas as pd
 
 from harness.planning.graph import derive_seed
 from harness.planning.inputs import Inputs, inputs_in
-from harness.storage.text import printable
 
 
 def same(one: Any, other: Any) -> bool:
@@ -66,7 +65,7 @@ class _Lineage:
     def wrong(self, cell: Any) -> str:
         """The findings about a cell's model and victim; empty if there are none."""
         if cell.model not in self.inputs:
-            return f"its model {printable(cell.model)} is no stage that ended ok"
+            return f"its model {cell.model} is no stage that ended ok"
         if not same(self.accuracy[cell.model], cell.surrogate_accuracy):
             return "its accuracy is not that of its model's stage"
         victim, attacks = self._walk(cell.model)
@@ -75,12 +74,12 @@ class _Lineage:
         made = self.inputs[victim]
         task, scheme = text_of(made["dataset"]), text_of(made["plugin"])
         if (task, scheme) != (cell.dataset, cell.defense):
-            return f"its victim {victim} is one of {printable(task)} / {printable(scheme)}"
+            return f"its victim {victim} is one of {task} / {scheme}"
         if made["split_seed"] != derive_seed("seed", cell.seed, "split"):
             return f"its victim {victim} is not of seed {cell.seed}"
         if not self._is_chain(cell, attacks):
-            by = printable(" | ".join(attacks)) or "no attack"
-            return f"its model was made by {by}, not {printable(cell.attack)}"
+            by = " | ".join(attacks) or "no attack"
+            return f"its model was made by {by}, not {cell.attack}"
         if not same(self.accuracy[victim], cell.victim_accuracy):
             return f"victim accuracy {cell.victim_accuracy} is not that of its victim's stage, {self.accuracy[victim]}"
         return ""

@@ -23,7 +23,6 @@ from harness.running.start import run_plan
 from harness.storage.schema import TABLES
 from harness.storage.store import Store
 from harness.storage.tables import Tables
-from harness.storage.text import printable
 
 Told: TypeAlias = dict[str, Any]
 """Values of a cell in the tables, by name; a count of answers is ``(matches, trials)``."""
@@ -113,7 +112,7 @@ def compare(record: Tables, chosen: pd.DataFrame, here: Tables, tolerance: float
         for tables, rows in ((record, chosen), (here, cells[cells["status"] == "ok"]))
     )
     for key, told in theirs.items():
-        words = printable("replay {} / {} / {} #{}".format(*key))
+        words = "replay {} / {} / {} #{}".format(*key)
         if key in ours:
             _compare(words, told, ours[key], made)
         else:
@@ -157,7 +156,7 @@ def _compare(words: str, theirs: Told, ours: Told, made: Replayed) -> None:
     for name, points in far.items():
         said, found = map(_shown, pairs[name])
         by = f": {points:.2f} points apart, allowed {made.tolerance:g}" if math.isfinite(points) else ""
-        made.findings.append(printable(f"{words}: {name} {said}, here {found}{by}"))
+        made.findings.append(f"{words}: {name} {said}, here {found}{by}")
     if not apart:
         made.equal += 1
     elif not far:

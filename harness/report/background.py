@@ -11,7 +11,7 @@ from harness.ranking.leaderboard import Board
 from harness.ranking.values import count, decimal, text
 from harness.report.page import PLOTS, ROWS, Grid, Row, Section, shortened
 from harness.report.sources import About, Results
-from harness.storage.text import printable
+from harness.text import printable
 
 
 def costs(stages: pd.DataFrame) -> Section | None:

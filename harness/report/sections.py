@@ -13,7 +13,7 @@ from harness.ranking.scoring import score
 from harness.report import background, plots, plugins, ranking
 from harness.report.page import ROWS, Page
 from harness.report.sources import About, Known, Results
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry

@@ -12,7 +12,7 @@ from harness.planning.matrix import Entry, parse_chain
 from harness.ranking.scoring import Rules
 from harness.report.page import Tags
 from harness.storage.options import RecordedOptions
-from harness.storage.text import printable
+from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from harness.planning.graph import Stage
 from harness.running.session import Watcher
 from harness.storage.records import StageRecord
-from harness.storage.text import printable
+from harness.text import printable
 
 NOTEBOOK_SECONDS = 0.2
 """Seconds between updates of a notebook's line, of which a saved notebook keeps the last."""

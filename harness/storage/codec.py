@@ -17,7 +17,6 @@ from harness.errors import DamagedArtifact, PluginError, UsageError
 from harness.nets import Net
 from harness.planning.graph import Lookup
 from harness.storage.store import Artifact
-from harness.storage.text import printable
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _check_guard(text: Any, lookup: Lookup) -> None:
     try:
         known = isinstance(text, str) and isinstance(lookup("attack", text).plugin, Evasion)
     except UsageError as error:
-        raise DamagedArtifact(f"its guard is unknown: {printable(error)}") from error
+        raise DamagedArtifact(f"its guard is unknown: {error}") from error
     if not known:
         raise DamagedArtifact(f"{text!r} guards no model")
 
@@ -89,7 +88,7 @@ def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> N
             net = build()
         net.load_state_dict(state)
     except Exception as error:  # whatever torch, or an architecture, makes of an untrusted description and weights
-        reason = printable(str(error).partition("\n")[0])
+        reason = str(error).partition("\n")[0]
         raise DamagedArtifact(f"its model cannot be built ({type(error).__name__}: {reason})") from error
     net.description = {"architecture": text, "input_shape": list(shape), "classes": classes}
     return net

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import ResultsError, UsageError
-from harness.storage.text import printable
 
 
 def refuse_links(*paths: Path) -> None:
@@ -13,7 +12,7 @@ def refuse_links(*paths: Path) -> None:
     for path in paths:
         if path.is_symlink():
             raise ResultsError(
-                f"{printable(path)} is a link, and only a results folder as a whole may be one: "
+                f"{path} is a link, and only a results folder as a whole may be one: "
                 "put what it leads to in its place, or choose another folder with --results"
             )
 
@@ -22,6 +21,6 @@ def refuse_record(folder: Path) -> None:
     """Raise :class:`UsageError` where a folder is a record: it holds the checksums of its own files."""
     if all((folder / name).exists() for name in ("manifest.json", "ids.json", "tables")):
         raise UsageError(
-            f"{printable(folder)} is a record, and is never changed: name another folder with --results, "
+            f"{folder} is a record, and is never changed: name another folder with --results, "
             "or for a page a file elsewhere with --output"
         )

@@ -29,7 +29,6 @@ from harness.files import partial_path
 from harness.storage.schema import TABLES
 from harness.storage.store import MAX_RECORD, Artifact, Store
 from harness.storage.tables import Tables
-from harness.storage.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +118,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _reason(error: BaseException) -> str:
-    text = printable(" ".join(str(error).split()))
+    text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
 
 

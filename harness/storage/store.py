@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import DamagedArtifact, ResultsError
 from harness.files import partial_path, whole_file, whole_folder
 from harness.storage.files import refuse_links, refuse_record
-from harness.storage.text import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,11 +214,11 @@ def _load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     try:
         loaded: dict[str, Tensor] = load(data)
     except Exception as error:  # whatever safetensors and torch make of a stranger's header
-        raise DamagedArtifact(f"{path} holds no tensors: {printable(error)}") from error
+        raise DamagedArtifact(f"{path} holds no tensors: {error}") from error
     for name, tensor in loaded.items():
         # To C++ a bool of any other byte is undefined.
         if tensor.dtype == torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            raise DamagedArtifact(f"{path}: {printable(name)} is neither true nor false")
+            raise DamagedArtifact(f"{path}: {name} is neither true nor false")
     return loaded
 
 

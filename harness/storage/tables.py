@@ -20,7 +20,6 @@ from harness.errors import ResultsError, UnknownName
 from harness.files import whole_file
 from harness.storage.files import refuse_links
 from harness.storage.schema import CELLS, MAX_ROWS, OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES, VERSION_KEY, Table
-from harness.storage.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +129,7 @@ class Tables:
             frame = data.to_pandas(ignore_metadata=True)
         except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
             raise ResultsError(
-                f"{printable(where)} is damaged ({printable(' '.join(str(error).split()))}): delete {self.folder}, "
+                f"{where} is damaged ({' '.join(str(error).split())}): delete {self.folder}, "
                 "and `harness run` writes it anew from the artifacts"
             ) from error
         return frame.drop_duplicates(list(TABLES[table].key), keep="last")
@@ -221,7 +220,7 @@ def _version_of(path: Path, metadata: Mapping[bytes, bytes] | None) -> int:
     known = {str(each): each for each in range(OLDEST_VERSION, SCHEMA_VERSION + 1)}
     if version not in known:
         raise ResultsError(
-            f"{printable(path)} has schema version {printable(version[:20])}, this harness writes {SCHEMA_VERSION}: "
+            f"{path} has schema version {version[:20]}, this harness writes {SCHEMA_VERSION}: "
             "choose another folder with --results"
         )
     return known[version]
