@@ -92,7 +92,7 @@ class _Builder:
             broken = any((dataset, use) in self._broken for use in uses[1:])
             return Cell(make_id("skip", *labels, reason), *labels, *shape, uses=uses, skip=reason, broken=broken)
         roles = [*self._victim(dataset, defense, seed), *self._attacked(dataset, defense, chain, seed)]
-        texts = [(str(role), id) for role, id in roles]
+        texts = [(_text_of(role), id) for role, id in roles]
         return Cell(make_id("cell", *labels, texts), *labels, *shape, stages=tuple(roles), uses=uses)
 
     # --- why a combination cannot be ---
@@ -153,7 +153,7 @@ class _Builder:
         return self._embeds[key]
 
     def _attacked(self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int) -> _Stages:
-        embed = dict(self._victim(dataset, defense, seed))[EMBED]
+        embed = next(id for role, id in self._victim(dataset, defense, seed) if role is EMBED)
         roles: _Stages = []
         model, label = embed, ""
         for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
@@ -378,6 +378,8 @@ class _Builder:
 
 
 _VERIFY_SURROGATE = Role("verify", "surrogate")
+_text_of = cache(str)
+"""A role's text: a large plan asks a million times for the same few."""
 
 
 def _role_of(model: str, embed: str) -> ModelRole:
