@@ -348,7 +348,7 @@ def test_a_damaged_table_is_named(
     whole = path.read_bytes()
     path.write_bytes({"not Parquet": b"PAR1, or so it says", "cut short": whole[:-9], "empty": b""}[damage])
     line = refused(*command, "--results", tmp_path / "old")
-    assert f"{path} is damaged (" in line and line.endswith(", and `harness run` writes it anew from the artifacts")
+    assert f"{path} is damaged (" in line and line.endswith(", and `harness run` writes it again from the artifacts")
 
 
 # --- the process ---

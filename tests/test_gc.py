@@ -110,7 +110,7 @@ def test_what_is_newer_or_claimed_stays(registry: Registry, tmp_path: Path) -> N
         found = keeper(tmp_path, mine)
         assert ids(found.goes()) < ids(goes)
         assert ids(found.goes()).isdisjoint({claimed.id, *(id for _, id in claimed.parents)})
-        assert [note["stage"] for note in found.strangers] == [claimed.id]
+        assert [note["stage"] for note in found.unplanned] == [claimed.id]
         assert ids(goes) - ids(found.delete(goes)) == {claimed.id}  # it was claimed since it was looked at
     assert Store(tmp_path).ids() == {*mine.stages, claimed.id}
 

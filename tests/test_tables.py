@@ -220,7 +220,7 @@ def read_with(data: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"not a table", b"PAR1" + bytes(100) + b"PAR1"])
 def test_a_file_that_is_no_parquet_is_named_in_one_line(data: bytes) -> None:
-    with pytest.raises(ResultsError, match=r"0000\.parquet is damaged \(.*and `harness run` writes it anew") as caught:
+    with pytest.raises(ResultsError, match=r"0000\.parquet is damaged \(.*and `harness run` writes it again") as caught:
         read_with(data)
     assert "\n" not in str(caught.value)
 

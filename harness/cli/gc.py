@@ -1,4 +1,4 @@
-"""``harness gc``: deleting what nobody needs any more."""
+"""``harness gc``: deleting what is not needed any more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.inspect.gc import GarbageCollector, Goes
 
 SHOWN = 20
-"""Of what goes, so much is named: the largest."""
+"""The number of the largest files and folders that are named."""
 
 
 @click.command(epilog="Example: harness gc --matrix paper --matrix mine.toml --delete")
@@ -33,13 +33,13 @@ SHOWN = 20
     "matrix_names",
     multiple=True,
     help="A preset, or PATH.toml, whose cells are needed too; may be repeated. Then all that neither they nor the "
-    "table `cells` need goes; else only what was computed anew since.",
+    "table `cells` need goes; else only what was computed again since.",
 )
 @narrowing_options
 @results_option
 @plugins_option
 @click.option("--prepared", is_flag=True, help="Also the decoded copies of data sets in the per-user cache.")
-@click.option("--delete", is_flag=True, help="Delete it; else it is only told.")
+@click.option("--delete", is_flag=True, help="Delete it; without this it is only listed.")
 def gc(
     matrix_names: tuple[str, ...],
     narrowing: Narrowing,
@@ -48,7 +48,7 @@ def gc(
     prepared: bool,
     delete: bool,
 ) -> None:
-    """Tell what in the results folder nobody needs: artifacts of plugins edited since, and what killed runs left.
+    """List what in the results folder is not needed: artifacts of plugins edited since, and what killed commands left.
 
     What the rows of the tables were computed from stays, and so does what a running process has claimed.
     """
@@ -62,7 +62,7 @@ def gc(
     store, tables = open_results(results)
     claims = Claims(store.results)
     keeper = GarbageCollector(store, tables, claims, plans, began)
-    _refuse_strangers(keeper)
+    _refuse_unplanned(keeper)
     goes = [*keeper.goes(), *(_prepared(began) if prepared else ())]
     _tell(goes)
     if keeper.untold:
@@ -77,12 +77,12 @@ def gc(
     say(f"deleted {len(gone)}, {_mib(gone)} MiB{left}")
 
 
-def _refuse_strangers(keeper: GarbageCollector) -> None:
+def _refuse_unplanned(keeper: GarbageCollector) -> None:
     """Raise :class:`harness.UsageError` where a process computes what no matrix that was named has."""
     from harness.errors import UsageError
 
-    if keeper.plans and keeper.strangers:
-        pid, host, label = (keeper.strangers[0].get(name) for name in ("pid", "host", "label"))
+    if keeper.plans and keeper.unplanned:
+        pid, host, label = (keeper.unplanned[0].get(name) for name in ("pid", "host", "label"))
         raise UsageError(
             f"process {pid} on {host} computes a stage of no matrix named here ({label}): "
             "name its matrix too, or wait for its end"

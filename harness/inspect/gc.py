@@ -1,8 +1,8 @@
-"""Which files of a results folder nobody needs any more, and deleting them.
+"""Garbage collection: the files of a results folder that are not needed any more, and deleting them.
 
 An artifact is needed where a row of ``cells`` names its model, or a matrix that was named has it in its plan; so is
 what such an artifact was made from, and what was found out about such a model. Of the others those go that were
-computed anew, and what was made from these; all of them, where matrices were named. What cannot be told stays.
+computed again, and what was made from these; all of them, where matrices were named. What cannot be told stays.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _ABOUT_A_MODEL = ("verify", "detect", "judge", "analyse")
 
 @dataclass(frozen=True)
 class Goes:
-    """A file or folder that nobody needs."""
+    """A file or folder that is not needed."""
 
     path: Path
     kind: str
     """The action of an artifact; ``partial``, ``note`` or ``prepared``."""
     label: str
     size: int
-    """In bytes."""
+    """The size in bytes."""
     id: str = ""
     """The stage whose claim is taken while it is deleted."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of a stored artifact."""
+    """The facts that the record of a stored artifact tells."""
 
     action: str
     label: str
@@ -78,13 +78,13 @@ class GarbageCollector:
         return _Known(str(inputs["action"]), str(record.get("label")), str(record.get("started")), inputs["parents"])
 
     @property
-    def strangers(self) -> list[Mapping[str, Any]]:
-        """The notes of live processes at stages of no plan given here: what they made so far, nobody may name."""
+    def unplanned(self) -> list[Mapping[str, Any]]:
+        """The notes of live processes at stages of no plan given here: no plan may name what they made so far."""
         return [note for id, note in self.running.items() if not any(id in plan.stages for plan in self.plans)]
 
     @property
     def untold(self) -> int:
-        """How many artifacts stay since their record does not say what they were made of."""
+        """The number of artifacts that stay since their record does not say what they were made of."""
         return len(self.stored) - len(self.known)
 
     # --- artifacts ---
@@ -108,7 +108,7 @@ class GarbageCollector:
             ids += [id for id in new if id in self.known]
 
     def _is_about(self, id: str, needed: set[str]) -> bool:
-        """Whether an artifact says something of models that stay: of a null model, where the victim stays."""
+        """True if an artifact says something of models that stay: of a null model, where the victim stays."""
         artifact = self.known[id]
         if artifact.action not in _ABOUT_A_MODEL:
             return False
@@ -124,31 +124,31 @@ class GarbageCollector:
         others = [id for id in self.known if id not in needed]
         if self.plans:
             return others
-        anew: dict[tuple[str, str], str] = defaultdict(str)
-        """When what is needed was made last, by action and label."""
+        newest: dict[tuple[str, str], str] = defaultdict(str)
+        """The last start of what is needed, by action and label."""
         for artifact in (self.known[id] for id in needed if id in self.known):
             name = (artifact.action, artifact.label)
-            anew[name] = max(anew[name], artifact.started)
+            newest[name] = max(newest[name], artifact.started)
         gone: set[str] = set()
-        while new := {id for id in others if id not in gone and self._is_old(id, anew, gone)}:
+        while new := {id for id in others if id not in gone and self._is_old(id, newest, gone)}:
             gone |= new
         return [id for id in others if id in gone]
 
-    def _is_old(self, id: str, anew: Mapping[tuple[str, str], str], gone: Collection[str]) -> bool:
-        """Whether an artifact was computed anew since, or was made from one that was."""
+    def _is_old(self, id: str, newest: Mapping[tuple[str, str], str], gone: Collection[str]) -> bool:
+        """True if an artifact was computed again since, or was made from one that was."""
         artifact = self.known[id]
-        later = anew.get((artifact.action, artifact.label), "") > artifact.started
+        later = newest.get((artifact.action, artifact.label), "") > artifact.started
         return later or any(parent in gone for _, parent in artifact.parents)
 
     # --- all that goes ---
 
     def goes(self) -> list[Goes]:
-        """What nobody needs, and is older than the command. Raises :class:`harness.errors.ResultsError` for links."""
+        """List what is not needed and older than the command. Raises :class:`harness.errors.ResultsError` for links."""
         found = [*self._artifacts(), *self._partials(), *self._notes()]
         return [each for each in found if not self.is_new(each.path)]
 
     def is_new(self, path: Path) -> bool:
-        """Whether something of ``path`` was written since the command began."""
+        """True if something of ``path`` was written since the command began."""
         return any(status.st_mtime >= self.began for status in _statuses(path))
 
     def _artifacts(self) -> Iterator[Goes]:
@@ -170,7 +170,7 @@ class GarbageCollector:
                 yield Goes(path, "partial", f"{found['name'] if found else path.name}, unfinished", size_of(path), id)
 
     def _notes(self) -> Iterator[Goes]:
-        """What processes left that ended before they could take it back."""
+        """The notes of processes that ended before they could delete them."""
         for path in sorted(self.claims.folder.glob("*.json")):
             refuse_links(path)
             try:
@@ -238,7 +238,7 @@ def size_of(path: Path) -> int:
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
-    """Of a file, or of a folder and all that is in it. Links are not followed, and what goes meanwhile is left out."""
+    """The status of a file, or of a folder and all in it. Links are not followed; what goes meanwhile is left out."""
     for each in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):
             yield each.lstat()

@@ -1,4 +1,4 @@
-"""From a matrix's axes to a plan: each stage once, parents first."""
+"""Building a plan from a matrix's axes: each stage once, parents first."""
 
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ class _Builder:
     # --- why a combination cannot be ---
 
     def _reason(self, dataset: Component, use: Component) -> str:
-        """Why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
+        """The reason why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
             try:
                 self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
             except UsageError:
                 raise
-            # A plugin that breaks while it is asked fails its own cells, and nobody else's.
+            # A plugin that breaks while it is asked fails its own cells only.
             except Exception as error:
                 self._reasons[key] = f"{use}: {type(error).__name__}: {error}"
                 self._broken.add(key)

@@ -67,7 +67,7 @@ class Stage:
     plugin: Component | None = None
     """The defense or attack that the stage runs."""
     architecture: Component | None = None
-    """What :meth:`Context.build` builds."""
+    """The architecture that :meth:`Context.build` builds."""
     data: Component | None = None
     """The other dataset that the stage reads."""
     recipe: TriggerRecipe | None = None
@@ -120,7 +120,7 @@ class Cell:
     """The dataset, the defense and the links of the attack chain."""
     skip: str = ""
     broken: bool = False
-    """Whether :attr:`skip` is not a plugin's reason but an error of the plugin when it was asked."""
+    """True if :attr:`skip` is an error of the plugin when it was asked, and not its reason."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an artifact was made of: the inputs of its id, as its record tells. A record that does not fit its id tells
+"""The inputs that an artifact was made of, as its record tells. A record that does not fit its id tells
 nothing."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from harness.planning.graph import VERSIONS, Component, Stage, describe, make_id
 from harness.planning.live import digest_of
 
 Inputs: TypeAlias = Mapping[str, Any]
-"""By name, as :func:`harness.planning.inputs.inputs_of` gives them."""
+"""Inputs by name, as :func:`harness.planning.inputs.inputs_of` gives them."""
 
 ORDER = (
     *("action", "version", "dataset", "plugin", "architecture", "data", "recipe"),
@@ -39,7 +39,7 @@ def inputs_in(id: str, record: Mapping[str, Any]) -> Inputs | None:
 
 
 def inputs_of(stage: Stage) -> dict[str, Any]:
-    """What a stage's output depends on, by name: its id is the digest of these values. A record keeps them, so that
+    """The causes of a stage's output, by name: its id is the digest of these values. A record keeps them, so that
     ``harness why`` can tell which of them changed."""
     return {
         "action": stage.action,

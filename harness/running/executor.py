@@ -16,10 +16,10 @@ Work: TypeAlias = Callable[[Stage], Record | None]
 
 
 class Control(Protocol):
-    """What an executor asks of whoever had the stages run, and tells them. All in the process of the run itself."""
+    """The side of a run that an executor asks and tells, in the process of the run itself."""
 
     def going(self) -> bool:
-        """Whether another stage may begin. Those that run may end, and their records count."""
+        """True while another stage may begin. Those that run may end, and their records count."""
 
     def begin(self, stage: Stage) -> Record | None:
         """A stage is about to run. A record says that it cannot, and is its outcome: give it to :meth:`end`.
@@ -35,14 +35,14 @@ class Executor(Protocol):
     """Runs stages: each only after its parents, which come first. How and where is its own affair."""
 
     jobs: int
-    """How many stages run at a time."""
+    """The number of stages that run at a time."""
 
     def run(self, stages: Sequence[Stage], control: Control) -> None:
         """Run ``stages`` while ``control`` is going."""
 
 
 class Serial:
-    """In this process, in the plan's order."""
+    """The executor that runs stages in this process, in the plan's order."""
 
     jobs = 1
 

@@ -15,7 +15,7 @@ from harness.storage.records import check_record
 from harness.storage.store import Store
 
 Mark: TypeAlias = tuple[Any, Any]
-"""What tells an outcome from one that was stored later in its place."""
+"""Start and seconds: they tell an outcome from one that was stored later in its place."""
 
 
 def mark_of(record: Record) -> Mark:
@@ -31,7 +31,7 @@ class Claimed:
     claims: Claims
     store: Store
     seen: Mapping[str, Mark]
-    """What was stored, when the run began, of the stages that it is to run all the same."""
+    """The marks that were stored, when the run began, of the stages that it is to run all the same."""
 
     def __call__(self, stage: Stage) -> Record | None:
         now = datetime.now(UTC).isoformat()

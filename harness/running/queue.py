@@ -1,4 +1,4 @@
-"""Which stage is next: those whose parents are done, children of what is at hand first."""
+"""The order of stages: those whose parents are done, children of what is at hand first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Queue:
         self.left = len(stages)
         """Stages that were not taken yet, or were set aside."""
         self._aside = deque[tuple[float, Stage]]()
-        """With the times, on the monotonic clock, from which they may come again."""
+        """The stages set aside, with the times on the monotonic clock from which they may come again."""
         self._taken = bytearray(len(stages))
         self._ready: list[int] = []
         self._below: dict[str, list[int]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""From the records of stages to the rows of the tables: pure functions."""
+"""The rows of the tables, made of the records of stages: pure functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.storage.schema import STAGES
 
 Row: TypeAlias = dict[str, Any]
 Records: TypeAlias = Mapping[str, StageRecord]
-"""By stage id."""
+"""Records by stage id."""
 
 _STAGE_COLUMNS = tuple(column.name for column in STAGES.columns if column.name not in ("run", "started"))
 

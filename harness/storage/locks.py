@@ -1,4 +1,4 @@
-"""Who computes which stage: locks on one file of the results folder, that die with the process that holds them.
+"""Claims of stages: locks on one file of the results folder, which end with the process that holds them.
 
 Two runs may share a results folder. A stage has one byte of ``claims/locks``, by its id; who has locked it computes the
 stage, and the others do something else meanwhile. The system gives a lock back when its process ends, however it does,
@@ -28,7 +28,7 @@ except ImportError:  # Windows: without locks, two runs on one folder may comput
     fcntl = None  # type: ignore[assignment]
 
 _HELD = (errno.EACCES, errno.EAGAIN)
-"""What the system says of a lock that another process has."""
+"""The system's errors for a lock that another process holds."""
 PAUSE = 0.3
 """Seconds after which a claim that another process has is asked for again."""
 
@@ -75,7 +75,7 @@ class Claims:
                 fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _place(id))
 
     def _write_note(self) -> None:
-        """Say what was claimed last. A disk that is full keeps nobody from computing: the lock is what counts."""
+        """Write the note of the newest claim. A full disk stops no process from computing: only the lock counts."""
         with suppress(OSError):
             if not self._held:
                 self._note.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ class Claims:
                 partial.write_text(json.dumps(list(self._held.values())[-1]), "utf-8")
 
     def is_taken(self, id: str) -> bool:
-        """Whether another process has the claim of a stage now; not where this one may not ask."""
+        """True if another process holds the claim of a stage now; False where this process may not ask."""
         if id in self._held or fcntl is None:
             return False
         file = self._file
@@ -139,9 +139,9 @@ def _place(id: str) -> int:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A note; ``None`` for anything that is none."""
+    """Read a note; ``None`` for anything that is not one."""
     try:
-        # A link or a pipe is a stranger's: who reads a pipe waits.
+        # A link or a pipe is untrusted: reading a pipe would wait.
         note = json.loads(path.read_text("utf-8")) if stat.S_ISREG(path.lstat().st_mode) else None
     except (OSError, ValueError, RecursionError):
         return None

@@ -165,7 +165,7 @@ class StageRecord(TypedDict, total=False):
         ),
     ]
     inputs: Any
-    """What the stage's id is a digest of; :func:`harness.planning.inputs.inputs_in` judges it."""
+    """The inputs that the stage's id is a digest of; :func:`harness.planning.inputs.inputs_in` judges them."""
     model: Any
     """The description of the net that it made; :mod:`harness.storage.codec` judges it."""
     agreement: float | None
@@ -173,7 +173,7 @@ class StageRecord(TypedDict, total=False):
     guard: str
     """The evasion that stands before the model, with its options."""
     evidence: dict[str, Count]
-    """By probe."""
+    """Matches and trials by probe."""
     curves: list[dict[str, list[float | None]]]
     """A training each: values by epoch, by quantity."""
     measures: list[Measured]
@@ -190,7 +190,7 @@ _MADE: dict[Action, tuple[str, ...]] = {
     **{"detect": ("detection", "measures"), "judge": ("judgement",)},
     **{"verify": ("evidence",), "analyse": ("measures",)},
 }
-"""What the record of a stage that succeeded cannot be without."""
+"""The fields that the record of a stage that succeeded cannot be without."""
 
 
 def about(stage: Stage) -> StageRecord:

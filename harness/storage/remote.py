@@ -5,7 +5,7 @@ An artifact is named by what decides it and never changes, so a copy of one is a
 and upload what was made here. The remote is the truth: what it no longer has goes from the mirror too, but for what is
 marked as not uploaded yet. A lost connection therefore costs nothing: the mark stays, and a later upload takes it off.
 
-A remote may be a stranger's: only plain files of the very names that a harness gives are taken, into those places.
+A remote may be untrusted: only plain files of the very names that a harness gives are taken, into those places.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ QUIET = 60.0
 BATCH = 64
 """Records that are fetched together: they are small, and each alone costs a journey there and back."""
 _FILES = ("tensors.safetensors", "record.json")
-"""Of an artifact, in the order in which they are uploaded: where a record is, its tensors are."""
+"""The files of an artifact, in the order of upload: where a record is, its tensors are."""
 _NAMES = re.compile(
     rf"artifacts/([0-9a-f]{{2}})/\1[0-9a-f]{{30}}/(?:{'|'.join(map(re.escape, _FILES))})"
     rf"|tables/(?:{'|'.join(TABLES)})/[A-Za-z0-9][\w.-]{{0,150}}\.parquet",
     re.ASCII,
 )
-"""What is taken of a remote's listing."""
+"""The names that are taken from a remote's listing."""
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
-"""Where an object is seen whole or not at all. fsspec promises that of no file system: elsewhere files are renamed."""
+"""Protocols where an object is seen whole or not at all. fsspec promises it of none: elsewhere files are renamed."""
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def open_results(named: str, warn: Warn = lambda message: None) -> tuple[Store, 
 
 
 def open_store(address: str, warn: Warn = lambda message: None) -> Store:
-    """What a worker process of a run opens: the store of that :attr:`harness.storage.store.Store.address`."""
+    """Open the store of an :attr:`harness.storage.store.Store.address`, in a worker process of a run."""
     if not is_url(address):
         return Store(Path(address))
     remote = Remote(address, warn)
@@ -131,7 +131,7 @@ class Entry:
 
     size: int
     when: float | None
-    """When it was written, in seconds of the epoch, where the file system tells."""
+    """The time of writing, in seconds of the epoch, where the file system tells it."""
 
 
 class Remote:
@@ -146,7 +146,7 @@ class Remote:
         digest = hashlib.sha256(str(self.fs.unstrip_protocol(self.root)).encode()).hexdigest()[:20]
         self.folder = user_cache_path("watermark-harness") / "remote" / digest
         self.is_running = False
-        """In a run: a remote that cannot be reached is a warning then, and no end."""
+        """True in a run: a remote that cannot be reached is a warning then, and does not end it."""
         self._opened = time.time()
         self._lost: Exception | None = None
         self._lost_at = 0.0
@@ -227,7 +227,7 @@ class Remote:
             raise ResultsError(f"cannot read {self.url}: {_reason(error)}") from error
 
     def _tried(self, act: Callable[[], T]) -> T:
-        """What ``act`` returns, after a few attempts; at once what it raised last, where that was just now."""
+        """Return what ``act`` does, after a few attempts; raise the last error at once where that was just now."""
         if self._lost and time.monotonic() < self._lost_at + QUIET:
             raise self._lost
         for pause in (*PAUSES, None):
@@ -313,7 +313,7 @@ class Remote:
         return self._mark_of(name).exists()
 
     def marked(self, under: str = "") -> set[str]:
-        """What is marked. Some of it may not be here: it is being written, or whoever was about to was killed."""
+        """The names that are marked. Some may not be here: not written yet, or their writer was killed."""
         names = {unquote(path.name) for path in (self.folder / "unsent").glob("*")}
         return {name for name in names if name.startswith(under)}
 
@@ -379,7 +379,7 @@ def _turn(name: str) -> tuple[bool, bool, str]:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry | None:
-    """What a listing says of a plain file; ``None`` for a folder, a link, a pipe and so on."""
+    """The entry of a plain file in a listing; ``None`` for a folder, a link, a pipe and so on."""
     size = info.get("size")
     if info.get("type") != "file" or info.get("islink") or not isinstance(size, int):
         return None
@@ -387,7 +387,7 @@ def _entry(info: Mapping[str, Any]) -> Entry | None:
 
 
 def _when(info: Mapping[str, Any]) -> float | None:
-    """When a file was written: each file system has its own word for it."""
+    """The time when a file was written: each file system has its own word for it."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         value = info.get(name)
         if isinstance(value, datetime):
@@ -409,7 +409,7 @@ class RemoteStore(Store):
         self._listed: dict[str, Entry] = {}
         """The records that were there when it was last asked."""
         self._coming: dict[str, Entry] = {}
-        """Of these, those that are not here."""
+        """The records of these that are not here."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -447,7 +447,7 @@ class RemoteStore(Store):
         return {name.split("/")[2] for name in self._listed} | here & marked
 
     def _is_stale(self, id: str, there: Mapping[str, Entry]) -> bool:
-        """Whether an artifact is not there any more, or another one in its place: one that succeeded at last, say."""
+        """True if an artifact is gone there, or another one is in its place: one that succeeded at last, say."""
         for file in _FILES:
             path, entry = self.path(id) / file, there.get(f"{_name(id)}/{file}")
             if path.exists() and (entry is None or entry.size != path.stat().st_size):

@@ -2,7 +2,7 @@
 
 Written whole or not at all (into a folder of another name, then renamed), checksummed on read. A damaged artifact
 raises :class:`harness.errors.DamagedArtifact`, and is computed again. So does what no harness would have written: a
-results folder may come from a stranger, who can compute a checksum too. No link in it is followed.
+results folder may be untrusted, and anybody can compute a checksum. No link in it is followed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FOLDERS = ("artifacts", "tables", "figures", "profiles", "claims")
-"""What is written to in a results folder."""
+"""The folders in a results folder that are written to."""
 MAX_RECORD = 2**26
 """Bytes of a record: as objects, several times as many."""
 MAX_HEADER = 2**24
@@ -39,7 +39,7 @@ _ID = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a stage left: a record (JSON) and tensors by name, on the CPU."""
+    """The output of a stage: a record (JSON) and tensors by name, on the CPU."""
 
     record: dict[str, Any]
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Store:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.address = str(results)
-        """What it is opened by, here or in another process."""
+        """The text that opens it, here or in another process."""
         self.folder = results / "artifacts"
         self.profiles = results / "profiles"
 
@@ -213,7 +213,7 @@ def _load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
         raise DamagedArtifact(f"{path}: the header is longer than {MAX_HEADER:,} bytes")
     try:
         loaded: dict[str, Tensor] = load(data)
-    except Exception as error:  # whatever safetensors and torch make of a stranger's header
+    except Exception as error:  # whatever safetensors and torch make of an untrusted header
         raise DamagedArtifact(f"{path} holds no tensors: {error}") from error
     for name, tensor in loaded.items():
         # To C++ a bool of any other byte is undefined.
@@ -222,7 +222,7 @@ def _load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     return loaded
 
 
-# --- files that may be a stranger's -----------------------------------------------------------------------------------
+# --- untrusted files -------------------------------------------------------------------------------------------------
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -241,7 +241,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder; nothing where it is none, or a link. Raises :class:`ResultsError`."""
+    """The entries of a folder; none where it is not a folder, or a link. Raises :class:`ResultsError`."""
     try:
         return [] if folder.is_symlink() else list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):

@@ -2,7 +2,7 @@
 
 ``results/tables/<table>/<run>.parquet``: one file a run (or a part of one), never appended in place, merged on read.
 The tables are a projection of the stored artifacts: what a run that was killed did not write, the next run writes.
-A results folder may come from a stranger: what no run would have written is a :class:`harness.errors.ResultsError`.
+A results folder may be untrusted: what no run would have written is a :class:`harness.errors.ResultsError`.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Tables:
         return folder / f"{run}-{part:04d}.parquet"
 
     def time_of_next_run(self, now: datetime) -> str:
-        """With what the name of a run begins: now, or just after the latest run where a clock was set back since.
+        """The beginning of a run's name: now, or just after the latest run where a clock was set back since.
 
         Rows are merged in the order of these names.
         """
         runs = (path.name[:15] for path in self.folder.glob("*/*.parquet") if _RUN_TIME.match(path.name))
-        with suppress(ValueError, OverflowError):  # a stranger's thirteenth month
+        with suppress(ValueError, OverflowError):  # an untrusted thirteenth month
             latest = datetime.strptime(max(runs, default=""), _TIME).replace(tzinfo=UTC)
             now = max(now, latest + timedelta(seconds=1))
         return f"{now:{_TIME}}"
@@ -75,7 +75,7 @@ class Tables:
     def mend(self) -> list[Path]:
         """Set aside the files that a power cut tore, with all that this and later runs wrote; the torn ones' names.
 
-        Rows of these runs may lean on what was torn. A run then finds cells without rows, and writes them anew.
+        Rows of these runs may lean on what was torn. A run then finds cells without rows, and writes them again.
         """
         parts = [path for table in TABLES for path in sorted((self.folder / table).glob("*.parquet"))]
         torn = [path for path in parts if _is_torn(path)]
@@ -95,7 +95,7 @@ class Tables:
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The table merged over its runs: the newest row of each key; empty when nothing has been written.
 
-        Rows of cells that a later run computed anew (an edited plugin, say) are left out; :meth:`every_row` has them.
+        Rows of cells that a later run computed again (an edited plugin, say) are left out; :meth:`every_row` has them.
         Raises :class:`UnknownName`, and :class:`ResultsError` for a damaged file or another schema version.
         """
         if table not in TABLES:
@@ -109,7 +109,7 @@ class Tables:
         return (frame if wanted is None else frame[wanted]).reset_index(drop=True)
 
     def every_row(self, table: str) -> pd.DataFrame:
-        """As :meth:`read`, with the rows of cells that are no more, or never were."""
+        """Read a table like :meth:`read`, with the rows of cells that are no more, or never were."""
         return self._merged(table, None).reset_index(drop=True)
 
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
@@ -125,18 +125,18 @@ class Tables:
                 rows += len(parts[-1])
             where, data = folder, pa.concat_tables(parts)
             _check_values(data, TABLES[table])
-            # Not by the files' own metadata: pandas would name, type and index columns as a stranger wrote there.
+            # Not by the files' own metadata, which is untrusted: pandas would name, type and index columns by it.
             frame = data.to_pandas(ignore_metadata=True)
         except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
             raise ResultsError(
                 f"{where} is damaged ({' '.join(str(error).split())}): delete {self.folder}, "
-                "and `harness run` writes it anew from the artifacts"
+                "and `harness run` writes it again from the artifacts"
             ) from error
         return frame.drop_duplicates(list(TABLES[table].key), keep="last")
 
 
 def _among(values: pd.Series[str], known: pd.Series[str]) -> Any:
-    """Which of ``values`` are among those ``known``. In Arrow: pandas would make Python's strings of them all."""
+    """Mark the ``values`` that are among those ``known``. In Arrow: pandas would make Python's strings of them all."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -149,7 +149,7 @@ def _run_of(path: Path) -> str:
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether a file lacks a Parquet file's start or end: a look at both, and not at the rows."""
+    """True if a file lacks a Parquet file's start or end: a look at both, and not at the rows."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False
@@ -227,8 +227,8 @@ def _version_of(path: Path, metadata: Mapping[bytes, bytes] | None) -> int:
 
 
 def _check_values(data: pa.Table, table: Table) -> None:
-    """Raise ``ArrowInvalid`` for values that no run writes: text that is none, a row without its key, a whole number
-    that is none as a float, a count without its trials or beyond them."""
+    """Raise ``ArrowInvalid`` for values that no run writes: text that is not UTF-8, a row without its key, a whole
+    number beyond 2^62, a count without its trials or beyond them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
