@@ -16,8 +16,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 import harness
 from harness.errors import ResultsError
-from harness.storage import remote
-from harness.storage.remote import Remote, RemoteStore, RemoteTables, open_results
+from harness.storage import mirror, remote
+from harness.storage.mirror import Remote
+from harness.storage.remote import RemoteStore, RemoteTables, open_results
 from harness.storage.store import Store
 from harness.storage.tables import Tables
 from tests.conftest import Cli, command_line
@@ -83,7 +84,7 @@ class Flaky(LocalFileSystem):
 @pytest.fixture
 def flaky(there: Path, on: On, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(mirror, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(Flaky, "down", set())
     on("a")
     yield f"flaky://{there}"
@@ -287,7 +288,7 @@ def test_cells_are_uploaded_last(flaky: str, there: Path) -> None:
     for table in ("stages", "cells"):
         tables.append(table, "20260101T000000-abcdef", [{"stage": IDS[0], "cell": IDS[0]}])
     assert tables.remote.marked("tables/") and not (there / "tables").exists()
-    assert [name.split("/")[1] for name in sorted(tables.remote.marked(), key=remote._turn)] == ["stages", "cells"]
+    assert [name.split("/")[1] for name in sorted(tables.remote.marked(), key=mirror._turn)] == ["stages", "cells"]
     Flaky.down.clear()
     tables.remote.flush()
     assert not tables.remote.marked()
