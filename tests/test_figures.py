@@ -18,7 +18,8 @@ from matplotlib.transforms import Bbox
 
 from harness.figures import catalogue, kinds
 from harness.figures import frames as frames_module
-from harness.figures.catalogue import PICTURES, Shown, collect
+from harness.figures.catalogue import PICTURES, collect
+from harness.figures.shown import Shown
 from harness.figures.style import (
     COLUMN,
     FEW,

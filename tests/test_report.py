@@ -14,6 +14,8 @@ import pyarrow as pa
 import pytest
 
 from harness.errors import UsageError
+from harness.figures.catalogue import collect
+from harness.figures.shown import Shown
 from harness.planning.registry import Registry, load_registry
 from harness.ranking.scoring import Rules
 from harness.report import About, Results, render
@@ -343,3 +345,26 @@ def test_mistakes_are_one_line(tmp_path: Path, cli: Cli) -> None:
         assert option in cli("report", "--results", tmp_path, f"--{option}", value, code=2).err
     (tmp_path / "report.html").symlink_to(tmp_path / "file")
     assert "is a link" in cli("report", "--results", tmp_path, code=2).err
+
+
+def test_the_report_and_the_figures_draw_the_same_numbers(tmp_path: Path) -> None:
+    rows = [
+        cell(name, f"pruning[fraction={share}]", seed, surrogate_trigger_matches=round(80 - 70 * share - 9 * seed))
+        for name in ("a", "b")
+        for share in (0.2, 0.5, 0.9)
+        for seed in (0, 1)
+    ]
+    Tables(tmp_path).append("cells", "20260101T000000-a", [{"run": "r", **row} for row in rows])
+    shown = Shown(Tables(tmp_path), Registry().component)
+    drawn = collect(shown, ["frontier", "pruning", "budget", "success"])
+    text = page(*rows)
+    front = drawn["frontier"][(drawn["frontier"]["line"] != "") & (drawn["frontier"]["series"] == "a")]
+    on_line = [row for row in grid(text, "a on d") if row["on the line"] == "yes"]
+    assert {float(row["success (%)"]) for row in on_line} <= {round(value, 1) for value in front["value"]}
+    curve = drawn["pruning"].query("series == 'a' and unit.str.startswith('surrogate success')")
+    means = {f"{100 * x:.0f}": f"{value:.1f}" for x, value in curve.groupby("x")["value"].mean().items()}
+    shares = [row for row in grid(text, "pruning on d") if row["scheme"] == "a" and row["quantity"] == "success (%)"]
+    assert {row["pruned (%)"]: row["mean"] for row in shares} == means and len(means) == 3
+    asked = {row["queries"]: row for row in grid(text, "Share verified on d (%)")}
+    chance = drawn["budget"].query("series == 'a' and x == 1")["value"].mean()
+    assert asked["1"]["a"] == f"{chance:.1f}"

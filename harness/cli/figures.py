@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @rules_options("test", "confidence", "max_drop", "fpr")
 def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rules: Rules) -> None:
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
-    from harness.figures.catalogue import PICTURES, Shown, collect, draw_all
+    from harness.figures.catalogue import PICTURES, collect, draw_all
+    from harness.figures.shown import Shown
 
     store, tables = open_results(results)
     collected = collect(Shown(tables, load_plugins(()).component, rules), only)

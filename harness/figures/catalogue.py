@@ -7,125 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
-from harness.errors import ResultsError, UnknownName, UsageError
+from harness.errors import ResultsError, UnknownName
 from harness.figures import kinds
 from harness.figures.frames import against, epochs, finite, frequencies, pairs, projected
+from harness.figures.shown import Shown
 from harness.figures.style import Kind as Drawing
 from harness.figures.style import print_to
 from harness.files import temporary_folder
 from harness.papers.quantities import QUANTITIES, Frames, measured
-from harness.planning.matrix import Chain, format_chain, option_of, parse_chain
-from harness.ranking.scoring import Rules, chances_within, kinds_of, score
+from harness.planning.matrix import format_chain
+from harness.ranking.frames import AXES, attack_means, chain_of, chances
 from harness.statistics.pareto import hypervolume, pareto_front
 from harness.statistics.power import queries_for_confidence
 from harness.storage.files import refuse_links, refuse_record
-from harness.storage.options import RecordedOptions
 
 if TYPE_CHECKING:
-    from harness.planning.graph import Kind, Lookup
-    from harness.storage.tables import Tables
+    from harness.planning.graph import Kind
 
-BUDGETS = np.unique(np.geomspace(1, 1000, 40).astype(int))
+BUDGETS = np.unique(np.geomspace(1, 1000, 40).astype(int)).tolist()
 """Numbers of queries that a verifier may have."""
 SUCCESS = "trigger success of the surrogate (%)"
-SWEPT = ("dataset", "defense", "attack")
-"""The axes of a matrix whose options may be swept."""
-
-
-class Shown:
-    """The tables of a results folder, each read when a picture asks for it, and the rules by which cells count."""
-
-    def __init__(self, tables: Tables, lookup: Lookup, rules: Rules | None = None) -> None:
-        self.tables, self.lookup, self.rules = tables, lookup, rules or Rules()
-
-    @cached_property
-    def cells(self) -> pd.DataFrame:
-        """Every cell, with what :func:`harness.ranking.scoring.score` makes of it, its ``kind`` and its class pair."""
-        cells = self._scored
-        classes = {text: self._classes(text) for text in cells["dataset"].unique()}
-        known = {name: [classes[text][i] for text in cells["dataset"]] for i, name in enumerate(("source", "target"))}
-        return cells.assign(kind=kinds_of(cells), **known)
-
-    @cached_property
-    def _scored(self) -> pd.DataFrame:
-        return score(self.tables.read("cells"), self.rules)
-
-    @cached_property
-    def options(self) -> RecordedOptions:
-        """The options of what the cells were made of."""
-        return RecordedOptions(self._scored, self.lookup)
-
-    def _classes(self, dataset: str) -> tuple[Any, Any]:
-        options = [self.options.of("dataset", entry) for entry in _chain(dataset)]
-        return (options[0].get("source"), options[0].get("target")) if options else (None, None)
-
-    @cached_property
-    def ended(self) -> pd.DataFrame:
-        """The cells that are ok and say what an attack leaves, with rates in %: void ones too, detectors' not."""
-        cells = self.cells[(self.cells["status"] == "ok") & (self.cells["kind"] != "detection")]
-        names = ["surrogate_trigger", "null_trigger", "victim_accuracy", "surrogate_accuracy", "null_accuracy"]
-        return cells.assign(**{name: 100 * cells[name].astype(float) for name in names}).rename(
-            columns={"dataset": "panel", "defense": "series"}
-        )
-
-    @cached_property
-    def counting(self) -> pd.DataFrame:
-        """Of these, the ones that count."""
-        return self.ended[self.ended["counts"]]
-
-    @cached_property
-    def victims(self) -> pd.DataFrame:
-        """One row a victim: it stands in a row for every attack on it."""
-        return self.counting.drop_duplicates(["panel", "series", "seed"])
-
-    @cached_property
-    def frames(self) -> Frames:
-        """What the quantities of a reproduction are computed from: cells that are ok, and what was measured of them."""
-        cells = self.cells[(self.cells["status"] == "ok") & (self.cells["kind"] != "detection")]
-        none = self.cells.head(0)
-        return Frames(cells, none, self.tables.read("measurements"), none)
-
-    def swept(self, kind: Kind) -> Iterator[tuple[str, str, pd.DataFrame]]:
-        """Each plugin's numeric option that takes two values or more while all else is equal, and the cells.
-
-        They are :attr:`frames`' cells, with the option's value as ``x`` and what they share instead of their own
-        ``dataset``, ``defense`` or ``attack``.
-        """
-        cells = self.frames.cells
-        texts = {text: _chain(text) for text in cells[kind].unique()}
-        options = dict.fromkeys(
-            (entry.name, option) for chain in texts.values() for entry in chain for option, _ in entry.options
-        )
-        rest = [column for column in SWEPT if column != kind]
-        for name, option in options:
-            found = {text: self._value(kind, chain, name, option) for text, chain in texts.items()}
-            rows = cells.assign(x=[found[text][0] for text in cells[kind]])
-            rows[kind] = [found[text][1] for text in cells[kind]]
-            rows = rows.dropna(subset="x")
-            rows = rows[rows.groupby([kind, *rest])["x"].transform("nunique") > 1]
-            if len(rows):
-                yield name, option, rows
-
-    def _value(self, kind: Kind, chain: Chain, name: str, option: str) -> tuple[float, str]:
-        """The number that an option of the chain's last link of that name has, and the chain without it; else NaN."""
-        value, bare = option_of(chain, option, partial(self.options.of, kind), name)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return float("nan"), ""
-        return float(value), format_chain(bare)
-
-
-def _chain(text: str) -> Chain:
-    try:
-        return parse_chain(text)
-    except UsageError:  # what no run of ours would have written
-        return ()
 
 
 @dataclass(frozen=True)
@@ -160,24 +67,14 @@ def _matrix(shown: Shown) -> pd.DataFrame:
 def _frontier(shown: Shown) -> pd.DataFrame:
     """A dot a cell, and for each scheme the steps between the extractions and removals of which no other leaves both
     more accuracy and less of the mark."""
-    rows = _accurate(shown)
-    dots, keys = rows.assign(line=""), ["panel", "series"]
-    means = (
-        rows[rows["kind"] == "survival"]
-        .groupby([*keys, "attack"], sort=False)[["x", "value"]]
-        .mean()
-        .dropna()
-        .reset_index()
-    )
-    lines = [
-        _line(_steps(part[["x", "value"]].to_numpy() * (1, -1)) * (1, -1), panel, series, "attackers' front")
-        for (panel, series), part in means.groupby(keys, sort=False)
-    ]
-    return _scattered([dots, *lines], "accuracy of the attacked model (%)", SUCCESS)
-
-
-def _accurate(shown: Shown) -> pd.DataFrame:
-    return shown.counting.assign(x=shown.counting["surrogate_accuracy"], value=shown.counting["surrogate_trigger"])
+    rows = shown.counting.assign(x=shown.counting["surrogate_accuracy"], value=shown.counting["surrogate_trigger"])
+    lines = []
+    for (dataset, defense), part in shown.cells[shown.cells["counts"]].groupby(["dataset", "defense"], sort=False):
+        means = attack_means(part[part["kind"] != "detection"])
+        front = means.loc[means["front"], ["accuracy", "success"]].to_numpy()
+        if len(front):
+            lines.append(_line(_steps(front * (1, -1)) * (1, -1), dataset, defense, "attackers' front"))
+    return _scattered([rows.assign(line=""), *lines], "accuracy of the attacked model (%)", SUCCESS)
 
 
 def _steps(points: Any) -> Any:
@@ -256,7 +153,7 @@ def _pruning(shown: Shown) -> pd.DataFrame:
 def _sweep(shown: Shown) -> pd.DataFrame:
     """Success and accuracy at each value of every other option; of one that changes the victim, also the victim's."""
     parts = []
-    for kind in SWEPT:
+    for kind in AXES:
         for name, option, rows in shown.swept(cast("Kind", kind)):
             if option in ELSEWHERE[kind]:
                 continue
@@ -300,14 +197,8 @@ def _needed(shown: Shown) -> pd.DataFrame:
 
 def _budget(shown: Shown) -> pd.DataFrame:
     """The chance that the test accuses with so many queries, at the rates measured: the mean over attacks."""
-    rows = shown.counting
-    rows = rows[rows["tested"] & (rows["kind"] == "survival")]
-    chances = 100 * chances_within(shown.cells.loc[rows.index], BUDGETS.tolist(), shown.rules)
-    long = pd.DataFrame(chances, columns=BUDGETS).assign(
-        **{name: rows[name].array for name in ("panel", "series", "seed")}
-    )
-    long = long.melt(["panel", "series", "seed"], var_name="x").astype({"x": float})
-    made = long.groupby(["panel", "series", "seed", "x"], sort=False)["value"].mean().reset_index()
+    named = chances(shown.cells, BUDGETS, shown.rules).rename(columns={"dataset": "panel", "defense": "series"})
+    made = named.groupby(["panel", "series", "seed", "x"], sort=False)["value"].mean().mul(100).reset_index()
     return made.assign(axis="queries that a verifier asks", unit="attacked models accused (%)")
 
 
@@ -459,7 +350,7 @@ def _paired(shown: Shown) -> Frames:
 
 
 def _without_pair(dataset: str) -> str:
-    return format_chain(entry.without("source", "target") for entry in _chain(dataset))
+    return format_chain(entry.without("source", "target") for entry in chain_of(dataset))
 
 
 def _alike(shown: Shown) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, ResultsError, UsageError
-from harness.figures.catalogue import Shown, collect, draw_all
+from harness.figures.catalogue import collect, draw_all
+from harness.figures.shown import Shown
 from harness.files import whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.registry import Registry

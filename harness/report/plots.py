@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from harness.planning.matrix import format_chain, option_of
+from harness.ranking.frames import attack_means, attacked, chances, swept
 from harness.ranking.leaderboard import Board
-from harness.ranking.scoring import Rules, chances_within
+from harness.ranking.scoring import Rules
 from harness.ranking.values import count, decimal, points, spread, text
 from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
 from harness.report.page import PLOTS, Grid, Plot, Row, Section, shortened, together
 from harness.report.ranking import verifying, verifying_terms
-from harness.report.sources import chain_of
-from harness.statistics.pareto import pareto_front
 
 if TYPE_CHECKING:
     from harness.report.sources import Known
     from harness.statistics.intervals import Summary
-    from harness.storage.options import RecordedOptions
 
 STRIPS = 24
 """Schemes in a picture of single seeds."""
@@ -35,8 +30,8 @@ SUCCESS = "success: trigger queries answered as the key says (%)"
 
 
 def _evident(scored: pd.DataFrame) -> pd.DataFrame:
-    """The cells that have trigger evidence, void ones too."""
-    return scored[(scored["status"] == "ok") & scored["surrogate_trigger"].notna()]
+    """The cells that have trigger evidence of what an attack leaves, void ones too."""
+    return attacked(scored).dropna(subset="surrogate_trigger")
 
 
 def _groups(rows: pd.DataFrame, by: str | list[str], limit: int) -> Iterator[tuple[Any, pd.DataFrame]]:
@@ -70,7 +65,7 @@ def _from_to(series: Series) -> str:
 
 def distributions(scored: pd.DataFrame, known: Known) -> Section | None:
     """Every seed's success, a picture an attack."""
-    evident = _evident(scored[scored["kind"] != "detection"])
+    evident = _evident(scored)
     if evident.empty:
         return None
     evident, by = evident.sort_values("kind", key=lambda kind: kind == "none", kind="stable"), ["dataset", "attack"]
@@ -109,15 +104,8 @@ def _strip(dataset: str, attack: str, rows: pd.DataFrame, known: Known) -> Plot:
 
 def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
     """Success and accuracy against the share that is pruned, where there are at least two shares."""
-    pruned = {attack: found for attack in known.of if (found := _fraction(attack, known.options))}
-    rows = _evident(scored[scored["attack"].isin(pruned)])
-    rows = rows.assign(
-        chain=[pruned[attack][0] for attack in rows["attack"]],
-        fraction=[100 * pruned[attack][1] for attack in rows["attack"]],
-    )
-    groups = [
-        (key, part) for key, part in rows.groupby(["dataset", "chain"], sort=False) if part["fraction"].nunique() > 1
-    ]
+    shares = [rows for _, option, rows in swept(_evident(scored), "attack", known.options) if option == "fraction"]
+    groups = [(key, part) for rows in shares for key, part in rows.groupby(["dataset", "attack"], sort=False)]
     if not groups:
         return None
     return Section(
@@ -127,20 +115,9 @@ def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
         plots=[_sweep(str(dataset), str(chain), part, known) for (dataset, chain), part in groups[:PLOTS]],
         left_out=together(
             shortened(len(groups), PLOTS, "pictures"),
-            shortened(rows["defense"].nunique(), COLOURS, "schemes of a picture"),
+            shortened(max(part["defense"].nunique() for _, part in groups), COLOURS, "schemes of a picture"),
         ),
     )
-
-
-def _fraction(attack: str, options: RecordedOptions) -> tuple[str, float] | None:
-    """The chain without the share that its last pruning prunes, and the share: as it says, or the plugin's default."""
-    value, bare = option_of(chain_of(attack), "fraction", partial(options.of, "attack"))
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        return format_chain(bare), float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
@@ -149,16 +126,16 @@ def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
     for column, label in (("surrogate_trigger", "success (%)"), ("surrogate_accuracy", "accuracy (%)")):
         series = []
         for scheme, each in _groups(rows, "defense", COLOURS):
-            means = 100 * each.groupby("fraction")[column].mean()
+            means = 100 * each.assign(x=100 * each["x"]).groupby("x")[column].mean()
             dots = [
-                Dot(row.fraction, 100 * getattr(row, column), _told(row), bool(row.counts)) for row in each.itertuples()
+                Dot(100 * row.x, 100 * getattr(row, column), _told(row), bool(row.counts)) for row in each.itertuples()
             ]
             series.append(Series(str(scheme), list(means.items()), dots))
             values += [Row([text(scheme), text(label), count(x), points(y / 100)]) for x, y in means.items()]
         heard = f"{label} against the share pruned, {title}: {_some([_from_to(each) for each in series])}."
         pictures.append(chart(series, Axis("units pruned (%)"), Axis(label), heard))
     grid = Grid(title, ("scheme", "quantity", "pruned (%)", "mean"), values)
-    return Plot(title, pictures, grid, known.tags(dataset, rows["attack"].iloc[0]))
+    return Plot(title, pictures, grid, known.tags(dataset, rows["whole"].iloc[0]))
 
 
 # --- query budgets ----------------------------------------------------------------------------------------------------
@@ -167,9 +144,8 @@ def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
 def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
     """How many queries it takes to accuse, and how many of a scheme's attacked models are with so many."""
     rules = board.rules
-    tested = scored[scored["tested"] & (scored["kind"] == "survival")]
-    tested = tested.assign(chances=list(chances_within(tested, BUDGETS, rules)))
-    if tested.empty:
+    found = chances(scored, BUDGETS, rules)
+    if found.empty:
         return None
     return Section(
         "queries",
@@ -178,17 +154,19 @@ def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
         "queries, were each answered at the rate that was measured: the mean chance over the attacks and seeds that "
         f"count. The test: {rules.accuser}, at {rules.confidence:.0%}.",
         grids=verifying(board, known),
-        plots=[_budget(dataset, rows, known) for dataset, rows in _groups(tested, "dataset", PLOTS)],
+        plots=[_budget(dataset, rows, known) for dataset, rows in _groups(found, "dataset", PLOTS)],
         terms=verifying_terms(board),
         left_out=together(
-            shortened(tested["dataset"].nunique(), PLOTS, "pictures"),
-            shortened(tested["defense"].nunique(), COLOURS, "schemes of a picture"),
+            shortened(found["dataset"].nunique(), PLOTS, "pictures"),
+            shortened(found["defense"].nunique(), COLOURS, "schemes of a picture"),
         ),
     )
 
 
 def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
-    means = {str(scheme): np.mean(list(each["chances"]), axis=0) for scheme, each in _groups(rows, "defense", COLOURS)}
+    means = {
+        str(scheme): each.groupby("x")["value"].mean().to_numpy() for scheme, each in _groups(rows, "defense", COLOURS)
+    }
     series = [Series(name, list(zip(map(float, BUDGETS), 100 * line, strict=True))) for name, line in means.items()]
     values = [
         Row([count(asked), *(points(float(line[place])) for line in means.values())])
@@ -206,7 +184,7 @@ def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
 
 def frontiers(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
     """What an attacker pays in accuracy for what it takes of the mark, a picture a scheme."""
-    evident = _evident(scored[scored["kind"] != "detection"]).dropna(subset="surrogate_accuracy")
+    evident = _evident(scored).dropna(subset="surrogate_accuracy")
     if evident.empty:
         return None
     by = ["dataset", "defense"]
@@ -226,7 +204,7 @@ def frontiers(scored: pd.DataFrame, board: Board, known: Known) -> Section | Non
 
 def _frontier(rows: pd.DataFrame, area: Summary | None, rules: Rules, known: Known) -> Plot:
     dataset, scheme = str(rows["dataset"].iloc[0]), str(rows["defense"].iloc[0])
-    title, means = f"{scheme} on {dataset}", _means(rows)
+    title, means = f"{scheme} on {dataset}", attack_means(rows[rows["counts"]])
     places = list(enumerate(means.itertuples(), start=1))
     dots = [
         Dot(100 * row.surrogate_accuracy, 100 * row.surrogate_trigger, f"{row.attack}, {_told(row)}", bool(row.counts))
@@ -255,18 +233,6 @@ def _frontier(rows: pd.DataFrame, area: Summary | None, rules: Rules, known: Kno
     ]
     grid = Grid(title, ("attack", "on the line", "number", "accuracy (%)", "success (%)"), values)
     return Plot(f"{title}: hypervolume {spread(area)[0]}" if area else title, [picture], grid, known.tags(dataset))
-
-
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy and success of each attack in %, over the cells that count; and whether it is on the front, where no
-    other extraction or removal leaves both more accuracy and less of the mark."""
-    counting = rows[rows["counts"]]
-    found = counting.groupby("attack", sort=False)
-    means = 100 * found[["surrogate_accuracy", "surrogate_trigger"]].mean().set_axis(["accuracy", "success"], axis=1)
-    survival = (found["kind"].first() == "survival").to_numpy(dtype=bool)
-    front = np.zeros(len(means), dtype=bool)
-    front[survival] = pareto_front(means[survival].to_numpy() * (1, -1))
-    return means.assign(front=front)
 
 
 def _stairs(points: Sequence[tuple[float, float]], floor: float) -> list[tuple[float, float]]:
