@@ -86,17 +86,14 @@ class StageRunner:
         Raises :class:`OutOfMemory`, and stores nothing, where it ran out of a device's memory that others use too.
         """
         started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
-        made, reason, error_trace = StageOutput(), "", ""
+        made, reason, error_trace, counts = StageOutput(), "", "", Counts()
         status: Status = "ok"
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
-        counts = Counts()
         try:
-            engine = self._engine(stage, trace, counts)
             with trace.span("load parents"):
                 parents = {role: self._parent(id) for role, id in stage.parents}
-            if "clean" in parents:
-                engine.clean, engine.pretrained = parents["clean"].net, stage.dataset.plugin.pretrain
+            engine = self._engine(stage, parents, trace, counts)
             with trace.span(stage.action, plugin=str(stage.plugin or "")):
                 made = ACTIONS[stage.action](self, stage, parents, engine)
             self._watch(stage, parents, engine)
@@ -123,13 +120,8 @@ class StageRunner:
             "traceback": error_trace,
             "started": started.isoformat(),
             "seconds": time.perf_counter() - begin,
-            "trained_samples": counts.trained,
-            "evaluated_samples": counts.evaluated,
-            "recalled_samples": counts.recalled,
-            "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
             **peaks.read(),
-            **machine(self.device),
-            **self._data_read(stage),
+            **self._seen(stage, counts),
         }
         with trace.span("store"):
             self.store.save(stage.id, record, tensors)
@@ -137,6 +129,17 @@ class StageRunner:
         self._cache.pop(stage.id, None)
         give_back(self.device)
         return record
+
+    def _seen(self, stage: Stage, counts: Counts) -> StageRecord:
+        """The samples that nets saw, and at which precision, on which machine and of which data."""
+        return {
+            "trained_samples": counts.trained,
+            "evaluated_samples": counts.evaluated,
+            "recalled_samples": counts.recalled,
+            "precision": self.precision if self.device.type == "cuda" or self.precision == "bf16" else "fp32",
+            **machine(self.device),
+            **self._data_read(stage),
+        }
 
     def _write_timeline(self, stage: Stage, trace: Trace) -> None:
         if self.profiles and isinstance(trace, Timeline):
@@ -217,11 +220,11 @@ class StageRunner:
 
     # --- what plugins are given ---
 
-    def _engine(self, stage: Stage, trace: Trace, counts: Counts) -> Engine:
+    def _engine(self, stage: Stage, parents: Mapping[str, Loaded], trace: Trace, counts: Counts) -> Engine:
         generator = torch.Generator().manual_seed(stage.seed)
         used = stage.architecture or self.lookup("architecture", stage.dataset.plugin.architecture)
         task: Dataset = stage.dataset.plugin
-        return Engine(
+        engine = Engine(
             self.device,
             generator,
             task.public(),
@@ -233,6 +236,9 @@ class StageRunner:
             counts=counts,
             watch=task.watch and stage.action in ("embed", "attack"),
         )
+        if "clean" in parents:
+            engine.clean, engine.pretrained = parents["clean"].net, task.pretrain
+        return engine
 
     def _watch(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> None:
         """Measure each epoch, where the recipe asks for it and there are triggers to ask."""
