@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from harness.contracts import Architecture
 from harness.errors import PluginError
@@ -79,6 +80,8 @@ def _silence(modules: Sequence[nn.Module], units: Tensor) -> None:
     with torch.no_grad():
         for module in modules[start:]:
             tensors: list[Tensor] = list(module.parameters(recurse=False))
+            if is_parametrized(module):  # of a weight's norm and direction, the norm comes first
+                tensors += [next(parts.parameters()) for parts in module.get_submodule("parametrizations").children()]
             if isinstance(module, NORMS) and not tensors:  # it has no factor: what is left of a unit is its mean
                 tensors = [tensor for name, tensor in module.named_buffers(recurse=False) if name == "running_mean"]
             for tensor in tensors:

@@ -255,7 +255,7 @@ def _pruning_problems(net: Net, x: torch.Tensor, activations: Mapping[str, torch
             pruned = clone(net)
             # As if trained: fresh biases and means are 0, and would hide a batch norm that silencing forgets.
             for tensor in pruned.state_dict().values():
-                if tensor.is_floating_point():
+                if tensor.is_floating_point() and tensor.ndim == 1:
                     tensor += 0.1 + 0.1 * torch.rand(tensor.shape, generator=generator)
             units = torch.arange(activations[name].shape[1]) % 2 == 0
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from harness.contracts import Split, Stream
 from harness.engine.train import Engine, clone, on_device
 from harness.errors import PluginError
 from harness.planning.registry import load_registry
+from harness.testing import _pruning_problems
 from tests.conftest import Cli
 from tests.test_nets import CPU, SHAPE, Sixes, images, seeded
 
@@ -177,6 +179,29 @@ def test_a_norm_without_factors_is_silenced_by_its_mean() -> None:
     assert net.hidden == ("1",) and net.last == "4"
     net.silence("1", torch.arange(10) < 4)
     assert not bool(net.activations(images())[1]["1"][:, :4].any())
+
+
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_layer_whose_weight_is_computed_is_silenced_too(norm: Callable[[nn.Module], nn.Module]) -> None:
+    module = nn.Sequential(nn.Flatten(), norm(nn.Linear(96, 10)), nn.ReLU(), nn.Linear(10, 6))
+    net = nets.adapt(module, SHAPE, 6).eval()
+    net.silence("1", torch.arange(10) < 4)
+    train(net)
+    fired = (net.activations(images())[1]["1"] > 0).any(0)
+    assert not bool(fired[:4].any()) and bool(fired[4:].any())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "vgg11_bn", "squeezenet1_1"])
+def test_nets_of_torchvision_are_nets(name: str) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    with torch.random.fork_rng(devices=[]):
+        net = nets.adapt(torchvision.models.get_model(name, weights=None, num_classes=6), (3, 32, 32), 6).eval()
+        x = torch.randint(0, 256, (2, 3, 32, 32), generator=seeded()).byte()
+        with torch.no_grad():
+            logits, taps = net.activations(x)
+            assert torch.equal(logits, net.module(x.float() / 255))
+            assert list(_pruning_problems(net, x, taps)) == []
+    assert nets.penultimate(net, x).ndim == 2 and nets.last_convolution(net) in net.hidden
 
 
 def train(net: nets.Net) -> None:
