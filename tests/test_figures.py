@@ -378,7 +378,9 @@ def test_a_picture_of_more_than_it_holds_shows_some_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     titles: list[str] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: titles.append(figure.get_suptitle()))
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, path, **_: path.touch() or titles.append(figure.get_suptitle())
+    )
     many = swept(1, names=tuple(f"s{i:02}" for i in range(30)), seeds=1, panels=14)
     print_to(tmp_path / "picture.png", many, kinds.tracks, "A title")
     assert titles[0].replace("\n", " ") == "A title (12 of 14 panels, 18 of 30 series)"

@@ -47,7 +47,7 @@ data_option = click.option(
 format_option = click.option(
     "--format",
     "style",
-    type=click.Choice(["terminal", "markdown", "csv", "json"]),
+    type=click.Choice(["terminal", "markdown", "latex", "csv", "json"]),
     default="terminal",
     show_default=True,
     help="Output format.",

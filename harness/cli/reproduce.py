@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import click
 
 from harness.cli.options import format_option, load_plugins, open_results, results_option
 from harness.cli.running import execute, machine_options, report
+from harness.cli.tables import HUMAN, show
 from harness.cli.text import say
 from harness.running.machine import Machine
 
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     from harness.papers.reproduce import Compared
     from harness.planning.graph import Plan
     from harness.planning.registry import Registry
+    from harness.ranking.columns import Sheet
     from harness.storage.tables import Tables
-
-COLUMNS = ("what", "quantity", "paper", "ours", "95% interval", "n", "verdict")
-WIDE = 100
-"""Width in columns of a terminal that has room for the interval."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +112,9 @@ def reproduce(
         code = max(code, ended)
         found.append(one)
         # One at a time where a person reads along; the other formats are one document.
-        if style in ("terminal", "markdown"):
-            {"terminal": _terminal, "markdown": _markdown}[style](one)
+        if style in HUMAN:
+            show(style, _sheet(one), 120)
+            click.echo()
         if ended == 130:
             break
     if not no_run:
@@ -249,49 +247,14 @@ def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Cou
 # --- printing ---------------------------------------------------------------------------------------------------------
 
 
-def _rows(found: Found) -> list[list[str]]:
-    return [
-        [
-            each.row.label,
-            each.label,
-            _paper(each),
-            _ours(each),
-            _interval(each),
-            str(len(each.values) or "-"),
-            each.verdict,
-        ]
-        for each in found.compared
-    ]
+def _sheet(found: Found) -> Sheet:
+    """The experiment's table, below what the paper says."""
+    from harness.papers.columns import reproduction_table
+    from harness.ranking.columns import Sheet
+    from harness.text import printable
 
-
-def _paper(each: Compared) -> str:
-    if each.row.band is None:
-        return "-"
-    text = each.row.band.text
-    return f"unverified: {text}" if each.verdict == "unverified" else text
-
-
-def _ours(each: Compared) -> str:
-    if each.spread is None:
-        return "-"
-    if math.isinf(each.spread.mean):
-        never = sum(math.isinf(value) for value in each.values.values())
-        return f"never in {never} of {each.spread.n}" if each.values else "never"
-    text = _number(each.spread.mean, each.unit)
-    return text if each.spread.sd is None else f"{text} ± {_number(each.spread.sd, each.unit)}"
-
-
-def _number(value: float, unit: str) -> str:
-    digits = 0 if unit == "queries" else 2
-    # Rounded first, so that -0.0 reads as 0.
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def _interval(each: Compared) -> str:
-    ours = each.spread
-    if ours is None or ours.low is None or ours.high is None:
-        return "-"
-    return f"{_number(ours.low, each.unit)} to {_number(ours.high, each.unit)}"
+    title, lead, notes = _title(found), map(printable, _head(found)), map(printable, _notes(found))
+    return Sheet([reproduction_table(found.compared)], (), list(notes), printable(title), list(lead))
 
 
 def _head(found: Found) -> list[str]:
@@ -334,50 +297,6 @@ def _notes(found: Found) -> list[str]:
 
 def _title(found: Found) -> str:
     return f"{found.experiment.id}: {found.experiment.title}"
-
-
-def _terminal(found: Found) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from harness.text import printable
-
-    # No markup and no emoji codes: a paper's file, and the rows, may be untrusted.
-    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False)
-    console.print(printable(_title(found)), style="bold")
-    for line in _head(found):
-        console.print(printable(line))
-    table = Table(box=box.SIMPLE_HEAD)
-    shown = [i for i, name in enumerate(COLUMNS) if name != "95% interval" or console.width >= WIDE]
-    numbers = ("paper", "ours", "95% interval", "n")
-    for i in shown:
-        justify: Any = "right" if COLUMNS[i] in numbers else "left"
-        table.add_column(COLUMNS[i], justify=justify, no_wrap=COLUMNS[i] in ("n", "verdict"))
-    styles = {"reproduced": "green", "differs": "red"}
-    for row in _rows(found):
-        table.add_row(*(printable(row[i]) for i in shown), style=styles.get(row[-1]))
-    console.print(table)
-    for line in _notes(found):
-        console.print(printable(line))
-    console.print()
-
-
-def _markdown(found: Found) -> None:
-
-    say(f"**{_title(found)}**")
-    say("")
-    for line in _head(found):
-        say(line)
-        say("")
-    say(f"| {' | '.join(COLUMNS)} |")
-    say(f"|{' --- |' * len(COLUMNS)}")
-    for row in _rows(found):
-        say(f"| {' | '.join(value.replace('|', chr(92) + '|') for value in row)} |")
-    click.echo()
-    for line in _notes(found):
-        say(line)
-        say("")
 
 
 def _csv(found: list[Found]) -> None:
