@@ -14,6 +14,8 @@ from pathlib import Path
 
 PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 """The name of what is being written: hidden, the name that it will have, and some digits of its own."""
+PATIENCE = 3600.0
+"""Seconds after which such a file is taken for abandoned: writing one takes moments."""
 
 
 def partial_path(path: Path) -> Path:

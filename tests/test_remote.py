@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 import harness
 from harness.errors import ResultsError
+from harness.files import partial_path
 from harness.storage import mirror, remote
 from harness.storage.mirror import Remote
 from harness.storage.remote import RemoteStore, RemoteTables, open_results
@@ -187,6 +189,23 @@ def test_what_is_deleted_there_goes_here_and_is_not_uploaded_again(url: str, the
     again.flush()
     assert again.ids() == Store(there).ids() == set(IDS[1:3])
     assert again.record(IDS[0]) is None
+
+
+def test_gc_deletes_there_what_a_killed_upload_left(
+    url: str, there: Path, on: On, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on("a")
+    cli("run", *chosen(url, "none"), code=0)
+    left = partial_path(there / "partial" / "record.json")
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    (there / "partial" / "mine.txt").touch()
+    assert "unfinished" not in cli("gc", "--results", url, "--delete", code=0).out and left.exists()
+    for path in (left, left.with_name("mine.txt")):
+        os.utime(path, (1e9, 1e9))
+    assert "1 unfinished uploads in" in cli("gc", "--results", url, code=0).out and left.exists()
+    cli("gc", "--results", url, "--delete", code=0)
+    assert not left.exists() and (there / "partial" / "mine.txt").exists()
 
 
 def test_gc_deletes_there_too(url: str, there: Path, on: On, cli: Cli) -> None:

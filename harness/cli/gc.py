@@ -53,6 +53,7 @@ def gc(
     What the rows of the tables were computed from stays, and so does what a running process has claimed.
     """
     began = time.time()
+    from harness.files import PATIENCE
     from harness.inspect.gc import GarbageCollector
     from harness.storage.locks import Claims
 
@@ -64,12 +65,16 @@ def gc(
     keeper = GarbageCollector(store, tables, claims, plans, began)
     _refuse_unplanned(keeper)
     goes = [*keeper.goes(), *(_prepared(began) if prepared else ())]
+    uploads = store.unfinished(began - PATIENCE)
     _tell(goes)
+    if uploads:
+        say(f"{len(uploads)} unfinished uploads in {store.address}/partial")
     if keeper.untold:
         say(f"{keeper.untold} artifacts stay since their records do not say what they were made of")
-    if not goes or not delete:
-        say("nothing was deleted: --delete does" if goes else "nothing to delete")
+    if not (goes or uploads) or not delete:
+        say("nothing was deleted: --delete does" if goes or uploads else "nothing to delete")
         return
+    store.discard_unfinished(uploads)
     gone = keeper.delete(goes)
     store.discard(each.id for each in gone if each.id and each.kind != "partial")
     claims.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DamagedArtifact, ResultsError
-from harness.files import PARTIAL
+from harness.files import PARTIAL, PATIENCE
 from harness.planning.graph import Plan
 from harness.planning.inputs import inputs_in
 from harness.storage.files import refuse_links
@@ -201,13 +201,9 @@ class GarbageCollector:
         return True
 
 
-_PATIENCE = 3600.0
-"""Seconds after which a file is taken for abandoned: writing one takes moments."""
-
-
 def is_young(path: Path, began: float) -> bool:
     """True if something of ``path`` was written so shortly before ``began`` that a process may still write it."""
-    return any(status.st_mtime >= began - _PATIENCE for status in _statuses(path))
+    return any(status.st_mtime >= began - PATIENCE for status in _statuses(path))
 
 
 def _unfinished(folder: Path) -> Iterator[Path]:

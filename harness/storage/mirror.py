@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from harness.errors import ResultsError, UsageError
-from harness.files import partial_path
+from harness.files import PARTIAL, partial_path
 from harness.storage.schema import TABLES
 
 T = TypeVar("T")
@@ -38,6 +38,8 @@ _NAMES = re.compile(
     re.ASCII,
 )
 """The names that are taken from a remote's listing."""
+_UPLOAD = re.compile(f"partial/{PARTIAL.pattern}", re.DOTALL)
+"""The names of what is being uploaded."""
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci"))
 """Protocols where an object is seen whole or not at all. fsspec promises it of none: elsewhere files are renamed."""
 
@@ -119,6 +121,17 @@ class Remote:
             found = self._tried(lambda: self._find(self._there(under)))
             entries = {path[start:]: _entry(info) for path, info in found.items()}
         return {name: entry for name, entry in entries.items() if entry and _NAMES.fullmatch(name)}
+
+    def unfinished(self, before: float) -> list[str]:
+        """The names of uploads there that nobody finished since ``before``. Raises :class:`ResultsError`."""
+        with self._reading():
+            found = self._tried(lambda: self._find(self._there("partial")))
+        names = {path[len(self.root) + 1 :]: _entry(info) for path, info in found.items()}
+        return sorted(
+            name
+            for name, entry in names.items()
+            if entry and entry.when is not None and entry.when < before and _UPLOAD.fullmatch(name)
+        )
 
     def _find(self, path: str) -> Mapping[str, Any]:
         self.fs.invalidate_cache()

@@ -184,6 +184,13 @@ class RemoteStore(Store):
     def flush(self) -> None:
         self.remote.flush()
 
+    def unfinished(self, before: float) -> list[str]:
+        return self.remote.unfinished(before)
+
+    def discard_unfinished(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.remote.remove(name)
+
     def discard(self, ids: Iterable[str]) -> None:
         for id in ids:
             self.path(id)

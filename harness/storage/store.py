@@ -156,6 +156,13 @@ class Store:
     def flush(self) -> None:
         """A run ended: have all that it left in place. Here it is; a subclass may have to upload some."""
 
+    def unfinished(self, before: float) -> list[str]:
+        """The names of uploads that were killed, older than ``before``. Here there are none."""
+        return []
+
+    def discard_unfinished(self, names: Iterable[str]) -> None:
+        """Delete such uploads."""
+
     def discard(self, ids: Iterable[str]) -> None:
         """The folders of these artifacts were deleted. A subclass has copies elsewhere, which go too."""
 
