@@ -201,8 +201,7 @@ def board_of(
     scored: pd.DataFrame, detections: pd.DataFrame, stages: pd.DataFrame, rules: Rules, *, intervals: bool = True
 ) -> Board:
     """Rank the schemes of cells that :func:`harness.ranking.scoring.score` scored by these rules."""
-    # By seed: sums of the same numbers in another order differ in their last digits.
-    scored = scored.sort_values("seed", kind="stable", ignore_index=True)
+    scored = _by_seed(scored)
     searched = scored["kind"] == "detection"
     found, rest = scored[searched], scored[~searched]
     return Board(
@@ -210,9 +209,20 @@ def board_of(
         _rank(_schemes(rest, stages, rules), rest, rules),
         _families(rest, intervals),
         _attacked(rest, intervals),
-        _detected(found, detections),
+        _detected(found, detections) if len(found) else [],
         machines(stages),
     )
+
+
+def ranked_schemes(scored: pd.DataFrame, stages: pd.DataFrame, rules: Rules) -> list[Ranked]:
+    """The schemes of :func:`board_of` alone."""
+    rest = _by_seed(scored[scored["kind"] != "detection"])
+    return _rank(_schemes(rest, stages, rules), rest, rules)
+
+
+def _by_seed(scored: pd.DataFrame) -> pd.DataFrame:
+    """The rows by seed: sums of the same numbers in another order differ in their last digits."""
+    return scored.sort_values("seed", kind="stable", ignore_index=True)
 
 
 def _attacked(rows: pd.DataFrame, intervals: bool) -> list[Attacked]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from harness.ranking.columns import (
@@ -18,7 +20,7 @@ from harness.ranking.columns import (
     board_terms,
 )
 from harness.ranking.glossary import NO_NULLS, SHARES
-from harness.ranking.leaderboard import Attacked, Board, Ranked, board_of
+from harness.ranking.leaderboard import Attacked, Board, Ranked, ranked_schemes
 from harness.report.page import PLOTS, ROWS, Grid, Map, Row, Section, Tags, shortened, together
 
 if TYPE_CHECKING:
@@ -94,13 +96,17 @@ def scheme_columns(board: Board) -> Columns[Ranked]:
 def _choices(results: Results, scored: pd.DataFrame, known: Known, columns: Columns[Ranked]) -> Iterator[Row]:
     """The rankings by a part of the attacks: hidden until a filter asks for them."""
     _, (_, _, accesses), (_, _, families) = known.filters()
-    for access in ("", *accesses):
-        for family in ("", *families):
-            chosen = {attack for attack, own in known.of.items() if access in ("", own[0]) and family in ("", own[1])}
-            part = scored[scored["attack"].isin(chosen)]
-            if (access or family) and len(part):
-                board = board_of(part, results.detections, results.stages, results.rules, intervals=False)
-                yield from (row(columns, s, _choice(access, family, s), hidden=True) for s in board.schemes)
+
+    @cache  # many choices are of the same attacks
+    def ranked(attacks: frozenset[str]) -> list[Ranked]:
+        part = scored[scored["attack"].isin(attacks)]
+        return ranked_schemes(part, results.stages, results.rules) if len(part) else []
+
+    for access, family in product(("", *accesses), ("", *families)):
+        chosen = {attack for attack, own in known.of.items() if access in ("", own[0]) and family in ("", own[1])}
+        if access or family:
+            schemes = ranked(frozenset(chosen))
+            yield from (row(columns, s, _choice(access, family, s), hidden=True) for s in schemes)
 
 
 def _choice(access: str, family: str, scheme: Ranked) -> Tags:
