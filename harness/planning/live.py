@@ -107,28 +107,31 @@ def digest_of(cls: type) -> str:
     if cls.__module__ != _MAIN and file:
         return source_digest(file)
     if cls not in _digests:
-        _digests[cls] = make_id(*(f"{name} {digest}" for name, digest in sorted(_parts(cls, {}).items())))[:16]
+        found: dict[object, tuple[str, str]] = {}
+        _add(cls, found)
+        _digests[cls] = make_id(*sorted(found.values()))[:16]
     return _digests[cls]
 
 
-def _parts(given: type | FunctionType, found: dict[str, str]) -> dict[str, str]:
-    """Digests, by name, of the source of a class or function and of all in its module that it names."""
+def _add(given: type | FunctionType, found: dict[object, tuple[str, str]]) -> None:
+    """Add name and digest of a class or function, and of all in its module that it names or derives from."""
     source = source_of(given)
     if source is None:
         raise UsageError(
             f"the source of {given.__qualname__} cannot be found, and results are addressed by it: "
             "put the class into a file and name its folder, plugins=['FOLDER']"
         )
-    found[given.__qualname__] = text_digest(source.encode())
+    found[given] = given.__qualname__, text_digest(source.encode())
     module = vars(sys.modules[given.__module__]) if given.__module__ in sys.modules else {}
-    for name in _names(source):
-        if name not in found and name in module:
-            value = module[name]
-            if isinstance(value, type | FunctionType) and value.__module__ == given.__module__:
-                _parts(value, found)
-            elif not isinstance(value, type | FunctionType | ModuleType):
-                found[name] = _value_digest(value)
-    return found
+    # Bases by themselves: their names may stand for something else by now, as after `class Mine(Mine)`.
+    values: dict[object, Any] = {base: base for base in given.__bases__} if isinstance(given, type) else {}
+    values |= {name: module[name] for name in _names(source) if name in module}
+    for key, value in values.items():
+        if isinstance(value, type | FunctionType):
+            if value.__module__ == given.__module__ and value not in found:
+                _add(value, found)
+        elif not isinstance(value, ModuleType) and key not in found:
+            found[key] = str(key), _value_digest(value)
 
 
 def source_of(given: type | FunctionType) -> str | None:

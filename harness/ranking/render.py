@@ -50,7 +50,9 @@ def text(sheet: Sheet, width: int = 100) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    print_sheet(sheet, Console(file=out, width=width, color_system=None, markup=False, emoji=False, highlight=False))
+    # In a notebook rich would show it there and then, and leave the file empty.
+    plain_text: dict[str, Any] = {"color_system": None, "force_jupyter": False, "force_terminal": False}
+    print_sheet(sheet, Console(file=out, width=width, markup=False, emoji=False, highlight=False, **plain_text))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
