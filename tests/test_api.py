@@ -20,7 +20,7 @@ from harness import Context, Defense, Key, Marked, Split, Stream, Task, WhiteBox
 from harness.errors import DataError, UnknownName, UsageError
 from harness.running.progress import Quiet
 from harness.storage.store import Store
-from tests.conftest import TINY, Cli
+from tests.conftest import ROOT, TINY, Cli
 from tests.test_session import measured
 
 AXES: dict[str, Any] = {"datasets": TINY, "defenses": "baseline", "attacks": "none", "nulls": 1}
@@ -410,3 +410,50 @@ def test_an_edited_plugin_file_is_seen_by_the_next_call(tmp_path: Path) -> None:
     file.write_text(text.replace("SHIFT = 1", "SHIFT = 3") + hook)
     second = harness.plan("smoke", **axes, plugins=[str(tmp_path / "plugins")])
     assert first.plan.cells[0].id != second.plan.cells[0].id
+
+
+# --- documents and types ----------------------------------------------------------------------------------------------
+
+
+def test_the_page_on_python_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text("utf-8"), re.M | re.S)
+    assert len(blocks) == 3
+    text = "\n".join(blocks) + "\nprint(repr(run), board, sep='\\n')\n"
+    done = script(text, tmp_path)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    said = re.search(r"ran \d+ stages: 8 cells \(8 ok\), tables in results/tables", blocks[0])
+    assert said and said[0] in done.stdout, done.stdout
+
+
+TYPED = """
+import pandas as pd
+import harness
+
+class Mine(harness.Defense):
+    name = "mine"
+    weight: float = 1.0
+
+    def embed(self, task: harness.Task, ctx: harness.Context) -> harness.Marked:
+        return harness.Marked(ctx.build(), harness.Key({}))
+
+chain = ("pruning", "retraining")
+run = harness.run("smoke", defenses=["ewe", Mine, Mine(weight=3)], attacks=["none", chain], seeds=range(5))
+frame: pd.DataFrame = run.cells()
+failed: list[tuple[str, str]] = run.failures
+board = harness.leaderboard("results", attacks="pruning")
+print(board, board.to_frame("attack"), harness.compare("ewe", "mine").frame, harness.plan(None, datasets="digits"))
+"""
+
+
+def test_a_script_of_a_user_is_checked_by_mypy(tmp_path: Path) -> None:
+    def complaints(text: str) -> str:
+        (tmp_path / "typed.py").write_text(text)
+        options = ["--strict", "--follow-imports=silent", "--ignore-missing-imports", "--no-error-summary"]
+        command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={tmp_path / 'cache'}", "typed.py"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
+    assert complaints(TYPED) == ""
+    wrong = TYPED.replace("seeds=range(5)", "seed=0").replace("weight=3", "weigth=3").replace('"attack"', '"atack"')
+    told = complaints(wrong)
+    assert 'Unexpected keyword argument "seed"' in told and '"weigth"' in told and "atack" in told, told

@@ -14,7 +14,10 @@ nbclient = pytest.importorskip("nbclient", reason="needs a notebook's kernel: pi
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
-RUN = f"run = harness.run(None, datasets={TINY!r}, defenses=Wrong(count=9), attacks=['none', Same], nulls=1, jobs=2)"
+CALL = (
+    f"run = harness.run(None, datasets={TINY!r}, defenses=Wrong(count=9), attacks=['none', Same], nulls=1, jobs=JOBS)"
+)
+RUN = CALL.replace("JOBS", "1")
 WITHOUT_METHODS = """
 class Same(harness.Attack):
     "Changes nothing, and has no code of its own."
@@ -39,38 +42,7 @@ def text(outputs: list[dict[str, Any]]) -> str:
     return "\n".join(said)
 
 
-def test_a_class_typed_in_a_cell_runs_in_workers_and_again_when_it_is_edited(tmp_path: Path) -> None:
-    helper = "def wrong(y, classes):\n    return (y + 2 * SHIFT) % classes"
-    cells = [
-        SCHEME + WITHOUT_METHODS,
-        RUN + "\nrun",
-        "run.leaderboard()",
-        RUN + "; print(run.outcome.ran)",
-        "# Another cell, and a comment in it.\n"
-        + SCHEME.partition("class Wrong")[1]
-        + SCHEME.partition("class Wrong")[2],
-        RUN + "; print(run.outcome.ran)",
-        "class Wrong(Wrong):\n    name = 'wrong-labels'\n    count: int = 30",
-        RUN + "; print(run.outcome.ran)",
-        helper,
-        RUN + "; print(run.outcome.ran)",
-    ]
-    outputs = executed(cells, tmp_path)
-    shown = text(outputs[1])
-    assert "stages" in shown and "2 cells (2 ok)" in shown, shown
-    (result,) = (each for each in outputs[1] if each["output_type"] == "execute_result")
-    assert "2 cells (2 ok)" in result["data"]["text/html"]
-    (board,) = (each.get("data", each) for each in outputs[2])
-    assert "wrong-labels" in board["text/html"] and "<table" in board["text/html"] and "wrong" in board["text/plain"]
-    assert text(outputs[3]).strip() == "0", "nothing to do"
-    assert text(outputs[5]).strip() == "0", "the same class, typed again"
-    assert int(text(outputs[7]).split()[-1]) > 0, "an edited class"
-    assert int(text(outputs[9]).split()[-1]) > 0, "an edited helper"
-    assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.ipynb"))
-
-
-def test_interrupting_a_cell_keeps_what_is_finished(tmp_path: Path) -> None:
-    interrupt = f"""
+INTERRUPT = f"""
 import os, signal, harness.running.progress as progress
 class Interrupting(progress.Notebook):
     def ended(self, record, done, total, left):
@@ -78,11 +50,34 @@ class Interrupting(progress.Notebook):
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)
 real, progress.Notebook = progress.Notebook, Interrupting
-{RUN.replace("jobs=2", "jobs=1")}
+{RUN}
 progress.Notebook = real
 print(run.interrupted, run)
 """
-    outputs = executed([SCHEME + WITHOUT_METHODS, interrupt, RUN + "; print(run)"], tmp_path)
-    said = text(outputs[1])
-    assert "True ran 1 stages" in said and "interrupted: the same call goes on" in said
-    assert "2 cells (2 ok)" in text(outputs[2])
+
+
+def test_a_notebook_runs_its_classes_shows_runs_and_boards_and_can_be_interrupted(tmp_path: Path) -> None:
+    cells = {
+        "types classes": SCHEME + WITHOUT_METHODS,
+        "runs in workers": CALL.replace("JOBS", "2") + "\nrun",
+        "shows a board": "run.leaderboard()",
+        "runs again": RUN + "; print(run.outcome.ran)",
+        "types the class again": "# A comment.\nclass Wrong" + SCHEME.partition("class Wrong")[2],
+        "runs that": RUN + "; print(run.outcome.ran)",
+        "edits the class": "class Wrong(Wrong):\n    name = 'wrong-labels'\n    count: int = 30",
+        "runs the edited": RUN + "; print(run.outcome.ran)",
+        "edits its helper": "def wrong(y, classes):\n    return (y + 2 * SHIFT) % classes",
+        "is interrupted": INTERRUPT,
+        "goes on": RUN + "; print(run)",
+    }
+    outputs = dict(zip(cells, executed(list(cells.values()), tmp_path), strict=True))
+    shown = text(outputs["runs in workers"])
+    assert "4/4 stages" in shown and "2 cells (2 ok)" in shown, shown
+    assert "2 cells (2 ok)" in outputs["runs in workers"][-1]["data"]["text/html"]
+    (board,) = (each["data"] for each in outputs["shows a board"])
+    assert "wrong-labels" in board["text/html"] and "<table" in board["text/html"] and "wrong" in board["text/plain"]
+    assert text(outputs["runs again"]) == text(outputs["runs that"]) == "0\n", "nothing has changed"
+    assert int(text(outputs["runs the edited"]).split()[-1]) == 3
+    assert "True ran 1 stages" in text(outputs["is interrupted"])
+    assert "interrupted: the same call goes on" in text(outputs["is interrupted"])
+    assert "ran 2 stages: 2 cells (2 ok)" in text(outputs["goes on"])
