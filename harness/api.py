@@ -90,7 +90,7 @@ def run(
     from harness.running.start import run_plan, stop_on_interrupt
 
     machine = Machine(
-        data=None if data is None else Path(data),
+        data=None if data is None else Path(data).expanduser(),
         device=device,
         threads=threads,
         jobs=parse_jobs(jobs),
@@ -440,7 +440,7 @@ def _texts(given: Texts) -> tuple[str, ...]:
 
 
 def _folders(plugins: Plugins) -> tuple[Path, ...]:
-    return tuple(Path(each) for each in _each(plugins) if not isinstance(each, type))
+    return tuple(Path(each).expanduser() for each in _each(plugins) if not isinstance(each, type))
 
 
 def _seeds(seeds: Seeds | None) -> str | None:
@@ -470,7 +470,8 @@ def _rules(**named: Any) -> Rules:
 def _open(results: str | Path) -> tuple[Store, Tables]:
     from harness.storage.remote import open_results
 
-    store, tables = open_results(str(results), _warn)
+    named = str(results)
+    store, tables = open_results(str(Path(named).expanduser()) if named.startswith("~") else named, _warn)
     store.check_format()
     return store, tables
 

@@ -349,14 +349,30 @@ class Shy(harness.Evasion):
 '''
 
 
+CONSTANTS = """
+SHIFT = 1
+NAMES = {"a", "b", "c", "d"}
+
+class Setting:
+    def __init__(self, by):
+        self.by = by
+
+    def shift(self):
+        return self.by
+
+SETTING = Setting(3)
+"""
+
 EDITS: dict[str, tuple[Callable[[str], str], bool]] = {
     "another line of the script": (lambda text: text.replace("OTHER = 1", "OTHER = 2"), False),
     "a comment": (lambda text: text.replace("# images", "# number of images"), False),
     "a docstring": (lambda text: text.replace("Labels that are wrong.", "Wrong labels."), False),
     "a line above": (lambda text: "\n\n" + text, False),
     "the class": (lambda text: text.replace("first(self.count)", "first(self.count + 1)"), True),
-    "its helper": (lambda text: text.replace("(y + SHIFT)", "(y - SHIFT)"), True),
+    "its helper": (lambda text: text.replace("(y + SHIFT", "(y - SHIFT"), True),
     "a constant of its helper": (lambda text: text.replace("SHIFT = 1", "SHIFT = 2"), True),
+    "an object's value": (lambda text: text.replace("Setting(3)", "Setting(4)"), True),
+    "an object's class": (lambda text: text.replace("return self.by", "return -self.by"), True),
 }
 
 
@@ -365,7 +381,8 @@ def test_what_a_class_in_a_script_names_decides_whether_it_runs_again(tmp_path: 
 OTHER = 1
 print(*harness.plan(None, datasets={TINY!r}, defenses=Wrong, attacks="none", nulls=0).plan.cells[0].stages)
 """
-    text = SCHEME.replace("import torch\n", "") + call
+    text = SCHEME.replace("import torch\n", "").replace("SHIFT = 1\n", CONSTANTS) + call
+    text = text.replace("(y + SHIFT)", "(y + SHIFT + SETTING.shift() + len(NAMES))")
     before = script(text, tmp_path)
     assert before.returncode == 0, before.stderr
     for name, (edit, reruns) in EDITS.items():

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from harness import Context, Detection, Detector, Pool, UsageError
 from harness.errors import UnknownName
-from harness.planning import live as live_module
-from harness.planning import registry as registry_module
+from harness.planning import sources as sources_module
 from harness.planning.builder import make_plan
 from harness.planning.graph import VERSIONS, Cell, Component, Plan, Stage, derive_seed, make_id
 from harness.planning.matrix import Entry, Matrix, load_matrix, parse_chain, parse_entry
@@ -211,7 +210,7 @@ def test_an_edited_recipe_changes_the_triggers_and_what_follows(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = planned(registry, ["digits"], DEFENSES, ATTACKS)
-    monkeypatch.setattr(live_module, "source_digest", lambda path: "edited")
+    monkeypatch.setattr(sources_module, "source_digest", lambda path: "edited")
     after = planned(registry, ["digits"], DEFENSES, ATTACKS)
     check_only_followers_changed(before, after, {stage.id for stage in of(before, "triggers")})
 
@@ -479,8 +478,7 @@ def test_inputs_of_another_kind_cannot_stand_for_the_tasks_own(registry: Registr
 
 def test_the_ids_of_quick_are_those_of_version_0_1(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moving code moves no id: with sources named by their files, the plan of `quick` has its old ids."""
-    monkeypatch.setattr(registry_module, "source_digest", lambda path: Path(path).name)
-    monkeypatch.setattr(live_module, "source_digest", lambda path: Path(path).name)
+    monkeypatch.setattr(sources_module, "source_digest", lambda path: Path(path).name)
     monkeypatch.delenv("HARNESS_PLUGINS", raising=False)
     own, matrix = load_registry(), load_matrix("quick")
     axes = resolve(own, matrix)

@@ -231,7 +231,7 @@ def test_ctrl_c_on_a_cluster_of_this_machine_lets_running_stages_end(
         (plugins / "go").touch()
         out, err = process.communicate()
     assert process.returncode == 130, err
-    assert "stopping after what runs now" in err and "Traceback" not in err
+    assert "stopping after the stages that run now" in err and "Traceback" not in err
     events = [json.loads(line) for line in out.splitlines()]
     first, last = ({e["stage"] for e in events if e["event"] == kind} for kind in ("started", "ended"))
     assert first == last and {e["status"] for e in events if e["event"] == "ended"} == {"ok"}

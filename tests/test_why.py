@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.inspect.status import Survey
 from harness.inspect.why import Answer, Asked
 from harness.planning import inputs as inputs_module
-from harness.planning import live as live_module
+from harness.planning import sources as sources_module
 from harness.planning.builder import make_plan
 from harness.planning.graph import Component, Kind, Plan, make_id
 from harness.planning.inputs import ORDER, inputs_in, inputs_of
@@ -50,7 +50,7 @@ def told(answer: Answer, name: str) -> list[str]:
 
 def test_the_ids_are_those_of_the_first_version(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stored results stay found. With all sources and versions held still, only the scheme of ids is left."""
-    monkeypatch.setattr(live_module, "source_digest", lambda path: "digest")
+    monkeypatch.setattr(sources_module, "source_digest", lambda path: "digest")
     monkeypatch.setattr(inputs_module, "VERSIONS", dict.fromkeys(inputs_module.VERSIONS, 7))
 
     def still(use: Component) -> Component:
@@ -136,7 +136,7 @@ def test_a_raised_version_an_edited_recipe_and_two_edits_at_once_are_told(
         assert "the harness computes it in another way (version " in told(answer, "because")[0]
         assert told(answer, "because")[0].endswith(" before, 99 now); first in embed: digits ewe #0")
     with monkeypatch.context() as patch:
-        patch.setattr(live_module, "source_digest", lambda path: "another!")
+        patch.setattr(sources_module, "source_digest", lambda path: "another!")
         answer = ask(planned(registry), tmp_path, "digits / ewe / none #0")
         assert told(answer, "because")[0].startswith("the source of the recipe PatchTriggers() was edited (digest ")
         assert "; first in triggers: " in told(answer, "because")[0]

@@ -10,7 +10,7 @@ from harness.contracts import (
     TriggerRecipe,
 )
 from harness.planning.graph import VERSIONS, Component, Stage, describe, make_id
-from harness.planning.live import digest_of
+from harness.planning.sources import digest_of
 
 Inputs: TypeAlias = Mapping[str, Any]
 """Inputs by name, as :func:`harness.planning.inputs.inputs_of` gives them."""

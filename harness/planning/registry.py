@@ -26,10 +26,11 @@ import harness
 from harness import hookspecs
 from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, Plugin
 from harness.errors import PluginError, UnknownName, UsageError
-from harness.planning.graph import Component, Kind, describe, make_id, source_digest
+from harness.planning.graph import Component, Kind, describe, make_id
 from harness.planning.lazy import lazy_module
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct, resolved_types
+from harness.planning.sources import digest_of
 
 KINDS: dict[Kind, type[Plugin]] = {
     "dataset": InputSet,
@@ -381,7 +382,7 @@ def plugin_info(cls: type[Plugin], origin: str, kind: Kind | None = None) -> Plu
     """A plugin class as the registry holds it, checked. Raises :class:`PluginError`."""
     kind = kind or kind_of(cls)
     check_class(cls, kind)
-    return PluginInfo(kind, cls, origin, source_digest(inspect.getfile(cls)))
+    return PluginInfo(kind, cls, origin, digest_of(cls))
 
 
 def check_class(cls: Any, kind: Kind) -> None:

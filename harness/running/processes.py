@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from harness.errors import UsageError
 from harness.planning.graph import Stage
-from harness.planning.live import dumps
+from harness.planning.sources import dumps
 from harness.running.executor import Control, Work
 from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue as Queue
