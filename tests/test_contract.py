@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import harness
 from harness import (
     Arrays,
     Attack,
@@ -25,10 +27,29 @@ from harness import (
     WhiteBoxAttack,
 )
 from harness.contracts import Family
+from harness.planning.options import options_of
 from harness.planning.registry import load_registry
 from harness.testing import check_attack, check_dataset, check_defense, check_plugin
+from tests.conftest import ROOT
 
 REGISTRY = load_registry()
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/**/*.py")), ids=lambda path: path.stem)
+def test_built_in_plugins_use_only_what_everybody_has(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("harness") for alias in node.names), path
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("harness"):
+            assert node.module == "harness" and {alias.name for alias in node.names} <= set(harness.__all__), path
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(REGISTRY.found))
+def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -> None:
+    for option in options_of(REGISTRY.found[kind, name].cls):
+        assert option.words[:1].isupper() and option.words.endswith("."), f"{option.name}: {option.words!r}"
 
 
 @pytest.mark.parametrize(("kind", "name"), sorted(REGISTRY.found))

@@ -29,7 +29,7 @@ class Ewe(Defense):
     variant: Literal["scaled", "paper", "official"] = option("scaled", doc="Values of the options that are not given.")
     weight: float | None = option(None, doc="Factor of the SNNL in the loss of a watermark batch.", at_least=0)
     temperature: float | None = option(
-        None, doc="Temperature of every layer at the start: 100 / tau in the released code.", above=0
+        None, doc="Temperature tau of every layer at the start; the released code has 100 / tau.", above=0
     )
     temperature_rate: float | None = option(
         None,
