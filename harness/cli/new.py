@@ -71,14 +71,15 @@ def _class_name(kind: str, name: str) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file that is not there yet, with the folders above it. Raises :class:`harness.UsageError`."""
     from harness.errors import UsageError
+    from harness.files import whole_file
 
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"{str(path.parent)!r} is a file: name a folder")
+    if path.exists():
+        raise UsageError(f"{str(path)!r} exists already: choose another name or folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        if not path.parent.is_dir():
-            raise UsageError(f"{str(path.parent)!r} is a file: name a folder") from error
-        raise UsageError(f"{str(path)!r} exists already: choose another name or folder") from error
+        with whole_file(path) as partial:
+            partial.write_text(text, "utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
