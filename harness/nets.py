@@ -81,7 +81,7 @@ def _silence(modules: Sequence[nn.Module], units: Tensor) -> None:
         for module in modules[start:]:
             tensors: list[Tensor] = list(module.parameters(recurse=False))
             if is_parametrized(module):  # of a weight's norm and direction, the norm comes first
-                tensors += [next(parts.parameters()) for parts in module.get_submodule("parametrizations").children()]
+                tensors += [next(each.parameters()) for each in module.get_submodule("parametrizations").children()]
             if isinstance(module, NORMS) and not tensors:  # it has no factor: what is left of a unit is its mean
                 tensors = [tensor for name, tensor in module.named_buffers(recurse=False) if name == "running_mean"]
             for tensor in tensors:
@@ -360,6 +360,10 @@ class Adapted(Net):
 
     def get_submodule(self, target: str) -> nn.Module:
         return self.module.get_submodule(target)  # whatever its layers are called, `hidden` or `last` say
+
+    def modules(self) -> Iterator[nn.Module]:
+        yield self
+        yield from self.module.modules()  # of which `module` itself is no submodule: it may have hooks
 
     def train(self, mode: bool = True) -> Adapted:
         self.training = mode

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness import nets
 from harness.contracts import Split, Stream
+from harness.engine.memo import ResultCache, SharedInputs
 from harness.engine.train import Engine, clone, on_device
 from harness.errors import PluginError
 from harness.planning.registry import load_registry
@@ -224,6 +225,16 @@ def test_training_an_adapted_net_is_training_its_module() -> None:
     train(net)
     assert not net.training and not net.module.training
     assert all(not torch.equal(before[name], tensor) for name, tensor in net.module.state_dict().items())
+
+
+def test_a_hook_on_the_module_itself_is_noticed_before_an_answer_is_remembered() -> None:
+    net = make("plain")
+    shared = SharedInputs(ResultCache(), "model", net, "inputs", images())
+    copied = clone(net)
+    assert [shared.recall("logits", copied, images(), lambda: net(images()))[0] for _ in range(2)] == [False, True]
+    copied.module.register_forward_hook(lambda module, inputs, output: -output)
+    known, value = shared.recall("logits", copied, images(), lambda: copied(images()))
+    assert not known and torch.equal(value, -net(images()))
 
 
 def test_the_last_layer_can_be_drawn_again() -> None:
