@@ -205,7 +205,7 @@ class _Bench:
         return Found(self.paper, experiment, self.scale, compared, ends, reasons, machines, picture, why)
 
     def _draw(self, experiment: Experiment, compared: list[Compared], frames: Frames | None) -> tuple[Path | None, str]:
-        """The picture's file, or why there is none."""
+        """The picture's file, or the reason why there is no file."""
         from harness.figures.frames import drawn
 
         data = drawn(experiment, compared, frames, self.registry.component)

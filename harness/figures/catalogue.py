@@ -1,4 +1,4 @@
-"""Which pictures a results folder allows: the numbers of each from the tables, or what the tables lack for it.
+"""Pictures that a results folder allows: the numbers of each from the tables, or what the tables lack for it.
 
 :mod:`harness.figures` draws them, as wide as a column of a paper.
 """
@@ -98,7 +98,7 @@ def _scattered(parts: Sequence[pd.DataFrame], axis: str, unit: str) -> pd.DataFr
 
 
 def _attained(shown: Shown) -> pd.DataFrame:
-    """Of each scheme and seed what the leaderboard calls the hypervolume: how much the attacks reach together."""
+    """The leaderboard's hypervolume of each scheme and seed: the area that the attacks reach together."""
     rows = shown.counting[shown.counting["kind"] == "survival"].dropna(subset=["kept", "removed"])
     rows = rows.assign(label=rows["series"])
     keys = ["panel", "label", "series", "seed"]
@@ -230,7 +230,7 @@ def _detections(shown: Shown) -> pd.DataFrame:
 
 
 def _found(shown: Shown) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What detectors say of the models that are not void, and of each null model once: it stands beside every scheme
+    """Scores of the models that are not void, and of each null model once: it stands beside every scheme
     and seed."""
     rows = shown.tables.read("detections")
     rows = rows.assign(panel=rows["dataset"] + ": " + rows["attack"], series=rows["defense"])
@@ -262,7 +262,7 @@ def _cost(shown: Shown) -> pd.DataFrame:
 
 
 def _looked(shown: Shown, quantity: str) -> Iterator[Frames]:
-    """By each analysis that measured the quantity: the victims or, of a scheme without, what its first attack left."""
+    """Frames by analysis that measured the quantity: victims or, of a scheme without, its first attack's models."""
     measurements = shown.frames.measurements
     measurements = measurements[measurements["quantity"] == quantity]
     for _, own in measurements.groupby("analysis", sort=False):
@@ -285,7 +285,7 @@ def _panels(frames: Frames) -> pd.Series[str]:
 
 
 def _activations(shown: Shown) -> pd.DataFrame:
-    """Of each model's last hidden layer."""
+    """Activations of each model's last hidden layer."""
     parts = []
     for frames in _looked(shown, "frequency"):
         rows = frames.measurements
@@ -312,7 +312,7 @@ def _cka(shown: Shown) -> pd.DataFrame:
 
 
 def _similarity(shown: Shown) -> pd.DataFrame:
-    """Of the inputs, which are a dataset's, and of what each scheme's models make of them."""
+    """Similarity of a dataset's inputs, and of what each scheme's models make of them."""
     parts = []
     for frames in _looked(shown, "similarity"):
         rows, cells = measured(frames, "similarity"), frames.cells.set_index("cell")

@@ -54,7 +54,7 @@ def against(frames: Frames, quantities: Sequence[str], axis: str) -> pd.DataFram
 
 
 def axis_of(quantity: Quantity | Compared) -> str:
-    """What an axis of this quantity says."""
+    """Label of an axis of this quantity."""
     return f"{quantity.label} ({quantity.unit})" if quantity.unit else quantity.label
 
 

@@ -161,7 +161,7 @@ def scatter(data: pd.DataFrame, width: float = COLUMN) -> Figure:
 
 
 def histogram(data: pd.DataFrame, width: float = COLUMN) -> Figure:
-    """How shares, each 0..1, are spread: a panel a model, a colour and a hatch a series."""
+    """Histogram of shares, each 0..1: a panel a model, a colour and a hatch a series."""
     from matplotlib.patches import Patch
 
     looks: dict[str, dict[str, Any]] = {
@@ -239,7 +239,7 @@ KINDS: dict[str, Kind] = {
     "queries": tracks,
     "plane": plane,
 }
-"""What draws each kind of a paper's pictures."""
+"""Function that draws each kind of a paper's pictures."""
 
 
 # --- dots -------------------------------------------------------------------------------------------------------------
@@ -284,12 +284,12 @@ def _name_rows(ax: Axes, band: Sequence[pd.DataFrame], width: float) -> None:
 
 
 def _unit(part: pd.DataFrame, width: float) -> str:
-    """Of a panel's dots, below it."""
+    """Label of the unit of a panel's dots, below it."""
     return wrapped(part["unit"].iloc[0], int(11 * width))
 
 
 def _letters(width: float) -> int:
-    """Of a row's label, in a line."""
+    """Number of letters of a row's label in a line."""
     return int(6 * width)
 
 

@@ -35,7 +35,7 @@ ROWS = 60
 FEW = 12
 """A curve of at most so many points has a marker at each."""
 COUNTED = ("label", "column", "series", "line")
-"""Of what a panel's n is the number of seeds: of each of these that it has."""
+"""Columns for each of whose values a panel's n is the number of seeds."""
 PUBLISHED = "0.75"
 """The grey of what the paper says."""
 
@@ -57,13 +57,13 @@ FORMATS: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
-"""What is left out of a file of each format: dates and versions."""
+"""Metadata left out of a file of each format: dates and versions."""
 
 
 @cache
 def colour(place: int) -> str:
-    """Of seaborn's palette for the colour-blind six of which neighbours differ in grey, too, and none is too pale for
-    print. After six it begins anew: markers, dashes and hatches tell those apart."""
+    """A colour of seaborn's palette for the colour-blind: six of which neighbours differ in grey, too, and none is too
+    pale for print. After six it begins again: markers, dashes and hatches tell those apart."""
     import seaborn as sns
 
     palette = sns.color_palette("colorblind").as_hex()
@@ -110,7 +110,7 @@ def printing() -> Any:
 
 
 def limited(data: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """As much of a frame as a picture holds, and what is left out."""
+    """The part of a frame that a picture holds, and a note of what is left out."""
     left: list[str] = []
     for column, most in LIMITS.items():
         if column in data:
@@ -204,7 +204,7 @@ def looks_of(data: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def handles(looks: Mapping[str, Mapping[str, Any]], shown: Sequence[str]) -> dict[str, Any]:
-    """What a legend shows of each: made here, since matplotlib leaves out names that begin with ``_``."""
+    """Handles of a legend for each: made here, since matplotlib leaves out names that begin with ``_``."""
     from matplotlib.lines import Line2D
 
     plain: dict[str, Any] = {"linestyle": "", "markersize": 4}
@@ -236,7 +236,7 @@ def _logarithmic(ax: Axes, which: Literal["x", "y"]) -> None:
 
 
 def _spans(values: pd.Series[float]) -> bool:
-    """Whether positive values span so much that a logarithmic axis shows them better."""
+    """True of positive values that span so much that a logarithmic axis shows them better."""
     return bool(values.min() > 0 and values.max() / values.min() >= 30)
 
 

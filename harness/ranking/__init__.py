@@ -1,1 +1,1 @@
-"""From the tables to verdicts, comparisons and ranks. No torch."""
+"""Verdicts, comparisons and ranks from the tables. No torch."""

@@ -49,8 +49,8 @@ class Compared:
     p_adjusted: float = math.nan
     """After Holm, over all rows."""
     more_seeds: float = math.nan
-    """Until that interval leaves out zero with a power of 80%, if mean and SD stay, and the test can reach the
-    confidence; may be infinite."""
+    """Number of further seeds until that interval leaves out zero with a power of 80%, if mean and SD stay, and the test
+    can reach the confidence; may be infinite."""
     left_out: int = 0
     """Cells of either scheme that are void, failed or skipped, or that the other has no partner of."""
 
@@ -89,7 +89,7 @@ def make_comparison(cells: pd.DataFrame, ours: str, theirs: str, rules: Rules) -
 
 
 def _rows(scored: pd.DataFrame, datasets: list[Any], rules: Rules) -> Iterator[Compared]:
-    """Of each dataset the cost, all attacks together and each alone; of several datasets, all of them first."""
+    """Rows of each dataset: the cost, all attacks together, each alone; of several datasets, all of them first."""
     survived = scored[scored["kind"] == "survival"]
     if len(datasets) > 1:
         yield _compared(ALL, ALL, survived, rules)
@@ -117,7 +117,7 @@ def _compared(dataset: str, attack: str, rows: pd.DataFrame, rules: Rules, colum
 
 
 def _tested(row: Compared, by_seed: pd.DataFrame, confidence: float) -> Compared:
-    """What the two columns of ``by_seed`` differ by. Of one seed no test says anything, nor how many would."""
+    """Difference of the two columns of ``by_seed``. One seed allows no test, and tells no number that would."""
     ours, theirs = (dict(zip(by_seed.index, by_seed[name], strict=True)) for name in by_seed)
     made = paired_difference(ours, theirs, confidence)
     first, second = by_seed.mean()

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Groups:
-    """To which of ``count`` groups each row belongs."""
+    """Membership of each row in one of ``count`` groups."""
 
     places: Places
     count: int
 
     def of(self, keep: pd.Series[bool]) -> Groups:
-        """Of some of the rows."""
+        """Membership of some of the rows."""
         return replace(self, places=self.places[keep.to_numpy(dtype=bool)])
 
     def summaries(self, values: pd.Series[float], intervals: bool = True) -> list[Summary | None]:
-        """Of each group's finite values; ``None`` where there are none."""
+        """Summary of each group's finite values; ``None`` where there are none."""
         numbers = values.to_numpy(dtype=float)
         known = np.isfinite(numbers)
         order = np.argsort(self.places[known], kind="stable")
@@ -43,40 +43,40 @@ class Groups:
         return [next(made) if size else None for size in sizes]
 
     def over_seeds(self, rows: pd.DataFrame, column: str, keep: pd.Series[bool], intervals: bool = True) -> Over:
-        """Of each group's means a seed, over the rows to keep."""
+        """Summary of each group's means a seed, over the rows to keep."""
         kept = rows.loc[keep, [column]].astype(float).assign(group=self.of(keep).places, seed=rows.loc[keep, "seed"])
         means = kept.groupby(["group", "seed"])[column].mean()
         places = means.index.get_level_values(0).to_numpy(dtype=np.intp)
         return Groups(places, self.count).summaries(means, intervals)
 
     def distributions(self, rates: pd.Series[float]) -> list[tuple[int, ...]]:
-        """How many of each group's rates lie in each tenth of 0..1."""
+        """Numbers of each group's rates in each tenth of 0..1."""
         tenths = np.minimum((10 * rates.to_numpy(dtype=float)).astype(np.intp), 9)
         counts = np.bincount(10 * self.places + tenths, minlength=10 * self.count).reshape(self.count, 10)
         return [tuple(row) for row in counts.tolist()]
 
     def unique(self, values: pd.Series[Any], keep: pd.Series[bool] | None = None) -> list[int]:
-        """How many distinct values each group has."""
+        """Number of distinct values of each group."""
         kept = values if keep is None else values[keep]
         places = self.places if keep is None else self.of(keep).places
         return [int(n) for n in kept.groupby(places).nunique().reindex(range(self.count), fill_value=0)]
 
     def means(self, values: pd.Series[Any]) -> list[float]:
-        """Of each group's values, of flags the share that is set; NaN where there are none."""
+        """Mean of each group's values, of flags the share that is set; NaN where there are none."""
         sizes = np.bincount(self.places, minlength=self.count)
         sums = np.bincount(self.places, values.to_numpy(dtype=float), self.count)
         return [float(total / size) if size else math.nan for total, size in zip(sums, sizes, strict=True)]
 
     def totals(self, flags: pd.Series[bool]) -> list[int]:
-        """How many of each group's rows are flagged."""
+        """Number of each group's rows that are flagged."""
         return [int(n) for n in np.bincount(self.places[flags.to_numpy(dtype=bool)], minlength=self.count)]
 
     def medians(self, values: pd.Series[float]) -> list[float]:
-        """Of each group's values; NaN where there are none."""
+        """Median of each group's values; NaN where there are none."""
         return [float(value) for value in values.groupby(self.places).median().reindex(range(self.count))]
 
     def ends(self, rows: pd.DataFrame) -> dict[str, list[int]]:
-        """How many rows of each group do not count, and why."""
+        """Numbers of each group's rows that do not count, by reason."""
         statuses = {status: self.totals(rows["status"] == status) for status in ("failed", "skipped")}
         return {"void": self.totals(rows["void"]), **statuses}
 

@@ -98,7 +98,7 @@ def _cell(column: Column[object], text: str) -> str:
 
 
 def _notes(table: Table, sheet: Sheet) -> list[str]:
-    """Below the table: the meanings of its own terms, and the remarks."""
+    """Lines below the table: the meanings of its own terms, and the remarks."""
     own = {table.term, *(column.name for column in table.columns)}
     own |= {row[0] for row in table.rows() if row}
     terms = [rf"\emph{{{escaped(term)}}}: {escaped(meaning)}" for term, meaning in sheet.terms if term in own]

@@ -1,4 +1,4 @@
-"""From the tables to a ranking: the same tests, floors and intervals for every scheme. No torch, no GPU.
+"""Ranking of the tables' schemes: the same tests, floors and intervals for every scheme. No torch, no GPU.
 
 The unit of inference is the seed: a scheme's number is a mean over seeds of what each seed's cells say. A suspect that
 lost its accuracy answers anything, so its success is void: neither a mark that survived nor one that was removed. What
@@ -48,7 +48,7 @@ class Attacked:
     success: Summary | None
     """Share of trigger queries that the surrogate answers as the key says; ``None`` when no seed counts."""
     distribution: tuple[int, ...]
-    """How many seeds have a success in each tenth of 0..1: often two clusters, of which the mean is neither."""
+    """Numbers of seeds with a success in each tenth of 0..1: often two clusters, of which the mean is neither."""
     held_out: Summary | None
     accuracy: Summary | None
     margin: Summary | None
@@ -69,7 +69,7 @@ class InFamily:
     defense: str
     family: str
     attacks: int
-    """How many of them count on some seed."""
+    """Number of these that count on some seed."""
     margin: Summary | None
     verified: float
     at_budget: Summary | None
@@ -90,11 +90,11 @@ class Ranked:
     margin: Summary | None
     """Per seed: the mean over the attacks that count of success less the false rate."""
     worst_attack: str
-    """Which leaves the least mean success, of those that count."""
+    """Attack that leaves the least mean success, of those that count."""
     worst: Summary | None
     """The success that it leaves."""
     evasion: Summary | None
-    """As the margin, over evasions."""
+    """Margin over evasions."""
     verified: float
     """Share of the tested models that are accused."""
     at_budget: Summary | None
@@ -103,26 +103,26 @@ class Ranked:
     """Per seed: the area that the attacks reach together, 0..1: the share of ``max_drop`` of accuracy that one keeps
     by the share of trigger queries that it leaves unanswered. An attack that takes all of a mark for nothing has 1."""
     queries: float
-    """At which the paper's t-test reaches the confidence at the rates measured: of the attacked model in the middle of
-    those tested (of two, the one that takes more). May be infinite, and NaN where none is tested."""
+    """Queries at which the paper's t-test reaches the confidence at the rates measured: for the median of the tested
+    models (of two, the one that takes more). May be infinite, and NaN where none is tested."""
     queries_80: float
-    """Of the same model: queries of which the exact test, against the upper confidence limit of the false rate, detects
+    """Queries for the same model of which the exact test, against the upper confidence limit of the false rate, detects
     it in 80% of cases."""
     queries_95: float
-    """In 95% of cases."""
+    """Queries of which it does in 95% of cases."""
     queries_sequential: float
-    """Of the same model: expected queries of a sequential test with the same limit, and a power of 95%."""
+    """Expected queries for the same model of a sequential test with the same limit, and a power of 95%."""
     victim_success: Summary | None
     false_rate: Summary | None
-    """Of the null models, whatever rate is assumed."""
+    """Success of the null models, whatever rate is assumed."""
     accuracy_cost: Summary | None
     """The null models' accuracy less the victim's: what the mark costs."""
     embed_seconds: Summary | None
-    """Of embedding, without the clean model that it may start from."""
+    """Seconds of embedding, without the clean model that it may start from."""
     embed_samples: Summary | None
     """Training samples that embedding saw."""
     null_seconds: Summary | None
-    """Of training a null model: the same task without a mark."""
+    """Seconds of training a null model: the same task without a mark."""
     null_samples: Summary | None
     void: int
     failed: int
@@ -131,14 +131,14 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Detected:
-    """What one detector says of one scheme's models, beside what it says of null models: over the seeds."""
+    """One detector's scores of one scheme's models, beside those of null models: over the seeds."""
 
     dataset: str
     defense: str
     attack: str
     score: Summary | None
     null_score: Summary | None
-    """Of the null models, each once."""
+    """Score of the null models, each once."""
     flagged: float
     """Share of the models whose score is above the detector's own threshold."""
     null_flagged: float
@@ -166,7 +166,7 @@ class Board:
 
     @property
     def is_compared(self) -> bool:
-        """Whether every pair of schemes of a dataset was compared for the ranks."""
+        """True where every pair of a dataset's schemes was compared for the ranks."""
         sizes = Counter(scheme.dataset for scheme in self.schemes if scheme.margin)
         return all(size <= MAX_COMPARED for size in sizes.values())
 
@@ -178,7 +178,7 @@ class Board:
 
 STAGE_COLUMNS = ("machine", "device", "threads", "torch", "harness")
 COST_COLUMNS = ("action", "label", "role", "dataset", "plugin", "status", "seconds", "trained_samples")
-"""What a board is made of, beside :data:`harness.ranking.scoring.CELL_COLUMNS`: without the last there are no costs."""
+"""Columns of ``stages`` for a board, beside :data:`harness.ranking.scoring.CELL_COLUMNS`; the last are for costs."""
 
 _SCHEME = ["dataset", "defense"]
 _ATTACK = [*_SCHEME, "attack"]
@@ -332,7 +332,7 @@ def _worst(rows: pd.DataFrame, groups: Groups, survival: pd.Series[bool]) -> tup
 
 
 def _hypervolume(rows: pd.DataFrame, groups: Groups, keep: pd.Series[bool]) -> Over:
-    """What attackers reach on each seed, over the seeds of each group."""
+    """Area that attackers reach on each seed, over the seeds of each group."""
     keep = keep & rows["kept"].notna()
     reached = rows[keep].assign(group=groups.of(keep).places)
     seeds, places = distinct(reached, ["group", "seed"])
@@ -341,7 +341,7 @@ def _hypervolume(rows: pd.DataFrame, groups: Groups, keep: pd.Series[bool]) -> O
 
 
 def _queries_of_the_middle(tested: pd.DataFrame, groups: Groups, rules: Rules) -> dict[str, list[float]]:
-    """What verifying takes of each group's model in the middle, by the paper's t-test, two powers and sequentially."""
+    """Queries for each group's median model, by the paper's t-test, at two powers and sequentially."""
     order = np.lexsort((tested["queries_needed"].to_numpy(), groups.places))
     sizes = np.bincount(groups.places, minlength=groups.count)
     middles = order[(np.cumsum(sizes) - sizes + sizes // 2)[sizes > 0]]
@@ -364,7 +364,7 @@ def _queries_of_the_middle(tested: pd.DataFrame, groups: Groups, rules: Rules) -
 
 
 def _costs(stages: pd.DataFrame, keys: Mapping[str, list[Any]]) -> dict[str, Over]:
-    """What embedding and a null model took; of stages that were computed anew, the newest."""
+    """Costs of embedding and of a null model; of stages that were computed again, the newest."""
     ran = stages.reindex(columns=list(COST_COLUMNS))
     ran = ran[ran["action"].isin(["train", "embed"]) & (ran["status"] == "ok")].drop_duplicates(["label"], keep="last")
     schemes = {scheme: place for place, scheme in enumerate(zip(keys["dataset"], keys["defense"], strict=True))}
@@ -390,7 +390,7 @@ MAX_COMPARED = 30
 
 
 def _rank(schemes: list[Ranked], rows: pd.DataFrame, rules: Rules) -> list[Ranked]:
-    """By rank and margin within each dataset; a scheme without a margin comes last and has no rank."""
+    """Order by rank and margin within each dataset; a scheme without a margin comes last and has no rank."""
     ranked: list[Ranked] = []
     for dataset in dict.fromkeys(scheme.dataset for scheme in schemes):
         here = [scheme for scheme in schemes if scheme.dataset == dataset]
@@ -407,7 +407,7 @@ def _rank(schemes: list[Ranked], rows: pd.DataFrame, rules: Rules) -> list[Ranke
 
 
 def _margins(kept: pd.DataFrame, schemes: list[str]) -> FloatArray:
-    """Of each scheme, attack and seed; NaN where there is none."""
+    """Margins by scheme, attack and seed; NaN where there is no such cell."""
     scheme = pd.Index(schemes).get_indexer(pd.Index(kept["defense"]))
     attack, attacks = pd.factorize(kept["attack"])
     seed, seeds = pd.factorize(kept["seed"])

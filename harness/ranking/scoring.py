@@ -1,4 +1,4 @@
-"""From a cell's counts to a verdict: rates, tests, what voids a cell, and how many queries it takes. No torch.
+"""Verdicts from a cell's counts: rates, tests, what voids a cell, and how many queries it takes. No torch.
 
 Every number that is shown of a cell is made here, by the same rules for every scheme: the ranking, comparisons, the
 report, the pictures and a reproduction all begin with :func:`score`.
@@ -39,11 +39,11 @@ Kind: TypeAlias = Literal["none", "survival", "evasion", "detection", "other"]
 
 @dataclass(frozen=True)
 class Rules:
-    """How evidence becomes a verdict."""
+    """Rules by which evidence becomes a verdict."""
 
     test: TestName = "binomial"
-    """Of the suspect's answers against the null models': exact binomial against the upper confidence limit of the false
-    rate, Fisher's or Boschloo's exact test, Welch's t-test, or the paper's t-test."""
+    """Test of the suspect's answers against the null models': exact binomial against the upper confidence limit of the
+    false rate, Fisher's or Boschloo's exact test, Welch's t-test, or the paper's t-test."""
     confidence: float = 0.95
     max_drop: float = 0.10
     """A model whose accuracy is more than this below the null models' is void."""
@@ -77,7 +77,7 @@ CELL_COLUMNS = (
     *("surrogate_held_out_matches", "surrogate_held_out_trials", "null_trigger_matches", "null_trigger_trials"),
     "embed_seconds",
 )
-"""Of the table ``cells``, what scores and rankings are made of: large tables are read faster by these alone."""
+"""Columns of the table ``cells`` that scores and rankings are made of: large tables are read faster by these alone."""
 
 
 def kinds_of(cells: pd.DataFrame) -> pd.Series[str]:
@@ -175,7 +175,7 @@ def _fewest_matches(nulls: pd.DataFrame, asked: Places, rules: Rules) -> FloatAr
 
 
 def _p_values(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
-    """Of the test, where there is one; equal counts are tested once."""
+    """P-values of the test, where there is one; equal counts are tested once."""
     columns = [f"{who}_trigger_{what}" for who in ("surrogate", "null") for what in ("matches", "trials")]
     tested = scored.loc[scored["tested"], columns]
     rows, places = distinct(tested, columns)
@@ -184,7 +184,7 @@ def _p_values(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
 
 
 def _test(rules: Rules) -> Callable[..., Any]:
-    """Of the suspect's matches and trials against the null models'."""
+    """Test of the suspect's matches and trials against the null models'."""
     if (fpr := rules.fpr) is not None:
         return lambda matches, trials, *_: binomial_test(matches, trials, fpr)
     test, _ = _TESTS[rules.test]

@@ -1,6 +1,6 @@
 """One page that shows a results folder: a file without a neighbour, that asks no network and works without a script.
 
-Names come from the tables, which may be a stranger's: the template escapes every one, and the page's own policy lets
+Names come from the tables, which may be untrusted: the template escapes every one, and the page's own policy lets
 nothing run or load but the one style sheet and the one script that are named there by their digests.
 """
 
@@ -71,7 +71,7 @@ def _beside(name: str) -> str:
 
 
 def _policy(css: str, js: str) -> str:
-    """What a browser is to allow: nothing, but for these two texts."""
+    """Policy for a browser: nothing is allowed but these two texts."""
     style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
     return (
         f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "

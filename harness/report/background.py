@@ -1,4 +1,4 @@
-"""What lies behind the numbers: what the run took, what failed, and where all of it comes from."""
+"""Background of the numbers: costs of the run, failures, and provenance."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _time(seconds: float) -> str:
 
 
 def ends(cells: pd.DataFrame) -> Section:
-    """What failed or was skipped, by reason."""
+    """Cells that failed or were skipped, by reason."""
     ended = cells[cells["status"] != "ok"]
     if ended.empty:
         return Section("ends", "Failures and skips", "No cell failed or was skipped.")
@@ -64,7 +64,7 @@ def ends(cells: pd.DataFrame) -> Section:
 
 
 def provenance(results: Results, board: Board, about: About) -> Section:
-    """Which data, machines, versions and command the page comes from."""
+    """Data, machines, versions and command that the page comes from."""
     cells, stages = results.cells, results.stages
     started = stages["started"].dropna()
     nulls, seeds = sorted({int(n) for n in cells["nulls"].dropna()}), sorted(set(cells["seed"]))
@@ -104,7 +104,7 @@ def _data(datasets: Iterable[str], stages: pd.DataFrame) -> list[str]:
 
 
 def _commits(stages: pd.DataFrame) -> list[str]:
-    """Of the harness, the newest last."""
+    """Commits of the harness, the newest last."""
     known = stages.reindex(columns=["commit"])["commit"].dropna().map(printable)
     return list(dict.fromkeys(known))[-PLOTS:] or ["not recorded"]
 

@@ -14,7 +14,7 @@ WIDTH, LEFT, RIGHT, TOP, HEIGHT = 480, 52, 24, 20, 220
 ROW, LINE = 26, 16
 """Heights of a row of dots, and of a line of words."""
 LETTERS = 56
-"""Of a line that fits the width."""
+"""Number of letters of a line that fits the width."""
 SHAPES = (
     "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
     "m-3 -3h6v6h-6z",
@@ -25,14 +25,14 @@ SHAPES = (
     "m-4 0l7 -4v8z",
     "m4 0l-7 -4v8z",
 )
-"""Of the dots of one series each: with its dashes they tell a series without its colour."""
+"""Paths of the dots of one series each: with its dashes they tell a series without its colour."""
 COLOURS = len(SHAPES)
 """Series in one picture; the style sheet has as many."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says, and from where to where."""
+    """An axis: its label and its ends."""
 
     label: str
     low: float = 0.0
@@ -40,7 +40,7 @@ class Axis:
     log: bool = False
 
     def share(self, value: float) -> float:
-        """Where ``value`` lies between the ends, 0..1."""
+        """Place of ``value`` between the ends, 0..1."""
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return min(1.0, max(0.0, (at - low) / (high - low)))
 
@@ -63,7 +63,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn in one colour and shape: a line, dots, and diamonds with a number beside them."""
+    """Drawing in one colour and shape: a line, dots, and diamonds with a number beside them."""
 
     name: str
     line: Sequence[tuple[float, float]] = ()
@@ -181,7 +181,7 @@ def _drawn(series: Series, x: Axis, y: Axis, place: int) -> Markup:
 
 
 def _number(left: float, top: float, text: str) -> Markup:
-    """Beside a diamond, on the side where there is room."""
+    """Number beside a diamond, on the side where there is room."""
     room = left < WIDTH - 40
     return Markup('<text class="number" x="{}" y="{}" text-anchor="{}">{}</text>').format(
         round(left + (7 if room else -7), 1), round(top - 6, 1), "start" if room else "end", text

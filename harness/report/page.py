@@ -1,4 +1,4 @@
-"""What the template shows: sections of tables, maps, pictures and descriptions. It knows no table of a run."""
+"""Contents of the template: sections of tables, maps, pictures and descriptions. It knows no table of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = frozenset(
 """Columns that hold words; all others hold numbers, and stand on the right."""
 
 Tags: TypeAlias = tuple[tuple[str, str], ...]
-"""What a filter knows of a thing: keys and values."""
+"""Keys and values by which a filter knows a thing."""
 
 
 class Row(NamedTuple):
@@ -49,7 +49,7 @@ class Grid:
 
     @property
     def looks(self) -> list[str]:
-        """Of each column, whether it holds numbers (``n``), words (``w``), or what a row is about (``name``)."""
+        """Kind of each column: numbers (``n``), words (``w``), or the name that a row is about (``name``)."""
         looks = ["w" if column in TEXT else "n" for column in self.columns]
         about = next((i for i, column in enumerate(self.columns) if column in TEXT - {"dataset"}), None)
         return ["name" if i == about else look for i, look in enumerate(looks)]
@@ -77,7 +77,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of a plugin, and what was found with it."""
+    """A plugin's description, and the results with it."""
 
     name: str
     summary: str

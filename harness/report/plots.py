@@ -25,7 +25,7 @@ STRIPS = 24
 """Schemes in a picture of single seeds."""
 BUDGETS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 1000)
 LOWEST = (90.0, 80.0, 75.0, 50.0, 0.0)
-"""Where an axis of accuracies may begin: its ticks are round numbers then."""
+"""Starts of an axis of accuracies: its ticks are round numbers then."""
 SUCCESS = "success: trigger queries answered as the key says (%)"
 
 
@@ -40,12 +40,12 @@ def _groups(rows: pd.DataFrame, by: str | list[str], limit: int) -> Iterator[tup
 
 
 def _count(rows: pd.DataFrame, by: list[str]) -> int:
-    """How many groups there are."""
+    """Number of groups."""
     return int(rows.groupby(by, sort=False).ngroups)
 
 
 def _told(row: Any) -> str:
-    """What a dot says to a pointer."""
+    """Text of a dot for a pointer over it."""
     success, accuracy = 100 * row.surrogate_trigger, 100 * row.surrogate_accuracy
     return f"seed {row.seed}: success {success:.1f}%, accuracy {accuracy:.1f}%{'' if row.counts else ', void'}"
 
@@ -142,7 +142,7 @@ def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
 
 
 def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
-    """How many queries it takes to accuse, and how many of a scheme's attacked models are with so many."""
+    """Queries that an accusation takes, and the share of a scheme's attacked models that so many accuse."""
     rules = board.rules
     found = chances(scored, BUDGETS, rules)
     if found.empty:
@@ -183,7 +183,7 @@ def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
 
 
 def frontiers(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
-    """What an attacker pays in accuracy for what it takes of the mark, a picture a scheme."""
+    """Accuracy that an attacker pays for the part of the mark that it removes, a picture a scheme."""
     evident = _evident(scored).dropna(subset="surrogate_accuracy")
     if evident.empty:
         return None

@@ -1,4 +1,4 @@
-"""What is known of the schemes and attacks, and what was found with each."""
+"""Descriptions of the schemes and attacks, and the results with each."""
 
 from __future__ import annotations
 

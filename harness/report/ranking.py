@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 HEAT = 60
 """Schemes or attacks in a map."""
 EXACT = 50
-"""Schemes up to which the leaderboard is made anew for every choice of access and family."""
+"""Schemes up to which the leaderboard is made again for every choice of access and family."""
 
 
 def _grids(
@@ -110,7 +110,7 @@ def _choices(results: Results, scored: pd.DataFrame, known: Known, columns: Colu
 
 
 def _choice(access: str, family: str, scheme: Ranked) -> Tags:
-    """For which choice a row of the leaderboard stands; empty is all."""
+    """Tags of the choice that a row of the leaderboard stands for; empty is all."""
     return (("dataset", scheme.dataset), ("access", access), ("family", family))
 
 
@@ -153,7 +153,7 @@ def _rows(columns: Columns[Ranked], schemes: list[Ranked], known: Known) -> list
 
 
 def left(board: Board, known: Known) -> Section | None:
-    """What each attack leaves: a map a dataset, and the table."""
+    """Success that each attack leaves: a map a dataset, and the table."""
     if not board.attacks:
         return None
     parts = {name: [a for a in board.attacks if a.dataset == name] for name in known.datasets[:PLOTS]}
@@ -194,7 +194,7 @@ def _map(dataset: str, attacked: list[Attacked], known: Known) -> Map:
 
 
 def _heat(attacked: Attacked | None) -> tuple[str, str]:
-    """What a cell of the map says, and its colour's class."""
+    """Text of a cell of the map, and its colour's class."""
     if attacked is None:
         return "-", "none"
     if attacked.success is None:
@@ -203,7 +203,7 @@ def _heat(attacked: Attacked | None) -> tuple[str, str]:
 
 
 def detections(board: Board, known: Known) -> Section | None:
-    """What detectors say of marked models, beside null models."""
+    """Scores of detectors for marked models, beside those for null models."""
     if not board.detections:
         return None
     columns = _columns(DETECTIONS, board)

@@ -1,4 +1,4 @@
-"""From the tables to what the page shows: which sections there are, and in which order."""
+"""Sections of the page, made from the tables, in their order."""
 
 from __future__ import annotations
 

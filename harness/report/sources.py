@@ -1,4 +1,4 @@
-"""What a page is made from: the tables of a results folder, and what cells and plugins say of names."""
+"""Sources of a page: the tables of a results folder, and what cells and plugins say of names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Results:
 
 @dataclass(frozen=True)
 class About:
-    """Where the page comes from."""
+    """Origin of the page."""
 
     source: str
     command: str
@@ -40,7 +40,7 @@ class About:
 
 
 class Known:
-    """What the cells and the registry say of datasets, schemes and attacks."""
+    """Facts of the cells and of the registry on datasets, schemes and attacks."""
 
     def __init__(self, cells: pd.DataFrame, registry: Registry) -> None:
         self.registry = registry
@@ -52,13 +52,13 @@ class Known:
         """The names of each kind of plugin, each with the entries or chains that it is part of."""
 
     def filters(self) -> list[tuple[str, str, list[str]]]:
-        """What a reader can choose by."""
+        """Filters that a reader can choose by: key, label and values."""
         accesses, families = (sorted({pair[i] for pair in self.of.values()} - {""}) for i in (0, 1))
         named = (("dataset", "dataset", self.datasets), ("access", "access", accesses), ("family", "family", families))
         return [(key, label, values) for key, label, values in named]
 
     def tags(self, dataset: str | None, attack: str | None = None) -> Tags:
-        """What a filter is to know of something of a dataset, and of an attack: the dataset comes first."""
+        """Tags of something of a dataset, and of an attack: the dataset comes first."""
         own: Tags = () if dataset is None else (("dataset", dataset),)
         return own if attack is None else (*own, *zip(("access", "family"), self.of[attack], strict=True))
 

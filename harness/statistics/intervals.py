@@ -109,7 +109,7 @@ def _bootstrap_intervals(
 
 @dataclass(frozen=True)
 class Summary:
-    """What is reported of one quantity measured over seeds, all but `n` in the quantity's own unit.
+    """Summary of one quantity measured over seeds, all but `n` in the quantity's own unit.
 
     Attributes:
         n: Number of values, one per seed.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def anomaly_index(values: ArrayLike) -> FloatArray:
-    """How far each value lies below the median, in robust standard deviations (Wang et al., S&P 2019, Section IV-B).
+    """Distance of each value below the median, in robust standard deviations (Wang et al., S&P 2019, Section IV-B).
 
     It is (median - value) / (1.4826 MAD), where MAD is the median absolute deviation from the median. Above 2 such a
     value is called an outlier. With as few values as a task has classes that is a convention, not a test: normally

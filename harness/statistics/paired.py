@@ -141,7 +141,7 @@ def fewest_seeds(confidence: float = 0.95) -> int:
 
 
 def seeds_to_settle(mean: float, sd: float, n: int = 0, confidence: float = 0.95, power: float = 0.80) -> float:
-    """How many more seeds settle a difference, if its mean and standard deviation are the true ones.
+    """Number of further seeds that settle a difference, if its mean and standard deviation are the true ones.
 
     Settled means that Student's two-sided interval of the mean lies on the mean's side of zero. The answer is 0 if
     the interval of these n seeds does so; else it is what is missing to the first number of seeds of which a new

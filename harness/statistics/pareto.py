@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pareto_front(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which points no other one dominates: at least as high in both coordinates, and higher in one.
+    """Mask of the points that no other one dominates: at least as high in both coordinates, and higher in one.
 
     Args:
         points: Pairs such as (accuracy, success), higher being better, of shape [n, 2]; n may be 0.

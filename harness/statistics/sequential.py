@@ -77,7 +77,7 @@ class Sprt:
         return math.log(beta / self.confidence), math.log(self.power / alpha)
 
     def decisions(self, answers: ArrayLike) -> NDArray[np.int8]:
-        """What the test says after each answer.
+        """Verdict of the test after each answer.
 
         Args:
             answers: 0 or 1 each, at least one-dimensional.
@@ -97,7 +97,7 @@ class Sprt:
         return np.where(np.arange(said.shape[-1]) >= first, made, np.int8(0))
 
     def characteristic(self, rate: float) -> tuple[float, float]:
-        """What the test does to a model that matches at this rate: exactly, by adding up all paths of answers.
+        """Behaviour of the test on a model that matches at this rate: exactly, by adding up all paths of answers.
 
         Args:
             rate: In [0, 1]: `false_rate` gives the chance of a false accusation, `success_rate` the power.
@@ -126,7 +126,7 @@ class Sprt:
         return marked, queries
 
     def _says(self, matches: FloatArray, trials: FloatArray) -> NDArray[np.int8]:
-        """What each pair of counts says if none before it said anything."""
+        """Verdict of each pair of counts if none before it said anything."""
         unmarked_at, marked_at = self._limits(trials)
         return np.subtract(matches >= marked_at, matches <= unmarked_at, dtype=np.int8)
 
@@ -147,7 +147,7 @@ _TINY = 1e-9
 
 
 def expected_queries(success_rate: float, false_rate: float, confidence: float = 0.95, power: float = 0.95) -> float:
-    """What verifying costs the owner who looks after every answer: expected queries of `Sprt` to a marked model.
+    """Expected queries of `Sprt` to a marked model: the cost of verifying for an owner who looks after every answer.
 
     `queries_for_power` with the same power says how many a test of a fixed number takes.
 

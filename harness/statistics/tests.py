@@ -1,4 +1,4 @@
-"""How strong the evidence for a watermark is, from counts of matching answers.
+"""Strength of the evidence for a watermark, from counts of matching answers.
 
 The evidence is a pair of counts: a suspect model answered `matches` of `trials` verification queries as
 the owner's key says. A control gives the same pair for something that cannot carry the mark:
@@ -390,7 +390,7 @@ def _binomial_probabilities(trials: float, rates: FloatArray) -> FloatArray:
 
 
 def _most_control_matches(matches: FloatArray, trials: float, control_trials: float, limit: float) -> FloatArray:
-    """For each number of matches, the most control matches at which Fisher's p-value is within `limit`, or -1.
+    """Most control matches at which Fisher's p-value is within `limit`, for each number of matches; or -1.
 
     The p-value rises with the control's matches, so bisection finds them.
     """

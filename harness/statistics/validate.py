@@ -1,4 +1,4 @@
-"""What the statistics accept: each check gives the numbers as float64, or raises :class:`ValueError` with what was
+"""Checks of what the statistics accept: each gives the numbers as float64, or raises :class:`ValueError` with what was
 expected and what was given."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def inside(name: str, value: float) -> float:
 
 
 def finite(name: str, values: ArrayLike) -> FloatArray:
-    """At least one finite number, one-dimensional."""
+    """One-dimensional finite numbers, at least one."""
     made = one_dimensional(name, values)
     if made.size == 0:
         raise ValueError(f"{name} must hold at least one number, got none")
