@@ -49,8 +49,8 @@ class Compared:
     p_adjusted: float = math.nan
     """After Holm, over all rows."""
     more_seeds: float = math.nan
-    """Number of further seeds until that interval leaves out zero with a power of 80%, if mean and SD stay, and the test
-    can reach the confidence; may be infinite."""
+    """Number of further seeds until that interval leaves out zero with a power of 80%, if mean and SD stay, and the
+    test can reach the confidence; may be infinite."""
     left_out: int = 0
     """Cells of either scheme that are void, failed or skipped, or that the other has no partner of."""
 
