@@ -361,9 +361,10 @@ class Adapted(Net):
     def get_submodule(self, target: str) -> nn.Module:
         return self.module.get_submodule(target)  # whatever its layers are called, `hidden` or `last` say
 
-    def modules(self) -> Iterator[nn.Module]:
+    def modules(self, remove_duplicate: bool = True) -> Iterator[nn.Module]:
         yield self
-        yield from self.module.modules()  # of which `module` itself is no submodule: it may have hooks
+        # `module` too, which is not one of its own submodules: it may have hooks.
+        yield from (part for _, part in self.module.named_modules(remove_duplicate=remove_duplicate))
 
     def train(self, mode: bool = True) -> Adapted:
         self.training = mode
