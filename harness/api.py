@@ -213,7 +213,7 @@ class Run:
 
     @property
     def interrupted(self) -> bool:
-        """Whether an interrupt ended it; the same call goes on where it stopped."""
+        """True where an interrupt ended the run; the same call goes on where it stopped."""
         return self.outcome.interrupted
 
     def cells(self) -> pd.DataFrame:

@@ -324,6 +324,27 @@ print(run)
     assert "nothing to do" in script(text.replace("DATA", repr(TINY)), tmp_path).stdout
 
 
+def test_a_class_of_a_module_beside_the_script_is_imported_by_workers(tmp_path: Path) -> None:
+    (tmp_path / "schemes.py").write_text(SCHEME)
+    call = f"run = harness.run(None, datasets={TINY!r}, defenses=Wrong(count=9), attacks='none', nulls=1, jobs=2)"
+    text = f"import harness\nfrom schemes import Wrong\n{call}\nprint(run)"
+    assert "1 cells (1 ok)" in script(text, tmp_path).stdout
+    (tmp_path / "schemes.py").write_text(SCHEME.replace("# images", "# number of images"))
+    assert "nothing to do" in script(text, tmp_path).stdout
+    (tmp_path / "schemes.py").write_text(SCHEME.replace("SHIFT = 1", "SHIFT = 2"))
+    assert "ran 3 stages" in script(text, tmp_path).stdout
+
+
+def test_a_script_runs_its_classes_on_a_cluster(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install 'watermark-harness[ray]'")
+    call = f"""
+run = harness.run(None, datasets={TINY!r}, defenses=Wrong(count=9), attacks="none", nulls=1, jobs=1, executor="ray")
+print(run)
+"""
+    done = script(SCHEME + call, tmp_path)
+    assert "1 cells (1 ok)" in done.stdout, done.stderr
+
+
 MORE = '''
 class Guarded(Wrong):
     """The same with other defaults: a class without a method of its own, and a postponed annotation."""

@@ -1,4 +1,4 @@
-"""A matrix as somebody asks for it: its name, and what replaces its axes. Imports little, for ``harness --help``."""
+"""A matrix with some of its axes replaced, and its plan. Imports little at its top, for ``harness --help``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Narrowing:
-    """What replaces the axes of a matrix: texts as on the command line, or chains of entries. Empty replaces none."""
+    """Replacements of a matrix's axes: texts as on the command line, or chains of entries. Empty replaces nothing."""
 
     scale: str = ""
     datasets: Sequence[Asked] = ()
@@ -29,7 +29,7 @@ class Narrowing:
     nulls: int | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything of the matrix is replaced."""
+        """True where an axis of the matrix is replaced."""
         axes = (self.datasets, self.defenses, self.attacks, self.analyses)
         return any(axes) or self.seeds is not None or self.nulls is not None
 

@@ -29,7 +29,7 @@ DIGESTS: dict[type, str] = {}
 
 
 def digest_of(cls: type) -> str:
-    """The digest of a class's source: of its file, or for one typed in ``__main__`` of what decides what it does.
+    """The digest of a class: its file's; for a class typed in ``__main__`` that of its source and all that this names.
 
     Raises :class:`UsageError` where its source cannot be found.
     """

@@ -158,7 +158,7 @@ def _on_ray(session: Session, store: Store, registry: Registry, plan: Plan, mach
 
 
 def _absolute(machine: Machine) -> Machine:
-    """With the folders that the options and the environment name here, whatever is current or set elsewhere."""
+    """Make absolute the folders that the options and the environment name here: elsewhere they differ."""
     from harness.data import data_folder
     from harness.planning.registry import plugin_folders
 

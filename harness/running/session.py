@@ -36,12 +36,12 @@ from harness.storage.tables import Tables
 Rerun: TypeAlias = Literal["never", "failed", "all"]
 FLUSH_SECONDS = 60.0
 FLUSH_ROWS = 200_000
-"""So many rows are written at once at most, and a stage's or cell's more: as dictionaries they are a KiB each."""
+"""Rows after which the collected ones are written: as dictionaries they take a KiB each."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: which finished work to do again, and whether to stop at the first failure."""
+    """Options of a run: the finished stages to run again, and whether to stop at the first failure."""
 
     rerun: Rerun = "failed"
     fail_fast: bool = False
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """How a run ended."""
+    """The end of a run: counts, failures, interruption."""
 
     ran: int = 0
     elsewhere: int = 0
@@ -91,7 +91,7 @@ class Session:
         self.run_id = f"{tables.time_of_next_run(datetime.now(UTC))}-{uuid4().hex[:6]}"
         self.records: dict[str, Record] = {}
         self.seen: dict[str, Mark] = {}
-        """What is stored of stages that are to run all the same, as it was found."""
+        """Marks of the stored records of stages that are to run again."""
         self.warnings: list[str] = []
         self._settled = self._settled_cells()
         self.cells = [cell for cell in plan.cells if cell.id not in self._settled]
@@ -120,7 +120,7 @@ class Session:
         return [stage for stage in self.plan.stages.values() if stage.id in wanted]
 
     def _stored(self, stage: Stage) -> bool:
-        """Whether the stage's outcome is stored and stands; reads its record if so."""
+        """True where the stage's outcome is stored and stands; its record is then read."""
         if stage.id not in self._ids:
             return False
         try:
@@ -170,7 +170,7 @@ class Session:
 
 
 class _Run:
-    """What an executor asks and tells while it runs what is left of a session."""
+    """The control of an executor: decides which stages begin, and keeps the books."""
 
     def __init__(self, session: Session, watcher: Watcher, stopping: Callable[[], bool], jobs: int) -> None:
         self.session, self.watcher, self.stopping = session, watcher, stopping
