@@ -30,7 +30,7 @@ from harness.statistics.power import queries_for_confidence, queries_for_power
 from harness.statistics.sequential import Sprt
 from harness.storage.schema import CELLS, DETECTIONS, STAGES
 from harness.storage.tables import Tables
-from tests.conftest import Cli
+from tests.conftest import Cli, without
 
 
 def cell(defense: str = "a", attack: str = "retraining", seed: int = 0, **changes: Any) -> dict[str, Any]:
@@ -561,3 +561,10 @@ def test_a_file_is_for_parquet_alone(cli: Cli, tmp_path: Path) -> None:
     said = cli("leaderboard", "--results", tmp_path, "--format", "parquet", "--output", where, code=2).err
     assert said == f"harness: cannot write {str(where)!r}: File exists; choose another --output\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tables", "taken"]
+
+
+def test_a_leaderboard_and_a_report_import_nothing_slow_that_they_do_not_need(tmp_path: Path) -> None:
+    write(tmp_path, *({"run": "r", **cell(name, seed=s)} for name in ("ewe", "adi") for s in range(2)))
+    where = ("--results", tmp_path)
+    asked = [("leaderboard", *where), ("leaderboard", *where, "--format", "latex"), ("compare", "ewe", "adi", *where)]
+    without({"torch._C", "scipy.stats", "matplotlib", "seaborn"}, *asked, ("report", *where))

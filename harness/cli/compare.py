@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.argument("first")
 @click.argument("second")
 @results_option
-@click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
-@click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
+@click.option("--dataset", "datasets", multiple=True, help="Datasets to keep, as globs; by default all.")
+@click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
 @rules_options("confidence", "max_drop", "fpr")
 @format_option
 @output_option

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     type=click.Choice(["svg", "pdf", "png"]),
     default="svg",
     show_default=True,
-    help="Of the files.",
+    help="Format of the files.",
 )
-@click.option("--only", multiple=True, metavar="NAME", help="Only this picture; may be repeated.")
-@click.option("--list", "listing", is_flag=True, help="Say which there are and what others lack, and draw none.")
+@click.option("--only", multiple=True, metavar="NAME", help="Picture to draw; may be repeated; by default all.")
+@click.option(
+    "--list", "listing", is_flag=True, help="List the pictures and what the missing ones lack, without drawing."
+)
 @rules_options("test", "confidence", "max_drop", "fpr")
 def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rules: Rules) -> None:
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""

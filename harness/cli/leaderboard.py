@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: harness leaderboard --dataset digits --format markdown")
 @results_option
-@click.option("--dataset", "datasets", multiple=True, help="Only these (globs); by default all.")
-@click.option("--defense", "defenses", multiple=True, help="Only these (globs); by default all.")
-@click.option("--attack", "attacks", multiple=True, help="Only these (globs); by default all.")
+@click.option("--dataset", "datasets", multiple=True, help="Datasets to keep, as globs; by default all.")
+@click.option("--defense", "defenses", multiple=True, help="Schemes to keep, as globs; by default all.")
+@click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
 @rules_options()
 @click.option(
     "--by",

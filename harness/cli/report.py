@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: harness report --results results --output report.html")
 @results_option
-@click.option("--output", type=click.Path(path_type=Path), help="The file; by default report.html in the results.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="File to write; by default report.html in the results folder."
+)
 @rules_options()
 @plugins_option
 def report(results: str, output: Path | None, rules: Rules, plugin_folders: tuple[Path, ...]) -> None:
