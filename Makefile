@@ -49,7 +49,8 @@ bench-gpu: venv
 	$(BIN)/python -m benchmarks.bench --device cuda
 
 docs: venv
-	$(BIN)/python -c "from pathlib import Path; from harness.storage.schema import document; Path('results/README.md').write_text(document())"
+	$(BIN)/python -c "from pathlib import Path; from harness.storage import schema; Path('results/README.md').write_text(schema.document())"
+	$(BIN)/python -c "from pathlib import Path; from harness.ranking import glossary; Path('docs/glossary.md').write_text(glossary.document())"
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -110,7 +110,7 @@ def load() -> float:
 
 
 def machine(device: str) -> str:
-    """What it was measured on."""
+    """The machine and versions of the measurement."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "pyarrow"))
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
     if device == "cuda":

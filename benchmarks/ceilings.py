@@ -43,7 +43,7 @@ def products(name: str) -> Iterator[None]:
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """What is computed within in ``name`` (see ``PRECISIONS``) on a GPU; in fp32 on a CPU whatever is asked."""
+    """Compute within in the precision ``name`` (see ``PRECISIONS``) on a GPU; on a CPU always in fp32."""
     if device.type == "cpu":
         yield
         return

@@ -36,7 +36,7 @@ Numbers = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are given for one seed."""
+    """The data that both sides get for one seed."""
 
     dataset: Dataset
     train: Split
@@ -55,7 +55,7 @@ class Setting:
         return key
 
     def task(self, key: Key) -> Task:
-        """What the owner has."""
+        """The owner's task."""
         return Task(self.dataset, self.train, self.holdout, None, key)
 
 

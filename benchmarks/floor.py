@@ -18,7 +18,7 @@ from harness.engine.train import Engine
 
 
 def floor(n: int, device: torch.device = CPU, cases: Sequence[Case] = CASES, epochs: int = 1) -> list[Row]:
-    """Of each architecture: a step's time over its floor, images a second, and the share of an epoch outside steps.
+    """Rows by architecture: a step's time over its floor, images a second, and the share of an epoch outside steps.
 
     The floor is the larger of arithmetic at the rate of a matrix product, and bytes at the rate of a copy, both
     measured in turn with the steps.

@@ -24,7 +24,7 @@ from harness.storage.tables import Tables
 
 CUDA = torch.device("cuda")
 EPOCHS = 5
-"""Of a training that is timed: its first steps are slow, since they are recorded."""
+"""Epochs of a timed training: its first steps are slow, since they are recorded."""
 CASES = (
     replace(CNN, dataset="mnist[batch_size=512]", images=2**15),
     replace(CNN, dataset="fashion-mnist", images=2**15),

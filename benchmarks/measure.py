@@ -26,7 +26,7 @@ class Row:
     peer_samples: Sequence[float]
     unit: str
     peer_is: str
-    """What the peer is: ``measured: ...`` in this run, ``published: ...``, or ``target``."""
+    """The peer: ``measured: ...`` in this run, ``published: ...``, or ``target``."""
     note: str = ""
 
     @property

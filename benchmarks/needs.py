@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Needs:
-    """What one step cannot do without. Convolutions are counted as they read: fast algorithms may need fewer."""
+    """The least that one step needs. Convolutions are counted as they read: fast algorithms may need fewer."""
 
     flops: int
     bytes: int
@@ -25,7 +25,7 @@ class Needs:
 
 
 def needs(net: nn.Module, x: Tensor, width: int = 4) -> Needs:
-    """Of a step of ``net`` on the batch ``x`` with Adam; ``width`` is the number of bytes of an activation.
+    """The needs of a step of ``net`` on the batch ``x`` with Adam; ``width`` is the number of bytes of an activation.
 
     Backward is twice forward, but the first layer's inputs need no gradient. Weights, gradients and Adam's two moments
     are read and written; the output of each layer with weights and its gradient are written and read; what lies

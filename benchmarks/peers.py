@@ -125,7 +125,7 @@ class LoaderLoop:
 
 
 class FastLoop:
-    """What somebody who wants speed on one GPU writes by hand for ResNet-18.
+    """ResNet-18 training as an engineer who wants speed on one GPU writes it by hand.
 
     All data on the device as ``uint8``, batches by index, channels last, bfloat16, a fused Adam, and the whole step as
     one CUDA graph; ``compiled`` fuses the operations within it too. On a CPU the same, without the graph.

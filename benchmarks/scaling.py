@@ -38,7 +38,7 @@ from harness.storage.tables import Tables
 
 WORKERS = 64
 HELD = 8
-"""Of how many stages a worker's artifacts are at hand, as in :mod:`harness.running.processes`."""
+"""Number of stages whose artifacts a worker holds, as in :mod:`harness.running.processes`."""
 EPOCHS = 10
 SCHEMES = (Entry("baseline"), Entry("baseline", (("placement", "gradient"),)), Entry("ewe"), Entry("adi"))
 
@@ -151,7 +151,7 @@ def storing(results: Path) -> Callable[[Stage], StageRecord]:
 
 @dataclass(frozen=True)
 class Shape:
-    """How many of each axis tables have. A cell has 20 rows of evidence: five suspects x four probes."""
+    """Length of each axis of the tables. A cell has 20 rows of evidence: five suspects x four probes."""
 
     seeds: int
     datasets: int = 5
@@ -169,7 +169,7 @@ SUSPECTS = ("victim", "surrogate", *["null"] * NULLS)
 PROBES = ("trigger", "held_out", "control", "bits")
 STATUSES = ("ok", "failed", "skipped")
 MILLION, TEN_MILLION = Shape(5), Shape(50)
-"""By their rows of evidence."""
+"""Sizes by their rows of evidence."""
 
 
 def write_tables(results: Path, shape: Shape) -> None:
@@ -258,7 +258,7 @@ def _repeated(cells: Columns, keep: Any, times: int) -> Columns:
 
 
 def _evidence(cells: Columns, dice: np.random.Generator) -> Columns:
-    """Of failed cells too, so that the number of rows is round."""
+    """Rows of failed cells too, so that their number is round."""
     count = len(cells["seed"])
     labels = _repeated(cells, np.ones(count, bool), len(SUSPECTS) * len(PROBES))
     rows = len(labels["seed"])
@@ -308,7 +308,7 @@ def _stages(cells: Columns, dice: np.random.Generator) -> Columns:
 
 
 def ranked(results: Path) -> Board:
-    """What ``harness leaderboard`` does before it prints."""
+    """The work of ``harness leaderboard`` before it prints."""
     tables = Tables(results)
     cells, stages = tables.read("cells", CELL_COLUMNS), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
     return make_board(cells, tables.read("detections"), stages, Rules(), intervals=False)

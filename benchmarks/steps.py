@@ -39,7 +39,7 @@ class Case:
 
     @property
     def recipe(self) -> Recipe:
-        """What the engine is told of the dataset."""
+        """The recipe that the engine gets."""
         recipe: Recipe = load_registry().component("dataset", self.dataset).plugin.public()
         return recipe
 

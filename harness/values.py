@@ -68,6 +68,10 @@ class Split:
 
         return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
 
+    def __getitem__(self, rows: slice) -> Split:
+        """The samples at ``rows``: ``split[10:]`` is all but the first ten."""
+        return Split(self.x[rows], self.y[rows])
+
     def of(self, label: int) -> Split:
         """The samples of class ``label``."""
         chosen = self.y == label
@@ -79,7 +83,7 @@ class Split:
 
     def first(self, count: int) -> Split:
         """The first ``count`` samples, or all when there are fewer."""
-        return Split(self.x[:count], self.y[:count])
+        return self[:count]
 
     def ask(self, suspect: Oracle) -> Count:
         """Count the answers of ``suspect`` that match the labels."""

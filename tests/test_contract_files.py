@@ -196,3 +196,4 @@ def test_samples_are_added_in_their_order() -> None:
     one, two = Split(torch.tensor([[1], [2]]), torch.tensor([0, 1])), Split(torch.tensor([[3]]), torch.tensor([2]))
     both = one + two
     assert both.x.tolist() == [[1], [2], [3]] and both.y.tolist() == [0, 1, 2] and len(both) == 3
+    assert both[1:].x.tolist() == [[2], [3]] and both[1:].y.tolist() == [1, 2] and both[:1].y.tolist() == [0]

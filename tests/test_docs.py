@@ -12,12 +12,19 @@ import pytest
 from harness.cli import cli as group
 from harness.planning.matrix import presets
 from harness.planning.registry import load_registry
-from harness.ranking.columns import SCHEMES
-from harness.ranking.scoring import Rules
-from harness.storage.schema import document
+from harness.ranking import glossary
+from harness.storage import schema
 from tests.conftest import ROOT, Cli
 
-PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("results/records/*/README.md")])
+PAGES = sorted(
+    p
+    for p in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("results/records/*/README.md"),
+    ]
+)
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
@@ -29,13 +36,13 @@ def commands(page: Path) -> list[str]:
     text = page.read_text("utf-8")
     lines = [line.strip() for block in blocks(page) for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`(harness [^`]+)`", text)
-    return [line.split("#")[0].split("&&")[0].strip() for line in [*lines, *inline] if re.match(r"harness [a-z]", line)]
+    return [line.split("&&")[0].strip() for line in [*lines, *inline] if re.match(r"harness [a-z]", line)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_and_options_in_the_documents_exist(page: Path) -> None:
     for line in commands(page):
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         command: click.Command = group
         while words and isinstance(command, click.Group):
             word = words.pop(0)
@@ -70,18 +77,49 @@ def test_the_readme_opens_with_the_two_commands_and_names_what_there_is() -> Non
             assert target in targets, f"{page.name}: no target {target}"
 
 
-def test_the_readme_shows_a_real_leaderboard() -> None:
+def test_the_readmes_board_is_that_of_its_record(cli: Cli) -> None:
+    """Every number of the README's board is printed by the leaderboard of the record that the README names."""
     text = (ROOT / "README.md").read_text("utf-8")
-    shown = text[text.index("<!-- leaderboard: begin -->") : text.index("<!-- leaderboard: end -->")]
-    for column in SCHEMES.shown(Rules()):
-        assert f" {column.header} |" in shown, f"README.md's leaderboard has no column {column.header!r}"
-    assert "±" in shown and "Measured on " in shown
-    for name in load_registry().names("defense"):
-        assert re.search(rf"^\| \d+ \| {name}(\[[^|]*)? \| \d+ \|", shown, re.MULTILINE), f"no row of {name}"
+    (record,) = set(re.findall(r"\]\((results/records/[\w-]+)/figures/", text))
+    shown = rows_of(text[text.index("<!-- board: begin -->") : text.index("<!-- board: end -->")])
+    printed = cli("leaderboard", "--results", ROOT / record, "--by", "dataset", "--format", "markdown", code=0).out
+    board = rows_of(printed)
+    assert 3 <= len(shown) <= 6 and len(shown) == len(board)
+    for row, full in zip(shown, board, strict=True):
+        assert row.items() <= full.items()
 
 
-def test_the_page_on_results_is_generated() -> None:
-    assert (ROOT / "results" / "README.md").read_text("utf-8") == document(), "type: make docs"
+def rows_of(text: str) -> list[dict[str, str]]:
+    """The rows of the first Markdown table in ``text``, by column."""
+    lines = [line for line in re.split(r"\n\n", text[text.index("| rank") :])[0].splitlines() if line.startswith("|")]
+    head, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines)
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def test_the_numbers_in_the_readmes_words_are_in_a_record() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    thirty, small = (ROOT / "results" / "records" / name / "README.md" for name in RECORDS)
+    assert "9.4 points of margin (95% 5.0 to 13.8" in text and "9.4 points of margin" in thirty.read_text("utf-8")
+    assert "-0.7 points, -4.5 to 3.1" in text and "-0.7 (-4.5 to 3.1)" in small.read_text("utf-8")
+    assert "kept 86% with the loss and 48% without" in text and "86% with the SNNL, 48% without" in small.read_text()
+
+
+RECORDS = ("2026-11-25-digits-thirty-seeds", "2026-11-24-table-1-small")
+
+
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (source,) = [block for block in blocks(ROOT / "README.md", "python") if "harness.run" in block]
+    assert len(source.splitlines()) <= 5
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, "README.md", "exec"), {})
+    assert re.search(r"\bewe\b.*\n.*\bbaseline\b|\bbaseline\b.*\n.*\bewe\b", capsys.readouterr().out)
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    assert (ROOT / "results" / "README.md").read_text("utf-8") == schema.document(), "type: make docs"
+    assert (ROOT / "docs" / "glossary.md").read_text("utf-8") == glossary.document(), "type: make docs"
 
 
 def test_the_layout_that_architecture_names_is_there() -> None:
@@ -95,6 +133,7 @@ def test_the_page_on_plugins_begins_with_the_smallest_defense_and_its_examples_r
     """Schemes in a folder outside the repository, as plugins/README.md tells; no file of the project is touched."""
     smallest, judged, *_ = blocks(ROOT / "plugins" / "README.md", "python")
     assert smallest == (ROOT / "tests" / "plugins_smallest" / "wrong_label.py").read_text("utf-8")
+    assert smallest in blocks(ROOT / "README.md", "python")
     assert len(smallest.splitlines()) <= 20 and len(judged.splitlines()) <= 40
     plugins = tmp_path / "my-plugins"
     plugins.mkdir()

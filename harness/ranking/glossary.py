@@ -97,3 +97,38 @@ def meaning(term: str, rules: Rules, **more: object) -> str:
         limit=assumed or "the upper confidence limit of the false rate",
         **more,
     )
+
+
+WORDS = {
+    "victim": "Owner's marked model.",
+    "unmarked model (null model)": "Model of the same task, trained independently and without a mark.",
+    "surrogate": "Model that an attacker ends with.",
+    "suspect": "Model under verification.",
+    "key": "Owner's secret: its probes, and tensors that the scheme needs.",
+    "trigger, trigger set": "Inputs of a key that the victim is trained to answer as the key says.",
+    "control": "The same question where no mark should answer, such as the inputs without their triggers.",
+    "oracle": "Black-box access to a model, which counts queries and may have a budget of them.",
+    "agreement": "Share of test inputs on which surrogate and victim answer the same class.",
+    "extraction, removal, evasion, detection, forgery": "Families of attacks: train a copy from answers; change a "
+    "stolen model; filter what its API answers; search for a mark; make a key for a model of somebody else.",
+    "fingerprint": "Verification without embedding.",
+    "cell": "Dataset x defense x attack chain x seed: one row of a matrix.",
+    "stage": "Unit of work, addressed by what decides its output and shared by all cells that need it.",
+    "record": "Frozen results folder with checksums.",
+}
+"""Words of the field and of the harness that tables do not define."""
+
+
+def document() -> str:
+    """Text of ``docs/glossary.md``, by the default rules: Markdown."""
+    from harness.ranking.scoring import Rules
+
+    rules = Rules(budget=100)
+    more = {"compared": 30, "ours": "the first scheme", "theirs": "the second scheme", "fewest": 6}
+    columns = {term.format(budget=rules.budget): meaning(term, rules, **more) for term in MEANINGS}
+    lines = ["# Glossary", "", "`make docs` makes this page from `harness/ranking/glossary.py`.", ""]
+    for title, terms in (("Words", WORDS), ("Terms and columns of the tables, by the default rules", columns)):
+        lines += [f"## {title}", "", "| term | meaning |", "| --- | --- |"]
+        lines += [f"| {term} | {text} |" for term, text in terms.items()]
+        lines.append("")
+    return "\n".join([*lines, SHARES, ""])

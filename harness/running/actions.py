@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class StageOutput:
-    """What a stage made, before it is stored."""
+    """The output of a stage, before it is stored."""
 
     net: Net | None = None
     key: Key | None = None
     guard: Mapping[str, Tensor] | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else is stored: what a detector found."""
+    """Further tensors to store: those that a detector found."""
     record: StageRecord = field(default_factory=StageRecord)
 
 
@@ -174,7 +174,7 @@ ACTIONS = {
 
 
 def judge(detection: Mapping[str, Any], found: Mapping[str, Tensor], key: Key) -> Judgement:
-    """A detection compared with the key: is its class the target, and does its mask cover the trigger?"""
+    """A detection compared with the key: the class against the target, the mask against the trigger."""
     target, mask = key.tensors.get("target"), key.tensors.get("mask")
     suspected, recovered = detection["suspected_class"], found.get("mask")
     judgement: Judgement = {

@@ -54,7 +54,7 @@ class Queue:
         return None
 
     def set_aside(self, stage: Stage) -> None:
-        """Another process is at a stage that was taken here."""
+        """Set a stage aside that was taken here and that another process has."""
         self.left += 1
         self._aside.append((time.monotonic() + PAUSE, stage))
 
@@ -63,7 +63,7 @@ class Queue:
         return max(0.0, self._aside[0][0] - time.monotonic()) if self._aside else None
 
     def done(self, stage: Stage) -> None:
-        """A stage ended, well or not: its children need not wait for it."""
+        """Mark a stage as ended, well or not: its children need not wait for it."""
         for place in self._children.pop(stage.id, ()):
             self._missing[place] -= 1
             if not self._missing[place]:

@@ -1,7 +1,7 @@
-"""What each action does. The only module that calls plugins, and that turns models and keys into artifacts and back.
+"""The runner of stages: parents in, action, artifact out.
 
-A stage ends ``ok``, ``skipped`` or ``failed``; each is a record. A plugin that raises, returns the wrong thing or a
-model that cannot be stored fails its own stage, and nobody else's.
+A stage ends ``ok``, ``skipped`` or ``failed``; each is a record. A plugin that raises, returns the wrong type, or
+returns a model that cannot be stored fails its own stage, and nobody else's.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from harness.storage.records import StageRecord, Status, about, check_record
 from harness.storage.store import Store, plain
 
 _READ_NO_DATA = ("judge", "verify")
-"""Actions that have all they need in their parents."""
+"""Actions that read no data: their parents suffice."""
 CACHED = 32
-"""Artifacts kept in memory: a victim's children need it in turn."""
+"""Number of artifacts kept in memory: a victim's children need it in turn."""
 
 
 @dataclass
@@ -67,14 +67,15 @@ class StageRunner:
     device: torch.device
     precision: Precision = "tf32"
     profiles: Path | None = None
-    """Where each stage's timeline is written, if anywhere."""
+    """Folder of the stages' timelines; ``None`` writes none."""
     debug: bool = False
     """Let exceptions of plugins through, for a post-mortem."""
     warn: Callable[[str], None] = lambda message: None
     claims: Claims | None = None
-    """Where other processes may be at the same stages."""
+    """Claims shared with other processes that may run the same stages."""
     shares_device: bool = False
-    """Whether stages run beside this one's on its device: then one that runs out of memory may try again alone."""
+    """True if other stages run on this device at the same time: one that runs out of memory may then try again alone.
+    """
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
     _memory: ResultCache = field(default_factory=ResultCache)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
@@ -149,7 +150,7 @@ class StageRunner:
                 self.warn(f"{stage.label}: no timeline ({error.strerror})")
 
     def _data_read(self, stage: Stage) -> StageRecord:
-        """Which data the stage read, as columns of the table ``stages``: what decides it is no part of its id."""
+        """The data that the stage read, as columns of the table ``stages``: their content is no part of its id."""
         if stage.action in _READ_NO_DATA:
             return {}
         read: StageRecord = {}
@@ -186,7 +187,7 @@ class StageRunner:
         return unpack(artifact, self.lookup, self.device)
 
     def _again(self, stage: Stage, damage: DamagedArtifact) -> Loaded:
-        """A damaged artifact, computed again: here, or by the process that is at it."""
+        """Compute a damaged artifact again: here, or in the process that has it now."""
         claim = self.claims.acquire(stage.id, label=stage.label, action=stage.action) if self.claims else nullcontext()
         with claim:
             with suppress(DamagedArtifact):
@@ -262,7 +263,7 @@ class StageRunner:
         return self._tests[stage.dataset.text]
 
     def task(self, stage: Stage, triggers: Key) -> Task:
-        """What the owner has: copies, since the worker's own serve other stages too."""
+        """The owner's task, as copies, since the runner's own serve other stages too."""
         splits = self.splits(stage)
         other = None
         if stage.data is not None:
@@ -270,7 +271,7 @@ class StageRunner:
         return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
     def pool(self, stage: Stage, attack: PoolAttack) -> Pool:
-        """What the attacker has, a copy: as many inputs as the owner, or as another dataset has."""
+        """The attacker's pool, a copy: as many inputs as the owner has, or another dataset has."""
         task: Dataset = stage.dataset.plugin
         split = self._inputs(stage, attack).clone()
         return Pool(
@@ -278,7 +279,7 @@ class StageRunner:
         )
 
     def _inputs(self, stage: Stage, attack: PoolAttack) -> Split:
-        """The worker's own of what :meth:`pool` lends."""
+        """The inputs that :meth:`pool` copies."""
         task: Dataset = stage.dataset.plugin
         if stage.data is None:
             splits = self.splits(stage)
@@ -291,7 +292,7 @@ class StageRunner:
         return Split(other.x[chosen], other.y[chosen])
 
     def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> SharedInputs:
-        """What is remembered of the model under attack and the attacker's inputs."""
+        """The results known of the model under attack and the attacker's inputs."""
         inputs = f"{stage.dataset} {attack.pool} {stage.data or ''} {stage.split_seed}"
         net = net_of(parents["model"])
         return SharedInputs(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
@@ -318,7 +319,7 @@ class StageRunner:
     def _served(
         self, net: Net, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None
     ) -> Tensor:
-        """What the API of a thief answers: the net's logits, through the guard if there is one."""
+        """The answers of a thief's API: the net's logits, through the guard if there is one."""
         if use is None or guard is None:
             return logits
         evasion: Evasion = use.plugin

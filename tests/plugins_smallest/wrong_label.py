@@ -12,7 +12,7 @@ class WrongLabel(Defense):
     """Number of images with a wrong label."""
 
     def embed(self, task: Task, ctx: Context) -> Marked:
-        chosen = task.holdout.first(self.count)
+        chosen, others = task.train[: self.count], task.train[self.count :]
         trigger = Split(chosen.x, (chosen.y + 1) % len(task.dataset.classes))
-        net = ctx.train(ctx.build(), [ctx.stream(task.train + trigger)], ctx.epochs)
+        net = ctx.train(ctx.build(), [ctx.stream(others + trigger)], ctx.epochs)
         return Marked(net, Key({"trigger": trigger}))
