@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from html import escape
@@ -126,9 +127,22 @@ def _print_table(
         # Where it is tight long names fold: neither headers nor numbers.
         header, least = _header(column), min(max(word, numbers), console.width // 3)
         grid.add_column(header, justify="left" if column.words else "right", overflow="fold", min_width=least)
+    texts = [[*_header(column).split("\n"), *(row[place] for row in rows)] for place, column in enumerate(columns)]
+    is_tight = sum(2 + max(map(len, each)) for each in texts) > console.width - 2
     for row, style in zip(rows, styles, strict=True):
-        grid.add_row(*row, style=style)
+        shown = [_folded(cell) if is_tight and c.words else cell for c, cell in zip(columns, row, strict=True)]
+        grid.add_row(*shown, style=style)
     console.print(grid)
+
+
+def _folded(text: str) -> str:
+    """A long name in lines that begin with its options or an option, rather than within a word."""
+    lines = [""]
+    for piece in re.findall(r"\[?[^\[, ]+[, ]?|\[", text):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > NAME:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines) if "".join(lines) == text else text
 
 
 # --- Markdown and HTML ------------------------------------------------------------------------------------------------
