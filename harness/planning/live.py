@@ -4,16 +4,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
 from harness.contracts import Plugin
 from harness.errors import PluginError, UsageError
+from harness.planning.by_value import dumps, loads
 from harness.planning.matrix import Entry
 from harness.planning.registry import Registry, kind_of, plugin_info
-from harness.planning.sources import DIGESTS, MAIN, dumps
+from harness.planning.sources import DIGESTS, MAIN
 
 ORIGIN = "given in Python"
 """Origin of these plugins in a registry."""
@@ -100,6 +100,6 @@ def pack(registry: Registry) -> bytes:
 def unpack(packed: bytes, registry: Registry) -> None:
     """Add to a registry the classes that :func:`pack` packed."""
     if packed:
-        infos, digests = pickle.loads(packed)
+        infos, digests = loads(packed)
         DIGESTS.update(digests)
         registry.found.update({(info.kind, info.cls.name): info for info in infos})

@@ -1,4 +1,4 @@
-"""Digests of classes, and pickles of classes that no other process can import.
+"""Digests of classes: of what decides what they do.
 
 The digest of a class typed in ``__main__`` (a script, a notebook) covers its own source and, recursively, the
 functions, classes and constants of ``__main__`` that it names or derives from. It does not cover values that are
@@ -9,9 +9,7 @@ of that module's file.
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
-import io
 import linecache
 import symtable
 import sys
@@ -21,6 +19,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from harness.errors import UsageError
+from harness.planning.by_value import dumps
 from harness.planning.graph import make_id, source_digest, text_digest
 
 MAIN = "__main__"
@@ -126,28 +125,3 @@ def _value_digest(value: object) -> str:
         return make_id(dumps(value).hex())
     except Exception:  # whatever an object raises that cannot be pickled
         return type(value).__qualname__
-
-
-# --- pickles ---------------------------------------------------------------------------------------------------------
-
-
-def dumps(value: object) -> bytes:
-    """``value`` pickled, with the classes and functions that no other process can import in it by value."""
-    import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        def reducer_override(self, given: Any) -> Any:
-            # Modules of a class of their own, which cloudpickle does not know: `torch.classes`, one not used yet.
-            if isinstance(given, ModuleType) and type(given) is not ModuleType and given.__name__ in sys.modules:
-                return _module, (given.__name__,)
-            return super().reducer_override(given)
-
-    file = io.BytesIO()
-    Pickler(file).dump(value)
-    return file.getvalue()
-
-
-def _module(name: str) -> Any:
-    """The module of that name. Of a package's attribute that only looks like one the package is imported first."""
-    package, _, last = name.rpartition(".")
-    return getattr(_module(package), last) if package else importlib.import_module(name)

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from harness.errors import UsageError
+from harness.planning.by_value import dumps
 from harness.planning.graph import Stage
-from harness.planning.sources import dumps
 from harness.running.executor import Control, Work
 from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue as Queue
