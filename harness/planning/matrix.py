@@ -1,4 +1,4 @@
-"""What to run, as text: entries with options, chains, seeds, globs, and matrix files in TOML.
+"""Matrices as text: entries with options, chains, seeds, globs, and matrix files in TOML.
 
 ::
 
@@ -54,7 +54,7 @@ class Entry:
 
     @property
     def is_glob(self) -> bool:
-        """Whether the name stands for any that fit it."""
+        """True if the name stands for any that fit it."""
         return "*" in self.name or "?" in self.name
 
 
