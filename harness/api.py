@@ -74,37 +74,38 @@ def run(
 ) -> Run:
     """Run a matrix, as ``harness run`` does: every dataset x defense x attack x seed. Finished stages stay.
 
-    ``matrix`` is a preset, a path of a TOML file, or ``None``: then ``datasets``, ``defenses`` and ``attacks`` are to
-    be given. An entry of an axis is text (``"ewe[weight=64]"``, a glob), a plugin class, or an object of one; a chain
-    of attacks is ``"a | b"`` or a tuple. ``plugins`` are folders of plugin files, and classes that entries name by
-    text. ``jobs=None`` is the environment's ``HARNESS_JOBS``, or else ``"auto"``. ``progress=None`` shows progress in
-    a terminal and in a notebook. Other arguments are the command line's options.
+    ``matrix`` is a preset, a path of a TOML file, or ``None``; then give ``datasets``, ``defenses`` and ``attacks``. An
+    entry is text (``"ewe[weight=64]"``, a glob), a plugin class, or an object of one; a chain of attacks ``"a | b"`` or
+    a tuple. ``plugins`` are folders of plugin files, and classes that entries name by text. ``progress=None`` shows
+    progress in a terminal and in a notebook. Other arguments are the command line's options.
 
-    A cell that fails does not raise: see :attr:`Run.failures`. An interrupt ends the run after the stages that run
-    now, and what is returned says so; a second interrupt raises ``KeyboardInterrupt`` at once. Finished stages are
-    kept in either case. Raises :class:`harness.UsageError` for a mistake in the arguments, :class:`harness.DataError`
-    for missing data.
+    A failed cell does not raise: see :attr:`Run.failures`. An interrupt ends the run after the stages that run now, a
+    second one at once by ``KeyboardInterrupt``; finished stages are kept. Raises :class:`harness.UsageError` for a
+    mistake in the arguments, :class:`harness.DataError` for missing data.
     """
+    where: dict[str, Any] = {
+        "device": device,
+        "threads": threads,
+        "stage_timeout": stage_timeout,
+        "precision": precision,
+    }
+    where |= {"deterministic": deterministic, "profile": profile, "executor": executor, "address": address}
+    folder = None if data is None else Path(data).expanduser()
+    machine = Machine(data=folder, jobs=parse_jobs(jobs), plugins=_folders(plugins), **where)
+    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, scale, plugins)
+    return _run(asked, results, machine, rerun, fail_fast, progress)
+
+
+def _run(
+    asked: _Asked, results: str | Path, machine: Machine, rerun: Rerun, fail_fast: bool, progress: bool | None
+) -> Run:
     from harness.running.progress import python_watcher
     from harness.running.session import Options
     from harness.running.start import run_plan, stop_on_interrupt
 
-    machine = Machine(
-        data=None if data is None else Path(data).expanduser(),
-        device=device,
-        threads=threads,
-        jobs=parse_jobs(jobs),
-        stage_timeout=stage_timeout,
-        precision=precision,
-        deterministic=deterministic,
-        profile=profile,
-        plugins=_folders(plugins),
-        executor=executor,
-        address=address,
-    )
     options = Options(rerun, fail_fast)
-    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, scale, plugins)
     store, tables = _open(results)
+    watch = partial(python_watcher, wanted=progress)
     with stop_on_interrupt(_say) as stopping:
         outcome = run_plan(
             asked.plan,
@@ -114,7 +115,7 @@ def run(
             machine,
             options,
             warn=_warn,
-            watch=partial(python_watcher, wanted=progress),
+            watch=watch,
             stopping=stopping,
         )
     store.flush()

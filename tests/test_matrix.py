@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -463,15 +462,11 @@ def test_a_set_of_inputs_is_no_task(builtin: Registry) -> None:
 
 
 def test_an_option_is_the_last_link_s_that_has_it_and_may_be_a_default() -> None:
-    def plugin_of(entry: Entry) -> object:
-        if entry.name == "unknown":
-            raise UsageError("no plugin unknown")
-        return (
-            SimpleNamespace(fraction=dict(entry.options).get("fraction", 0.5)) if entry.name == "pruning" else object()
-        )
+    def options_of(entry: Entry) -> dict[str, object]:
+        return {**({"fraction": 0.5} if entry.name == "pruning" else {}), **dict(entry.options)}
 
     def found(text: str, name: str | None = None) -> tuple[object, str]:
-        value, rest = option_of(parse_chain(text), "fraction", plugin_of, name)
+        value, rest = option_of(parse_chain(text), "fraction", options_of, name)
         return value, format_chain(rest)
 
     assert found("pruning[fraction=0.1,seed=2] | retraining") == ("0.1", "pruning[seed=2] | retraining")

@@ -44,63 +44,66 @@ def _machine(data_named: Path | None, plugin_folders: tuple[Path, ...], **named:
     return Machine(data=data_named, plugins=plugin_folders, **named)
 
 
+_MACHINE_OPTIONS = (
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="tf32",
+        show_default=True,
+        help="Precision of training. tf32: a GPU's matrix products (a CPU uses fp32). bf16: autocast to bfloat16.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, MAX_THREADS),
+        default=1,
+        show_default=True,
+        help="CPU threads of torch. Changing it changes results within rounding error.",
+    ),
+    click.option(
+        "--stage-timeout",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Time limit of a stage: its process is killed, the stage fails, and the others continue.",
+    ),
+    click.option(
+        "--jobs",
+        metavar="N|auto",
+        callback=_jobs,
+        default="auto",
+        envvar="HARNESS_JOBS",
+        show_default=True,
+        help="Stages at a time; 2 or more run in worker processes. auto: one per CPU (with --threads N one per N "
+        f"CPUs, and per 2 GiB of memory), {WORKERS_A_GPU} per GPU, all of a cluster. Also: HARNESS_JOBS.",
+    ),
+    click.option(
+        "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda or cuda:N."
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        callback=_address,
+        help="Address of the Ray cluster's head. Without it: a cluster of this machine alone, for this run.",
+    ),
+    click.option(
+        "--executor",
+        type=click.Choice(EXECUTORS),
+        default="local",
+        show_default=True,
+        is_eager=True,  # --address depends on it
+        help="Place to run. local: this machine. ray: a Ray cluster, see docs/clusters.md.",
+    ),
+    plugins_option,
+    data_option,
+)
+
+
 def machine_options(command: F) -> F:
     """Options of devices, processes, data and plugins: given to the command as one ``machine``, with the fields of
     :class:`Machine` that a command has options of its own for."""
     command = gathered("machine", _machine, ["data_named", "plugin_folders", *(f.name for f in fields(Machine))])(
         command
     )
-    for option in (
-        click.option(
-            "--precision",
-            type=click.Choice(PRECISIONS),
-            default="tf32",
-            show_default=True,
-            help="Precision of training. tf32: a GPU's matrix products (a CPU uses fp32). bf16: autocast to bfloat16.",
-        ),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, MAX_THREADS),
-            default=1,
-            show_default=True,
-            help="CPU threads of torch. Changing it changes results within rounding error.",
-        ),
-        click.option(
-            "--stage-timeout",
-            type=click.FloatRange(0, min_open=True),
-            metavar="SECONDS",
-            help="Time limit of a stage: its process is killed, the stage fails, and the others continue.",
-        ),
-        click.option(
-            "--jobs",
-            metavar="N|auto",
-            callback=_jobs,
-            default="auto",
-            envvar="HARNESS_JOBS",
-            show_default=True,
-            help="Stages at a time; 2 or more run in worker processes. auto: one per CPU (with --threads N one per N "
-            f"CPUs, and per 2 GiB of memory), {WORKERS_A_GPU} per GPU, all of a cluster. Also: HARNESS_JOBS.",
-        ),
-        click.option(
-            "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda or cuda:N."
-        ),
-        click.option(
-            "--address",
-            metavar="HOST:PORT|auto",
-            callback=_address,
-            help="Address of the Ray cluster's head. Without it: a cluster of this machine alone, for this run.",
-        ),
-        click.option(
-            "--executor",
-            type=click.Choice(EXECUTORS),
-            default="local",
-            show_default=True,
-            is_eager=True,  # --address depends on it
-            help="Place to run. local: this machine. ray: a Ray cluster, see docs/clusters.md.",
-        ),
-        plugins_option,
-        data_option,
-    ):
+    for option in _MACHINE_OPTIONS:
         command = option(command)
     return command
 
