@@ -22,7 +22,7 @@ demo: venv
 	@echo "next: . .venv/bin/activate, then: harness new defense my-mark my-plugins   (plugins/README.md goes on)"
 
 test: venv
-	$(BIN)/pytest --numprocesses auto --dist worksteal --quiet
+	$(BIN)/pytest --numprocesses auto --dist loadfile --quiet
 
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
@@ -33,7 +33,7 @@ test-wheel: venv
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
 	cd build && HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" ../$(BIN)/pytest \
-	  --numprocesses auto --dist worksteal --quiet --import-mode append -c ../pyproject.toml --rootdir .. ../tests \
+	  --numprocesses auto --dist loadfile --quiet --import-mode append -c ../pyproject.toml --rootdir .. ../tests \
 	  $(SLOW:%=--ignore=../tests/test_%.py)
 
 check: venv

@@ -184,7 +184,9 @@ def test_a_norm_without_factors_is_silenced_by_its_mean() -> None:
 
 @pytest.mark.parametrize("norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
 def test_a_layer_whose_weight_is_computed_is_silenced_too(norm: Callable[[nn.Module], nn.Module]) -> None:
-    module = nn.Sequential(nn.Flatten(), norm(nn.Linear(96, 10)), nn.ReLU(), nn.Linear(10, 6))
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        module = nn.Sequential(nn.Flatten(), norm(nn.Linear(96, 10)), nn.ReLU(), nn.Linear(10, 6))
     net = nets.adapt(module, SHAPE, 6).eval()
     net.silence("1", torch.arange(10) < 4)
     train(net)
