@@ -471,7 +471,11 @@ def test_no_results_is_one_line_that_says_what_to_type(cli: Cli, tmp_path: Path)
 def test_by_shows_one_view_and_writes_its_rows(by: str, cli: Cli, tmp_path: Path) -> None:
     write(tmp_path, cell("ewe"), cell("ewe", "pruning", family="removal"), cell("ewe", "filter", family="evasion"))
     shown = cli("leaderboard", "--results", tmp_path, "--by", by, "--budget", 30, "--format", "markdown", code=0).out
-    titles = {"dataset": "ranked by margin", "attack": "what each attack leaves", "family": "each family of attacks"}
+    titles = {
+        "dataset": "ranked by margin",
+        "attack": "success after each attack",
+        "family": "after each family of attacks",
+    }
     assert [name for name, title in titles.items() if title in shown] == [by] and "| within 30 |" in shown
     out = cli("leaderboard", "--results", tmp_path, "--by", by, "--format", "csv", code=0).out
     rows = list(csv.DictReader(io.StringIO(out)))

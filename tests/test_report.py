@@ -90,7 +90,7 @@ def assert_needs_nothing(text: str) -> None:
 def test_the_page_shows_what_the_tables_say() -> None:
     text = page(cell(seed=0), cell(seed=1, surrogate_trigger_matches=20), cell("b"), cell("b", seed=1))
     assert_needs_nothing(text)
-    for title in ("Leaderboard", "What each attack leaves", "Distributions over seeds", "Provenance"):
+    for title in ("Leaderboard", "Success after each attack", "Distributions over seeds", "Provenance"):
         assert f">{title}</h2>" in text
     assert "seed 1: success 20.0%, accuracy 95.0%" in text
     for picture in Elements(text).of("svg"):
@@ -168,7 +168,7 @@ def test_without_null_models_the_page_says_what_a_margin_is() -> None:
 def test_a_budget_is_a_column_and_an_assumed_false_rate_is_named() -> None:
     # Verified with its 100 queries, and with 20 where at least two match: a chance of 61%.
     text = page(cell(), cell("b", surrogate_trigger_matches=10), rules=Rules(fpr=0.015, budget=20))
-    for caption in ("schemes, ranked by margin", "what each attack leaves"):
+    for caption in ("schemes, ranked by margin", "success after each attack"):
         rows = {row["scheme"]: row for row in grid(text, caption)}
         assert [(row["verified"], row["within 20"]) for row in rows.values()] == [("100.0", "100.0"), ("100.0", "60.8")]
     assert "an assumed false rate of 1.50%" in text and "binomial test against 1.50%" in text

@@ -972,7 +972,7 @@ def test_a_board_of_detections_alone_is_a_table(tmp_path: Path, cli: Cli) -> Non
     Tables(tmp_path).append("cells", "run", [row(family="detection")])
     head = cli("leaderboard", "--results", tmp_path, "--format", "csv", code=0).out
     assert head.startswith("rank,dataset,defense") and head.count("\n") == 1
-    assert "digits: what detectors see" in cli("leaderboard", "--results", tmp_path, code=0).out
+    assert "digits: detections" in cli("leaderboard", "--results", tmp_path, code=0).out
 
 
 @pytest.mark.parametrize("text", ["plain", "\u00fc \u00b1 \u4e2d", "tab\there", "\ud800", "\x1b[2J", "\u200b", "\\x1b"])
@@ -1033,7 +1033,7 @@ def test_a_detector_without_a_number_is_ranked(tmp_path: Path, cli: Cli) -> None
     scores = [None, float("inf"), 2.0, 1.0]
     rows = [{"suspect": who, "index": 0, "score": x} for who in ("surrogate", "null") for x in scores]
     tables.append("detections", "run", [each | {"cell": str(i % 4)} for i, each in enumerate(rows)])
-    assert "what detectors see" in cli("leaderboard", "--results", tmp_path, code=0).out
+    assert "detections" in cli("leaderboard", "--results", tmp_path, code=0).out
 
 
 @linked

@@ -367,13 +367,13 @@ _NULLS = "cells with null models: harness run --matrix smoke --nulls 5"
 PICTURES: dict[str, Picture] = {
     picture.name: picture
     for picture in (
-        Picture("success", "What each attack leaves of each mark: a dot a seed", _success, kinds.dots, _CELLS),
+        Picture("success", "Success after each attack: a dot per seed", _success, kinds.dots, _CELLS),
         Picture("matrix", "Mean success of the surrogate, by attack and scheme", _matrix, kinds.heatmap, _CELLS),
-        Picture("frontier", "Accuracy against success of attacked models: a dot a cell; lines: what no other "
-                "extraction or removal beats in both", _frontier, kinds.scatter, _CELLS),
-        Picture("hypervolume", "What attackers attain: the area of their front, less is better", _attained,
+        Picture("frontier", "Accuracy against success of attacked models: a dot per cell; lines: the "
+                "extractions and removals that no other beats in both", _frontier, kinds.scatter, _CELLS),
+        Picture("hypervolume", "Area under the attackers' front: less is better for the owner", _attained,
                 kinds.dots, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
-        Picture("tradeoff", "What a mark costs against what attacks leave of it: a dot a victim", _tradeoff,
+        Picture("tradeoff", "Cost of a mark against the success that attacks leave: a dot per victim", _tradeoff,
                 kinds.scatter, "attacked cells that count: harness run --matrix smoke"),
         Picture("pruning", "Success, where it counts, and accuracy against the pruned fraction", _pruning,
                 kinds.tracks, "two fractions of one attack: harness run --matrix smoke "
@@ -385,28 +385,28 @@ PICTURES: dict[str, Picture] = {
                 "cells that count and whose mark shows above the false rate: harness run --matrix smoke --nulls 5"),
         Picture("budget", "Share of attacked models that the test accuses, by queries asked", _budget,
                 kinds.tracks, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
-        Picture("curves", "Training curves of the victims: thin a seed, thick the mean", _curves, kinds.tracks,
+        Picture("curves", "Training curves of the victims: thin lines are seeds, the thick one their mean", _curves, kinds.tracks,
                 "curves of an embedding: harness run --matrix smoke"),
-        Picture("detections", "What a detector says of marked models and of null models", _detections, kinds.dots,
+        Picture("detections", "Detector scores of marked models and of null models", _detections, kinds.dots,
                 "detections: harness run --matrix smoke --attack neural-cleanse"),
-        Picture("window-ranks", "How high the trigger's window lies on a detector's map", _windows, kinds.dots,
+        Picture("window-ranks", "Rank of the trigger's window on a detector's map", _windows, kinds.dots,
                 "a detector's maps: harness run --matrix smoke --attack jsma"),
-        Picture("false-rates", "How often null models answer the triggers: a dot a seed", _false_rates, kinds.dots,
+        Picture("false-rates", "Success of null models on the triggers: a dot per seed", _false_rates, kinds.dots,
                 _NULLS),
-        Picture("cost", "What a mark costs: a dot a seed", _cost, kinds.dots, _CELLS),
-        Picture("activations", "How often neurons of the last hidden layer are active: task data, triggers",
+        Picture("cost", "Cost of a mark: a dot per seed", _cost, kinds.dots, _CELLS),
+        Picture("activations", "Activation frequency of the last hidden layer's neurons: task data, triggers",
                 _activations, kinds.histogram, "its analysis: harness run --matrix smoke --analysis "
                 "activation-frequency"),
         Picture("projection", "Penultimate activations in two dimensions: triggers among the classes", _projection,
                 kinds.scatter, "its analysis: harness run --matrix smoke --analysis projection"),
-        Picture("cka", "How alike a model represents triggers and what they were made of, layer by layer", _cka,
+        Picture("cka", "Similarity of the representations of triggers and of their sources, layer by layer", _cka,
                 kinds.dots, "its analysis: harness run --matrix smoke --analysis cka"),
-        Picture("class-similarity", "How alike classes are, as inputs and as penultimate activations", _similarity,
+        Picture("class-similarity", "Similarity of classes, as inputs and as penultimate activations", _similarity,
                 kinds.heatmap, "its analysis: harness run --matrix smoke --analysis class-similarity"),
         Picture("pairs", "Success by source and target class", _pairs, kinds.heatmap,
                 "two pairs of classes: harness run --matrix smoke --dataset 'digits[source=1,target=7]' "
                 "--dataset 'digits[source=3,target=5]'"),
-        Picture("similarity", "Success against the similarity of source and target class: a dot a cell", _alike,
+        Picture("similarity", "Success against the similarity of source and target class: a dot per cell", _alike,
                 kinds.scatter, "two pairs of classes, and their analysis: harness run --matrix smoke --dataset "
                 "'digits[source=1,target=7]' --dataset 'digits[source=3,target=5]' --analysis class-similarity"),
     )

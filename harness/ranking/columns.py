@@ -207,7 +207,7 @@ COSTS = View(
 FAMILIES = View(
     "families",
     InFamily,
-    "what each family of attacks leaves",
+    "success after each family of attacks",
     (
         _name("family", "family"),
         SCHEME,
@@ -223,7 +223,7 @@ FAMILIES = View(
 ATTACKS = View(
     "attacks",
     Attacked,
-    "what each attack leaves",
+    "success after each attack",
     (
         ATTACK,
         SCHEME,
@@ -241,7 +241,7 @@ ATTACKS = View(
 DETECTIONS = View(
     "detections",
     Detected,
-    "what detectors see",
+    "detections",
     (
         ATTACK,
         SCHEME,

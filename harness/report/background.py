@@ -26,7 +26,7 @@ def costs(stages: pd.DataFrame) -> Section | None:
         grids.append(Grid(title, (*keys, *columns), rows[:ROWS], shortened(len(rows), ROWS, "rows")))
     total = stages["seconds"].astype(float).sum()
     told = f"{len(stages):,} stages took {_time(total)}, one after another. What several cells share was computed once."
-    return Section("costs", "What the run took", told, grids=grids)
+    return Section("costs", "Cost of the run", told, grids=grids)
 
 
 def _took(stages: pd.DataFrame) -> list[tuple[str, float | str]]:

@@ -125,7 +125,7 @@ def price(board: Board, known: Known) -> Section:
     columns = _columns(COSTS, board)
     return Section(
         "price",
-        "What the mark costs",
+        "Cost of the mark",
         SHARES,
         grids=_grids(COSTS, board, columns, _rows(columns, board.schemes, known)),
         terms=_terms(COSTS, columns, board),
@@ -165,7 +165,7 @@ def left(board: Board, known: Known) -> Section | None:
     most = max(len({a.defense for a in board.attacks}), len({a.attack for a in board.attacks}))
     return Section(
         "left",
-        "What each attack leaves",
+        "Success after each attack",
         "Mean share of trigger queries that the attacked model answers as the key says, in %: high is a mark that "
         "survives. Dark blue is 0, yellow is 100. Void: no seed kept its accuracy.",
         maps,
