@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -148,6 +149,30 @@ def test_the_page_on_plugins_begins_with_the_smallest_defense_and_its_examples_r
     ranked = cli("leaderboard", "--results", results, "--format", "markdown", code=0).out
     for name in names:
         assert re.search(rf"^\| [123] \| {name} \|", ranked, re.MULTILINE)
+
+
+SOURCES = [*ROOT.glob("harness/**/*.py"), *ROOT.glob("plugins/**/*.py")]
+HEADLESS = re.compile(r"(What|Who|Whom|Whose|Whether|Which|Where|How|Of|As|By)\b")
+
+
+def test_a_docstring_begins_with_a_noun_or_a_verb() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                assert not HEADLESS.match(node.value.value), f"{path}:{node.lineno}"
+
+
+def test_modules_and_functions_fit_the_eye() -> None:
+    for path in [*SOURCES, *ROOT.glob("benchmarks/*.py")]:
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= 500, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 50, f"{path}:{node.lineno} {node.name}"
 
 
 def test_sources_name_no_machine_and_print_nothing() -> None:
