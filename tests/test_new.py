@@ -49,7 +49,7 @@ def test_a_template_is_formatted_short_and_says_where_to_begin(kind: str, tmp_pa
     path = tmp_path / "my_plugin.py"
     for command in (("format", "--check"), ("check",)):
         ruff = [sys.executable, "-m", "ruff", *command, "--config", ROOT / "pyproject.toml", path]
-        ended = subprocess.run(ruff, capture_output=True, text=True)
+        ended = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)  # it knows our names by the folder
         assert ended.returncode == 0, ended.stdout + ended.stderr
     assert path.read_text().count("# Change this") == 1
 
