@@ -29,7 +29,7 @@ from harness import (
 from harness.contracts import Family
 from harness.planning.options import options_of
 from harness.planning.registry import load_registry
-from harness.testing import _alike, check_attack, check_dataset, check_defense, check_plugin
+from harness.testing import check_attack, check_dataset, check_defense, check_plugin
 from tests.conftest import ROOT
 
 REGISTRY = load_registry()
@@ -202,11 +202,3 @@ def test_a_name_with_a_type_is_named() -> None:
 def test_an_arm_that_is_no_option_is_named() -> None:
     with pytest.raises(PluginError, match="attack armed: UnknownName: unknown option of armed 'mode'"):
         check_attack(Armed)
-
-
-def test_measures_are_compared_to_six_digits_and_all_else_exactly() -> None:
-    measures = [{"quantity": "norm", "values": [1.0, None]}]
-    assert _alike(measures, [{"quantity": "norm", "values": [1.0 + 1e-8, None]}])
-    for other in ([1.0 + 1e-5, None], [1.0, 2.0], [1.0]):
-        assert not _alike(measures, [{"quantity": "norm", "values": other}])
-    assert _alike({"trigger": [3, 4]}, {"trigger": [3, 4]}) and not _alike({"trigger": [3, 4]}, {"trigger": [2, 4]})

@@ -377,3 +377,11 @@ def test_a_folder_without_results_passes_the_check(tmp_path: Path) -> None:
     Store(tmp_path).check_format()
     Store(tmp_path / "none").check_format()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_are_loaded_in_one_order(tmp_path: Path) -> None:
+    """Not in that of safetensors, which is one of chance: a key's probes would change places from run to run."""
+    store = Store(tmp_path)
+    names = [f"{letter}/{k}" for letter in "cab" for k in "yx"]
+    store.save("0" * 32, {}, {name: torch.zeros(1) for name in names})
+    assert all(list(store.load("0" * 32).tensors) == sorted(names) for _ in range(20))

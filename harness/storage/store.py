@@ -219,7 +219,8 @@ def _load_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     if int.from_bytes(data[:8], "little") > MAX_HEADER:
         raise DamagedArtifact(f"{path}: the header is longer than {MAX_HEADER:,} bytes")
     try:
-        loaded: dict[str, Tensor] = load(data)
+        # By name: safetensors gives them back in an order of chance, which a key's probes would take over.
+        loaded: dict[str, Tensor] = dict(sorted(load(data).items()))
     except Exception as error:  # whatever safetensors and torch make of an untrusted header
         raise DamagedArtifact(f"{path} holds no tensors: {error}") from error
     for name, tensor in loaded.items():
