@@ -74,7 +74,7 @@ class Registry:
 
     found: dict[tuple[Kind, str], PluginInfo] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    _uses: dict[tuple[Kind, str], Component] = field(default_factory=dict)
+    _components: dict[tuple[Kind, str], Component] = field(default_factory=dict)
 
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
@@ -84,9 +84,9 @@ class Registry:
         """The plugin that ``entry`` asks for, its options checked. Raises :class:`harness.UsageError`."""
         entry = parse_entry(entry) if isinstance(entry, str) else entry
         key = (kind, repr(entry))  # not the entry itself, to which `true` and 1 would be the same
-        if key not in self._uses:
-            self._uses[key] = self._construct(kind, entry)
-        return self._uses[key]
+        if key not in self._components:
+            self._components[key] = self._construct(kind, entry)
+        return self._components[key]
 
     def _construct(self, kind: Kind, entry: Entry) -> Component:
         found = self.found.get((kind, entry.name))
