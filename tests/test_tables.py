@@ -275,7 +275,7 @@ def test_other_columns_than_the_schemas_are_refused() -> None:
         read_with(with_metadata(metadata, columns=8))
 
 
-COLUMNS = {3: 99, 4: 103, 5: 107}
+COLUMNS = {3: 99, 4: 103, 5: 107, 6: 118}
 """How many columns the tables have together, by schema version."""
 
 
@@ -294,6 +294,7 @@ def test_files_of_an_older_schema_version_are_read_with_nulls(table: Table, tmp_
     tables.append("cells", OLD, [row(CELLS, number) for number in range(2)])
     tables.append(table.name, NEW, [rows[1]])
     lacks = {column.name: None for column in table.columns if column.since > OLDEST_VERSION}
+    lacks |= {"arm": ""} if "arm" in lacks else {}  # part of a row's key
     schema = table.schema(OLDEST_VERSION)
     older = pa.Table.from_pylist([{"run": OLD, **each} for each in rows], schema=schema)
     pq.write_table(older, tables.folder / table.name / f"{OLD}-0000.parquet")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OLDEST_VERSION = 3
 """The first schema version that is read: in its files, columns that came later are null."""
 VERSION_KEY = b"watermark-harness schema"
@@ -87,10 +87,23 @@ CELLS = Table(
             since=5,
         ),
         Column("access", "string", "What the chain's last attack has: `black-box`, `white-box` or `none`."),
+        Column("threat", "string", "What the chain's first attack has of the victim: the same words.", since=6),
+        Column("knows", "string", "What the chain is given of the defense: `nothing`, `scheme` or `key`.", since=6),
+        Column("labelled", "bool", "True if one of the chain's attacks has true labels of its pool.", since=6),
         *_STATUS,
         Column("null_accuracy", "double", "Mean test accuracy of the null models, 0..1."),
-        Column("victim_accuracy", "double", "Test accuracy of the victim, 0..1."),
-        Column("surrogate_accuracy", "double", "Test accuracy of the surrogate, 0..1."),
+        Column("victim_accuracy", "double", "Test accuracy of the victim as its scheme serves it, 0..1."),
+        Column("surrogate_accuracy", "double", "Test accuracy of the surrogate, through its filter if any, 0..1."),
+        Column("victim_raw_accuracy", "double", "Test accuracy of the victim's net itself, 0..1.", since=6),
+        Column("surrogate_raw_accuracy", "double", "Test accuracy of the surrogate's net itself, 0..1.", since=6),
+        Column(
+            "surrogate_pool_accuracy",
+            "double",
+            "Accuracy of the surrogate on 1,000 of the attacker's own inputs, 0..1; null where they have no labels of "
+            "this task.",
+            since=6,
+        ),
+        Column("test_samples", "int64", "Number of test samples behind the accuracies.", since=6),
         Column("agreement", "double", "Share of test inputs on which surrogate and victim answer alike, 0..1."),
         Column("queries", "int64", "Queries that the chain's attacks asked of the model they attacked."),
         *_counts("victim", "trigger", "The victim on the triggers it was trained on"),
@@ -99,6 +112,7 @@ CELLS = Table(
         *_counts("surrogate", "control", "The surrogate where no mark should answer"),
         *_counts("null", "trigger", "All null models together on the triggers: the false watermark rate"),
         Column("nulls", "int64", "Number of null models behind the null columns."),
+        Column("attacked", "int64", "Number of null models that went through the chain.", since=6),
         Column(
             "embed_seconds",
             "double",
@@ -111,19 +125,39 @@ CELLS = Table(
 EVIDENCE = Table(
     "evidence",
     "One row a cell x suspect x probe: the raw counts that every test, p-value and rank is computed from.",
-    ("cell", "suspect", "index", "probe"),
+    ("cell", "suspect", "arm", "index", "probe"),
     (
         _RUN,
         *_LABELS,
-        Column("suspect", "string", "`victim`, `surrogate` or `null`."),
-        Column("index", "int64", "Number of the null model; 0 for the others."),
+        Column(
+            "suspect",
+            "string",
+            "`victim`; `surrogate`; `null`, an unmarked model to compare with; `attacked`, what the chain made of "
+            "one; or an innocent model: `fresh` (unmarked, after the chain), `same-data` (unmarked, of the owner's own "
+            "split), `other-recipe` (unmarked, trained otherwise), `other-owner` (the scheme's cell of another seed).",
+        ),
+        Column(
+            "arm",
+            "string",
+            "The innocent's scheme with its options, such as `unmarked[recipe=net]`; empty for the others.",
+            since=6,
+        ),
+        Column("index", "int64", "Number of the null model, or the innocent's seed; 0 for victim and surrogate."),
         Column("probe", "string", "`trigger`, `held_out`, `control`, or a probe of the scheme's own."),
         Column("matches", "int64", "Answers (or bits) that are as the key says."),
-        Column("trials", "int64", "Queries asked (or bits read)."),
+        Column("trials", "int64", "Queries asked (or bits read); 0 where the mark could not be read from the suspect."),
+        Column("accuracy", "double", "Test accuracy of the suspect, 0..1."),
         Column(
-            "accuracy",
+            "pool_accuracy",
             "double",
-            "Test accuracy of the suspect, 0..1: success below an accuracy floor is void.",
+            "Its accuracy on 1,000 of the attacker's own inputs, 0..1; null where they have no labels of this task.",
+            since=6,
+        ),
+        Column(
+            "base_accuracy",
+            "double",
+            "Test accuracy of the model that the chain attacked, 0..1: its own where nobody attacked.",
+            since=6,
         ),
     ),
 )

@@ -193,14 +193,16 @@ def _read_file(path: Path, table: Table, wanted: pa.Schema, room: int) -> pa.Tab
 
 
 def _of_older(table: Table, column: pa.Field, data: pa.Table) -> Any:
-    """A column that came after the version of a file: null, but for two that labels of versions 3 and 4 tell.
+    """A column that came after the version of a file: null, but for what older versions tell.
 
-    ``role`` and ``seed`` of training, embedding and attacks: ``digits null #1`` was a null model, and ``digits ewe #0``
-    a victim of seed 0.
+    ``arm`` of evidence is empty: there were no innocents. ``role`` and ``seed`` of training, embedding and attacks in
+    versions 3 and 4: ``digits null #1`` was a null model, and ``digits ewe #0`` a victim of seed 0.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if column.name == "arm":
+        return pa.repeat(pa.scalar("", column.type), len(data))
     if table.name != "stages" or column.name not in ("role", "seed"):
         return pa.nulls(len(data), column.type)
     action, label = data["action"], data["label"]
