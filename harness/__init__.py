@@ -104,6 +104,7 @@ __all__ = [
     "Stream",
     "Task",
     "TriggerRecipe",
+    "Unreadable",
     "UsageError",
     "WhiteBoxAttack",
     "WhiteBoxDefense",

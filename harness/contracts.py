@@ -27,12 +27,14 @@ from harness.values import (
     Evidence,
     Family,
     Key,
+    Knowledge,
     Loss,
     Marked,
     Measure,
     Oracle,
     Pool,
     Probe,
+    Protected,
     Recipe,
     Split,
     Stream,
@@ -64,6 +66,7 @@ __all__ = [
     "Family",
     "InputSet",
     "Key",
+    "Knowledge",
     "Loss",
     "Marked",
     "Measure",
@@ -72,6 +75,7 @@ __all__ = [
     "Pool",
     "PoolAttack",
     "Probe",
+    "Protected",
     "Recipe",
     "Split",
     "Stream",
@@ -239,6 +243,10 @@ class Defense(Plugin):
     It returns evidence, never a verdict: thresholds, p-values and ranks are the harness's, the same for all schemes.
     """
 
+    protects: ClassVar[tuple[Protected, ...]] = ("model",)
+    """Things that the mark stays with: ``"model"``, the weights, whoever has them; ``"api"``, the answers of
+    :meth:`serve`. A scheme without ``"model"`` is not judged against a thief who begins with the weights."""
+
     @property
     def from_clean(self) -> bool:
         """True if embedding starts from the clean model, which all such schemes share: see :meth:`Context.start`."""
@@ -261,7 +269,11 @@ class Defense(Plugin):
         return Evidence({name: probe.ask(suspect) for name, probe in key.probes.items()})
 
     def serve(self, inputs: Tensor, logits: Tensor, key: Key) -> Tensor:
-        """Answers of the owner's API in place of ``logits`` ``[n, classes]``. An active scheme overrides it."""
+        """Answers of the owner's API in place of ``logits`` ``[n, classes]``; a row of NaN refuses the query.
+
+        An active scheme overrides it, and says ``"api"`` in :attr:`protects`. The victim's accuracy is that of these
+        answers.
+        """
         return logits
 
 
@@ -270,7 +282,12 @@ class WhiteBoxDefense(Defense):
 
     @abstractmethod
     def verify_weights(self, suspect: Net, key: Key) -> Evidence:
-        """Read the mark from ``suspect``'s weights: matched and tried bits, say, per probe."""
+        """Read the mark from ``suspect``'s weights: matched and tried bits, say, per probe.
+
+        ``suspect`` is a copy, and may be of another architecture than the victim. Raise :class:`harness.Unreadable`
+        where it has no layer, or none of the shape, that the mark could be read from: such a mark is removed, with no
+        trials. Any other exception is an error of the scheme, and fails the stage.
+        """
 
 
 class Attack(Plugin):
@@ -290,6 +307,10 @@ class PoolAttack(Attack):
     """True if the attacker has the pool's true labels; else ``pool.y`` is ``None``."""
     knows_patch: ClassVar[bool] = False
     """True if the attacker knows the side of patch triggers; else ``pool.patch`` is ``None``."""
+    knows: ClassVar[Knowledge] = "nothing"
+    """Knowledge that the attack is given of the defense: ``"nothing"``; ``"scheme"``, in ``pool.scheme`` (class and
+    options are public); ``"key"``, in ``pool.key`` as well, for an attack that assumes a leaked key. An attack that is
+    built against one scheme, but given nothing of it, knows nothing."""
 
     pool: str = option(
         "same", doc="The attacker's inputs: the owner's own (same), as many others (disjoint), ood, or a data set."

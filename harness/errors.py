@@ -13,7 +13,8 @@
     ├── DamagedArtifact       an artifact whose checksum does not hold
     ├── OutOfMemory           a stage ran out of a device's memory that others used too
     ├── Refused               an oracle was asked more than it serves (answer type or budget)
-    └── Skip                  raised by a plugin: this combination is impossible, with the reason
+    ├── Skip                  raised by a plugin: this combination is impossible, with the reason
+    └── Unreadable            raised by a scheme: this suspect has no place where the mark could be
 """
 
 from __future__ import annotations
@@ -80,6 +81,13 @@ class Refused(HarnessError):
 
 class Skip(HarnessError):
     """Raised by a plugin while it runs: this combination is impossible. The message is the reason in the tables."""
+
+
+class Unreadable(HarnessError):
+    """Raised by :meth:`harness.WhiteBoxDefense.verify_weights`: the suspect has no such layer, or one of another shape.
+
+    The mark is gone then: evidence with no trials, and no failure. The message is the reason in the tables.
+    """
 
 
 def require(condition: bool, message: str) -> None:

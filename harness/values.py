@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from harness.contracts import Dataset
+    from harness.contracts import Dataset, Defense
     from harness.nets import Net
 
 Answers: TypeAlias = Literal["labels", "top-1", "probabilities"]
@@ -27,6 +27,12 @@ Answers: TypeAlias = Literal["labels", "top-1", "probabilities"]
 
 Family: TypeAlias = Literal["none", "extraction", "removal", "detection", "evasion", "forgery"]
 """Families of attacks: what the attacker wants."""
+
+Knowledge: TypeAlias = Literal["nothing", "scheme", "key"]
+"""Knowledge of an attack about the defense: nothing; the scheme with its options, which is public; the key too."""
+
+Protected: TypeAlias = Literal["model", "api"]
+"""Things that a scheme protects: a model whose weights may be stolen; the owner's own API."""
 
 Loss: TypeAlias = "Callable[[Net, Tensor, Tensor], Tensor | Mapping[str, Tensor]]"
 """``loss(net, x, y)``: a scalar, or scalars by name of which ``"loss"`` is minimised and the others become curves.
@@ -123,13 +129,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Pool:
-    """The attacker's side. ``y`` and ``patch`` are there only for an attack that declares to know them."""
+    """The attacker's side. All but ``recipe`` and ``x`` is there only for an attack that declares to know it."""
 
     recipe: Recipe
     x: Tensor
     y: Tensor | None = None
     patch: int | None = None
     """Side of the owner's trigger patch, in pixels."""
+    scheme: Defense | None = None
+    """The scheme with its options, for an attack that knows it: see :attr:`PoolAttack.knows`."""
+    key: Key | None = None
+    """A copy of the owner's key, for an attack that knows it."""
 
     def labels(self) -> Tensor:
         """The true labels, for an attack that declared ``labelled``. Raises :class:`Refused` for any other."""
@@ -269,6 +279,11 @@ class Key:
     def trigger(self) -> Split:
         """The trigger set that the victim is trained on."""
         return self.probes["trigger"]
+
+    def clone(self) -> Key:
+        """A copy that shares no memory."""
+        probes = {name: probe.clone() for name, probe in self.probes.items()}
+        return Key(probes, {name: tensor.clone() for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True)

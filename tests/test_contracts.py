@@ -6,7 +6,7 @@ The plugins here are toys, and run as in a matrix: through a plan, the worker an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, ClassVar
@@ -31,6 +31,7 @@ from harness.contracts import (
     Evidence,
     Family,
     Key,
+    Knowledge,
     Marked,
     Oracle,
     Plugin,
@@ -42,11 +43,12 @@ from harness.contracts import (
     WhiteBoxDefense,
 )
 from harness.data import Data
-from harness.errors import Refused
-from harness.nets import Mlp, Net
+from harness.errors import Refused, Unreadable
+from harness.nets import Mlp, Net, adapt
 from harness.planning.builder import make_plan
 from harness.planning.graph import EMBED, Plan, Role
 from harness.planning.registry import KINDS, PluginInfo, Registry
+from harness.running.actions import evidence_of
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
 
@@ -127,6 +129,8 @@ class Marking(Defense):
 
     active: bool = False
     keeps: str = ""
+    wipes: bool = False
+    answers: str = ""
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         key = secret(ctx, len(task.dataset.classes))
@@ -136,6 +140,10 @@ class Marking(Defense):
         return Marked(ctx.train(ctx.build(), [ctx.stream(whole)], task.dataset.epochs), key)
 
     def serve(self, inputs: Tensor, logits: Tensor, key: Key) -> Tensor:
+        if self.wipes:
+            inputs.zero_()
+        if self.answers:
+            return logits.argmax(1) if self.answers == "labels" else None  # type: ignore[return-value]
         if not self.active:
             return logits
         SEEN["served"] = (len(inputs), float(key.tensors["message"].sum()))
@@ -173,6 +181,8 @@ class Signs(WhiteBoxDefense):
         return Marked(net, Key(tensors={"bits": bits}))
 
     def verify_weights(self, suspect: nn.Module, key: Key) -> Evidence:
+        if "logits.weight" not in suspect.state_dict():
+            raise Unreadable("it has no layer `logits`")
         weight = suspect.get_parameter("logits.weight")
         matches = int(((weight[0] > 0) == key.tensors["bits"].bool()).sum())
         if self.spoil:
@@ -242,6 +252,53 @@ class Learn(Take):
     def run(self, victim: nn.Module, pool: Pool, ctx: Context) -> nn.Module:
         SEEN["labels"] = (pool.x, pool.labels())
         return super().run(victim, pool, ctx)
+
+
+@dataclass(frozen=True)
+class Know(Take):
+    """The same, and knows the scheme."""
+
+    name: ClassVar[str] = "know"
+    knows: ClassVar[Knowledge] = "scheme"
+
+
+@dataclass(frozen=True)
+class Steal(Take):
+    """The same, and knows the key."""
+
+    name: ClassVar[str] = "steal"
+    knows: ClassVar[Knowledge] = "key"
+
+    def run(self, victim: nn.Module, pool: Pool, ctx: Context) -> nn.Module:
+        super().run(victim, pool, ctx)
+        SEEN["stolen"] = pool.key.clone()
+        pool.key.trigger.x.zero_()
+        return victim
+
+
+@dataclass(frozen=True)
+class Rename(WhiteBoxAttack):
+    """Ends with a net whose layers have other names."""
+
+    name: ClassVar[str] = "rename"
+    family: ClassVar[Family] = "removal"
+
+    @property
+    def architecture_built(self) -> str:
+        return "renamed"
+
+    def run(self, victim: nn.Module, pool: Pool, ctx: Context) -> nn.Module:
+        return ctx.build()
+
+
+@dataclass(frozen=True)
+class Renamed(Architecture):
+    """A small net whose layers have names of their own."""
+
+    name: ClassVar[str] = "renamed"
+
+    def build(self, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, classes))
 
 
 @dataclass(frozen=True)
@@ -316,7 +373,7 @@ class Counting(Marking):
 
 TOYS: tuple[type[Plugin], ...] = (
     *(Noise, OtherNoise, Toy, Marking, Starting, Signs, Counting),
-    *(Leave, Ask, Take, Learn, Scribble, Peek, Search),
+    *(Leave, Ask, Take, Learn, Know, Steal, Rename, Renamed, Scribble, Peek, Search),
 )
 
 
@@ -431,6 +488,47 @@ def test_labels_of_another_task_are_refused_with_the_reason(tmp_path: Path) -> N
     for pool in ("ood", "other-noise"):
         record = run(tmp_path, "marking", f"learn[pool={pool}]")["attack:0"]
         assert record["status"] == "skipped" and "labels of another task" in record["reason"]
+
+
+def test_an_attack_knows_of_the_defense_what_it_declares(tmp_path: Path) -> None:
+    for attack in ("ask", "take", "search"):
+        run(tmp_path, "marking", attack)
+        assert SEEN[attack][1].scheme is None and SEEN[attack][1].key is None
+    run(tmp_path, "marking[active=true]", "know")
+    assert SEEN["take"][1].scheme == Marking(active=True) and SEEN["take"][1].key is None
+    ran = run(tmp_path, "marking", "take", "steal")
+    assert SEEN["take"][1].scheme == Marking()
+    stored = ran.artifact("embed").tensors
+    stolen = SEEN["stolen"]
+    assert torch.equal(stolen.trigger.x, stored["probe/trigger/x"]) and bool(stolen.trigger.x.any())
+    assert torch.equal(stolen.tensors["message"], stored["tensor/message"])
+    # What it writes is written into its own copy.
+    embed = ran.worker._parent(dict(ran.plan.cells[0].stages)[EMBED])
+    assert torch.equal(embed.key.trigger.x, stored["probe/trigger/x"])
+
+
+def test_of_an_unmarked_model_the_attacker_knows_the_key_that_the_stage_names(tmp_path: Path) -> None:
+    ran = run(tmp_path, "marking", "steal", nulls=1)
+    ids = dict(ran.plan.cells[0].stages)
+    null, embed = ids[Role("null", number=0)], ids[EMBED]
+    stage = ran.plan.stages[ids[Role("attack", number=0)]]
+    unmarked = replace(stage, id="0" * 32, parents=(("key", embed), ("model", null)))
+    SEEN.clear()
+    record = ran.worker.run(unmarked)
+    assert record["status"] == "ok" and "agreement" not in record
+    assert torch.equal(SEEN["stolen"].trigger.x, ran.artifact("embed").tensors["probe/trigger/x"])
+    nobodys = ran.worker.run(replace(unmarked, parents=(("model", null),)))
+    assert nobodys["status"] == "failed" and "steal knows the key, but nobody's is known" in nobodys["reason"]
+
+
+def test_an_unmarked_model_is_attacked_through_its_own_api(tmp_path: Path) -> None:
+    ran = run(tmp_path, "marking[active=true]", "ask", nulls=1)
+    ids = dict(ran.plan.cells[0].stages)
+    null = ids[Role("null", number=0)]
+    stage = replace(ran.plan.stages[ids[Role("attack", number=0)]], id="0" * 32, parents=(("model", null),))
+    assert ran.worker.run(stage)["status"] == "ok"
+    net = ran.worker._parent(null).net
+    assert torch.equal(SEEN["answers"], net(ran.splits.train.x).argmax(1))
 
 
 def test_the_pools(tmp_path: Path) -> None:
@@ -579,6 +677,46 @@ def test_an_active_scheme_changes_what_the_attacker_is_answered(tmp_path: Path) 
     assert ran["verify:victim"]["evidence"]["trigger"] == [int((trigger == 2).sum()), 10]
 
 
+def test_the_victims_accuracy_is_that_of_its_api(tmp_path: Path) -> None:
+    passive, active = run(tmp_path, "marking", "take"), run(tmp_path, "marking[active=true]", "take")
+    test = active.worker.data.test(Noise(), CPU)
+    always = float((test.y == 2).double().mean())
+    assert active["embed"]["accuracy"] == always
+    assert active["embed"]["raw_accuracy"] == passive["embed"]["raw_accuracy"] == passive["embed"]["accuracy"]
+    stored = active.artifact("embed").tensors
+    assert stored["test/predictions"].tolist() == [2] * len(test)
+    # What a thief of the weights serves is the net alone; it agrees with what the victim's API answers.
+    theirs = active.artifact("attack:0").tensors["test/predictions"]
+    assert active["attack:0"]["agreement"] == pytest.approx(float((theirs == 2).double().mean()))
+    assert active["attack:0"]["accuracy"] == active["attack:0"]["raw_accuracy"] == passive["attack:0"]["accuracy"]
+
+
+def test_an_api_that_writes_into_its_queries_changes_nobody_elses_data(tmp_path: Path) -> None:
+    ran = run(tmp_path, "marking[wipes=true]", "ask")
+    test, arrays = ran.worker.data.test(Noise(), CPU), Noise().load(tmp_path)
+    assert torch.equal(ran.worker._tests["noise"].x, torch.from_numpy(arrays.x_test))
+    assert torch.equal(test.x, torch.from_numpy(arrays.x_test))
+    assert ran["embed"]["accuracy"] == ran["embed"]["raw_accuracy"]
+
+
+@pytest.mark.parametrize("answers", ["labels", "nothing"])
+def test_an_api_answers_as_many_logits_as_it_is_given(answers: str, tmp_path: Path) -> None:
+    record = run(tmp_path, f"marking[answers={answers}]", "ask")["embed"]
+    assert record["status"] == "failed" and "marking.serve must return logits (60, 3), not" in record["reason"]
+
+
+def test_a_surrogate_is_measured_on_the_pool_where_it_has_labels_of_the_task(tmp_path: Path) -> None:
+    for pool, measured in (("same", True), ("disjoint", True), ("ood", False), ("other-noise", False)):
+        ran = run(tmp_path / pool, "marking", f"ask[pool={pool}]")
+        record = ran["attack:0"]
+        assert (record["pool_accuracy"] is not None) == measured
+        assert ran["embed"]["pool_accuracy"] is None
+        if measured:
+            own = ran.splits.train if pool == "same" else ran.splits.disjoint
+            net = ran.worker._parent(dict(ran.plan.cells[0].stages)[Role("attack", number=0)]).net
+            assert record["pool_accuracy"] == pytest.approx(float((net(own.x).argmax(1) == own.y).double().mean()))
+
+
 def test_a_surrogate_answers_for_itself(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking[active=true]", "take", "ask")
     model = dict(ran.plan.cells[0].stages)[Role("attack", number=0)]
@@ -592,6 +730,24 @@ def test_a_white_box_scheme_is_verified_from_the_weights(tmp_path: Path) -> None
     assert ran["verify:surrogate"]["evidence"] == {"bits": [0, 8]}  # every sign was flipped
     nulls = [ran[f"verify:null:{number}"]["evidence"]["bits"] for number in (0, 1)]
     assert all(matches < 8 for matches, _ in nulls)
+
+
+def test_a_mark_that_cannot_be_read_is_a_mark_removed(tmp_path: Path) -> None:
+    ran = run(tmp_path, "signs", "rename")
+    record = ran["verify:surrogate"]
+    assert record["status"] == "ok" and record["evidence"] == {"bits": [0, 0]}
+    assert record["unreadable"] == "it has no layer `logits`"
+    assert "unreadable" not in ran["verify:victim"] and ran["verify:victim"]["evidence"] == {"bits": [8, 8]}
+
+
+def test_what_a_mark_that_cannot_be_read_was_asked() -> None:
+    renamed, whole = adapt(Renamed().build((1, 4, 4), 3), (1, 4, 4), 3), Toy().build((1, 4, 4), 3)
+    key, nobody = Key(tensors={"bits": torch.ones(8)}), Oracle(lambda x: x)
+    assert evidence_of(Signs(), key, renamed, nobody) == ({"trigger": [0, 0]}, "it has no layer `logits`")
+    assert evidence_of(Signs(), key, renamed, nobody, renamed)[0] == {"trigger": [0, 0]}
+    assert evidence_of(Signs(), key, renamed, nobody, whole)[0] == {"bits": [0, 0]}
+    counts, reason = evidence_of(Signs(), key, whole, nobody)
+    assert counts["bits"][1] == 8 and reason == ""
 
 
 def test_verification_works_on_a_copy(tmp_path: Path) -> None:

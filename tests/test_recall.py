@@ -113,9 +113,10 @@ def test_nothing_is_computed_twice_in_a_run(cli: Cli, tmp_path: Path) -> None:
     epoch = 6 * 32
     assert by_action.loc["train", "trained_samples"] == (1 + 2) * epoch
     assert by_action.loc["attack", "trained_samples"] == 2 * 2 * 2 * epoch
-    # The pool once for each victim's labels and once for its activation frequencies, though five attacks ask.
+    # The pool once for each victim's labels and once for its activation frequencies, though five attacks ask; and each
+    # surrogate on the test set and on the pool, for its accuracies.
     test = 300
-    assert by_action.loc["attack", "evaluated_samples"] == 2 * (2 * POOL + 5 * test)
+    assert by_action.loc["attack", "evaluated_samples"] == 2 * (2 * POOL + 5 * (test + POOL))
     assert by_action.loc["attack", "recalled_samples"] == 2 * (1 + 2) * POOL
     assert by_action.loc["train", "evaluated_samples"] == 2 * test
     assert by_action["recalled_samples"].sum() == by_action.loc["attack", "recalled_samples"]

@@ -33,7 +33,7 @@ Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analy
 ModelRole: TypeAlias = Literal["clean", "null", "victim", "surrogate"]
 
 VERSIONS: dict[Action, int] = {
-    **{"train": 2, "triggers": 3, "embed": 3, "attack": 3},
+    **{"train": 2, "triggers": 3, "embed": 4, "attack": 4},
     **{"detect": 2, "judge": 1, "verify": 1, "analyse": 1},
 }
 """Raise one when what that action computes changes: its stored results, and what follows from them, are run again."""

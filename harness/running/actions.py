@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,12 @@ from harness.contracts import (
     Key,
     Marked,
     Measure,
+    Oracle,
     WhiteBoxAttack,
     WhiteBoxDefense,
 )
 from harness.engine.train import Engine, clone
-from harness.errors import PluginError, Skip
+from harness.errors import PluginError, Skip, Unreadable
 from harness.metrics import mask_overlap, window_rank
 from harness.nets import Net
 from harness.planning.graph import Stage
@@ -78,7 +80,7 @@ def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) 
 
 def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
-    pool = worker.pool(stage, attack)
+    pool = worker.pool(stage, attack, parents)
     queries = guard = None
     if not isinstance(attack, BlackBoxAttack):
         engine.lent = worker.lent(stage, parents, attack)
@@ -99,7 +101,7 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     detector: Detector = _plugin(stage)
     engine.lent = worker.lent(stage, parents, detector)
-    found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector), engine)
+    found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector, parents), engine)
     _expect(found, Detection, f"{detector.name}.run")
     tensors = {"mask": found.mask, "pattern": found.pattern}
     detection: Found = {
@@ -146,14 +148,39 @@ def _measured(measures: Sequence[Measure]) -> list[Measured]:
 
 def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     defense: Defense = _plugin(stage)
-    key = parents["embed"].key
+    suspect, victim = net_of(parents["model"]), net_of(parents["embed"])
+    counts, reason = evidence_of(defense, parents["embed"].key, suspect, worker.oracle(stage, parents, engine), victim)
+    record: StageRecord = {"evidence": counts}
+    if reason:
+        record["unreadable"] = reason
+    return StageOutput(record=record)
+
+
+def evidence_of(
+    defense: Defense, key: Key, suspect: Net, oracle: Oracle, victim: Net | None = None
+) -> tuple[dict[str, list[int]], str]:
+    """Matches and trials by probe of one model that is asked one key; and the reason if its mark cannot be read.
+
+    A white-box scheme is given a copy of ``suspect``, any other the ``oracle`` before it. A mark that cannot be read
+    has no trials on the probes that ``victim``, where it is given, has evidence on.
+    """
+    try:
+        return _asked(defense, key, suspect, oracle), ""
+    except Unreadable as reason:
+        probes = [*key.probes] or ["trigger"]
+        if victim is not None and isinstance(defense, WhiteBoxDefense):
+            with suppress(Unreadable):
+                probes = [*_asked(defense, key, victim, oracle)]
+        return {name: [0, 0] for name in probes}, str(reason)
+
+
+def _asked(defense: Defense, key: Key, suspect: Net, oracle: Oracle) -> dict[str, list[int]]:
     if isinstance(defense, WhiteBoxDefense):
-        evidence = defense.verify_weights(clone(net_of(parents["model"])), key)
+        evidence = defense.verify_weights(clone(suspect), key)
     else:
-        evidence = defense.verify(worker.oracle(stage, parents, engine), key)
+        evidence = defense.verify(oracle, key)
     _expect(evidence, Evidence, f"{defense.name}.verify")
-    counts = {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
-    return StageOutput(record={"evidence": counts})
+    return {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
 
 
 def _counted(count: Count, where: str) -> list[int]:

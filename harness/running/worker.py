@@ -52,6 +52,8 @@ from harness.storage.store import Store, plain
 
 _READ_NO_DATA = ("judge", "verify")
 """Actions that read no data: their parents suffice."""
+POOL_SAMPLES = 1000
+"""The attacker's own inputs, so many at most, on which the accuracy of what the attack ended with is measured."""
 CACHED = 32
 """Number of artifacts kept in memory: a victim's children need it in turn."""
 
@@ -204,9 +206,13 @@ class StageRunner:
         if made.net is not None:
             description, state = check_model(made.net)
             test = self.test(stage)
-            logits = engine.predict(made.net, test.x)
-            predictions = classes_of(self._served(made.net, test.x, logits, stage.plugin, made.guard))
-            made.record |= {"model": dict(description), "accuracy": accuracy(predictions, test.y)}
+            raw, predictions = self._answered(stage, made, test.x, engine)
+            made.record |= {
+                "model": dict(description),
+                "accuracy": accuracy(predictions, test.y),
+                "raw_accuracy": accuracy(raw, test.y),
+                "pool_accuracy": self._pool_accuracy(stage, made, engine),
+            }
             victim = parents["embed"].predictions if "embed" in parents else None
             if victim is not None:
                 made.record["agreement"] = agreement(predictions, victim.long())
@@ -218,6 +224,23 @@ class StageRunner:
             made.record["guard"] = stage.plugin.text
             tensors |= pack_guard(made.guard)
         return tensors | {f"found/{name}": tensor for name, tensor in made.tensors.items()}
+
+    def _answered(self, stage: Stage, made: StageOutput, x: Tensor, engine: Engine) -> tuple[Tensor, Tensor]:
+        """The classes that a model that was just made answers to ``x``, as the net itself, and as its API serves it."""
+        if made.net is None:
+            raise PluginError(f"{stage.label} made no model")
+        logits = engine.predict(made.net, x)
+        raw = classes_of(logits)  # first: a plugin may write into what it is given
+        if stage.action == "embed" and made.key is not None and stage.plugin is not None:
+            return raw, classes_of(_through(stage.plugin.plugin, x, logits, made.key))
+        return raw, classes_of(self._served(made.net, x, logits, stage.plugin, made.guard))
+
+    def _pool_accuracy(self, stage: Stage, made: StageOutput, engine: Engine) -> float | None:
+        """The served accuracy of what an attack ended with on its own inputs; ``None`` if these have other labels."""
+        if stage.action != "attack" or stage.plugin is None or stage.data is not None:
+            return None
+        own = self._inputs(stage, stage.plugin.plugin).first(POOL_SAMPLES)
+        return accuracy(self._answered(stage, made, own.x, engine)[1], own.y)
 
     # --- what plugins are given ---
 
@@ -270,12 +293,28 @@ class StageRunner:
             other = self.data.other(stage.data.plugin, stage.dataset.plugin, self.device)
         return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
-    def pool(self, stage: Stage, attack: PoolAttack) -> Pool:
-        """The attacker's pool, a copy: as many inputs as the owner has, or another dataset has."""
+    def pool(self, stage: Stage, attack: PoolAttack, parents: Mapping[str, Loaded]) -> Pool:
+        """The attacker's pool, a copy: as many inputs as the owner has, or another dataset has; and what it knows.
+
+        The scheme and key that an attack knows are those of the parent ``key``, where there is one, or of ``embed``.
+        """
         task: Dataset = stage.dataset.plugin
         split = self._inputs(stage, attack).clone()
+        scheme = key = None
+        if attack.knows != "nothing":
+            ids = dict(stage.parents)
+            role = "key" if "key" in ids else "embed"
+            if role not in ids:
+                raise PluginError(f"{attack.name} knows the {attack.knows}, but nobody's is known to this stage")
+            scheme = self._plugin_of(ids[role])
+            key = parents[role].key.clone() if attack.knows == "key" else None
         return Pool(
-            task.public(), split.x, split.y if attack.labelled else None, task.patch if attack.knows_patch else None
+            task.public(),
+            split.x,
+            split.y if attack.labelled else None,
+            task.patch if attack.knows_patch else None,
+            scheme,
+            key,
         )
 
     def _inputs(self, stage: Stage, attack: PoolAttack) -> Split:
@@ -309,10 +348,9 @@ class StageRunner:
 
         def logits(x: Tensor) -> Tensor:
             answers = engine.known("logits", net, x, partial(predict, net, x), lent)
-            if ids["model"] != ids["embed"]:
+            if ids["model"] != ids.get("embed"):
                 return self._served(net, x, answers, guard, model.guard)
-            defense: Defense = self._plugin_of(ids["embed"])
-            return defense.serve(x, answers, parents["embed"].key)
+            return _through(self._plugin_of(ids["embed"]), x, answers, parents["embed"].key)
 
         return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
 
@@ -323,8 +361,21 @@ class StageRunner:
         if use is None or guard is None:
             return logits
         evasion: Evasion = use.plugin
-        return evasion.serve(net, x, logits, guard)
+        return _rows(evasion.serve(net, x.clone(), logits, guard), logits, evasion)
 
     def _plugin_of(self, id: str) -> Any:
         use = self.stages[id].plugin
         return use.plugin if use else None
+
+
+def _through(defense: Defense, x: Tensor, logits: Tensor, key: Key) -> Tensor:
+    """The answers of the owner's API. It gets copies: the inputs, such as the test set, serve other stages too."""
+    return _rows(defense.serve(x.clone(), logits, key), logits, defense)
+
+
+def _rows(answers: Tensor, logits: Tensor, plugin: Defense | Evasion) -> Tensor:
+    """``answers``, if they are a row of numbers for each of ``logits``; else :class:`PluginError`."""
+    if not isinstance(answers, Tensor) or answers.shape != logits.shape:
+        found = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
+        raise PluginError(f"{plugin.name}.serve must return logits {tuple(logits.shape)}, not {found}")
+    return answers

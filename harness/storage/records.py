@@ -133,7 +133,33 @@ class StageRecord(TypedDict, total=False):
         int | None,
         Doc("Samples that no net had to answer for, since an earlier stage had been told the same."),
     ]
-    accuracy: Annotated[float | None, Doc("Test accuracy of the model that it made, 0..1; null if it made none.")]
+    accuracy: Annotated[
+        float | None,
+        Doc(
+            "Test accuracy of the model that it made, as its API serves it: through the scheme's for a victim, through "
+            "the filter for an evasion; 0..1, a refused query is a wrong answer; null if it made none. In files of "
+            "schema versions before 6 a victim's is that of the net."
+        ),
+    ]
+    raw_accuracy: Annotated[
+        float | None,
+        Doc("Test accuracy of the net itself, with nothing before it, 0..1; null if it made none.", since=6),
+    ]
+    pool_accuracy: Annotated[
+        float | None,
+        Doc(
+            "Accuracy, as served, of the model that an attack ended with on the first 1,000 of the attacker's own "
+            "inputs, 0..1; null where these have no labels of the task, and for other actions.",
+            since=6,
+        ),
+    ]
+    unreadable: Annotated[
+        str,
+        Doc(
+            "Reason why the mark could not be read from the suspect, which counts as removed; null if it could.",
+            since=6,
+        ),
+    ]
     queries: Annotated[int | None, Doc("Queries asked of an oracle; null if none.")]
     torch: Annotated[str, Doc("Version of torch.")]
     harness: Annotated[str, Doc("Version of watermark-harness.")]

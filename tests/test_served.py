@@ -1,0 +1,93 @@
+"""Accuracy as an API serves it: what the tables show where an API answers otherwise than the net behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+import harness
+from tests.conftest import TINY, Cli
+
+ACTIVE = """
+    import torch
+
+    from harness import BlackBoxAttack, Context, Defense, Evasion, Key, Marked, Pool, Split, Task
+
+
+    class Sevens(Defense):
+        "Its API answers 7 to everybody, or refuses every second query."
+        name = "sevens"
+        protects = ("api",)
+        refuses: bool = False
+
+        def embed(self, task: Task, ctx: Context) -> Marked:
+            net = ctx.train(ctx.build(), [ctx.stream(task.train)], ctx.epochs)
+            return Marked(net, Key({"trigger": task.holdout.first(20)}))
+
+        def serve(self, inputs, logits, key):
+            if self.refuses:
+                logits[::2] = float("nan")
+                return logits
+            return torch.nn.functional.one_hot(torch.full((len(inputs),), 7), 10).float()
+
+
+    class Half(Evasion):
+        "Refuses every second query."
+        name = "half"
+
+        def prepare(self, suspect, pool, ctx):
+            return {}
+
+        def serve(self, suspect, inputs, logits, guard):
+            logits[::2] = float("nan")
+            return logits
+
+
+    class Copy(BlackBoxAttack):
+        "Learns what the API answers."
+        name = "copy"
+        family = "extraction"
+
+        def run(self, victim, pool: Pool, ctx: Context):
+            labels = victim.labels(pool.x)
+            answered = labels >= 0
+            return ctx.train(ctx.build(), [ctx.stream(Split(pool.x[answered], labels[answered]))], 1)
+"""
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> tuple[object, ...]:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "active.py").write_text(dedent(ACTIVE))
+    return ("--dataset", TINY, "--seeds", "0", "--nulls", "1", "--plugins", tmp_path / "plugins", "--results", tmp_path)
+
+
+def test_an_api_that_answers_seven_to_everybody_shows_ten_percent(
+    cli: Cli, tmp_path: Path, given: tuple[object, ...]
+) -> None:
+    defenses = ("--defense", "sevens", "--defense", "sevens[refuses=true]")
+    cli("run", *given, *defenses, "--attack", "none", "--attack", "copy", code=0)
+    cells = harness.read_table(tmp_path, "cells").set_index(["defense", "attack"])
+    assert 0.08 < cells.loc[("sevens", "none"), "victim_accuracy"] < 0.12
+    assert cells.loc[("sevens", "none"), "surrogate_accuracy"] == cells.loc[("sevens", "none"), "victim_accuracy"]
+    stages = harness.read_table(tmp_path, "stages").set_index(["action", "plugin"])
+    raw = stages.loc[("embed", "sevens"), "raw_accuracy"]
+    assert raw > 0.2 and raw == stages.loc[("embed", "sevens[refuses=true]"), "raw_accuracy"]
+    # Refused answers are wrong ones: of the other half, as many as before are right.
+    assert cells.loc[("sevens[refuses=true]", "none"), "victim_accuracy"] == pytest.approx(raw / 2, abs=0.05)
+    # Who copies the API agrees with it, and is as bad.
+    assert cells.loc[("sevens", "copy"), "agreement"] > 0.9
+    assert 0.08 < cells.loc[("sevens", "copy"), "surrogate_accuracy"] < 0.12
+    copied = stages.loc[("attack", "copy")]
+    assert copied["pool_accuracy"].notna().all() and stages.loc[("embed", "sevens"), "pool_accuracy"] != 0
+
+
+def test_a_guard_counts_in_the_accuracy_on_the_pool_too(cli: Cli, tmp_path: Path, given: tuple[object, ...]) -> None:
+    cli("run", *given, "--defense", "baseline", "--attack", "half", "--attack", "half[pool=disjoint]", code=0)
+    stages = harness.read_table(tmp_path, "stages").set_index("plugin")
+    for name in ("half", "half[pool=disjoint]"):
+        row = stages.loc[name]
+        assert row["accuracy"] == pytest.approx(row["raw_accuracy"] / 2, abs=0.05)
+        assert 0 < row["pool_accuracy"] <= 0.5
