@@ -461,6 +461,22 @@ BROKEN: dict[str, tuple[str | bytes, list[str]]] = {
     "an abstract method missing": (edited(DEFENSE, ("def embed", "def imbed")), ["Mine does not implement embed"]),
     "no name": (edited(DEFENSE, ('    name: ClassVar[str] = "mine"\n', "")), ["Mine does not set name"]),
     "no family": (ATTACK, ["Mine does not set family"]),
+    "an unknown family": (
+        edited(ATTACK, ('"mine"\n', '"mine"\n    family = "removed"\n')),
+        ["Mine.family: unknown word 'removed'. Did you mean 'removal'? Known: detection, evasion, extraction"],
+    ),
+    "an unknown knowledge": (
+        edited(ATTACK, ('"mine"\n', '"mine"\n    family = "removal"\n    knows = "keys"\n')),
+        ["Mine.knows: unknown word 'keys'. Did you mean 'key'? Known: key, nothing, scheme"],
+    ),
+    "an unknown protection": (
+        edited(DEFENSE, ('"mine"\n', '"mine"\n    protects = ("apis",)\n')),
+        ["Mine.protects: unknown word 'apis'. Did you mean 'api'? Known: api, model"],
+    ),
+    "a word for a tuple of words": (
+        edited(DEFENSE, ('"mine"\n', '"mine"\n    protects = "api"\n')),
+        ["Mine.protects must be a tuple of 'model' and 'api', not 'api'"],
+    ),
     "no classes, shape and size": (
         "\n".join(line for line in DATASET.split("\n") if "ClassVar[tuple" not in line),
         ["Mine does not set input_shape, classes"],

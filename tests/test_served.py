@@ -91,3 +91,17 @@ def test_a_guard_counts_in_the_accuracy_on_the_pool_too(cli: Cli, tmp_path: Path
         row = stages.loc[name]
         assert row["accuracy"] == pytest.approx(row["raw_accuracy"] / 2, abs=0.05)
         assert 0 < row["pool_accuracy"] <= 0.5
+
+
+def test_a_scheme_that_protects_only_its_api_is_not_judged_against_a_thief_of_the_weights(
+    cli: Cli, tmp_path: Path, given: tuple[object, ...]
+) -> None:
+    chains = ("none", "copy", "copy | pruning", "pruning", "pruning | copy", "half", "jsma")
+    attacks = [part for chain in chains for part in ("--attack", chain)]
+    cli("run", *given, "--defense", "sevens", "--defense", "baseline", *attacks, code=0)
+    cells = harness.read_table(tmp_path, "cells").set_index(["defense", "attack"])
+    skipped = [chain for chain in chains if cells.loc[("sevens", chain), "status"] == "skipped"]
+    assert skipped == ["pruning", "pruning | copy", "half", "jsma"]
+    reason = "sevens: protects only its API: a thief with the weights is outside its threat model"
+    assert set(cells.loc["sevens"].loc[skipped, "reason"]) == {reason}
+    assert not cells.loc["baseline", "reason"].str.contains("threat model").any()

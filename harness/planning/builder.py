@@ -87,7 +87,8 @@ class _Builder:
         last, uses = chain[-1].plugin, (dataset, defense, *chain)
         labels = (dataset.text, defense.text, " | ".join(link.text for link in chain), seed)
         shape = (_family(chain), _access(last))
-        reason = self._reason(dataset, defense) or next((r for link in chain if (r := self._reason(dataset, link))), "")
+        reasons = (self._reason(dataset, use) for use in uses[1:])
+        reason = next((r for r in reasons if r), "") or _outside(defense, chain)
         if reason:
             broken = any((dataset, use) in self._broken for use in uses[1:])
             return Cell(make_id("skip", *labels, reason), *labels, *shape, uses=uses, skip=reason, broken=broken)
@@ -391,6 +392,14 @@ def _family(chain: Iterable[Component]) -> str:
     """The families of a chain, each once, in order."""
     families: dict[str, None] = {link.plugin.family: None for link in chain}
     return "+".join(families)
+
+
+def _outside(defense: Component, chain: Iterable[Component]) -> str:
+    """The reason why a scheme is not judged against a chain; empty if it is."""
+    first = next((link.plugin for link in chain if isinstance(link.plugin, PoolAttack)), None)
+    if first is None or isinstance(first, BlackBoxAttack) or "model" in defense.plugin.protects:
+        return ""
+    return f"{defense}: protects only its API: a thief with the weights is outside its threat model"
 
 
 def _access(attack: Attack) -> str:

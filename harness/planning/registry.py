@@ -18,13 +18,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
 import pluggy
 
 import harness
 from harness import hookspecs
-from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, Plugin
+from harness.contracts import (
+    Analysis,
+    Architecture,
+    Attack,
+    Dataset,
+    Defense,
+    Family,
+    InputSet,
+    Knowledge,
+    Plugin,
+    Protected,
+)
 from harness.errors import PluginError, UnknownName, UsageError
 from harness.planning.graph import Component, Kind, describe, make_id
 from harness.planning.lazy import lazy_module
@@ -385,6 +396,30 @@ def plugin_info(cls: type[Plugin], origin: str, kind: Kind | None = None) -> Plu
     return PluginInfo(kind, cls, origin, digest_of(cls))
 
 
+_WORDS: dict[tuple[Kind, str], tuple[str, ...]] = {
+    ("attack", "family"): get_args(Family),
+    ("attack", "knows"): get_args(Knowledge),
+    ("defense", "protects"): get_args(Protected),
+}
+"""Words that a class may declare: one of them, and in ``protects`` some of them."""
+
+
+def _check_words(cls: type[Plugin], kind: Kind) -> None:
+    """Raise :class:`PluginError` where a class declares a word that the contract does not have."""
+    for (of, name), known in _WORDS.items():
+        if of != kind or not hasattr(cls, name):  # an attack without a pool knows nothing
+            continue
+        value = getattr(cls, name)
+        several = name == "protects"
+        if several and (not isinstance(value, tuple) or not value):
+            raise PluginError(
+                f"{cls.__name__}.{name} must be a tuple of {' and '.join(map(repr, known))}, not {value!r}"
+            )
+        for word in value if several else (value,):
+            if word not in known:
+                raise PluginError(f"{cls.__name__}.{name}: {UnknownName('word', str(word), known)}")
+
+
 def check_class(cls: Any, kind: Kind) -> None:
     """Raise :class:`PluginError` unless ``cls`` is a plugin class of ``kind`` that can be constructed from text."""
     base = KINDS[kind]
@@ -402,6 +437,7 @@ def check_class(cls: Any, kind: Kind) -> None:
     name = cls.name
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
         raise PluginError(f"{where}.name must be lower-case letters, digits, '-', '_' and '.', not {name!r}")
+    _check_words(cls, kind)
     check_fields(cls, where, hints)
     try:
         cls()
