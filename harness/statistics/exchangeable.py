@@ -279,7 +279,10 @@ def beta_binomial_p_values(
     The law Beta(a, b) has the mean and the variance (k in the denominator) of the k models' rates and of one imaginary
     model that answers half. The p-value is P(X >= matches), X ~ BetaBinomial(trials; a, b). Where any model reaches
     the suspect's rate it is 1. Without the imaginary model too many suspects would be marked: of three models that
-    happen to agree, the law is too narrow.
+    happen to agree, the law is too narrow (9 to 16% at 5%, simulated over five laws; with it at most 1%).
+
+    It holds for laws of one hump. Where one unmarked model in k + 1 answers as a marked one does, no test of k models
+    that finds marks can: it accuses up to (k / (k + 1))^k / (k + 1), 11% with three models and 7% with five.
 
     Args:
         matches: As of `rank_p_values`.

@@ -123,7 +123,7 @@ def lower_limit(values: ArrayLike, without_model_means: ArrayLike | None = None,
 def _moments(
     values: ArrayLike, without: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Of each row of margins: how many, mean, SD, mean with the two imaginary seeds, standard error (NaN of few)."""
+    """Moments of each row: count, mean, SD, mean with the two imaginary seeds, standard error (NaN of few)."""
     margins = validate.numbers("values", values)
     validate.refuse("values", margins, np.abs(margins) > 1 + 1e-9, "between -1 and 1")
     there = ~np.isnan(margins)
