@@ -41,11 +41,23 @@ class Column(Generic[T]):
     """Draws with characters, for formats without pictures of their own."""
     rigid: bool = False
     """Holds words that must not fold."""
+    over: str = ""
+    """Heading that stands once over neighbours with the same."""
+    short: str = ""
+    """Name below such a heading, and where room is scarce."""
+    brief: bool = False
+    """Holds names of which parts may be left out where room is scarce, so that each stays on one line."""
 
     @property
     def header(self) -> str:
-        """Name, with the unit where it is not %, in which all shares are."""
-        return f"{self.name} ({self.unit})" if self.unit not in ("", "%") else self.name
+        """Name below its heading, with the unit where it is not %, in which all shares are."""
+        named = f"{self.over}: {self.name}" if self.over else self.name
+        return f"{named} ({self.unit})" if self.unit not in ("", "%") else named
+
+    @property
+    def narrow(self) -> str:
+        """Header for a terminal, where the heading has a line of its own."""
+        return self.short or replace(self, over="").header
 
 
 @dataclass(frozen=True)
@@ -59,14 +71,27 @@ class Table:
     """Entry of the glossary on the whole table."""
     style: Callable[[Any], str | None] = lambda record: None
     """Colour of a record's row in a terminal."""
+    lead: Sequence[str] = ()
+    """Sentences above the table: the first is what may be concluded from it."""
+    lines: Sequence[tuple[str, str]] = ()
+    """Names that have no numbers, and the reason: rows below those of the records."""
+    foot: Sequence[Any] = ()
+    """Records whose rows come last, below a line."""
+    notes: Sequence[str] = ()
+    """Sentences below the table."""
 
     def rows(self) -> list[list[str]]:
-        """Texts of the cells."""
-        return [[column.show(record)[0] for column in self.columns] for record in self.records]
+        """Texts of the records' cells."""
+        return [self.row(record) for record in self.records]
+
+    def row(self, record: Any) -> list[str]:
+        """Texts of one record's cells."""
+        return [column.show(record)[0] for column in self.columns]
 
     def told(self) -> Table:
         """The table without the columns that say nothing of any record."""
-        silent = [all(cell == UNKNOWN[0] for cell in cells) for cells in zip(*self.rows(), strict=True)]
+        rows = [*self.rows(), *map(self.row, self.foot)]
+        silent = [all(cell == UNKNOWN[0] for cell in cells) for cells in zip(*rows, strict=True)]
         kept = [column for column, is_silent in zip(self.columns, silent, strict=False) if not is_silent]
         return replace(self, columns=tuple(kept)) if self.records else self
 

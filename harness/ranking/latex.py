@@ -54,7 +54,12 @@ def _character(character: str) -> str:
 
 def _table(table: Table, sheet: Sheet) -> str:
     columns = [column for column in table.columns if not column.sketch]
-    shown = [[_cell(column, column.show(record)[0]) for column in columns] for record in table.records]
+    shown, foot = (
+        [[_cell(column, column.show(record)[0]) for column in columns] for record in part]
+        for part in (table.records, table.foot)
+    )
+    across = rf"\multicolumn{{{max(1, len(columns) - 1)}}}{{l}}"
+    without = [[escaped(name), f"{across}{{{escaped(words)}}}"] for name, words in table.lines]
     sides = "".join("l" if column.words else "r" for column in columns)
     return "\n".join(
         [
@@ -67,6 +72,8 @@ def _table(table: Table, sheet: Sheet) -> str:
             _row(map(_header, columns)),
             r"    \midrule",
             *map(_row, shown),
+            *([r"    \midrule", *map(_row, without)] if without else []),
+            *([r"    \midrule", *map(_row, foot)] if foot else []),
             r"    \bottomrule",
             r"  \end{tabular}",
             *_notes(replace(table, columns=tuple(columns)), sheet),
@@ -102,5 +109,6 @@ def _notes(table: Table, sheet: Sheet) -> list[str]:
     own = {table.term, *(column.name for column in table.columns)}
     own |= {row[0] for row in table.rows() if row}
     terms = [rf"\emph{{{escaped(term)}}}: {escaped(meaning)}" for term, meaning in sheet.terms if term in own]
-    lines = [f"    {line}" for line in (*map(escaped, sheet.lead), *terms, *map(escaped, sheet.remarks))]
+    told = [*map(escaped, (*sheet.lead, *table.lead, *table.notes)), *terms, *map(escaped, sheet.remarks)]
+    lines = [f"    {line}" for line in told]
     return ["", r"  \smallskip", r"  \begin{minipage}{\linewidth}", *lines, r"  \end{minipage}"] if lines else []

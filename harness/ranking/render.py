@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from harness.ranking.columns import Column, Sheet, Table, board_sheet, comparison_sheet
+from harness.ranking.columns import Sheet, Table, board_sheet, comparison_sheet
 from harness.storage.store import plain
 from harness.text import printable
+from harness.verdicts.board import THREATS, Standing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,9 +42,6 @@ def comparison_html(comparison: Comparison) -> str:
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
-NAME = 24
-"""Characters of a name beside which numbers are to have room; longer ones fold."""
-
 
 def text(sheet: Sheet, width: int = 100) -> str:
     """The sheet as plain text of so many columns, without colours."""
@@ -64,15 +61,29 @@ def print_sheet(sheet: Sheet, console: Console) -> None:
     for line in sheet.lead:
         console.print(line)
     tables = [table.told() for table in sheet.tables]
-    for table in tables:
-        if table.title:
-            console.print(table.title, style="bold")
-        rows, styles = table.rows(), [table.style(record) for record in table.records]
-        for part in _parts(table.columns, rows, console.width):
-            columns = [table.columns[place] for place in part]
-            _print_table(console, columns, [[row[place] for place in part] for row in rows], styles)
+    for number, table in enumerate(tables):
+        if number or sheet.title or sheet.lead:
+            console.print()
+        _print_table(table, console)
     _print_terms(sheet, {column.name for table in tables for column in table.columns}, console)
     for line in sheet.remarks:
+        console.print(line)
+
+
+def _print_table(table: Table, console: Console) -> None:
+    from rich.text import Text
+
+    from harness.ranking.layout import table_lines
+
+    for number, line in enumerate(table.lead):
+        console.print(line, style=None if number else "bold")
+    if table.lead:
+        console.print()
+    if table.title:
+        console.print(table.title, style="bold")
+    for line, style in table_lines(table, console.width):
+        console.print(Text(line), style=style, no_wrap=True, overflow="ignore", crop=False)
+    for line in table.notes:
         console.print(line)
 
 
@@ -83,66 +94,13 @@ def _print_terms(sheet: Sheet, shown: set[str], console: Console) -> None:
     silent = {column.name for table in sheet.tables for column in table.columns} - shown
     terms = [(term, meaning) for term, meaning in sheet.terms if term not in silent]
     indent = 2 + max((len(term) for term, _ in terms), default=0)
+    if terms:
+        console.print()
     for term, meaning in terms:
         folded = Text(meaning).wrap(console, console.width - indent)
         heads = [f"{term:<{indent}}", *[" " * indent] * len(folded)]
         for head, words in zip(heads, folded, strict=False):
             console.print(Text(head, style="bold").append(words.plain.rstrip(), style="not bold"))
-
-
-def _parts(columns: Sequence[Column[Any]], rows: list[list[str]], width: int) -> Iterator[list[int]]:
-    """Places of the columns that stand together: all where they fit; else as many as do, below each other, each part
-    behind the names."""
-    texts = [[*_header(column).split("\n"), *(row[place] for row in rows)] for place, column in enumerate(columns)]
-    widths = [2 + max(map(len, each)) for each in texts]
-    folding = [column.words and not column.rigid for column in columns]
-    widths = [min(w, 2 + NAME) if folds else w for w, folds in zip(widths, folding, strict=True)]
-    named = [column.name for column in columns]
-    names = list(range(named.index("n") if "n" in named else 1))
-    part, used = list(names), sum(widths[place] for place in names)
-    for place in range(len(names), len(columns)):
-        if len(part) > len(names) and used + widths[place] > width - 2:
-            yield part
-            part, used = list(names), sum(widths[place] for place in names)
-        part.append(place)
-        used += widths[place]
-    yield part
-
-
-def _header(column: Column[Any]) -> str:
-    """Two words over narrow numbers stand one above the other, so that the names have room."""
-    return column.header if column.words else column.header.replace(" ", "\n")
-
-
-def _print_table(
-    console: Console, columns: Sequence[Column[Any]], rows: list[list[str]], styles: Sequence[str | None]
-) -> None:
-    from rich import box
-    from rich.table import Table as Grid
-
-    grid = Grid(box=box.SIMPLE_HEAD, collapse_padding=True)
-    for place, column in enumerate(columns):
-        word = max(map(len, column.header.split()))
-        numbers = 0 if column.words and not column.rigid else max([0, *(len(row[place]) for row in rows)])
-        # Where it is tight long names fold: neither headers nor numbers.
-        header, least = _header(column), min(max(word, numbers), console.width // 3)
-        grid.add_column(header, justify="left" if column.words else "right", overflow="fold", min_width=least)
-    texts = [[*_header(column).split("\n"), *(row[place] for row in rows)] for place, column in enumerate(columns)]
-    is_tight = sum(2 + max(map(len, each)) for each in texts) > console.width - 2
-    for row, style in zip(rows, styles, strict=True):
-        shown = [_folded(cell) if is_tight and c.words else cell for c, cell in zip(columns, row, strict=True)]
-        grid.add_row(*shown, style=style)
-    console.print(grid)
-
-
-def _folded(text: str) -> str:
-    """A long name in lines that begin with its options or an option, rather than within a word."""
-    lines = [""]
-    for piece in re.findall(r"\[?[^\[, ]+[, ]?|\[", text):
-        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > NAME:
-            lines.append("")
-        lines[-1] += piece
-    return "\n".join(line.rstrip() for line in lines) if "".join(lines) == text else text
 
 
 # --- Markdown and HTML ------------------------------------------------------------------------------------------------
@@ -153,12 +111,19 @@ def markdown(sheet: Sheet) -> str:
     blocks = [f"**{_literal(sheet.title)}**"] if sheet.title else []
     blocks += map(_literal, sheet.lead)
     for table in sheet.tables:
-        blocks += [f"**{_literal(table.title)}**"] if table.title else []
-        head = [f"| {' | '.join(column.header for column in table.columns)} |", f"|{' --- |' * len(table.columns)}"]
-        blocks.append("\n".join([*head, *(f"| {' | '.join(map(_literal, row))} |" for row in table.rows())]))
+        blocks += [*map(_literal, table.lead), *([f"**{_literal(table.title)}**"] if table.title else [])]
+        blocks += [_markdown_table(table), *map(_literal, table.notes)]
     blocks += ["\n".join(f"- **{_literal(term)}**: {_literal(meaning)}" for term, meaning in sheet.terms)]
     blocks += map(_literal, sheet.remarks)
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    sides = ["---" if column.words else "--:" for column in table.columns]
+    without = [[name, words, *[""] * (len(sides) - 2)] for name, words in table.lines]
+    rows = [*table.rows(), *without, *map(table.row, table.foot)]
+    lines = [[column.header for column in table.columns], sides, *([_literal(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _literal(text: str) -> str:
@@ -184,23 +149,41 @@ def _html_table(table: Table, said: dict[str, str]) -> str:
         f'<th{side} title="{escape(said.get(column.name, ""))}">{escape(column.header)}</th>'
         for side, column in zip(sides, table.columns, strict=True)
     )
-    rows = (
-        "".join(f"<td{side}>{escape(cell)}</td>" for side, cell in zip(sides, row, strict=True)) for row in table.rows()
+    rows, foot = (
+        ["".join(f"<td{side}>{escape(cell)}</td>" for side, cell in zip(sides, row, strict=True)) for row in part]
+        for part in (table.rows(), map(table.row, table.foot))
     )
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    caption = f'<caption style="text-align:left"><b>{escape(table.title)}</b></caption>'
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    across = f'<td colspan="{max(1, len(sides) - 1)}" style="text-align:left">'
+    rows += [f"<td{sides[0]}>{escape(name)}</td>{across}{escape(words)}</td>" for name, words in table.lines]
+    body = "".join(f"<tr>{row}</tr>" for row in (*rows, *foot))
+    caption = f'<caption style="text-align:left"><b>{escape(table.title)}</b></caption>' if table.title else ""
+    grid = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    first, *more = [*table.lead, ""]
+    told = [f"<p><b>{escape(first)}</b></p>"] if first else []
+    told += [f"<p>{escape(line)}</p>" for line in more if line]
+    return "\n".join([*told, grid, *(f"<p><small>{escape(line)}</small></p>" for line in table.notes)])
 
 
 # --- rows for programs ------------------------------------------------------------------------------------------------
 
-SUMMARY = ("n", "mean", "sd", "low", "high")
+PARTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Summary", "Estimate"), ("n", "mean", "sd", "low", "high")),
+    "Share": ("count", "of", "low", "high"),
+}
+"""Columns of a value that takes several."""
 
 
 def flat_columns(kind: type[Any]) -> list[str]:
-    """Columns of records of a dataclass, where a summary takes five."""
-    parts = [(f.name, SUMMARY if str(f.type).startswith("Summary") else ()) for f in fields(kind)]
-    return [each for name, of in parts for each in ([f"{name}_{part}" for part in of] or [name])]
+    """Columns of records of a dataclass, where a summary takes five, and a scheme's standing several a threat model."""
+    return [column for each in fields(kind) for column in _columns(each.name, str(each.type))]
+
+
+def _columns(name: str, kind: str) -> list[str]:
+    if kind == "Mapping[Threat, Standing]":
+        inner = [column for column in flat_columns(Standing) if column != "threat"]
+        return [f"{threat.replace(' ', '_')}_{column}" for threat in THREATS for column in inner]
+    parts = PARTS.get(kind.removesuffix(" | None"), ())
+    return [f"{name}_{part}" for part in parts] or [name]
 
 
 def flat_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
@@ -210,7 +193,23 @@ def flat_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
 
 def _flat(record: Any) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for name, value in plain(asdict(record)).items():
-        parts = {f"{name}_{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
-        flat |= {part: printable(each) if isinstance(each, str) else each for part, each in parts.items()}
+    columns, values = flat_columns(type(record)), plain(asdict(record))
+    for threat, standing in values.pop("standings", {}).items():
+        prefix = threat.replace(" ", "_")
+        flat |= {f"{prefix}_{name}": value for name, value in _parts(standing).items()}
+    flat |= _parts(values)
+    return {name: _plain(flat.get(name)) for name in columns}
+
+
+def _parts(values: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= {f"{name}_{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
     return flat
+
+
+def _plain(value: Any) -> Any:
+    """A value of one cell: several numbers stay a list, several names are one text."""
+    if isinstance(value, list) and any(isinstance(each, str) for each in value):
+        return printable("; ".join(value))
+    return printable(value) if isinstance(value, str) else value

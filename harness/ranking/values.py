@@ -10,6 +10,9 @@ from harness.text import printable
 
 if TYPE_CHECKING:
     from harness.statistics.intervals import Summary
+    from harness.verdicts.board import Estimate, Share
+
+    Spread: TypeAlias = Summary | Estimate | None
 
 Value: TypeAlias = tuple[str, float | str]
 """Text of a cell, and the key by which its column is sorted: empty where the number is not known."""
@@ -38,7 +41,7 @@ def points(share: float) -> Value:
     return decimal(100 * share, 1)
 
 
-def spread(summary: Summary | None, scale: float = 100, digits: int = 1) -> Value:
+def spread(summary: Spread, scale: float = 100, digits: int = 1) -> Value:
     """Mean ± standard deviation, in % or in another unit."""
     if summary is None:
         return UNKNOWN
@@ -54,6 +57,42 @@ def interval(low: float, high: float) -> Value:
     return f"{points(low)[0]} to {points(high)[0]}", low
 
 
+def percent(share: float) -> str:
+    """A share in %, as a whole number."""
+    return decimal(100 * share, 0)[0]
+
+
+def bracketed(estimate: Estimate | None) -> Value:
+    """A mean with its interval, in whole %: ``38 [12, 61]``; ``38 [..]`` of too few seeds for one."""
+    if estimate is None or not math.isfinite(estimate.mean):
+        return UNKNOWN
+    ends = ".." if math.isnan(estimate.low) else f"{percent(estimate.low)}, {percent(estimate.high)}"
+    return f"{percent(estimate.mean)} [{ends}]", estimate.mean
+
+
+def ends(estimate: Spread) -> Value:
+    """Ends of an estimate's interval, in %."""
+    return interval(estimate.low, estimate.high) if estimate else UNKNOWN
+
+
+def proportion(share: Share | None) -> Value:
+    """Number of models, of all that were asked: ``4 of 5``; sorted by the share."""
+    if share is None or not share.of:
+        return UNKNOWN
+    whole = float(share.count).is_integer()
+    return f"{decimal(share.count, 0 if whole else 1)[0]} of {share.of}", share.count / share.of
+
+
+def bounds(share: Share | None) -> Value:
+    """One-sided limits of a proportion, in %."""
+    return interval(share.low, share.high) if share and share.of else UNKNOWN
+
+
+def upper(share: Share | None) -> Value:
+    """Upper limit of a proportion, in %."""
+    return points(share.high) if share and share.of else UNKNOWN
+
+
 def queries(number: float, digits: int = 0, endless: str = "never") -> Value:
     """Number of queries or seeds; ``endless`` where no number is enough."""
     return (endless, number) if math.isinf(number) else decimal(number, digits)
@@ -66,12 +105,12 @@ def probability(p_value: float) -> Value:
     return (f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"), p_value
 
 
-def size(summary: Summary | None) -> Value:
+def size(summary: Spread) -> Value:
     """Number of seeds behind a summary."""
     return count(summary.n if summary else 0)
 
 
-def mean(summary: Summary | None) -> Value:
+def mean(summary: Spread) -> Value:
     """Mean of a summary, as a whole number."""
     return count(summary.mean) if summary else UNKNOWN
 
@@ -84,5 +123,5 @@ def bars(counts: Sequence[int]) -> str:
 
 def not_counted(record: Any) -> Value:
     """Numbers of the cells that are in no mean of a record, by reason; sorted by their sum."""
-    counts = [(name, getattr(record, name)) for name in ("void", "failed", "skipped")]
+    counts = [(name, getattr(record, name, 0)) for name in ("void", "failed", "skipped")]
     return ", ".join(f"{count} {name}" for name, count in counts if count) or "-", sum(count for _, count in counts)

@@ -11,7 +11,7 @@ from harness.storage.store import plain
 from harness.verdicts.rules import Rules
 
 Threat: TypeAlias = Literal["black box", "white box", "both"]
-"""What the thief has: the API (attacks that begin with an extraction), the weights, or either."""
+"""Access of the thief: the API (attacks that begin with an extraction), the weights, or either."""
 THREATS: tuple[Threat, ...] = ("black box", "white box", "both")
 Survival: TypeAlias = Literal["survived", "removed", "undecided", ""]
 Suspects: TypeAlias = Literal["fresh", "other recipe", "same data", "other owners"]

@@ -1,0 +1,201 @@
+"""Overview of a leaderboard: one table a data set, under the sentence that says what may be concluded from it.
+
+It fits 100 columns, and 25 lines for ten schemes. All that it sums up is in :mod:`harness.ranking.views`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.ranking import values
+from harness.ranking.columns import Column, Sheet, Table
+from harness.ranking.glossary import fraction
+from harness.ranking.values import Value
+from harness.ranking.views import costs, survived, terms
+from harness.text import printable
+from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
+from harness.verdicts.rules import POOLED, Rules
+
+CONTROL = "unmarked"
+"""Arm that embeds nothing."""
+MORE = "More: harness leaderboard --details (all tables) and --explain (what the words mean)."
+
+
+def overview_sheet(board: Board, *, explain: bool = False) -> Sheet:
+    """The overview of each data set; with the meanings of its words where asked."""
+    made = [overview(board, setting) for setting in board.settings]
+    return Sheet(made, terms(made, board.rules) if explain else (), [MORE])
+
+
+def overview(board: Board, setting: Setting) -> Table:
+    """The schemes of one data set: those of a rank, those without with the reason, and the control."""
+    here = _Here(board.rules, [each for each in board.schemes if each.dataset == setting.dataset])
+    return Table(
+        "",
+        here.columns(),
+        here.rows,
+        lead=above(board, setting),
+        lines=here.lines(),
+        foot=here.controls,
+        notes=here.notes(),
+    )
+
+
+def is_control(scheme: Scheme) -> bool:
+    """True for the arm that embeds nothing."""
+    return scheme.defense.partition("[")[0] == CONTROL
+
+
+def standing_of_all(scheme: Scheme) -> Standing | None:
+    """The standing over all attacks, or that of the one threat model there is."""
+    return scheme.standings.get("both") or next(iter(scheme.standings.values()), None)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The schemes of one data set."""
+
+    rules: Rules
+    schemes: Sequence[Scheme]
+
+    @property
+    def is_ranked(self) -> bool:
+        """True where some scheme has a rank."""
+        return _has_ranks(self.schemes)
+
+    @property
+    def controls(self) -> list[Scheme]:
+        """Arms that embed nothing."""
+        return [each for each in self.schemes if is_control(each)]
+
+    @property
+    def rows(self) -> list[Scheme]:
+        """Schemes with numbers: the ranked ones, or all that pass where there are no ranks."""
+        return [each for each in self.schemes if not is_control(each) and not self._reason(each)]
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Schemes under the line, with the reason."""
+        under = [(each, self._reason(each)) for each in self.schemes if not is_control(each)]
+        return [(printable(each.defense), printable(f"no rank: {reason}")) for each, reason in under if reason]
+
+    def _reason(self, scheme: Scheme) -> str:
+        standings = scheme.standings.values()
+        if any(each.rank for each in standings):
+            return ""
+        if self.is_ranked:
+            incomplete = next((each.incomplete for each in standings if each.incomplete), "")
+            return scheme.no_rank or incomplete or "too little evidence"
+        return scheme.no_rank if scheme.gate == "fails" or scheme.useless_key else ""
+
+    def columns(self) -> tuple[Column[Scheme], ...]:
+        """Columns of the overview: ranks only where there are some, and threat models that were tried."""
+        threats: list[Threat] = [each for each in ("black box", "white box") if self._tried(each)]
+        return (
+            Column("scheme", _named, unit="", words=True, brief=True),
+            *(column for threat in threats or ["both"] for column in self._in(threat)),
+            Column("attacks survived", lambda scheme: survived(standing_of_all(scheme)), "", term="survives"),
+            Column("cost", costs, unit="points"),
+            Column("victims marked", _victims, unit="", words=True, rigid=True, term="victims marked"),
+        )
+
+    def _tried(self, threat: Threat) -> bool:
+        return any(standing.worst for each in self.schemes if (standing := each.standings.get(threat)))
+
+    def _in(self, threat: Threat) -> list[Column[Scheme]]:
+        def rank(scheme: Scheme) -> Value:
+            standing = scheme.standings.get(threat)
+            return values.count((standing.rank if standing else None) or math.nan)
+
+        def margin(scheme: Scheme) -> Value:
+            standing = scheme.standings.get(threat)
+            return values.bracketed(standing.worst if standing else None)
+
+        margins = Column("margin", margin, unit="%", over=threat, short="margin (%)", term="worst margin")
+        ranks = Column("rank", rank, unit="", over=threat, short="#")
+        return [ranks, margins] if self.is_ranked else [margins]
+
+    def notes(self) -> list[str]:
+        """Sentences on the numbers that stand in the table."""
+        shown = [*self.rows, *self.controls]
+        worst = [standing.worst for each in shown for standing in each.standings.values() if standing.worst]
+        intervals = f"[{self.rules.confidence:.0%} interval]"
+        margin = f"Margin: what the worst attack leaves of the mark {intervals}; 100 is whole, 0 is chance."
+        more = []
+        if any(math.isnan(each.low) for each in worst):
+            more.append("[..]: fewer than five seeds.")
+        if any(each.gate == "unsure" for each in shown):
+            more.append(f"?: the limit of {100 * self.rules.max_cost:g} points may be exceeded.")
+        if any(each.anonymous for each in shown):
+            more.append('"Not by whom": other owners\' models are marked as often.')
+        return [margin, " ".join(more)] if more else [margin]
+
+
+def _has_ranks(schemes: Sequence[Scheme]) -> bool:
+    return any(standing.rank for each in schemes for standing in each.standings.values())
+
+
+def _named(scheme: Scheme) -> Value:
+    return values.text(f"{scheme.defense} (control)" if is_control(scheme) else scheme.defense)
+
+
+def _victims(scheme: Scheme) -> Value:
+    shown, _ = values.proportion(scheme.victims)
+    return f"{shown}, but not by whom" if scheme.anonymous else shown, ""
+
+
+# --- sentences above it -----------------------------------------------------------------------------------------------
+
+
+def above(board: Board, setting: Setting) -> tuple[str, ...]:
+    """Sentences above a data set's tables: what may be concluded, and what everything was compared with."""
+    first = printable(setting.conclusion)
+    dataset = printable(setting.dataset)
+    told = [first if dataset in first else f"{dataset}: {first}", _compared(board.rules, setting)]
+    if setting.demonstration:
+        told.append(_demonstration(board.rules, setting))
+    if reason := _unranked([each for each in board.schemes if each.dataset == setting.dataset]):
+        told.append(reason)
+    return tuple(told)
+
+
+def _unranked(schemes: Sequence[Scheme]) -> str:
+    """Reason why there are no ranks at all, where all schemes without another one share it."""
+    passing = [s for s in schemes if not is_control(s) and s.gate != "fails" and not s.useless_key]
+    reasons = {s.no_rank for s in passing}
+    if not passing or _has_ranks(schemes):
+        return ""
+    return f"No ranks: {printable(reason)}." if len(reasons) == 1 and (reason := next(iter(reasons))) else "No ranks."
+
+
+def _compared(rules: Rules, setting: Setting) -> str:
+    """Sentence on the comparison that stands behind the word marked."""
+    share = f"about {100 * rules.alpha:.3g}"
+    marked = f"marked (p <= {fraction(rules.alpha)})"
+    need, models = (
+        math.ceil(1 / rules.alpha - 1e-9) - 1,
+        f"{setting.models} unmarked model{'s' * (setting.models != 1)}",
+    )
+    if rules.fpr is not None:
+        return f"Compared with an assumed false rate of {rules.fpr:.2%}, not with unmarked models: marked is p <= " + (
+            f"{fraction(rules.alpha)}."
+        )
+    if not setting.models:
+        return f"There are no unmarked models to compare with, so none is called marked: harness run --nulls {need}."
+    same = f"Compared with {models} of the same data, net and recipe."
+    if rules.test in POOLED:
+        return f"{same} {rules.test} assumes that all unmarked models answer alike: it may call many of them {marked}."
+    if rules.test == "beta-binomial":
+        return f"{same} A model is {marked} if rates follow a beta law."
+    if setting.models < need:
+        return f"{same} {marked[0].upper()}{marked[1:]} needs {need}, so no model is called so."
+    return f"{same} Of 100 models without a mark {share} are called {marked}."
+
+
+def _demonstration(rules: Rules, setting: Setting) -> str:
+    images = "few" if setting.test_images is None else f"{setting.test_images:,}"
+    rule, error = f"{100 * rules.max_drop:g}-point rule of useful models", 100 * setting.tolerance_error
+    if math.isnan(error):
+        return f"A demonstration: there are {images} test images."
+    return f"A demonstration: {images} test images give the {rule} a standard error of {error:.1f}."
