@@ -1,0 +1,109 @@
+"""One data set's comparison: what is behind its numbers, and one sentence on what may be concluded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from harness.statistics.worst_case import fewest_seeds_for
+from harness.verdicts.board import Scheme, Setting, Threat
+
+if TYPE_CHECKING:
+    from harness.verdicts.rules import Rules
+
+FEWEST_IMAGES = 1000
+"""Test images below which a comparison is a demonstration: accuracies are too coarse for the rule of useful models."""
+MOST, LITTLE = 0.5, 0.2
+"""Margins from which on a scheme keeps most of its mark, and up to which it keeps little."""
+AGAINST: dict[Threat, str] = {
+    "both": "Against both kinds of thief",
+    "black box": "Against thieves who have only the API",
+    "white box": "Against thieves who have the weights",
+}
+
+
+def settings_of(rows: pd.DataFrame, schemes: list[Scheme], rules: Rules) -> list[Setting]:
+    """The settings of scored cells, one a data set, in the order of the cells."""
+    return [
+        _setting(str(dataset), here, [each for each in schemes if each.dataset == dataset], rules)
+        for dataset, here in rows.groupby("dataset", sort=False)
+    ]
+
+
+def _setting(dataset: str, rows: pd.DataFrame, schemes: list[Scheme], rules: Rules) -> Setting:
+    images = rows["test_samples"].dropna().astype(int)
+    number = int(images.max()) if len(images) else None
+    return Setting(
+        dataset=dataset,
+        models=int(rows["models"].max()),
+        seeds=rows["seed"].nunique(),
+        schemes=len(schemes),
+        test_images=number,
+        conclusion=conclusion(schemes, rows, rules),
+        demonstration=number is not None and number < FEWEST_IMAGES,
+        tolerance_error=math.sqrt(rules.max_drop * (1 - rules.max_drop) / number) if number else math.nan,
+    )
+
+
+def conclusion(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> str:
+    """One sentence on what may be concluded from a comparison."""
+    for threat, words in AGAINST.items():
+        ranked = [each for each in schemes if each.standings[threat].rank is not None]
+        if ranked:
+            return _of_ranks(ranked, threat, words)
+    return _without_ranks(schemes, rows, rules)
+
+
+def _of_ranks(ranked: list[Scheme], threat: Threat, words: str) -> str:
+    """The schemes that are ranked first, how much of their marks they keep, and that others are worse."""
+    first = [each for each in ranked if each.standings[threat].rank == 1]
+    rest = len(ranked) - len(first)
+    kept = [worst.mean for each in first if (worst := each.standings[threat].worst)]
+    if len(ranked) > 1 and not rest:
+        return f"{words}, no scheme is told apart from another; the best margin is {max(kept):.2f}."
+    verb = "keeps" if len(first) == 1 else "keep"
+    said = f"{words}, {listed(each.defense for each in first)} {verb} {_amount(float(np.mean(kept)))}"
+    if not rest:
+        return f"{said}; there is no other scheme to compare."
+    return f"{said}; {'the other keeps' if rest == 1 else f'{rest} others keep'} less."
+
+
+def _amount(margin: float) -> str:
+    if margin >= MOST:
+        return f"most of its mark (margin {margin:.2f})"
+    return f"{'little' if margin <= LITTLE else 'some'} of its mark (margin {margin:.2f})"
+
+
+def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> str:
+    """The reason why no scheme is ranked, and what to do about it."""
+    seeds = rows["seed"].nunique()
+    verdicts = [text for text in rows["victim_verdict"] if text]
+    few = fewest_seeds_for(2, rules.confidence)
+    if verdicts:
+        return f"No verdict: {verdicts[0]}."
+    if not (rows["status"] == "ok").any():
+        return "No conclusion: no cell finished."
+    if seeds < few:
+        ten = fewest_seeds_for(10, rules.confidence)
+        return f"With {counted(seeds, 'seed')} no scheme can be ranked; {few} would compare two, {_word(ten)} ten."
+    reasons = dict.fromkeys(each.no_rank for each in schemes if each.no_rank)
+    return f"No scheme can be ranked: {next(iter(reasons), 'none was attacked')}."
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 seed``, ``3 seeds``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _word(number: int) -> str:
+    return {10: "ten", 11: "eleven", 12: "twelve"}.get(number, str(number))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence: ``a``, ``a and b``, ``a, b and c``."""
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
