@@ -44,7 +44,7 @@ class Scored:
     """Scored cells, one a scheme, attack and seed and in the order of the seeds, with what they are compared with."""
 
     rows: pd.DataFrame
-    """As :func:`harness.verdicts.scoring.judged` makes it, numbered from 0."""
+    """Frame of :func:`harness.verdicts.scoring.judged`, numbered from 0."""
     references: References
     rules: Rules
 

@@ -95,7 +95,7 @@ def _place(scheme: Scheme) -> tuple[float, ...]:
 
 
 def _notes(rows: pd.DataFrame, any_attacked: bool, rules: Rules) -> list[str]:
-    """What a reader must know of the tables as a whole."""
+    """Notes that a reader needs of the tables as a whole."""
     notes = []
     attacks = rows["kind"].isin(["survival", "evasion"]) & rows["status"].eq("ok")
     if rules.test not in POOLED and attacks.any() and not any_attacked:

@@ -22,7 +22,7 @@ class Rules:
     """``rank``: the suspect's place among unmarked models, unattacked and attacked alike; ``beta-binomial``: for 3 to
     18 unmarked models; the others pool the answers of all unmarked models."""
     confidence: float = 0.95
-    """Of verdicts (alpha is what it lacks of 1), intervals and ranks."""
+    """Confidence of verdicts (alpha is what it lacks of 1), intervals and ranks."""
     min_margin: float = 0.10
     """The least margin of a marked model, 0..1."""
     max_drop: float = 0.05

@@ -65,7 +65,7 @@ def score(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> pd.DataF
 
 
 def judged(cells: pd.DataFrame, references: References, rules: Rules) -> pd.DataFrame:
-    """What :func:`score` makes, without ``queries_needed``: of many cells these take longer than all else."""
+    """Columns of :func:`score` without ``queries_needed``: of many cells these take longer than all else."""
     made = cells.reindex(columns=list(dict.fromkeys([*cells.columns, *CELL_COLUMNS])))
     made = made.assign(kind=of_each(made, "family", kind_of), threat=of_each(made, "family", threat_of))
     _add_rates(made)
