@@ -49,7 +49,7 @@ def _reason(kind: str, family: str, knows: str | None, unproven: bool, useless: 
 
 
 def _useless(attacked: Models, groups: Groups) -> list[str]:
-    """Reasons where fewer than half of the unmarked models stayed useful, on the whole: how many on the seed with fewest."""
+    """Groups where fewer than half of the unmarked models stayed useful: how many on the seed with fewest."""
     asked, left = (each.sum(axis=1) for each in (attacked.known, attacked.counted))
     totals = (np.bincount(groups.places, each, groups.count) for each in (asked, left))
     said = [""] * groups.count
