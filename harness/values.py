@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from harness.errors import Refused
 
@@ -231,36 +231,85 @@ def classes_of(logits: Tensor) -> Tensor:
     return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
 
 
-@dataclass
 class Oracle:
-    """Black-box access to a model, which counts its queries, and serves one answer type within a budget."""
+    """Black-box access to a model, which counts its queries, and serves one answer type within a budget.
 
-    _logits: Callable[[Tensor], Tensor] = field(repr=False)
-    answers: Answers = "labels"
-    budget: int | None = None
-    queries: int = 0
+    An attack is handed one whose model, counter and budget are out of its reach: see :mod:`harness.engine.service`.
+    """
+
+    __slots__ = ("_ask",)
+
+    def __init__(
+        self, logits: Callable[[Tensor], Tensor], answers: Answers = "labels", budget: int | None = None
+    ) -> None:
+        self._ask: Callable[..., Any] = Meter(logits, answers, budget)
+
+    @classmethod
+    def before(cls, ask: Callable[..., Any]) -> Oracle:
+        """The oracle whose questions ``ask`` answers as a :class:`Meter` does."""
+        oracle = cls.__new__(cls)
+        oracle._ask = ask
+        return oracle
+
+    @property
+    def answers(self) -> Answers:
+        """The answer type that it serves."""
+        return cast("Answers", self._ask("answers"))
+
+    @property
+    def budget(self) -> int | None:
+        """The number of queries that it answers; ``None`` is without limit."""
+        return cast("int | None", self._ask("budget"))
+
+    @property
+    def queries(self) -> int:
+        """The number of queries that were asked."""
+        return cast("int", self._ask("queries"))
 
     def labels(self, x: Tensor) -> Tensor:
         """The class of each of the inputs ``x`` ``[n, ...]``: ``[n]`` int64, -1 where the API refused to answer."""
-        return classes_of(self._ask(x, "labels"))
+        return cast("Tensor", self._ask("labels", x))
 
     def top1(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The class ``[n]`` int64 of each input, and its probability ``[n]`` float32."""
-        best = self._ask(x, "top-1").softmax(dim=1).max(dim=1)
-        return best.indices, best.values
+        label, probability = self._ask("top-1", x)
+        return label, probability
 
     def probabilities(self, x: Tensor) -> Tensor:
         """The probabilities ``[n, classes]`` of each input."""
-        return self._ask(x, "probabilities").softmax(dim=1)
+        return cast("Tensor", self._ask("probabilities", x))
 
-    def _ask(self, x: Tensor, kind: Answers) -> Tensor:
-        order: tuple[Answers, ...] = ("labels", "top-1", "probabilities")
-        if order.index(kind) > order.index(self.answers):
-            raise Refused(f"this oracle answers {self.answers}, not {kind}: declare it in `answers`")
-        if self.budget is not None and self.queries + len(x) > self.budget:
-            raise Refused(f"{len(x)} more queries after {self.queries} would pass the budget of {self.budget}")
-        self.queries += len(x)
-        return self._logits(x)
+
+@dataclass
+class Meter:
+    """The API behind an :class:`Oracle`: it counts queries, refuses, and gives out no more than it serves."""
+
+    logits: Callable[[Tensor], Tensor]
+    answers: Answers
+    budget: int | None
+    queries: int = 0
+
+    def __call__(self, what: str, x: Tensor | None = None) -> Any:
+        """Answer to ``x``, of the type ``what``; without ``x`` the terms of service: their name is ``what``."""
+        if x is None:
+            return {"answers": self.answers, "budget": self.budget, "queries": self.queries}[what]
+        self._charge(what, len(x))
+        logits = self.logits(x).detach()  # a scheme's own graph would lead to what it is made of
+        if what == "labels":
+            return classes_of(logits)
+        probabilities = logits.softmax(dim=1)
+        if what == "probabilities":
+            return probabilities
+        best = probabilities.max(dim=1)
+        return best.indices, best.values
+
+    def _charge(self, what: str, count: int) -> None:
+        order: tuple[str, ...] = get_args(Answers)
+        if order.index(what) > order.index(self.answers):
+            raise Refused(f"this oracle answers {self.answers}, not {what}: declare it in `answers`")
+        if self.budget is not None and self.queries + count > self.budget:
+            raise Refused(f"{count} more queries after {self.queries} would pass the budget of {self.budget}")
+        self.queries += count
 
 
 @dataclass(frozen=True)

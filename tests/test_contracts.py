@@ -227,6 +227,21 @@ class Ask(BlackBoxAttack):
 
 
 @dataclass(frozen=True)
+class Doubt(Ask):
+    """The same, and asks for more than it declared."""
+
+    name: ClassVar[str] = "doubt"
+
+    def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nn.Module:
+        SEEN["top-1"] = victim.top1(pool.x)[0]
+        try:
+            victim.probabilities(pool.x)
+        except Refused as refused:
+            SEEN["refused"] = str(refused)
+        return super().run(victim, pool, ctx)
+
+
+@dataclass(frozen=True)
 class Take(WhiteBoxAttack):
     """Remembers what it was handed, and ruins its copy."""
 
@@ -373,7 +388,7 @@ class Counting(Marking):
 
 TOYS: tuple[type[Plugin], ...] = (
     *(Noise, OtherNoise, Toy, Marking, Starting, Signs, Counting),
-    *(Leave, Ask, Take, Learn, Know, Steal, Rename, Renamed, Scribble, Peek, Search),
+    *(Leave, Ask, Doubt, Take, Learn, Know, Steal, Rename, Renamed, Scribble, Peek, Search),
 )
 
 
@@ -655,11 +670,12 @@ def test_the_worker_serves_what_the_attack_declared(tmp_path: Path) -> None:
     assert ran["attack:0"]["status"] == "ok" and ran["attack:0"]["queries"] == 94
     over = run(tmp_path, "marking", "ask[extra=5,budget_is=94]")["attack:0"]
     assert over["status"] == "failed" and "Refused: 1 more queries after 94 would pass the budget" in over["reason"]
-    run(tmp_path, "marking", "ask[kind=top-1]")
+    assert run(tmp_path, "marking", "doubt[kind=top-1]")["attack:0"]["queries"] == 180
+    assert SEEN["top-1"].tolist() == SEEN["answers"].tolist()
+    assert SEEN["refused"] == "this oracle answers top-1, not probabilities: declare it in `answers`"
     victim, pool, _ = SEEN["ask"]
-    assert victim.top1(pool.x)[0].tolist() == SEEN["answers"].tolist()
-    with pytest.raises(Refused):
-        victim.probabilities(pool.x)
+    with pytest.raises(Refused, match="the stage that this belonged to has ended"):
+        victim.labels(pool.x)
 
 
 # --- who answers, who verifies ----------------------------------------------------------------------------------------

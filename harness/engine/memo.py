@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,13 @@ class ResultCache:
         return known, _copied(self._results[key])
 
 
+class Recalling(Protocol):
+    """Memory of what was computed of a model on some inputs."""
+
+    def recall(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T]) -> tuple[bool, T]:
+        """``compute()``, which depends on ``net`` and ``x`` alone, or what it was before; and whether it was known."""
+
+
 @dataclass(frozen=True)
 class SharedInputs:
     """A model and inputs as a stage lends copies of them to a plugin, and what the worker remembers of them."""
@@ -49,10 +56,30 @@ class SharedInputs:
     x: Tensor
 
     def recall(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T]) -> tuple[bool, T]:
-        """``compute()``, which depends on ``net`` and ``x`` alone, or what it was before; and whether it was known."""
-        if not (_first_of(x, self.x) and _same(net, self.net)):
-            return False, compute()
+        return self.find(what, x, compute) if self.holds(net, x) else (False, compute())
+
+    def holds(self, net: nn.Module, x: Tensor) -> bool:
+        """True if ``net`` and ``x`` are as they were lent."""
+        return _first_of(x, self.x) and _same(net, self.net)
+
+    def find(self, what: str, x: Tensor, compute: Callable[[], T]) -> tuple[bool, T]:
+        """The same as :meth:`recall`, of what it holds."""
         return self.memory.find((self.model, self.inputs, len(x), what), compute)
+
+
+@dataclass(frozen=True)
+class Lent:
+    """The memory as an attack is lent it: ``ask(what, net, x)`` gives what :meth:`recall` returns, or ``None``.
+
+    It asks a service, which computes with a net of its own what it does not know: an attack reaches neither what other
+    stages were answered, nor can it leave them anything.
+    """
+
+    ask: Callable[[str, nn.Module, Tensor], Any]
+
+    def recall(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T]) -> tuple[bool, T]:
+        told: tuple[bool, T] | None = self.ask(what, net, x)
+        return (False, compute()) if told is None else told
 
 
 def _first_of(x: Tensor, inputs: Tensor) -> bool:

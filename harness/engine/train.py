@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from harness import losses, nets
 from harness.contracts import Architecture, Context, Loss, Recipe, Split, Stream
 from harness.engine.batches import Source, schedule
 from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
-from harness.engine.memo import SharedInputs
+from harness.engine.memo import Recalling, SharedInputs
 from harness.engine.profile import NoTrace, Trace
 from harness.nets import Net, seeded
 
@@ -63,8 +63,8 @@ class Engine(Context):
     precision: Precision = "tf32"
     capture: bool = True
     """Capture steps where the device can: see :mod:`harness.engine.cuda_graphs`."""
-    lent: SharedInputs | None = None
-    """The model and the inputs that a white-box attack was lent: what is known of them need not be computed again."""
+    lent: Recalling | None = None
+    """Memory of the model and the inputs that a white-box attack was lent: what is known is not computed again."""
     warn: Callable[[str], None] = lambda message: None
     trace: Trace = field(default_factory=NoTrace)
     counts: Counts = field(default_factory=Counts)
@@ -97,14 +97,16 @@ class Engine(Context):
         return Stream((split,), self.recipe.batch_size, loss, augment=True)
 
     def predict(self, net: nn.Module, x: Tensor) -> Tensor:
-        return self.known("logits", net, x, partial(predict, net, x), self.lent)
+        logits: Tensor = self.known(LOGITS, net, x, self.lent)
+        return logits
 
     def activation_frequencies(self, net: Net, x: Tensor) -> dict[str, Tensor]:
-        compute = partial(nets.activation_frequencies, net, x)
-        return self.known("activation frequencies", net, x, compute, self.lent)
+        shares: dict[str, Tensor] = self.known(FREQUENCIES, net, x, self.lent)
+        return shares
 
-    def known(self, what: str, net: nn.Module, x: Tensor, compute: Callable[[], T], lent: SharedInputs | None) -> T:
-        """The value of ``compute()`` of ``net`` on ``x``, counted; not computed again where ``lent`` remembers it."""
+    def known(self, what: str, net: nn.Module, x: Tensor, lent: Recalling | None) -> Any:
+        """The answer to one of :data:`QUESTIONS`, counted; not computed again where ``lent`` remembers it."""
+        compute = partial(QUESTIONS[what], net, x)
         with self.trace.span(what, samples=len(x)):
             known, value = lent.recall(what, net, x, compute) if lent else (False, compute())
         self.counts.recalled += len(x) * known
@@ -271,6 +273,22 @@ def predict(net: nn.Module, x: Tensor) -> Tensor:
         logits = torch.cat([net(part) for part in nets.parts(x)])
     net.train(training)
     return logits.clone()
+
+
+LOGITS, FREQUENCIES = "logits", "activation frequencies"
+QUESTIONS: dict[str, Callable[[Any, Tensor], Any]] = {LOGITS: predict, FREQUENCIES: nets.activation_frequencies}
+"""Questions about a net on some inputs, whose answers depend on these alone, and are remembered."""
+
+
+def remembered(shared: SharedInputs) -> Callable[[str, nn.Module, Tensor], tuple[bool, Any] | None]:
+    """The function behind :class:`harness.engine.memo.Lent`; ``None`` is of another net, or of other inputs."""
+
+    def ask(what: str, net: nn.Module, x: Tensor) -> tuple[bool, Any] | None:
+        if not shared.holds(net, x):
+            return None
+        return shared.find(what, x, partial(QUESTIONS[what], shared.net, x))
+
+    return ask
 
 
 def on_device(net: Net, device: torch.device) -> Net:

@@ -82,26 +82,26 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
     pool = worker.pool(stage, attack, parents)
     queries = guard = None
-    if not isinstance(attack, BlackBoxAttack):
-        engine.lent = worker.lent(stage, parents, attack)
     if isinstance(attack, BlackBoxAttack):
-        oracle = worker.oracle(stage, parents, engine, attack)
-        surrogate = attack.run(oracle, pool, engine)
-        queries = oracle.queries
+        with worker.served(stage, parents, engine, attack) as oracle:
+            surrogate = attack.run(oracle, pool, engine)
+            queries = oracle.queries
     elif isinstance(attack, Evasion):
         surrogate = clone(net_of(parents["model"]))
-        guard = attack.prepare(surrogate, pool, engine)
+        with worker.lending(stage, parents, engine, attack):
+            guard = attack.prepare(surrogate, pool, engine)
         _expect(guard, Mapping, f"{attack.name}.prepare")
     else:
-        surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
+        with worker.lending(stage, parents, engine, attack):
+            surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
     return StageOutput(surrogate, guard=guard, record={"queries": queries})
 
 
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     detector: Detector = _plugin(stage)
-    engine.lent = worker.lent(stage, parents, detector)
-    found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector, parents), engine)
+    with worker.lending(stage, parents, engine, detector):
+        found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector, parents), engine)
     _expect(found, Detection, f"{detector.name}.run")
     tensors = {"mask": found.mask, "pattern": found.pattern}
     detection: Found = {

@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,10 @@ from harness.contracts import (
 )
 from harness.data import Data, Splits
 from harness.engine.epochs import measure_epochs
-from harness.engine.memo import ResultCache, SharedInputs
+from harness.engine.memo import Lent, ResultCache, SharedInputs
 from harness.engine.profile import NoTrace, Timeline, Trace
-from harness.engine.train import Counts, Engine, Precision, predict
+from harness.engine.service import serving
+from harness.engine.train import LOGITS, Counts, Engine, Precision, remembered
 from harness.errors import DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.metrics import accuracy, agreement
 from harness.nets import Net
@@ -49,6 +49,7 @@ from harness.storage.codec import Loaded, check_model, pack_guard, pack_key, unp
 from harness.storage.locks import Claims
 from harness.storage.records import StageRecord, Status, about, check_record
 from harness.storage.store import Store, plain
+from harness.values import Meter
 
 _READ_NO_DATA = ("judge", "verify")
 """Actions that read no data: their parents suffice."""
@@ -93,27 +94,28 @@ class StageRunner:
         status: Status = "ok"
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
-        try:
-            with trace.span("load parents"):
-                parents = {role: self._parent(id) for role, id in stage.parents}
-            engine = self._engine(stage, parents, trace, counts)
-            with trace.span(stage.action, plugin=str(stage.plugin or "")):
-                made = ACTIONS[stage.action](self, stage, parents, engine)
-            self._watch(stage, parents, engine)
-            made.record["curves"] = plain(engine.curves)
-            tensors = self._pack(stage, parents, made, engine)
-        except Skip as skip:
-            status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
-        except OutOfMemory:  # of a parent that was computed again
-            raise
-        except Exception as error:
-            if self.debug:
+        with self._warning(stage) as warn:
+            try:
+                with trace.span("load parents"):
+                    parents = {role: self._parent(id) for role, id in stage.parents}
+                engine = self._engine(stage, parents, trace, counts, warn)
+                with trace.span(stage.action, plugin=str(stage.plugin or "")):
+                    made = ACTIONS[stage.action](self, stage, parents, engine)
+                self._watch(stage, parents, engine)
+                made.record["curves"] = plain(engine.curves)
+                tensors = self._pack(stage, parents, made, engine)
+            except Skip as skip:
+                status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
+            except OutOfMemory:  # of a parent that was computed again
                 raise
-            if self.shares_device and isinstance(error, torch.OutOfMemoryError):
-                give_back(self.device)
-                raise OutOfMemory(str(error)) from error
-            status, error_trace = "failed", traceback.format_exc()
-            reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
+            except Exception as error:
+                if self.debug:
+                    raise
+                if self.shares_device and isinstance(error, torch.OutOfMemoryError):
+                    give_back(self.device)
+                    raise OutOfMemory(str(error)) from error
+                status, error_trace = "failed", traceback.format_exc()
+                reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
         record: StageRecord = {
             **made.record,
             **about(stage),
@@ -132,6 +134,16 @@ class StageRunner:
         self._cache.pop(stage.id, None)
         give_back(self.device)
         return record
+
+    @contextmanager
+    def _warning(self, stage: Stage) -> Iterator[Callable[[str], None]]:
+        """A function to warn by while the block runs, which leads to no worker; the user is told afterwards."""
+        warnings: list[str] = []
+        try:
+            yield warnings.append
+        finally:
+            for warning in warnings:
+                self.warn(f"{stage.label}: {warning}")
 
     def _seen(self, stage: Stage, counts: Counts) -> StageRecord:
         """The samples that nets saw, and at which precision, on which machine and of which data."""
@@ -244,7 +256,15 @@ class StageRunner:
 
     # --- what plugins are given ---
 
-    def _engine(self, stage: Stage, parents: Mapping[str, Loaded], trace: Trace, counts: Counts) -> Engine:
+    def _engine(
+        self,
+        stage: Stage,
+        parents: Mapping[str, Loaded],
+        trace: Trace,
+        counts: Counts,
+        warn: Callable[[str], None],
+    ) -> Engine:
+        """The engine that a plugin is lent: nothing in it leads to the worker."""
         generator = torch.Generator().manual_seed(stage.seed)
         used = stage.architecture or self.lookup("architecture", stage.dataset.plugin.architecture)
         task: Dataset = stage.dataset.plugin
@@ -255,7 +275,7 @@ class StageRunner:
             used.plugin,
             used.text,
             precision=self.precision,
-            warn=lambda message: self.warn(f"{stage.label}: {message}"),
+            warn=warn,
             trace=trace,
             counts=counts,
             watch=task.watch and stage.action in ("embed", "attack"),
@@ -336,23 +356,47 @@ class StageRunner:
         net = net_of(parents["model"])
         return SharedInputs(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
 
-    def oracle(
-        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: BlackBoxAttack | None = None
-    ) -> Oracle:
-        """The model under attack or under verification. The victim itself answers as its scheme serves."""
+    @contextmanager
+    def lending(
+        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: PoolAttack
+    ) -> Iterator[None]:
+        """Lend ``engine`` the worker's memory of the model under attack while the block runs."""
+        with serving(remembered(self.lent(stage, parents, attack))) as ask:
+            engine.lent = Lent(ask)
+            try:
+                yield
+            finally:
+                engine.lent = None
+
+    @contextmanager
+    def served(
+        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: BlackBoxAttack
+    ) -> Iterator[Oracle]:
+        """The model under attack, behind its API while the block runs."""
+        # The memory is here and not in the engine, which the attack is lent: it has no business with the net.
+        logits = self._api(stage, parents, engine, self.lent(stage, parents, attack))
+        with serving(Meter(logits, attack.answers, attack.budget)) as ask:
+            yield Oracle.before(ask)
+
+    def oracle(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> Oracle:
+        """The model under verification."""
+        return Oracle(self._api(stage, parents, engine))
+
+    def _api(
+        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, lent: SharedInputs | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """The answers of a model, as logits: the victim itself answers as its scheme serves."""
         model, ids = parents["model"], dict(stage.parents)
         net = net_of(model)
         guard = None if model.guard is None else self.lookup("attack", model.record["guard"])
-        # Here and not in the engine, which a black-box attack is lent: it has no business with the net.
-        lent = self.lent(stage, parents, attack) if attack else None
 
         def logits(x: Tensor) -> Tensor:
-            answers = engine.known("logits", net, x, partial(predict, net, x), lent)
+            answers: Tensor = engine.known(LOGITS, net, x, lent)
             if ids["model"] != ids.get("embed"):
                 return self._served(net, x, answers, guard, model.guard)
             return _through(self._plugin_of(ids["embed"]), x, answers, parents["embed"].key)
 
-        return Oracle(logits, attack.answers if attack else "labels", attack.budget if attack else None)
+        return logits
 
     def _served(
         self, net: Net, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None
