@@ -12,7 +12,14 @@ from scipy import integrate
 
 from harness.statistics.intervals import clopper_pearson_upper
 from harness.statistics.power import queries_for_power
-from harness.statistics.sequential import Sprt, e_process, e_values, expected_queries, first_rejection
+from harness.statistics.sequential import (
+    Sprt,
+    e_process,
+    e_values,
+    expected_queries,
+    expected_queries_each,
+    first_rejection,
+)
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 RUNS = 2000
@@ -251,3 +258,13 @@ def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_many_pairs_of_rates_at_once_are_each_as_alone() -> None:
+    rng = np.random.default_rng(7)
+    success = np.concatenate([rng.random(100), [1, 1, 0, 0.5, 1, 0.3, 0.301]])
+    false = np.concatenate([0.5 * rng.random(100), [0, 0.9, 0, 0, 1, 0.3, 0.3]])
+    for confidence in (0.95, 0.99):
+        alone = [expected_queries(*pair, confidence) for pair in zip(success, false, strict=True)]
+        assert expected_queries_each(success, false, confidence) == pytest.approx(alone, rel=1e-9)
+    assert expected_queries_each([], []).shape == (0,)

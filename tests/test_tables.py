@@ -368,3 +368,26 @@ def test_other_tools_read_the_folder_directly(table: Table, tmp_path: Path) -> N
     assert frame["run"].tolist() == [OLD, OLD, NEW] and list(frame.columns) == [c.name for c in table.columns]
     dataset = pyarrow.dataset.dataset(folder)
     assert dataset.schema == table.schema() and dataset.count_rows() == 3
+
+
+def test_coded_rows_are_those_of_every_row_with_texts_as_categories(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    row = {**dict.fromkeys(("dataset", "defense", "attack"), "x"), "seed": 0, "suspect": "null", "arm": "", "index": 0}
+    for run, matches in (("20260101T000000-a", 1), ("20260102T000000-a", 2)):
+        rows = [
+            {**row, "cell": cell, "probe": probe, "index": index, "matches": matches, "trials": 5}
+            for cell in ("c", f"d{matches}")
+            for probe in ("trigger", "bits")
+            for index in (0, 7)
+        ]
+        tables.append("evidence", run, rows)
+    found = tables.coded("evidence", ["cell", "suspect", "index", "matches"], probe="trigger")
+    assert isinstance(found["cell"].dtype, pd.CategoricalDtype) and set(found["probe"]) == {"trigger"}
+    whole = tables.every_row("evidence")
+    whole = whole[whole["probe"] == "trigger"]
+    names = ["cell", "index", "matches"]
+    assert sorted(found[names].astype(str).values.tolist()) == sorted(whole[names].astype(str).values.tolist())
+    assert len(found) == 6 and set(found.loc[found["cell"] == "c", "matches"]) == {2}, "the newest of each key"
+    assert tables.coded("detections", ["score"]).empty
+    with pytest.raises(UnknownName, match="part of the key"):
+        tables.coded("evidence", ["cell"], matches="1")

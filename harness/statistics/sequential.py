@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import special
 
 from harness.statistics import validate
 from harness.statistics.power import MAX_QUERIES
@@ -177,6 +178,73 @@ def expected_queries(success_rate: float, false_rate: float, confidence: float =
     if wald <= _EXACT:
         return max(1.0, test.characteristic(success)[1])
     return wald if wald <= MAX_QUERIES else math.inf
+
+
+def expected_queries_each(
+    success_rates: ArrayLike, false_rates: ArrayLike, confidence: float = 0.95, power: float = 0.95
+) -> FloatArray:
+    """`expected_queries` of many pairs of rates, all at once: of thousands one by one takes long.
+
+    Args:
+        success_rates: One-dimensional, as of `expected_queries`.
+        false_rates: Of the same shape.
+        confidence: As of `Sprt`.
+        power: As of `Sprt`.
+
+    Returns:
+        Queries, of the same shape.
+
+    Raises:
+        ValueError: As `expected_queries`.
+    """
+    success, false = (validate.rates(n, each) for n, each in zip(_RATES, (success_rates, false_rates), strict=True))
+    made = np.full(success.shape, np.inf)
+    some = np.flatnonzero(success > false)
+    against = np.maximum(false[some], _TINY)
+    planned = np.maximum(np.minimum(success[some], 1 - _TINY), np.nextafter(against, 1))
+    lower, upper = Sprt(0.1, 0.9, confidence, power).boundaries
+    information = special.rel_entr(planned, against) + special.rel_entr(1 - planned, 1 - against)
+    wald = (power * upper + (1 - power) * lower) / np.maximum(information, _TINY**2)
+    exact = wald <= _EXACT
+    made[some] = np.where(wald <= MAX_QUERIES, wald, np.inf)
+    queries = _queries_of_paths(success[some][exact], planned[exact], against[exact], (lower, upper))
+    made[some[exact]] = np.maximum(queries, 1.0)
+    return made
+
+
+_RATES = ("success_rates", "false_rates")
+
+
+def _queries_of_paths(
+    rates: FloatArray, planned: FloatArray, against: FloatArray, boundaries: tuple[float, float]
+) -> FloatArray:
+    """Expected queries of as many tests, cut off at 20 `_EXACT`, each to a model of its own rate: by adding up paths.
+
+    A row of `paths` has the probabilities of the counts of matches that leave a test open, from `first` on.
+    """
+    match, miss = np.log(planned / against), np.log1p(-planned) - np.log1p(-against)
+    queries, places = np.zeros(rates.shape), np.arange(rates.size)
+    first, paths = np.zeros(rates.size, dtype=np.intp), np.ones((rates.size, 1))
+    for asked in range(1, 20 * _EXACT + 1):
+        queries[places] += paths.sum(axis=1)
+        rate = rates[places, np.newaxis]
+        grown = np.zeros((places.size, paths.shape[1] + 1))
+        grown[:, :-1] = paths * (1 - rate)
+        grown[:, 1:] += paths * rate
+        low, high = ((bound - asked * miss[places]) / (match - miss)[places] for bound in boundaries)
+        start = np.maximum(np.floor(low + _SLACK).astype(np.intp) + 1 - first, 0)
+        end = np.maximum(np.ceil(high - _SLACK).astype(np.intp) - first, 0)
+        # Counts from start to before end are still open; they move to the front of their row.
+        width = max(int((end - start).max(initial=0)), 0)
+        columns = start[:, np.newaxis] + np.arange(width)
+        inside = (columns < end[:, np.newaxis]) & (columns < grown.shape[1])
+        paths = np.where(inside, np.take_along_axis(grown, np.minimum(columns, grown.shape[1] - 1), axis=1), 0.0)
+        first = first + start
+        left = paths.sum(axis=1) >= 1e-12
+        places, first, paths = places[left], first[left], paths[left]
+        if not places.size:
+            break
+    return queries
 
 
 # E-processes

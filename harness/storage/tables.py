@@ -112,27 +112,68 @@ class Tables:
         """Read a table like :meth:`read`, with the rows of cells that are no more, or never were."""
         return self._merged(table, None).reset_index(drop=True)
 
+    def coded(self, table: str, columns: Iterable[str], **where: str) -> pd.DataFrame:
+        """Some columns of :meth:`every_row`, of the rows whose parts of the key are ``where``; texts are categories.
+
+        Of tens of millions of rows this takes seconds, where Python's strings would take minutes.
+        """
+        import pyarrow as pa
+
+        key = TABLES[table].key
+        if not set(where) <= set(key):
+            raise UnknownName("part of the key", min(set(where) - set(key)), key)
+        schema = TABLES[table].schema()
+        wanted = pa.schema([schema.field(name) for name in dict.fromkeys([*key, *columns])])
+        frame = self._frame(table, wanted, where)
+        return frame[~_is_older(frame, list(key))].reset_index(drop=True)
+
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
         import pyarrow as pa
 
         schema = TABLES[table].schema()
         wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-        where = folder = self.folder / table
-        parts, rows = [wanted.empty_table()], 0
+        return self._frame(table, wanted).drop_duplicates(list(TABLES[table].key), keep="last")
+
+    def _frame(self, table: str, wanted: pa.Schema, where: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """The rows of all files, in the order of the runs; with ``where`` some of them, and texts as categories."""
+        import pyarrow as pa
+
+        parts, rows = [], 0
+        path = folder = self.folder / table
         try:
-            for where in sorted(folder.glob("*.parquet")):
-                parts.append(_read_file(where, TABLES[table], wanted, MAX_ROWS - rows))
-                rows += len(parts[-1])
-            where, data = folder, pa.concat_tables(parts)
+            for path in sorted(folder.glob("*.parquet")):
+                part, read = _read_file(path, TABLES[table], wanted, MAX_ROWS - rows, where)
+                rows += read
+                parts.append(part)
+            path = folder
+            data = pa.concat_tables(parts).unify_dictionaries() if parts else wanted.empty_table()
             _check_values(data, TABLES[table])
             # Not by the files' own metadata, which is untrusted: pandas would name, type and index columns by it.
-            frame = data.to_pandas(ignore_metadata=True)
+            return data.to_pandas(ignore_metadata=True)
         except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
             raise ResultsError(
-                f"{where} is damaged ({' '.join(str(error).split())}): delete {self.folder}, "
+                f"{path} is damaged ({' '.join(str(error).split())}): delete {self.folder}, "
                 "and `harness run` writes it again from the artifacts"
             ) from error
-        return frame.drop_duplicates(list(TABLES[table].key), keep="last")
+
+
+def _is_older(frame: pd.DataFrame, key: list[str]) -> Any:
+    """Mark the rows with a later row of their key: by numbers, since texts are categories."""
+    import numpy as np
+    import pandas as pd
+
+    codes = np.zeros(len(frame), dtype=np.int64)
+    for name in key:
+        column = frame[name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            own, size = column.cat.codes.to_numpy(), len(column.cat.categories)
+        else:
+            own, known = pd.factorize(column)
+            size = len(known)
+        if size > 1 and codes.max(initial=0) >= 2**62 // size:
+            codes = pd.factorize(codes)[0]
+        codes = codes * max(size, 1) + own
+    return pd.Series(codes).duplicated(keep="last").to_numpy()
 
 
 def _among(values: pd.Series[str], known: pd.Series[str]) -> Any:
@@ -163,9 +204,12 @@ def _is_torn(path: Path) -> bool:
     return size < 12 or head != _MAGIC or tail[4:] != _MAGIC or footer > size - 12
 
 
-def _read_file(path: Path, table: Table, wanted: pa.Schema, room: int) -> pa.Table:
+def _read_file(
+    path: Path, table: Table, wanted: pa.Schema, room: int, where: Mapping[str, str] | None
+) -> tuple[pa.Table, int]:
     """The ``wanted`` columns of one file, which has ``room`` rows at most; null where they came after its version.
 
+    With ``where`` only the rows that are so, and texts as dictionaries. Also the number of rows that the file has.
     Raises :class:`ResultsError` for another schema version, and ``ArrowInvalid`` for what no run would have written.
     """
     import pyarrow as pa
@@ -184,12 +228,29 @@ def _read_file(path: Path, table: Table, wanted: pa.Schema, room: int) -> pa.Tab
             raise pa.ArrowInvalid(f"with it the table has more than {MAX_ROWS:,} rows")
         later = [column for column in wanted if column.name not in own.names]
         needed = {*wanted.names, *(("action", "label") if table.name == "stages" and later else ())}
+        if where is not None:
+            texts = [name for name in own.names if name in needed and pa.types.is_string(own.field(name).type)]
+            file = pq.ParquetFile(handle, read_dictionary=texts, page_checksum_verification=True)
         data = file.read([name for name in own.names if name in needed])
     if len(data) != rows:
         raise pa.ArrowInvalid("another number of rows than it says")
     for column in later:
         data = data.append_column(column, _of_older(table, column, data))
-    return data.select(wanted.names)
+    data = data.select(wanted.names)
+    return (data if where is None else _rows_where(data, where)), rows
+
+
+def _rows_where(data: pa.Table, where: Mapping[str, str]) -> pa.Table:
+    """The rows whose texts are so, with all texts as dictionaries."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, field in enumerate(data.schema):
+        if pa.types.is_string(field.type):
+            data = data.set_column(place, field.name, pc.dictionary_encode(data[field.name]))
+    for name, text in where.items():
+        data = data.filter(pc.equal(data[name], text))
+    return data
 
 
 def _of_older(table: Table, column: pa.Field, data: pa.Table) -> Any:

@@ -16,7 +16,6 @@ import pandas as pd
 from scipy import special
 
 from harness.statistics.exchangeable import (
-    expected_queries_above,
     is_marked,
     margins,
     marked_by_chance,
@@ -29,7 +28,7 @@ from harness.verdicts.families import plugins_of
 from harness.verdicts.groups import Groups, grouped, rows_of
 from harness.verdicts.no_attacks import reasons
 from harness.verdicts.references import References
-from harness.verdicts.scoring import counts_of
+from harness.verdicts.scoring import counts_of, sequential_queries
 
 if TYPE_CHECKING:
     from harness.statistics.validate import FloatArray
@@ -204,13 +203,8 @@ def _middle_queries(tested: pd.DataFrame, groups: Groups, rules: Rules) -> list[
     order = np.lexsort((-_information(rates, limits), groups.places))
     sizes = np.bincount(groups.places, minlength=groups.count)
     middles = order[(np.cumsum(sizes) - sizes + sizes // 2)[sizes > 0]]
-    known: dict[tuple[float, float], float] = {}
     made = np.full(groups.count, np.nan)
-    for group, pair in zip(np.flatnonzero(sizes), zip(rates[middles], limits[middles], strict=True), strict=True):
-        if pair not in known:
-            rate, limit = pair
-            known[pair] = expected_queries_above(float(rate), float(limit), rules.gamma)
-        made[group] = known[pair]
+    made[sizes > 0] = sequential_queries(rates[middles], limits[middles], rules.gamma)
     return made.tolist()
 
 

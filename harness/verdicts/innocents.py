@@ -63,15 +63,15 @@ def accused_of(scored: Scored) -> pd.DataFrame:
 
 def _p_values(matches: Places, trials: Places, scored: Scored, places: Places) -> FloatArray:
     """P-values of innocents against the unmarked models, attacked and not, of the cells at these places."""
-    rows, rules = scored.rows.iloc[places], scored.rules
+    rules = scored.rules
     if rules.test in POOLED:
+        rows = scored.rows[["null_trigger_matches", "null_trigger_trials"]].iloc[places]
         nulls = {name: rows[f"null_trigger_{name[5:]}"].to_numpy(dtype=float) for name in pooled.COUNTS[2:]}
         if rules.fpr is not None:
             nulls = {name: np.zeros(len(rows)) for name in nulls}
         return pooled.p_values(pd.DataFrame({"matches": matches, "trials": trials, **nulls}), rules)
-    compared = rows["attacked_models"].to_numpy() >= fewest(rules)
-    both = (_against(each.of(places), matches, trials, rules) for each in _models(scored))
-    alone, attacked = both
+    compared = scored.rows["attacked_models"].to_numpy()[places] >= fewest(rules)
+    alone, attacked = (_against(each.of(places), matches, trials, rules) for each in _models(scored))
     return np.where(compared, np.fmax(alone, attacked), alone)
 
 

@@ -34,6 +34,7 @@ PROBE = "trigger"
 INNOCENT = ("fresh", "other-recipe", "same-data", "other-owner")
 SUSPECTS = ("null", "attacked", *INNOCENT)
 """Suspects whose answers are read here; those of victims and surrogates are in the table ``cells``."""
+WANTED = ("place", "arm", "index", "matches", "trials", "useful")
 _SLACK = 1e-9
 """Accuracy: 0.95 - 0.05 is a hair below 0.9 in floating point."""
 
@@ -107,8 +108,7 @@ def references_of(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> 
     if len(numbers) > MAX_NULLS:
         raise ResultsError(f"the table evidence has {len(numbers):,} unmarked models, and {MAX_NULLS} is the most")
     unattacked = _models(null, numbers, len(cells))
-    wanted = ("place", "arm", "index", "matches", "trials", "useful")
-    innocents = pd.DataFrame({name: np.concatenate([each[name] for each in innocent]) for name in wanted})
+    innocents = pd.DataFrame({name: np.concatenate([each[name] for each in innocent]) for name in WANTED})
     innocents["suspect"] = np.repeat(np.array(INNOCENT, dtype=object), [len(each["place"]) for each in innocent])
     innocents["arm"] = _texts(evidence["arm"], innocents["arm"].to_numpy())
     return References(replace(unattacked, counted=unattacked.known), _models(attacked, numbers, len(cells)), innocents)
@@ -119,18 +119,20 @@ def _asked(cells: pd.DataFrame, evidence: pd.DataFrame) -> Columns:
     trial is told. Suspects are numbers of :data:`SUSPECTS`, arms codes of their column."""
     places, suspects = _places(cells["cell"], evidence["cell"]), _numbers(evidence["suspect"], SUSPECTS)
     keep = (places >= 0) & (suspects >= 0) & (_numbers(evidence["probe"], (PROBE,)) == 0)
-    keep &= evidence[["index", "matches", "trials"]].notna().all(axis=1).to_numpy()
-    rows: Columns = {name: evidence[name].to_numpy()[keep] for name in ("accuracy", "pool_accuracy", "base_accuracy")}
-    rows |= {name: evidence[name].to_numpy()[keep].astype(np.int64) for name in ("index", "matches", "trials")}
-    arms = _coded(evidence["arm"])[0][keep]
+    for name in ("index", "matches", "trials"):
+        keep &= evidence[name].notna().to_numpy()
+    kept = np.flatnonzero(keep)
+    rows: Columns = {name: evidence[name].to_numpy()[kept] for name in ("accuracy", "pool_accuracy", "base_accuracy")}
+    rows |= {name: evidence[name].to_numpy()[kept].astype(np.int64) for name in ("index", "matches", "trials")}
+    arms = _coded(evidence["arm"])[0][kept]
     trials = np.maximum(rows["trials"], 1)
-    return {**rows, "place": places[keep], "suspect": suspects[keep], "arm": arms, "trials": trials}
+    return {**rows, "place": places[kept], "suspect": suspects[kept], "arm": arms, "trials": trials}
 
 
 def _of(rows: Columns, suspect: int) -> Columns:
     """The rows of the suspects of one of :data:`SUSPECTS`, by its number."""
-    mine = rows["suspect"] == suspect
-    return {name: values[mine] for name, values in rows.items()}
+    mine = np.flatnonzero(rows["suspect"] == suspect)
+    return {name: rows[name][mine] for name in WANTED}
 
 
 def _models(rows: Columns, numbers: Counts, count: int) -> Models:

@@ -161,10 +161,10 @@ def _no_rank(
         return "no cell finished"
     if verdict:
         return verdict
-    some = [each for each in standings.values() if each.worst is not None]
-    whole = [each for each in some if not each.incomplete]
+    whole = [each for each in standings.values() if each.worst is not None and not each.incomplete]
     if not whole:
-        return some[0].incomplete
+        reasons = (each.incomplete for each in standings.values() if each.incomplete)
+        return next(reasons, "no seed has a number of every attack")
     needed, has = fewest_seeds_for(max(rivals, 2), rules.confidence), max(each.worst.n for each in whole if each.worst)
     return f"needs {needed} seeds, has {has}" if has < needed else "shares too few seeds with other schemes"
 

@@ -16,7 +16,6 @@ import pandas as pd
 
 from harness.statistics.exchangeable import (
     beta_binomial_p_values,
-    expected_queries_above,
     fewest_models,
     is_marked,
     key_thresholds,
@@ -24,6 +23,7 @@ from harness.statistics.exchangeable import (
     mean_rates,
     rank_p_values,
 )
+from harness.statistics.sequential import expected_queries_each
 from harness.verdicts import pooled
 from harness.verdicts.families import changes_the_model, kind_of, of_each, threat_of
 from harness.verdicts.groups import distinct
@@ -67,6 +67,9 @@ def score(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> pd.DataF
 def judged(cells: pd.DataFrame, references: References, rules: Rules) -> pd.DataFrame:
     """Columns of :func:`score` without ``queries_needed``: of many cells these take longer than all else."""
     made = cells.reindex(columns=list(dict.fromkeys([*cells.columns, *CELL_COLUMNS])))
+    # Python's strings, since each is taken often and only a few differ.
+    texts = [name for name in made if pd.api.types.is_string_dtype(made[name].dtype)]
+    made = made.astype(dict.fromkeys(texts, object))
     made = made.assign(kind=of_each(made, "family", kind_of), threat=of_each(made, "family", threat_of))
     _add_rates(made)
     made["useful"] = _useful(made, rules)
@@ -235,15 +238,20 @@ def _verdict(needed: int, *, models: int, attacked_models: int, asked: int, is_a
 
 
 def queries_needed(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
-    """Expected queries of a sequential verification of each tested model at its measured rate; NaN where there is none.
+    """Expected queries of a sequential verification of each tested model at its measured rate; else NaN."""
+    tested = scored[scored["tested"]]
+    rates, limits = (tested[name].to_numpy(dtype=float) for name in ("surrogate_trigger", "to_exceed"))
+    return pd.Series(sequential_queries(rates, limits, rules.gamma), index=tested.index).reindex(scored.index)
 
-    Equal pairs of rates are computed once.
-    """
-    tested = scored.loc[scored["tested"], ["surrogate_trigger", "to_exceed"]].astype(float)
-    rows, places = distinct(tested, list(tested))
-    pairs = rows.itertuples(index=False, name=None)
-    needed = [expected_queries_above(rate, limit, rules.gamma) for rate, limit in pairs]
-    return pd.Series(np.array(needed, dtype=float)[places], index=tested.index).reindex(scored.index)
+
+def sequential_queries(rates: FloatArray, limits: FloatArray, gamma: float) -> FloatArray:
+    """Expected queries of the sequential test of "rate <= limit" to models of these rates, as of
+    :func:`harness.statistics.exchangeable.expected_queries_above`; NaN where a number is."""
+    made = np.full(rates.shape, np.nan)
+    known = ~(np.isnan(rates) | np.isnan(limits))
+    pairs, places = np.unique(np.stack([rates[known], limits[known]]), axis=1, return_inverse=True)
+    made[known] = expected_queries_each(pairs[0], pairs[1], 1 - gamma)[places]
+    return made
 
 
 def chances_within(scored: pd.DataFrame, budgets: Sequence[int], rules: Rules) -> FloatArray:
