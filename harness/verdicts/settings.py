@@ -65,17 +65,16 @@ def _of_ranks(ranked: list[Scheme], threat: Threat, words: str) -> str:
     kept = [worst.mean for each in first if (worst := each.standings[threat].worst)]
     if len(ranked) > 1 and not rest:
         return f"{words}, no scheme is told apart from another; the best margin is {max(kept):.2f}."
-    verb = "keeps" if len(first) == 1 else "keep"
-    said = f"{words}, {listed(each.defense for each in first)} {verb} {_amount(float(np.mean(kept)))}"
+    amount = _amount(float(np.mean(kept)), "its mark" if len(first) == 1 else "their marks")
+    said = f"{words}, {listed(each.defense for each in first)} {'keeps' if len(first) == 1 else 'keep'} {amount}"
     if not rest:
         return f"{said}; there is no other scheme to compare."
     return f"{said}; {'the other keeps' if rest == 1 else f'{rest} others keep'} less."
 
 
-def _amount(margin: float) -> str:
-    if margin >= MOST:
-        return f"most of its mark (margin {margin:.2f})"
-    return f"{'little' if margin <= LITTLE else 'some'} of its mark (margin {margin:.2f})"
+def _amount(margin: float, mark: str) -> str:
+    amount = "most" if margin >= MOST else "little" if margin <= LITTLE else "some"
+    return f"{amount} of {mark} (margin {margin:.2f})"
 
 
 def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> str:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_COMPARED = 30
 """Schemes on one data set that are compared pair by pair; more have no ranks."""
 
+OUTSIDE = "protects only its API"
+"""Part of the reason why a scheme's cells are skipped whose thief has weights that it does not protect."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -204,6 +207,8 @@ def _reason(own: Attacked, attack: str, missing: list[int], ends: Mapping[int, s
     """One line on why a scheme has no number of an attack on some of its seeds."""
     found = [ends[seed] for seed in missing if seed in ends]
     skipped = [end for end in found if end != "failed"]
+    if any(OUTSIDE in end for end in skipped):
+        return OUTSIDE
     if skipped:
         return f"{attack} was skipped: {skipped[0]}"
     seeds = own.n + len(missing)
