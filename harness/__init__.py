@@ -55,7 +55,7 @@ from harness.contracts import (
     WhiteBoxDefense,
     needs_images,
 )
-from harness.errors import DataError, HarnessError, PluginError, Skip, UsageError, require
+from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadable, UsageError, require
 from harness.fields import option
 
 if TYPE_CHECKING:

@@ -91,6 +91,11 @@ class Split:
         """The first ``count`` samples, or all when there are fewer."""
         return self[:count]
 
+    def answered(self) -> Split:
+        """The samples that an API did not refuse: without a label of -1, or with NaN among the probabilities."""
+        kept = self.y >= 0 if self.y.ndim == 1 else ~self.y.isnan().any(dim=1)
+        return self if bool(kept.all()) else Split(self.x[kept], self.y[kept])
+
     def ask(self, suspect: Oracle) -> Count:
         """Count the answers of ``suspect`` that match the labels."""
         matches = int((suspect.labels(self.x) == self.y).sum())

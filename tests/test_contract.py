@@ -46,6 +46,10 @@ def test_built_in_plugins_use_only_what_everybody_has(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 400
 
 
+def test_every_public_name_is_there() -> None:
+    assert [name for name in harness.__all__ if not hasattr(harness, name)] == []
+
+
 @pytest.mark.parametrize(("kind", "name"), sorted(REGISTRY.found))
 def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -> None:
     for option in options_of(REGISTRY.found[kind, name].cls):

@@ -51,9 +51,8 @@ ACTIVE = """
         family = "extraction"
 
         def run(self, victim, pool: Pool, ctx: Context):
-            labels = victim.labels(pool.x)
-            answered = labels >= 0
-            return ctx.train(ctx.build(), [ctx.stream(Split(pool.x[answered], labels[answered]))], 1)
+            stolen = Split(pool.x, victim.labels(pool.x)).answered()
+            return ctx.train(ctx.build(), [ctx.stream(stolen)], 1)
 """
 
 
@@ -82,6 +81,76 @@ def test_an_api_that_answers_seven_to_everybody_shows_ten_percent(
     assert 0.08 < cells.loc[("sevens", "copy"), "surrogate_accuracy"] < 0.12
     copied = stages.loc[("attack", "copy")]
     assert copied["pool_accuracy"].notna().all() and stages.loc[("embed", "sevens"), "pool_accuracy"] != 0
+
+
+def test_refused_queries_are_left_out_of_what_an_extraction_learns(
+    cli: Cli, tmp_path: Path, given: tuple[object, ...]
+) -> None:
+    names = ("retraining", "retraining[labels=top-1]", "retraining[labels=soft]", "snnl-extraction")
+    attacks = [part for name in names for part in ("--attack", name)]
+    cli("run", *given, "--defense", "sevens[refuses=true]", *attacks, code=0)
+    stages = harness.read_table(tmp_path, "stages").set_index(["action", "plugin"]).loc["attack"]
+    # 32 a batch, two epochs: of 200 queries half are answered, three whole batches.
+    assert (stages["queries"] == 200).all() and (stages["trained_samples"] == 2 * 3 * 32).all()
+
+
+MARK = """
+    import torch
+
+    from harness import Architecture, Count, Evidence, Key, Marked, Unreadable, WhiteBoxAttack, WhiteBoxDefense
+
+
+    class Signs(WhiteBoxDefense):
+        "Signs of the last layer's weights."
+        name = "signs"
+        confused: bool = False
+
+        def embed(self, task, ctx):
+            net = ctx.train(ctx.build(), [ctx.stream(task.train)], ctx.epochs)
+            return Marked(net, Key(tensors={"signs": net.get_parameter("logits.weight").sign()}))
+
+        def verify_weights(self, suspect, key):
+            weights, signs = suspect.state_dict(), key.tensors["signs"]
+            if "logits.weight" not in weights and not self.confused:
+                raise Unreadable("it has no layer logits")
+            matches = int((weights["logits.weight"].sign() == signs).sum())
+            return Evidence({"trigger": Count(matches, signs.numel())})
+
+
+    class Elsewhere(Architecture):
+        "Layers of other names."
+        name = "elsewhere"
+
+        def build(self, input_shape, classes):
+            return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Linear(8, classes))
+
+
+    class Move(WhiteBoxAttack):
+        "Trains a net of other layers on the victim's answers."
+        name = "move"
+        family = "removal"
+        architecture_built = "elsewhere"
+
+        def run(self, victim, pool, ctx):
+            return ctx.build()
+"""
+
+
+def test_a_mark_that_has_no_place_in_the_suspect_is_removed_and_no_failure(
+    cli: Cli, tmp_path: Path, given: tuple[object, ...]
+) -> None:
+    (tmp_path / "plugins" / "mark.py").write_text(dedent(MARK))
+    attacks = ("--attack", "none", "--attack", "move")
+    cli("run", *given, "--defense", "signs", *attacks, code=0)
+    cells = harness.read_table(tmp_path, "cells").set_index("attack")
+    assert (cells["status"] == "ok").all()
+    assert cells.loc["none", "surrogate_trigger_matches"] == cells.loc["none", "surrogate_trigger_trials"] > 0
+    assert cells.loc["move", "surrogate_trigger_matches"] == cells.loc["move", "surrogate_trigger_trials"] == 0
+    stages = harness.read_table(tmp_path, "stages")
+    assert stages["unreadable"].dropna().tolist() == ["it has no layer logits"]
+    # Only what the scheme says cannot be read is removed: its own errors are failures.
+    ended = cli("run", *given, "--defense", "signs[confused=true]", *attacks, code=1)
+    assert "signs[confused=true] / move #0: signs[confused=true]: KeyError: 'logits.weight'" in ended.err
 
 
 def test_a_guard_counts_in_the_accuracy_on_the_pool_too(cli: Cli, tmp_path: Path, given: tuple[object, ...]) -> None:

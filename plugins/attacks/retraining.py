@@ -41,7 +41,7 @@ class Retraining(BlackBoxAttack):
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         x = pool.x if self.queries is None else pool.x[: self.queries]
-        stolen = Split(x, self._ask(victim, x, len(pool.recipe.classes)))
+        stolen = Split(x, self._ask(victim, x, len(pool.recipe.classes))).answered()
         return ctx.train(ctx.build(), [ctx.stream(stolen)], self.epochs or pool.recipe.epochs)
 
     def _ask(self, victim: Oracle, x: torch.Tensor, classes: int) -> torch.Tensor:

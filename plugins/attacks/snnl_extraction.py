@@ -25,7 +25,7 @@ class SnnlExtraction(BlackBoxAttack):
     epochs: int | None = option(None, doc="Number of epochs; by default the recipe's.", at_least=1)
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
-        stolen = Split(pool.x, victim.labels(pool.x))
+        stolen = Split(pool.x, victim.labels(pool.x)).answered()
         return ctx.train(ctx.build(), [ctx.stream(stolen, self._loss)], self.epochs or pool.recipe.epochs)
 
     def _loss(self, net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
