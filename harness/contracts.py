@@ -5,8 +5,8 @@ hyperparameters and, by that, its options on the command line (``ewe[weight=64]`
 Constructing one only checks the values (:func:`harness.require`); the harness calls its methods.
 
 The threat model is in the types. An attack gets an :class:`Oracle` or a copy of the weights, and the *attacker's*
-:class:`Pool`. There is no argument through which it could see a :class:`Key`, the test set, or labels that it did not
-declare. A defense gets its :class:`Task`, and never the test set either.
+:class:`Pool`. No argument leads to the test set, to other stages, or to a :class:`Key`, a scheme or labels that it did
+not declare. A defense gets its :class:`Task`, and never the test set either.
 """
 
 from __future__ import annotations

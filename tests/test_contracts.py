@@ -142,7 +142,10 @@ class Marking(Defense):
     def serve(self, inputs: Tensor, logits: Tensor, key: Key) -> Tensor:
         if self.wipes:
             inputs.zero_()
-        if self.answers:
+        if self.answers == "fails":
+            if len(inputs) == 90:  # the pool
+                raise ValueError("no answer")
+        elif self.answers:
             return logits.argmax(1) if self.answers == "labels" else None  # type: ignore[return-value]
         if not self.active:
             return logits
@@ -719,6 +722,12 @@ def test_an_api_that_writes_into_its_queries_changes_nobody_elses_data(tmp_path:
 def test_an_api_answers_as_many_logits_as_it_is_given(answers: str, tmp_path: Path) -> None:
     record = run(tmp_path, f"marking[answers={answers}]", "ask")["embed"]
     assert record["status"] == "failed" and "marking.serve must return logits (60, 3), not" in record["reason"]
+
+
+def test_an_api_that_fails_is_read_in_the_record_of_who_asked(tmp_path: Path) -> None:
+    record = run(tmp_path, "marking[answers=fails]", "ask")["attack:0"]
+    assert record["status"] == "failed" and record["reason"] == "ask: PluginError: ValueError: no answer"
+    assert "in serve" in record["traceback"] and "in run" in record["traceback"]
 
 
 def test_a_surrogate_is_measured_on_the_pool_where_it_has_labels_of_the_task(tmp_path: Path) -> None:

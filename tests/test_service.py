@@ -77,6 +77,7 @@ class _OwnError(Exception):
         (Refused("no more"), Refused, "no more"),
         (Skip("cannot be"), Skip, "cannot be"),
         (torch.OutOfMemoryError("out"), torch.OutOfMemoryError, "out"),
+        (PluginError("broken"), PluginError, "broken"),
         (ValueError("wrong"), PluginError, "ValueError: wrong"),
         (_OwnError(1, 2), PluginError, "_OwnError: 1 and 2"),
         (SystemExit(3), PluginError, "SystemExit: 3"),

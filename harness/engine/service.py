@@ -19,8 +19,8 @@ import torch
 
 from harness.errors import PluginError, Refused, Skip
 
-PATIENCE = 10.0
-"""Seconds that the end of a stage waits for an answer that is still being computed, such as after Ctrl-C."""
+PATIENCE = 1.0
+"""Seconds that the end of a stage waits for an answer that is still being computed, as it may be after Ctrl-C."""
 
 _Reply: TypeAlias = "SimpleQueue[tuple[BaseException | None, Any]]"
 _Requests: TypeAlias = "SimpleQueue[tuple[_Reply, tuple[Any, ...], torch.cuda.Stream | None] | _Reply]"
@@ -111,7 +111,7 @@ def _portable(error: BaseException) -> BaseException:
     Those that mean something to the harness keep their type, any other becomes a :class:`PluginError`.
     """
     told: BaseException = PluginError(f"{type(error).__name__}: {error}")
-    for kind in (Refused, Skip, torch.OutOfMemoryError):
+    for kind in (PluginError, Refused, Skip, torch.OutOfMemoryError):
         if isinstance(error, kind):
             told = kind(str(error))
     told.add_note("".join(traceback.format_exception(error)))
