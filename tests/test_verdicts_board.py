@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of
+from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.statistics.exchangeable import marked_by_chance
@@ -190,6 +193,25 @@ def test_a_stronger_setting_never_raises_the_worst_case() -> None:
     lowest = {row["seed"]: row["surrogate_trigger_matches"] for row in world.cells if "0.2" in row["attack"]}
     world.seeds(TEN, attack="pruning[fraction=0.99]", matches=[max(lowest[s] - 3, 0) for s in TEN])
     assert worst(world.board()) < before and both(world.board()).worst_attacks == ("pruning[fraction=0.99]",)
+
+
+@given(st.data())
+@settings_of(max_examples=12, deadline=None)
+def test_whatever_the_margins_a_repeated_or_weaker_setting_changes_no_number(data: st.DataObject) -> None:
+    """Property 3, for any margins and seeds."""
+    seeds = range(data.draw(st.integers(1, 8)))
+    drawn = data.draw(st.lists(st.lists(st.integers(0, 95), min_size=8, max_size=8), min_size=1, max_size=4))
+    place = data.draw(st.integers(0, len(drawn) - 1))
+    more = data.draw(st.lists(st.integers(1, 5), min_size=8, max_size=8))
+    repeated, weaker = drawn[place], [one + other for one, other in zip(drawn[place], more, strict=True)]
+    made = []
+    for rows in (drawn, [*drawn, repeated], [weaker, *drawn], [repeated, *drawn, repeated, weaker]):
+        world = World()
+        for number, matches in enumerate(rows):
+            world.seeds(seeds, attack=f"pruning[fraction=0.{number}]", matches=matches[: len(seeds)])
+        made.append(numbers(world.board()))
+    for other in made[1:]:
+        assert repr(other) == repr(made[0])
 
 
 def test_the_order_in_which_cells_were_run_changes_no_digit() -> None:

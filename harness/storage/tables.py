@@ -125,7 +125,8 @@ class Tables:
         schema = TABLES[table].schema()
         wanted = pa.schema([schema.field(name) for name in dict.fromkeys([*key, *columns])])
         frame = self._frame(table, wanted, where)
-        return frame[~_is_older(frame, list(key))].reset_index(drop=True)
+        older = _is_older(frame, list(key))
+        return frame[~older].reset_index(drop=True) if older.any() else frame
 
     def _merged(self, table: str, columns: list[str] | None) -> pd.DataFrame:
         import pyarrow as pa
@@ -149,7 +150,7 @@ class Tables:
             data = pa.concat_tables(parts).unify_dictionaries() if parts else wanted.empty_table()
             _check_values(data, TABLES[table])
             # Not by the files' own metadata, which is untrusted: pandas would name, type and index columns by it.
-            return data.to_pandas(ignore_metadata=True)
+            return data.to_pandas(ignore_metadata=True, split_blocks=where is not None)
         except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
             raise ResultsError(
                 f"{path} is damaged ({' '.join(str(error).split())}): delete {self.folder}, "
@@ -249,7 +250,8 @@ def _rows_where(data: pa.Table, where: Mapping[str, str]) -> pa.Table:
         if pa.types.is_string(field.type):
             data = data.set_column(place, field.name, pc.dictionary_encode(data[field.name]))
     for name, text in where.items():
-        data = data.filter(pc.equal(data[name], text))
+        if not pc.all(kept := pc.equal(data[name], text)).as_py():
+            data = data.filter(kept)
     return data
 
 
