@@ -252,6 +252,20 @@ class Defense(Plugin):
         """True if embedding starts from the clean model, which all such schemes share: see :meth:`Context.start`."""
         return False
 
+    @property
+    def architecture_built(self) -> str:
+        """The architecture of its nets, and of the unmarked models beside them; empty is the dataset's own."""
+        return ""
+
+    @property
+    def innocent(self) -> Literal["", "fresh", "other-recipe"]:
+        """Kind of innocent models that it makes: empty for a scheme, which marks its models.
+
+        ``fresh`` are trained as unmarked models are, ``other-recipe`` otherwise. Their own key is empty: the keys of
+        all schemes of a matrix are asked of them.
+        """
+        return ""
+
     def triggers(self, dataset: Dataset) -> TriggerRecipe | None:
         """The recipe of its triggers, made before :meth:`embed` and found in ``task.triggers``; or ``None``."""
         return None

@@ -211,8 +211,8 @@ class Context(ABC):
     ) -> Net:
         """Train ``net`` in place and return it.
 
-        ``parameters`` are the ones trained (all by default); ``optimizers`` step further tensors, such as a learned
-        temperature, by the gradient of the same loss.
+        ``parameters`` are the ones that the recipe's optimizer trains (all by default, none if empty); ``optimizers``
+        step further tensors, such as a learned temperature, by the gradient of the same loss.
         """
 
     @abstractmethod

@@ -124,30 +124,31 @@ class Engine(Context):
         optimizers: Sequence[torch.optim.Optimizer] = (),
     ) -> Net:
         trained = list(net.parameters()) if parameters is None else list(parameters)
-        adam = torch.optim.Adam(
-            trained,
-            lr=learning_rate or self.recipe.learning_rate,
-            betas=BETAS,
-            eps=EPSILON,
-            fused=True,
-            capturable=self.device.type == "cuda",
-        )
+        adam = self._adam(trained, learning_rate or self.recipe.learning_rate)
+        stepped = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
         self.curves.append({})
         if self.watch:
             self.snapshots.append((net, []))
         with ExitStack() as stack:
-            stack.enter_context(_trained_alone(net, trained))
+            stack.enter_context(_trained_alone(net, [*trained, *stepped]))
             stack.enter_context(seeded(self.generator, self.device))  # dropout draws
             recorder = stack.enter_context(recording(self.device))
             stack.enter_context(self.trace.span("train", epochs=epochs))
             stack.enter_context(self.trace.operations())
             net.train()
-            training = _Training(self, net, streams, [adam, *optimizers], recorder if self.capture else None)
+            training = _Training(self, net, streams, [*adam, *optimizers], recorder if self.capture else None)
             for number in range(1, epochs + 1):
                 with self.trace.span(f"epoch {number}"):
                     self._ended(net, training.epoch())
             self.counts.trained += epochs * training.samples
         return net
+
+    def _adam(self, trained: Sequence[nn.Parameter], learning_rate: float) -> list[torch.optim.Optimizer]:
+        """The optimizer of the recipe; none where there is nothing that it trains."""
+        if not trained:
+            return []
+        on_gpu = self.device.type == "cuda"
+        return [torch.optim.Adam(trained, learning_rate, BETAS, EPSILON, fused=True, capturable=on_gpu)]
 
     def _ended(self, net: Net, means: Mapping[str, float]) -> None:
         """An epoch ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from harness.contracts import (
     Attack,
@@ -14,6 +14,7 @@ from harness.contracts import (
     Defense,
     Detector,
     Evasion,
+    Knowledge,
     PoolAttack,
     TriggerRecipe,
 )
@@ -29,6 +30,8 @@ from harness.planning.graph import (
     Plan,
     Role,
     Stage,
+    Suspect,
+    SuspectKind,
     derive_seed,
     describe,
     make_id,
@@ -49,25 +52,34 @@ def make_plan(
     """The plan of every dataset x defense x attack chain x seed, with ``nulls`` null models a dataset.
 
     ``analyses`` are made of every cell's surrogate, which is the victim where there is no attack. ``lookup`` resolves
-    what a recipe names: an architecture, or another dataset.
+    what a recipe names: an architecture, or another dataset. Of the defenses, those that mark nothing make the innocent
+    models that every key is asked of; one of another recipe is not attacked. Raises :class:`UsageError`.
     """
     for chain in chains:
         for link in chain[:-1]:
             if isinstance(link.plugin, Detector | Evasion):
                 text = " | ".join(map(str, chain))
                 raise UsageError(f"{link.plugin.family} must be the last link of a chain: {text!r}")
-    builder = _Builder(cache(lookup), nulls, tuple(analyses))
-    cells = [
-        builder.cell(dataset, defense, chain, seed)
+    builder = _Builder(cache(lookup), nulls, tuple(defenses), tuple(seeds), tuple(analyses))
+    asked = [
+        (dataset, defense, chain, seed)
         for dataset in datasets
         for seed in seeds
         for defense in defenses
         for chain in chains
+        if defense.plugin.innocent != "other-recipe" or not _attacks(chain)
     ]
-    return Plan(builder.stages, tuple(cells))
+    # First what the cells are about, then the models to compare with: a broken plugin is found at once.
+    for each in asked:
+        builder.own_stages(*each)
+    return Plan(builder.stages, tuple(builder.cell(*each) for each in asked))
 
 
 _Stages: TypeAlias = list[tuple[Role, str]]
+_Chain: TypeAlias = tuple[Component, ...]
+MAX_INNOCENTS = 20
+"""Innocent models of a kind that a key is asked of: those of the next seeds. The unit is the model; the keys of other
+seeds are asked of others."""
 
 
 @dataclass
@@ -76,27 +88,65 @@ class _Builder:
 
     lookup: Lookup
     nulls: int
+    defenses: tuple[Component, ...]
+    seeds: tuple[int, ...]
     analyses: tuple[Component, ...] = ()
     stages: dict[str, Stage] = field(default_factory=dict)
     _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
     _broken: set[tuple[Component, Component]] = field(default_factory=set)
     _embeds: dict[tuple[Component, Component, int], _Stages] = field(default_factory=dict)
+    _own: dict[tuple[Component, Component, _Chain, int], _Stages] = field(default_factory=dict)
+    _made_of: dict[str, frozenset[str]] = field(default_factory=dict)
+    _attacked_nulls: dict[tuple[Component, Component, _Chain, str], list[Suspect]] = field(default_factory=dict)
 
-    def cell(self, dataset: Component, defense: Component, chain: tuple[Component, ...], seed: int) -> Cell:
+    def cell(self, dataset: Component, defense: Component, chain: _Chain, seed: int) -> Cell:
         """The cell, and its stages added to :attr:`stages`."""
         last, uses = chain[-1].plugin, (dataset, defense, *chain)
         labels = (dataset.text, defense.text, " | ".join(link.text for link in chain), seed)
         shape = (_family(chain), _access(last))
-        reasons = (self._reason(dataset, use) for use in uses[1:])
-        reason = next((r for r in reasons if r), "") or _outside(defense, chain)
+        known: dict[str, Any] = {"threat": _threat(chain), "knows": _knows(chain), "labelled": _labelled(chain)}
+        reason = self._why_not(dataset, defense, chain)
         if reason:
             broken = any((dataset, use) in self._broken for use in uses[1:])
-            return Cell(make_id("skip", *labels, reason), *labels, *shape, uses=uses, skip=reason, broken=broken)
-        roles = [*self._victim(dataset, defense, seed), *self._attacked(dataset, defense, chain, seed)]
+            id = make_id("skip", *labels, reason)
+            return Cell(id, *labels, *shape, uses=uses, skip=reason, broken=broken, **known)
+        roles = self.own_stages(dataset, defense, chain, seed)
+        roles = [*roles, *self._compared(dataset, defense, chain, seed)]
         texts = [(_text_of(role), id) for role, id in roles]
-        return Cell(make_id("cell", *labels, texts), *labels, *shape, stages=tuple(roles), uses=uses)
+        return Cell(make_id("cell", *labels, texts), *labels, *shape, stages=tuple(roles), uses=uses, **known)
+
+    def own_stages(self, dataset: Component, defense: Component, chain: _Chain, seed: int) -> _Stages:
+        """The stages of a cell that are about its own models; none where it cannot be."""
+        key = (dataset, defense, chain, seed)
+        if key not in self._own:
+            possible = not self._why_not(dataset, defense, chain)
+            victim = self._victim(dataset, defense, seed) if possible else []
+            self._own[key] = [*victim, *self._attacked(dataset, defense, chain, seed)] if possible else []
+        return self._own[key]
+
+    def _compared(self, dataset: Component, defense: Component, chain: _Chain, seed: int) -> _Stages:
+        """The models that are compared with a cell's: null models, attacked ones, and innocents."""
+        roles = list(self._null_detections(dataset, defense, chain, seed))
+        if defense.plugin.innocent:
+            return roles
+        embed = _stage_of(EMBED, self.own_stages(dataset, defense, chain, seed))
+        groups = {"null": self._nulls_after((), dataset, defense, embed)}
+        if not isinstance(chain[-1].plugin, Detector):  # its cell has the model of the chain without it
+            groups["attacked"] = self._nulls_after(chain, dataset, defense, embed) if _attacks(chain) else []
+            groups["innocent"] = list(self._innocents(dataset, defense, chain, seed))
+        for about, suspects in groups.items():
+            if suspects:
+                chain_text = " | ".join(link.text for link in _attacks(chain)) if about != "null" else ""
+                label = f"{dataset} {defense} ask {about} {chain_text} ({embed[:6]})".replace("  ", " ")
+                roles.append((Role("ask", about), self._ask(dataset, defense, seed, embed, label, suspects)))
+        return roles
 
     # --- why a combination cannot be ---
+
+    def _why_not(self, dataset: Component, defense: Component, chain: _Chain) -> str:
+        """The reason why there can be no such cell; empty if there can."""
+        reasons = (self._reason(dataset, use) for use in (defense, *chain))
+        return next((reason for reason in reasons if reason), "") or _outside(defense, chain)
 
     def _reason(self, dataset: Component, use: Component) -> str:
         """The reason why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
@@ -137,19 +187,16 @@ class _Builder:
     # --- stages ---
 
     def _victim(self, dataset: Component, defense: Component, seed: int) -> _Stages:
-        """Null models, the victim and their verifications: shared by all attacks on this victim."""
+        """The victim, what it is made of, and its verification: shared by all attacks on it."""
         key = (dataset, defense, seed)
         if key not in self._embeds:
             embed = self._embed(dataset, defense, seed)
             roles = [
                 *((Role(name), id) for name, id in self.stages[embed].parents),
                 (EMBED, embed),
-                (Role("verify", "victim"), self._verify(dataset, defense, seed, embed, "victim", embed)),
             ]
-            for k in range(self.nulls):
-                null = self._null(dataset, k)
-                verify = self._verify(dataset, defense, seed, embed, f"null #{k}", null, k)
-                roles += [(Role("null", number=k), null), (Role("verify", "null", k), verify)]
+            if not defense.plugin.innocent:  # it has a key to ask
+                roles.append((Role("verify", "victim"), self._verify(dataset, defense, seed, embed, "victim", embed)))
             self._embeds[key] = roles
         return self._embeds[key]
 
@@ -157,17 +204,16 @@ class _Builder:
         embed = next(id for role, id in self._victim(dataset, defense, seed) if role is EMBED)
         roles: _Stages = []
         model, label = embed, ""
-        for depth, link in enumerate(link for link in chain if isinstance(link.plugin, PoolAttack)):
-            if isinstance(link.plugin, Detector):
-                roles += self._detection(dataset, defense, link, seed, embed, model, label or "victim")
-            else:
-                label = f"{label} | {link}" if label else str(link)
-                model = self._attack(dataset, defense, link, label, seed, depth, embed, model)
-                roles.append((Role("attack", number=depth), model))
-        roles += [
-            (SURROGATE, model),
-            (_VERIFY_SURROGATE, self._verify(dataset, defense, seed, embed, label or "victim", model)),
-        ]
+        for depth, link in enumerate(_attacks(chain)):
+            label = f"{label} | {link}" if label else str(link)
+            model = self._attack(dataset, f"{defense} {label} #{seed}", link, "seed", seed, depth, embed, model)
+            roles.append((Role("attack", number=depth), model))
+        if isinstance(chain[-1].plugin, Detector):
+            suspect = (f"{defense} {label or 'victim'} #{seed}", model, _role_of(model, embed))
+            roles += self._detection(dataset, defense, chain[-1], seed, embed, suspect)
+        roles.append((SURROGATE, model))
+        if not defense.plugin.innocent:
+            roles.append((_VERIFY_SURROGATE, self._verify(dataset, defense, seed, embed, label or "victim", model)))
         if isinstance(chain[-1].plugin, Detector):  # it made no model: the chain without it is analysed
             return roles
         return roles + [
@@ -176,45 +222,133 @@ class _Builder:
         ]
 
     def _detection(
-        self, dataset: Component, defense: Component, link: Component, seed: int, embed: str, model: str, label: str
+        self,
+        dataset: Component,
+        defense: Component,
+        link: Component,
+        seed: int,
+        embed: str,
+        suspect: tuple[str, str, ModelRole],
+        index: int | None = None,
     ) -> _Stages:
-        """The search for a mark in a suspect and in every null model, each judged by the key."""
-        suspects = [("surrogate", 0, f"{defense} {label} #{seed}", model, "seed", seed)]
-        suspects += [("null", k, f"null #{k}", self._null(dataset, k), "null", k) for k in range(self.nulls)]
-        roles: _Stages = []
-        for who, place, name, suspect, root, number in suspects:
-            index = number if root == "null" else None
-            examined: ModelRole = "null" if root == "null" else _role_of(suspect, embed)
-            detect = self._add(
-                "detect",
-                f"{dataset} {link} in {name}",
-                dataset,
-                seed=derive_seed(root, number, "detect"),
-                split_seed=derive_seed(root, number, "split"),
-                plugin=link,
-                architecture=self._architecture(dataset, link.plugin),
-                data=self._data(dataset, link.plugin.pool),
-                parents=(("model", suspect),),
-                role=examined,
-                cell_seed=None if root == "null" else seed,
-                index=index,
-            )
-            # The detector's stage knows no key: what it finds in a null model is then found once for all schemes.
-            judged = (("embed", embed), ("detect", detect))
-            text = f"{dataset} {defense} judge {link} in {name} ({embed[:6]})"
-            judge = self._add(
-                "judge",
-                text,
-                dataset,
-                seed=0,
-                split_seed=0,
-                parents=judged,
-                role=examined,
-                cell_seed=seed,
-                index=index,
-            )
-            roles += [(Role("detect", who, place), detect), (Role("judge", who, place), judge)]
-        return roles
+        """The search for a mark in a suspect (its name, the stage that made it, its role), judged by the key."""
+        name, model, role = suspect
+        root, number, who = ("seed", seed, "surrogate") if index is None else ("null", index, "null")
+        detect = self._add(
+            "detect",
+            f"{dataset} {link} in {name}",
+            dataset,
+            seed=derive_seed(root, number, "detect"),
+            split_seed=derive_seed(root, number, "split"),
+            plugin=link,
+            architecture=self._architecture(dataset, link.plugin),
+            data=self._data(dataset, link.plugin.pool),
+            parents=(("model", model),),
+            role=role,
+            cell_seed=seed if index is None else None,
+            index=index,
+        )
+        # The detector's stage knows no key: what it finds in a null model is then found once for all schemes.
+        judge = self._add(
+            "judge",
+            f"{dataset} {defense} judge {link} in {name} ({embed[:6]})",
+            dataset,
+            seed=0,
+            split_seed=0,
+            parents=(("embed", embed), ("detect", detect)),
+            role=role,
+            cell_seed=seed,
+            index=index,
+        )
+        return [(Role("detect", who, index or 0), detect), (Role("judge", who, index or 0), judge)]
+
+    # --- what a cell is compared with ---
+
+    def _null_detections(
+        self, dataset: Component, defense: Component, chain: _Chain, seed: int
+    ) -> Iterator[tuple[Role, str]]:
+        """The search for a mark in the null models, after the attacks of the chain that come before the detector."""
+        if not isinstance(chain[-1].plugin, Detector):
+            return
+        embed = _stage_of(EMBED, self.own_stages(dataset, defense, chain, seed))
+        for kind, number, _, model, _ in self._nulls_after(chain, dataset, defense, embed):
+            role: ModelRole = "attacked" if kind == "attacked" else "null"
+            before = " | ".join(link.text for link in _attacks(chain))
+            name = f"null #{number}" + (f" after {before}" if before else "")
+            yield from self._detection(dataset, defense, chain[-1], seed, embed, (name, model, role), number)
+
+    def _nulls_after(self, chain: _Chain, dataset: Component, defense: Component, embed: str) -> list[Suspect]:
+        """What the attacks of a chain make of the null models, each of which plays the victim; or these themselves."""
+        links = _attacks(chain)
+        # Who is given nothing of the defense does the same whatever the scheme, the key and the seed.
+        given = embed if _knows(links) != "nothing" else ""
+        own = self._architecture(dataset, defense.plugin)
+        key = (dataset, own, links, given)
+        if key not in self._attacked_nulls:
+            self._attacked_nulls[key] = [
+                self._null_after(links, dataset, defense, embed, number) for number in range(self.nulls)
+            ]
+        return self._attacked_nulls[key]
+
+    def _null_after(self, links: _Chain, dataset: Component, defense: Component, embed: str, number: int) -> Suspect:
+        null = model = self._null(dataset, defense, number)
+        label = ""
+        for depth, link in enumerate(links):
+            label = f"{label} | {link}" if label else str(link)
+            given = (("key", embed),) if link.plugin.knows != "nothing" else ()
+            text = f"{label} null #{number}" + (f" ({embed[:6]})" if given else "")
+            model = self._attack(dataset, text, link, "null", number, depth, null, model, given)
+        return Suspect("attacked" if links else "null", number, "", model, null)
+
+    def _innocents(self, dataset: Component, defense: Component, chain: _Chain, seed: int) -> Iterator[Suspect]:
+        """Models that carry no mark, or another owner's: the key of this seed is asked of them."""
+        if _knows(chain) != "nothing":  # they were attacked with another key than the one that is asked
+            return
+        place = self.seeds.index(seed)
+        others = (self.seeds[place + 1 :] + self.seeds[:place])[:MAX_INNOCENTS]
+        groups: list[tuple[SuspectKind, Component, tuple[int, ...]]] = []
+        for arm in self.defenses:
+            if arm.plugin.innocent == "fresh":
+                groups.append(("fresh", arm, others))
+            if arm.plugin.innocent and not _attacks(chain):
+                fresh = arm.plugin.innocent == "fresh"
+                groups.append(("same-data", arm, (seed,)) if fresh else ("other-recipe", arm, others or (seed,)))
+        groups.append(("other-owner", defense, others))
+        for kind, arm, seeds in groups:
+            for other in seeds:
+                if roles := self.own_stages(dataset, arm, chain, other):
+                    yield Suspect(kind, other, arm.text, _stage_of(SURROGATE, roles), _stage_of(EMBED, roles))
+
+    def _ask(
+        self, dataset: Component, defense: Component, seed: int, embed: str, label: str, suspects: Sequence[Suspect]
+    ) -> str:
+        """The questions of a key to models that are not its own. Raises :class:`UsageError` for one that is."""
+        ancestors = self._ancestors(embed)
+        for suspect in suspects:
+            if {suspect.model, suspect.base} & ancestors:
+                raise UsageError(
+                    f"{self.stages[suspect.base].label} had a part in the key of {self.stages[embed].label}: "
+                    "it can be no model to compare with"
+                )
+        asked = tuple((f"{kind} {number} {arm}".strip(), model) for kind, number, arm, model, _ in suspects)
+        return self._add(
+            "ask",
+            label,
+            dataset,
+            seed=0,
+            split_seed=0,
+            plugin=defense,
+            parents=(("embed", embed), *asked),
+            cell_seed=seed,
+            suspects=tuple(suspects),
+        )
+
+    def _ancestors(self, embed: str) -> frozenset[str]:
+        """The stages that a key was made of, its own included."""
+        if embed not in self._made_of:
+            parents = (self._ancestors(id) for _, id in self.stages[embed].parents)
+            self._made_of[embed] = frozenset([embed]).union(*parents)
+        return self._made_of[embed]
 
     def _analyse(
         self, dataset: Component, defense: Component, analysis: Component, seed: int, embed: str, model: str, label: str
@@ -231,7 +365,7 @@ class _Builder:
             cell_seed=seed,
         )
 
-    def _null(self, dataset: Component, number: int) -> str:
+    def _null(self, dataset: Component, defense: Component, number: int) -> str:
         return self._add(
             "train",
             f"{dataset} null #{number}",
@@ -239,12 +373,12 @@ class _Builder:
             seed=derive_seed("null", number, "train"),
             split_seed=derive_seed("null", number, "split"),
             epochs=dataset.plugin.epochs,
-            architecture=self._architecture(dataset),
+            architecture=self._architecture(dataset, defense.plugin),
             role="null",
             index=number,
         )
 
-    def _clean(self, dataset: Component, seed: int) -> str:
+    def _clean(self, dataset: Component, defense: Component, seed: int) -> str:
         """The model that the victims of a seed start from."""
         return self._add(
             "train",
@@ -253,7 +387,7 @@ class _Builder:
             seed=derive_seed("seed", seed, "train"),
             split_seed=derive_seed("seed", seed, "split"),
             epochs=dataset.plugin.pretrain,
-            architecture=self._architecture(dataset),
+            architecture=self._architecture(dataset, defense.plugin),
             role="clean",
             cell_seed=seed,
         )
@@ -264,7 +398,7 @@ class _Builder:
         recipe = scheme.triggers(dataset.plugin)
         parents: list[tuple[str, str]] = []
         if scheme.from_clean or (recipe and recipe.from_clean):
-            parents.append(("clean", self._clean(dataset, seed)))
+            parents.append(("clean", self._clean(dataset, defense, seed)))
         if recipe is not None:
             triggers = self._add(
                 "triggers",
@@ -273,7 +407,7 @@ class _Builder:
                 seed=derive_seed("seed", seed, "triggers"),
                 split_seed=split,
                 recipe=recipe,
-                architecture=self._architecture(dataset),
+                architecture=self._architecture(dataset, scheme),
                 data=self._data(dataset, recipe.data),
                 parents=tuple(parents) if recipe.from_clean else (),
                 cell_seed=seed,
@@ -296,38 +430,32 @@ class _Builder:
     def _attack(
         self,
         dataset: Component,
-        defense: Component,
+        text: str,
         link: Component,
-        label: str,
-        seed: int,
+        root: Literal["seed", "null"],
+        number: int,
         depth: int,
         embed: str,
         model: str,
+        given: tuple[tuple[str, str], ...] = (),
     ) -> str:
+        """One attack on the victim that ``embed`` made, or on a null model that plays it, as left by those before."""
         return self._add(
             "attack",
-            f"{dataset} {defense} {label} #{seed}",
+            f"{dataset} {text}",
             dataset,
-            seed=derive_seed("seed", seed, "attack", depth),
-            split_seed=derive_seed("seed", seed, "split"),
+            seed=derive_seed(root, number, "attack", depth),
+            split_seed=derive_seed(root, number, "split"),
             plugin=link,
             architecture=self._architecture(dataset, link.plugin),
             data=self._data(dataset, link.plugin.pool),
-            parents=(("embed", embed), ("model", model)),
-            role="surrogate",
-            cell_seed=seed,
+            parents=(("embed", embed), ("model", model), *given),
+            role="surrogate" if root == "seed" else "attacked",
+            cell_seed=number if root == "seed" else None,
+            index=number if root == "null" else None,
         )
 
-    def _verify(
-        self,
-        dataset: Component,
-        defense: Component,
-        seed: int,
-        embed: str,
-        suspect: str,
-        model: str,
-        null: int | None = None,
-    ) -> str:
+    def _verify(self, dataset: Component, defense: Component, seed: int, embed: str, suspect: str, model: str) -> str:
         # The label names the victim through its id: many seeds and options share the text of a defense.
         return self._add(
             "verify",
@@ -337,13 +465,12 @@ class _Builder:
             split_seed=0,
             plugin=defense,
             parents=(("embed", embed), ("model", model)),
-            role=_role_of(model, embed) if null is None else "null",
+            role=_role_of(model, embed),
             cell_seed=seed,
-            index=null,
         )
 
     def _architecture(self, dataset: Component, plugin: Defense | Attack | None = None) -> Component:
-        own = plugin.architecture_built if isinstance(plugin, PoolAttack) else ""
+        own = plugin.architecture_built if isinstance(plugin, PoolAttack | Defense) else ""
         return self.lookup("architecture", own or dataset.plugin.architecture)
 
     def _data(self, dataset: Component, name: str) -> Component | None:
@@ -369,9 +496,10 @@ class _Builder:
         role: ModelRole | None = None,
         cell_seed: int | None = None,
         index: int | None = None,
+        suspects: tuple[Suspect, ...] = (),
     ) -> str:
         rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
-        tags = (role, cell_seed, index)
+        tags = (role, cell_seed, index, suspects)
         id = make_id(*inputs_of(Stage("", action, *rest)).values())
         if id not in self.stages:
             self.stages[id] = Stage(id, action, *rest, *tags)
@@ -402,7 +530,36 @@ def _outside(defense: Component, chain: Iterable[Component]) -> str:
     return f"{defense}: protects only its API: a thief with the weights is outside its threat model"
 
 
+def _attacks(chain: _Chain) -> _Chain:
+    """The links of a chain that leave another model, or a filter before it: all but detectors and ``none``."""
+    return tuple(
+        link for link in chain if isinstance(link.plugin, PoolAttack) and not isinstance(link.plugin, Detector)
+    )
+
+
+def _stage_of(role: Role, roles: _Stages) -> str:
+    """The stage that has a role."""
+    return next(id for each, id in roles if each == role)
+
+
+def _threat(chain: _Chain) -> str:
+    """What the first attack of a chain has of the victim."""
+    return _access(next((link.plugin for link in chain if isinstance(link.plugin, PoolAttack)), chain[0].plugin))
+
+
+def _knows(chain: _Chain) -> Knowledge:
+    """What a chain's attacks are given of the defense: the most that one of them is."""
+    given: set[Knowledge] = {link.plugin.knows for link in chain if isinstance(link.plugin, PoolAttack)}
+    return "key" if "key" in given else "scheme" if "scheme" in given else "nothing"
+
+
+def _labelled(chain: _Chain) -> bool:
+    """True if an attack of a chain has true labels."""
+    return any(link.plugin.labelled for link in chain if isinstance(link.plugin, PoolAttack))
+
+
 def _access(attack: Attack) -> str:
+    """What an attack has of the model under attack."""
     if not isinstance(attack, PoolAttack):
         return "none"
     return "black-box" if isinstance(attack, BlackBoxAttack) else "white-box"

@@ -6,10 +6,13 @@ the seed, and the ids of its parents. Sharing a victim among attacks, resuming, 
 
 ::
 
-    null[k] ──────────────────────────────┐
-    pretrain ─> triggers ─┐               │
+    null[k] ──────────────────> attack ─> attack ─┐
+    pretrain ─> triggers ─┐                        ├─> ask
         └────────────────>embed ─> attack ─> attack ─> verify | analyse
                                        detect ─> judge
+
+The attacks on null models belong to no scheme, key or seed: they serve all. An ``ask`` stage puts the questions of one
+key to all null models after one chain.
 """
 
 from __future__ import annotations
@@ -28,13 +31,16 @@ from harness.contracts import (
     TriggerRecipe,
 )
 
-Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "analyse"]
+Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "ask", "analyse"]
 Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
-ModelRole: TypeAlias = Literal["clean", "null", "victim", "surrogate"]
+ModelRole: TypeAlias = Literal["clean", "null", "attacked", "victim", "surrogate"]
+SuspectKind: TypeAlias = Literal["null", "attacked", "fresh", "same-data", "other-recipe", "other-owner"]
+"""The models that are asked a key that is not theirs: those to compare with, and the innocent (see the table
+``evidence``)."""
 
 VERSIONS: dict[Action, int] = {
     **{"train": 2, "triggers": 3, "embed": 4, "attack": 4},
-    **{"detect": 2, "judge": 1, "verify": 1, "analyse": 1},
+    **{"detect": 2, "judge": 1, "verify": 1, "ask": 1, "analyse": 1},
 }
 """Raise one when what that action computes changes: its stored results, and what follows from them, are run again."""
 
@@ -50,6 +56,20 @@ class Component:
 
     def __str__(self) -> str:
         return self.text
+
+
+class Suspect(NamedTuple):
+    """A model that an ``ask`` stage puts a key's questions to."""
+
+    kind: SuspectKind
+    number: int
+    """Number of the null model, or seed of the innocent one."""
+    arm: str
+    """The scheme of an innocent model; empty for others."""
+    model: str
+    """Id of the stage that made it."""
+    base: str
+    """Id of the stage that made the model which the chain attacked; its own where nobody attacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +100,23 @@ class Stage:
     """The seed of the cells that it is for; ``None`` for a null model, which serves all."""
     index: int | None = None
     """The number of the null model; ``None`` for other models. None of these three enters the id."""
+    suspects: tuple[Suspect, ...] = ()
+    """The models that an ``ask`` stage asks, which are its parents too. One that did not succeed is left out."""
+
+    @property
+    def required(self) -> tuple[tuple[str, str], ...]:
+        """The parents without which it cannot run: all but its suspects."""
+        return self.parents[: len(self.parents) - len(self.suspects)]
 
 
 class Role(NamedTuple):
-    """The part of a stage in a cell, such as ``attack:0``, ``verify:null:2`` or ``analyse:cka``."""
+    """The part of a stage in a cell, such as ``attack:0``, ``ask:attacked`` or ``analyse:cka``."""
 
     what: str
-    """``clean``, ``triggers``, ``embed``, ``attack``, ``null``, ``surrogate``, ``verify``, ``detect``, ``judge`` or
+    """``clean``, ``triggers``, ``embed``, ``attack``, ``surrogate``, ``verify``, ``ask``, ``detect``, ``judge`` or
     ``analyse``."""
     about: str = ""
-    """The suspect: ``victim``, ``surrogate`` or ``null``; of an analysis its text with options."""
+    """The suspects: ``victim``, ``surrogate``, ``null``, ``attacked`` or ``innocent``; of an analysis its text."""
     number: int | None = None
     """The number of the attack in its chain, or of the null model."""
 
@@ -114,6 +141,7 @@ class Cell:
     seed: int
     family: str
     access: str
+    """What its last attack has: ``black-box``, ``white-box`` or ``none``."""
     stages: tuple[tuple[Role, str], ...] = ()
     """(role, stage id)."""
     uses: tuple[Component, ...] = ()
@@ -121,6 +149,12 @@ class Cell:
     skip: str = ""
     broken: bool = False
     """True if :attr:`skip` is an error of the plugin when it was asked, and not its reason."""
+    threat: str = "none"
+    """What its first attack has of the victim: the same words as :attr:`access`."""
+    knows: str = "nothing"
+    """What its attacks are given of the defense: ``nothing``, ``scheme`` or ``key``."""
+    labelled: bool = False
+    """True if one of its attacks has true labels."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +163,11 @@ class Plan:
 
     stages: dict[str, Stage]
     cells: tuple[Cell, ...]
+
+    @property
+    def asked(self) -> int:
+        """Number of pairs of a key and a model that ``ask`` stages compare."""
+        return sum(len(stage.suspects) for stage in self.stages.values())
 
 
 Lookup: TypeAlias = Callable[[Kind, str], Component]

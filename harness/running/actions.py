@@ -30,7 +30,7 @@ from harness.engine.train import Engine, clone
 from harness.errors import PluginError, Skip, Unreadable
 from harness.metrics import mask_overlap, window_rank
 from harness.nets import Net
-from harness.planning.graph import Stage
+from harness.planning.graph import Stage, Suspect
 from harness.storage.codec import Loaded
 from harness.storage.records import Found, Judgement, Measured, StageRecord
 from harness.storage.store import plain
@@ -49,6 +49,8 @@ class StageOutput:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Further tensors to store: those that a detector found."""
     record: StageRecord = field(default_factory=StageRecord)
+    lacks: str = ""
+    """The reason why it is not complete, and not stored: the next run tries again. Empty if it is."""
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
@@ -156,6 +158,29 @@ def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
     return StageOutput(record=record)
 
 
+def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
+    """One key's questions to all suspects of the stage. It is not kept where one of these is missing."""
+    defense: Defense = _plugin(stage)
+    key, victim = parents["embed"].key, net_of(parents["embed"])
+    asked: list[dict[str, list[int]] | None] = []
+    for suspect in stage.suspects:
+        loaded = worker.suspect(suspect.model)
+        if loaded is None:
+            asked.append(None)
+            continue
+        oracle = Oracle(worker.api(suspect.model, loaded, engine))
+        asked.append(evidence_of(defense, key, net_of(loaded), oracle, victim)[0])
+    missing = [suspect for suspect, counts in zip(stage.suspects, asked, strict=True) if counts is None]
+    record: StageRecord = {"asked": asked}
+    return StageOutput(record=record, lacks=_lacks(worker, missing, len(asked)) if missing else "")
+
+
+def _lacks(worker: StageRunner, missing: Sequence[Suspect], count: int) -> str:
+    """The reason of a stage that lacks models to compare with."""
+    label = worker.stages[missing[0].model].label
+    return f"{len(missing)} of {count} models to compare with are missing: {label}, first"
+
+
 def evidence_of(
     defense: Defense, key: Key, suspect: Net, oracle: Oracle, victim: Net | None = None
 ) -> tuple[dict[str, list[int]], str]:
@@ -196,7 +221,7 @@ def _counted(count: Count, where: str) -> list[int]:
 
 ACTIONS = {
     **{"train": _train, "triggers": _triggers, "embed": _embed, "attack": _attack},
-    **{"detect": _detect, "judge": _judge, "verify": _verify, "analyse": _analyse},
+    **{"detect": _detect, "judge": _judge, "verify": _verify, "ask": _ask, "analyse": _analyse},
 }
 
 

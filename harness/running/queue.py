@@ -71,5 +71,7 @@ class Queue:
 
     def _push(self, place: int) -> None:
         heapq.heappush(self._ready, place)
-        for id in {id for _, id in self.stages[place].parents}:
+        # Of many suspects one tells which models are at hand.
+        stage = self.stages[place]
+        for id in {id for _, id in stage.parents[: len(stage.required) + 1]}:
             heapq.heappush(self._below[id], place)

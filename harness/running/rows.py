@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 
-from harness.planning.graph import EMBED, SURROGATE, Cell, Role, Stage
+from harness.planning.graph import EMBED, SURROGATE, Cell, Role, Stage, Suspect
 from harness.storage.options import options_text
 from harness.storage.records import StageRecord, about
 from harness.storage.schema import STAGES
@@ -14,6 +14,8 @@ from harness.storage.schema import STAGES
 Row: TypeAlias = dict[str, Any]
 Records: TypeAlias = Mapping[str, StageRecord]
 """Records by stage id."""
+Stages: TypeAlias = Mapping[str, Stage]
+"""Stages by id."""
 
 _STAGE_COLUMNS = tuple(column.name for column in STAGES.columns if column.name not in ("run", "started"))
 
@@ -32,7 +34,8 @@ def labels(cell: Cell) -> Row:
 def outcome(cell: Cell, records: Records) -> tuple[str, str]:
     """The status and reason of a cell: those of its first known stage that is not ok; failed outranks skipped.
 
-    An analysis that cannot be made skips itself, not its cell.
+    An analysis that cannot be made skips itself, not its cell. A model to compare with that is missing is the reason of
+    a cell that is ok.
     """
     if cell.skip:
         return "failed" if cell.broken else "skipped", cell.skip
@@ -40,46 +43,72 @@ def outcome(cell: Cell, records: Records) -> tuple[str, str]:
     ends = [
         record
         for role, record in known
-        if record["status"] == "failed" or (record["status"] != "ok" and role.what != "analyse")
+        if not _is_of_a_null(role)
+        and (record["status"] == "failed" or (record["status"] != "ok" and role.what != "analyse"))
     ]
     ends.sort(key=lambda record: record["status"] != "failed")
-    return (ends[0]["status"], ends[0]["reason"]) if ends else ("ok", "")
+    if ends:
+        return ends[0]["status"], ends[0]["reason"]
+    missing = [record["reason"] for _, record in known if record["reason"]]
+    return "ok", missing[0] if missing else ""
 
 
-def cell_row(cell: Cell, records: Records) -> Row:
+def _is_of_a_null(role: Role) -> bool:
+    """True for a detector's search in a null model."""
+    return role.what in ("detect", "judge") and role.about == "null"
+
+
+def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
     """The wide row of a cell. What its stages did not get to is null."""
     status, reason = outcome(cell, records)
     row = labels(cell) | {
         "family": cell.family,
         "options": options_text(cell.uses),
         "access": cell.access,
+        "threat": cell.threat,
+        "knows": cell.knows,
+        "labelled": cell.labelled,
         "status": status,
         "reason": reason,
     }
     if cell.skip:
         return row
     by_role = {role: records[id] for role, id in cell.stages}
-    nulls = [record for role, record in by_role.items() if role.what == "null"]
     attacks = [record for role, record in by_role.items() if role.what == "attack" or _is_of_the_model(role, "detect")]
-    accuracies = [accuracy for record in nulls if (accuracy := record.get("accuracy")) is not None]
     victim, surrogate = by_role[EMBED], by_role[SURROGATE]
-    verified = {role.about: record for role, record in by_role.items() if role.what == "verify"}
+    verified = {role.about: [record] for role, record in by_role.items() if role.what == "verify"}
+    asked = {kind: list(_asked(cell, records, stages, kind)) for kind in ("null", "attacked")}
+    accuracies = [a for suspect, _ in asked["null"] if (a := records[suspect.model].get("accuracy")) is not None]
+    of_victim, of_surrogate = verified.get("victim", []), verified.get("surrogate", [])
     return row | {
         "model": dict(cell.stages)[SURROGATE],
         "null_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
         "victim_accuracy": victim.get("accuracy"),
         "surrogate_accuracy": surrogate.get("accuracy"),
+        "victim_raw_accuracy": victim.get("raw_accuracy"),
+        "surrogate_raw_accuracy": surrogate.get("raw_accuracy"),
+        "surrogate_pool_accuracy": surrogate.get("pool_accuracy"),
+        "test_samples": surrogate.get("test_samples"),
         "agreement": surrogate.get("agreement", 1.0) if status == "ok" else None,
         "queries": sum(record.get("queries") or 0 for record in attacks),
-        **_counts("victim", "trigger", [verified["victim"]]),
-        **_counts("surrogate", "trigger", [verified["surrogate"]]),
-        **_counts("surrogate", "held_out", [verified["surrogate"]]),
-        **_counts("surrogate", "control", [verified["surrogate"]]),
-        **_counts("null", "trigger", [r for role, r in by_role.items() if role[:2] == ("verify", "null")]),
-        "nulls": len(nulls),
+        **_counts("victim", "trigger", [record.get("evidence") for record in of_victim]),
+        **_counts("surrogate", "trigger", [record.get("evidence") for record in of_surrogate]),
+        **_counts("surrogate", "held_out", [record.get("evidence") for record in of_surrogate]),
+        **_counts("surrogate", "control", [record.get("evidence") for record in of_surrogate]),
+        **_counts("null", "trigger", [counts for _, counts in asked["null"]]),
+        "nulls": len(asked["null"]),
+        "attacked": len(asked["attacked"]),
         "embed_seconds": victim.get("seconds"),
         "attack_seconds": sum(record.get("seconds") or 0.0 for record in attacks),
     }
+
+
+def _asked(cell: Cell, records: Records, stages: Stages, about: str) -> Iterator[tuple[Suspect, Mapping[str, Any]]]:
+    """The models of a cell's ``ask`` stage about these, each with its counts by probe; those missing are left out."""
+    for id in (id for role, id in cell.stages if role == ("ask", about, None)):
+        for suspect, counts in zip(stages[id].suspects, records[id].get("asked") or [], strict=False):
+            if counts is not None:
+                yield suspect, counts
 
 
 def _is_of_the_model(role: Role, what: str) -> bool:
@@ -87,32 +116,46 @@ def _is_of_the_model(role: Role, what: str) -> bool:
     return role[:2] == (what, "surrogate")
 
 
-def _counts(who: str, probe: str, verified: list[StageRecord]) -> Row:
+def _counts(who: str, probe: str, evidence: Iterable[Mapping[str, Any] | None]) -> Row:
     """Matches and trials of one probe, summed; null where nothing was verified."""
-    counts = [e[probe] for record in verified if probe in (e := record.get("evidence") or {})]
+    counts = [counted[probe] for counted in evidence if counted and probe in counted]
     return {
         f"{who}_{probe}_matches": sum(c[0] for c in counts) if counts else None,
         f"{who}_{probe}_trials": sum(c[1] for c in counts) if counts else None,
     }
 
 
-def evidence_rows(cell: Cell, records: Records) -> Iterator[Row]:
+def evidence_rows(cell: Cell, records: Records, stages: Stages) -> Iterator[Row]:
     """One row a suspect and probe."""
+    if cell.skip:
+        return
     by_role = dict(cell.stages)
-    models = {"victim": EMBED, "surrogate": SURROGATE}
-    for role, id in cell.stages:
-        if role.what != "verify":
-            continue
-        model = by_role[models.get(role.about) or Role("null", number=role.number)]
-        for probe, (matches, trials) in (records[id].get("evidence") or {}).items():
-            yield labels(cell) | {
-                "suspect": role.about,
-                "index": role.number or 0,
-                "probe": probe,
-                "matches": matches,
-                "trials": trials,
-                "accuracy": records[model].get("accuracy"),
-            }
+    named = labels(cell)
+    victim = by_role[EMBED]
+    for who, model in (("victim", victim), ("surrogate", by_role[SURROGATE])):
+        if id := by_role.get(Role("verify", who)):
+            counted = records[id].get("evidence") or {}
+            yield from _evidence(named, who, 0, "", records[model], records[victim], counted)
+    for group in ("null", "attacked", "innocent"):
+        for suspect, counts in _asked(cell, records, stages, group):
+            made, base = records[suspect.model], records[suspect.base]
+            yield from _evidence(named, suspect.kind, suspect.number, suspect.arm, made, base, counts)
+
+
+def _evidence(
+    named: Row, kind: str, index: int, arm: str, made: StageRecord, base: StageRecord, counts: Mapping[str, Any]
+) -> Iterator[Row]:
+    accuracies = {
+        "accuracy": made.get("accuracy"),
+        "pool_accuracy": made.get("pool_accuracy"),
+        "base_accuracy": base.get("accuracy"),
+    }
+    for probe, (matches, trials) in counts.items():
+        yield {
+            **named,
+            **{"suspect": kind, "arm": arm, "index": index, "probe": probe, "matches": matches, "trials": trials},
+            **accuracies,
+        }
 
 
 def detection_rows(cell: Cell, records: Records) -> Iterator[Row]:

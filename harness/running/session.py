@@ -107,8 +107,12 @@ class Session:
         frame = self.tables.read("cells", ["cell", "status", "reason"])
         rows = zip(frame["cell"], frame["status"], frame["reason"], strict=True)
         again = self.options.rerun == "failed"
-        settled = ("ok", "skipped") if again else ("ok", "skipped", "failed")
-        return {cell: (status, str(reason)) for cell, status, reason in rows if status in settled}
+        return {
+            cell: (status, str(reason))
+            for cell, status, reason in rows
+            # A cell that is ok and has a reason lacks a model to compare with.
+            if not again or status == "skipped" or (status == "ok" and not reason)
+        }
 
     def _needed_stages(self) -> list[Stage]:
         """The stages of unsettled cells with all their ancestors' ids known, parents first."""
@@ -189,7 +193,7 @@ class _Run:
         ``None`` for one that can.
         """
         records = self.session.records
-        blocker = next((r for _, id in stage.parents if (r := records[id])["status"] != "ok"), None)
+        blocker = next((r for _, id in stage.required if (r := records[id])["status"] != "ok"), None)
         if blocker:
             return unstored(stage, "skipped", blocker["reason"])
         if stage.id not in self._told:
@@ -253,9 +257,9 @@ class _Book:
         self._flush_many()
 
     def _cell(self, cell: Cell) -> None:
-        records = self.session.records
-        self.rows["cells"].append(cell_row(cell, records))
-        self.rows["evidence"].extend(evidence_rows(cell, records))
+        records, stages = self.session.records, self.session.plan.stages
+        self.rows["cells"].append(cell_row(cell, records, stages))
+        self.rows["evidence"].extend(evidence_rows(cell, records, stages))
         self.rows["detections"].extend(detection_rows(cell, records))
         self.rows["measurements"].extend(measurement_rows(cell, records))
         self._flush_many()

@@ -51,12 +51,14 @@ from harness.storage.records import StageRecord, Status, about, check_record
 from harness.storage.store import Store, plain
 from harness.values import Meter
 
-_READ_NO_DATA = ("judge", "verify")
+_READ_NO_DATA = ("judge", "verify", "ask")
 """Actions that read no data: their parents suffice."""
 POOL_SAMPLES = 1000
 """The attacker's own inputs, so many at most, on which the accuracy of what the attack ended with is measured."""
 CACHED = 32
-"""Number of artifacts kept in memory: a victim's children need it in turn."""
+"""Number of artifacts kept in memory at least: a victim's children need it in turn."""
+CACHED_BYTES = 2**29
+"""Bytes of artifacts kept beyond that number: every key is asked of the same models."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class StageRunner:
         with self._warning(stage) as warn:
             try:
                 with trace.span("load parents"):
-                    parents = {role: self._parent(id) for role, id in stage.parents}
+                    parents = {role: self._parent(id) for role, id in stage.required}
                 engine = self._engine(stage, parents, trace, counts, warn)
                 with trace.span(stage.action, plugin=str(stage.plugin or "")):
                     made = ACTIONS[stage.action](self, stage, parents, engine)
@@ -121,15 +123,16 @@ class StageRunner:
             **about(stage),
             "inputs": inputs_of(stage),
             "status": status,
-            "reason": reason,
+            "reason": reason or made.lacks,
             "traceback": error_trace,
             "started": started.isoformat(),
             "seconds": time.perf_counter() - begin,
             **peaks.read(),
             **self._seen(stage, counts),
         }
-        with trace.span("store"):
-            self.store.save(stage.id, record, tensors)
+        if not made.lacks:
+            with trace.span("store"):
+                self.store.save(stage.id, record, tensors)
         self._write_timeline(stage, trace)
         self._cache.pop(stage.id, None)
         give_back(self.device)
@@ -181,8 +184,9 @@ class StageRunner:
     def _parent(self, id: str) -> Loaded:
         if id not in self._cache:
             self._cache[id] = self._load(id)
-            if len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
+            kept = sum(loaded.size for loaded in self._cache.values())
+            while len(self._cache) > CACHED and kept > CACHED_BYTES:
+                kept -= self._cache.popitem(last=False)[1].size
         self._cache.move_to_end(id)
         return self._cache[id]
 
@@ -224,6 +228,7 @@ class StageRunner:
                 "accuracy": accuracy(predictions, test.y),
                 "raw_accuracy": accuracy(raw, test.y),
                 "pool_accuracy": self._pool_accuracy(stage, made, engine),
+                "test_samples": len(test),
             }
             victim = parents["embed"].predictions if "embed" in parents else None
             if victim is not None:
@@ -374,29 +379,38 @@ class StageRunner:
     ) -> Iterator[Oracle]:
         """The model under attack, behind its API while the block runs."""
         # The memory is here and not in the engine, which the attack is lent: it has no business with the net.
-        logits = self._api(stage, parents, engine, self.lent(stage, parents, attack))
+        lent = self.lent(stage, parents, attack)
+        logits = self.api(dict(stage.parents)["model"], parents["model"], engine, lent)
         with serving(Meter(logits, attack.answers, attack.budget)) as ask:
             yield Oracle.before(ask)
 
     def oracle(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> Oracle:
         """The model under verification."""
-        return Oracle(self._api(stage, parents, engine))
+        return Oracle(self.api(dict(stage.parents)["model"], parents["model"], engine))
 
-    def _api(
-        self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, lent: SharedInputs | None = None
+    def api(
+        self, id: str, model: Loaded, engine: Engine, lent: SharedInputs | None = None
     ) -> Callable[[Tensor], Tensor]:
-        """The answers of a model, as logits: the victim itself answers as its scheme serves."""
-        model, ids = parents["model"], dict(stage.parents)
-        net = net_of(model)
+        """The answers of the model that the stage ``id`` made: a victim's as its scheme serves them, with its own key;
+        a surrogate's through its filter, where it has one."""
+        net, maker = net_of(model), self.stages[id]
         guard = None if model.guard is None else self.lookup("attack", model.record["guard"])
 
-        def logits(x: Tensor) -> Tensor:
-            answers: Tensor = engine.known(LOGITS, net, x, lent)
-            if ids["model"] != ids.get("embed"):
-                return self._served(net, x, answers, guard, model.guard)
-            return _through(self._plugin_of(ids["embed"]), x, answers, parents["embed"].key)
+        def answers(x: Tensor) -> Tensor:
+            logits: Tensor = engine.known(LOGITS, net, x, lent)
+            if maker.action == "embed" and maker.plugin is not None:
+                return _through(maker.plugin.plugin, x, logits, model.key)
+            return self._served(net, x, logits, guard, model.guard)
 
-        return logits
+        return answers
+
+    def suspect(self, id: str) -> Loaded | None:
+        """The model that a stage made; ``None`` where it did not succeed."""
+        if id not in self._cache:
+            record = self.store.record(id)
+            if record is None or record.get("status") != "ok":
+                return None
+        return self._parent(id)
 
     def _served(
         self, net: Net, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None

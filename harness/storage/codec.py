@@ -31,6 +31,8 @@ class Loaded:
     """Tensors that :meth:`harness.Evasion.serve` needs; ``None`` if no evasion guards the model."""
     found: dict[str, Tensor]
     """Tensors that a detector recovered."""
+    size: int = 0
+    """Bytes of its tensors."""
 
 
 def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
@@ -51,7 +53,8 @@ def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
     if guarded:
         _check_guard(artifact.record.get("guard"), lookup)
     guard = groups["guard"] if guarded else None
-    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), guard, groups["found"])
+    size = sum(tensor.nbytes for tensor in artifact.tensors.values())
+    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), guard, groups["found"], size)
 
 
 def _check_guard(text: Any, lookup: Lookup) -> None:

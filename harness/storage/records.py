@@ -77,14 +77,17 @@ class StageRecord(TypedDict, total=False):
     """
 
     stage: Annotated[str, Doc("Id of the stage: a digest of all that decides its output.")]
-    action: Annotated[str, Doc("`train`, `triggers`, `embed`, `attack`, `detect`, `judge`, `verify` or `analyse`.")]
+    action: Annotated[
+        str, Doc("`train`, `triggers`, `embed`, `attack`, `detect`, `judge`, `verify`, `ask` or `analyse`.")
+    ]
     label: Annotated[str, Doc("What it is, for people.")]
     role: Annotated[
         str,
         Doc(
             "The model that it makes or examines: `victim`; `surrogate`, what attacks made of the victim; `null`, an "
-            "unmarked model to compare with; `clean`, an unmarked model from which victims start. Null for `triggers`; "
-            "in files of schema versions 3 and 4 also for the actions after `attack`.",
+            "unmarked model to compare with; `attacked`, what attacks made of one; `clean`, an unmarked model from "
+            "which victims start. Null for `triggers` and `ask`; in files of schema versions 3 and 4 also for the "
+            "actions after `attack`.",
             since=5,
         ),
     ]
@@ -200,6 +203,10 @@ class StageRecord(TypedDict, total=False):
     """The evasion that stands before the model, with its options."""
     evidence: dict[str, Count]
     """Matches and trials by probe."""
+    asked: list[dict[str, Count] | None]
+    """The same of each model that was asked, in the stage's order; null where the model is missing."""
+    test_samples: int | None
+    """Number of test samples behind the accuracies."""
     curves: list[dict[str, list[float | None]]]
     """A training each: values by epoch, by quantity."""
     measures: list[Measured]
@@ -214,7 +221,7 @@ _CHECKS = checks_of(StageRecord)
 _MADE: dict[Action, tuple[str, ...]] = {
     **{"train": ("model",), "triggers": (), "embed": ("model",), "attack": ("model",)},
     **{"detect": ("detection", "measures"), "judge": ("judgement",)},
-    **{"verify": ("evidence",), "analyse": ("measures",)},
+    **{"verify": ("evidence",), "ask": ("asked",), "analyse": ("measures",)},
 }
 """The fields that the record of a stage that succeeded cannot be without."""
 
