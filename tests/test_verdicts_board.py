@@ -519,7 +519,7 @@ def test_the_foot_of_the_board_is_the_arm_that_embeds_nothing() -> None:
         "fresh",
         {20: 30} | dict.fromkeys(range(21, 40), 2),
     )
-    world.cell("unmarked", "none", 20, None, nulls=(), attacked=None, victim_accuracy=0.965)
+    world.cell("unmarked", "none", 20, None, nulls=(), attacked=None, victim_accuracy=0.965, null_accuracy=None)
     made = world.board()
     last = made.schemes[-1]
     assert (last.defense, last.seeds, last.no_rank) == ("unmarked", 20, "embeds nothing: what chance gives")

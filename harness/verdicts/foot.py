@@ -24,22 +24,32 @@ from harness.verdicts.schemes import no_share
 from harness.verdicts.standings import Arms, standings_of
 
 if TYPE_CHECKING:
+    from harness.statistics.validate import FloatArray
     from harness.verdicts.board import Share
     from harness.verdicts.rules import Rules
 
 EMBEDS_NOTHING = "embeds nothing: what chance gives"
 
 
-def feet_of(accused: pd.DataFrame, attacked: list[Attacked], unmarked: pd.DataFrame, rules: Rules) -> list[Scheme]:
-    """The row of each data set with fresh innocents; ``unmarked`` has the cells of the arm, for its accuracy."""
+def feet_of(
+    accused: pd.DataFrame, attacked: list[Attacked], marked: pd.DataFrame, unmarked: pd.DataFrame, rules: Rules
+) -> list[Scheme]:
+    """The row of each data set with fresh innocents.
+
+    Its cost is the accuracy of the models that schemes are compared with, by the ``marked`` cells, less that of the
+    arm's own cells, ``unmarked``.
+    """
     fresh = accused[accused["suspects"] == "fresh"]
-    return [
-        _foot(str(dataset), rows, attacked, unmarked[unmarked["dataset"] == dataset], rules)
-        for dataset, rows in fresh.groupby("dataset", sort=False)
-    ]
+    cells = unmarked[(unmarked["status"] == "ok") & (unmarked["defense"] == UNMARKED)]
+    made = []
+    for dataset, rows in fresh.groupby("dataset", sort=False):
+        null = marked.loc[marked["dataset"] == dataset, "null_accuracy"].astype(float).mean()
+        own = cells[cells["dataset"] == dataset].drop_duplicates("seed")["victim_accuracy"].astype(float)
+        made.append(_foot(str(dataset), rows, attacked, (null - own).to_numpy(dtype=float), rules))
+    return made
 
 
-def _foot(dataset: str, fresh: pd.DataFrame, attacked: list[Attacked], unmarked: pd.DataFrame, rules: Rules) -> Scheme:
+def _foot(dataset: str, fresh: pd.DataFrame, attacked: list[Attacked], costs: FloatArray, rules: Rules) -> Scheme:
     keys, groups = grouped(["attack"], fresh)
     shares = dict(zip(keys["attack"], accused_shares(fresh, groups, rules.confidence), strict=True))
     untouched = fresh[fresh["kind"] == "none"]
@@ -47,8 +57,6 @@ def _foot(dataset: str, fresh: pd.DataFrame, attacked: list[Attacked], unmarked:
     margins = untouched.groupby("model", sort=False)["margin"].mean()
     mine = list(_as_attacked(dataset, attacked, shares))
     arms = _arms(fresh, mine)
-    cells = unmarked[unmarked["status"] == "ok"].drop_duplicates("seed")
-    costs = (cells["null_accuracy"] - cells["victim_accuracy"]).to_numpy(dtype=float)
     return Scheme(
         dataset=dataset,
         defense=UNMARKED,
