@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import attacks, equal, floor, framework, gpu, official, scaling, steps, training, verdicts
+from benchmarks import attacks, equal, floor, framework, gpu, official, scaling, steps, training
 from benchmarks.measure import Benchmark, Row
 
 OUTPUT = Path(__file__).parents[1] / "build"
@@ -43,7 +43,6 @@ BENCHMARKS = {
         Benchmark("scale-plan", scaling.plan, n=3, quick=1, long=True),
         Benchmark("scale-run", scaling.matrix, n=1, quick=1, long=True),
         Benchmark("scale-rank", scaling.rank, n=3, quick=1, long=True),
-        Benchmark("verdicts", verdicts.rank, n=3, quick=1, long=True),
     ],
     "cuda": gpu.BENCHMARKS,
 }

@@ -26,8 +26,6 @@ from harness.planning.graph import Plan, Stage, make_id
 from harness.planning.inputs import inputs_of
 from harness.planning.matrix import Entry, Matrix
 from harness.planning.registry import load_registry
-from harness.ranking.leaderboard import COST_COLUMNS, STAGE_COLUMNS, Board, make_board
-from harness.ranking.scoring import CELL_COLUMNS, Rules
 from harness.running.executor import Control
 from harness.running.queue import Queue
 from harness.running.session import Options, Outcome, Session
@@ -35,6 +33,9 @@ from harness.storage.records import StageRecord, about
 from harness.storage.schema import TABLES
 from harness.storage.store import Store
 from harness.storage.tables import Tables
+from harness.verdicts.board import Board
+from harness.verdicts.reading import read_board, read_evidence
+from harness.verdicts.rules import Rules
 
 WORKERS = 64
 HELD = 8
@@ -151,24 +152,24 @@ def storing(results: Path) -> Callable[[Stage], StageRecord]:
 
 @dataclass(frozen=True)
 class Shape:
-    """Length of each axis of the tables. A cell has 20 rows of evidence: five suspects x four probes."""
+    """Length of each axis of the tables. A cell has 50 rows of evidence: see :data:`SUSPECTS`."""
 
     seeds: int
-    datasets: int = 5
-    schemes: int = 20
-    attacks: int = 100
-    """Two of a hundred are detectors."""
+    datasets: int = 4
+    schemes: int = 10
+    attacks: int = 50
+    """One of fifty is a detector."""
 
     @property
     def cells(self) -> int:
         return self.seeds * self.datasets * self.schemes * self.attacks
 
 
-NULLS = 3
-SUSPECTS = ("victim", "surrogate", *["null"] * NULLS)
-PROBES = ("trigger", "held_out", "control", "bits")
+NULLS, FRESH = 19, 10
+SUSPECTS = np.repeat(["victim", "surrogate", "null", "attacked", "fresh"], [1, 1, NULLS, NULLS, FRESH])
+"""Suspects of a cell, a row of evidence each."""
 STATUSES = ("ok", "failed", "skipped")
-MILLION, TEN_MILLION = Shape(5), Shape(50)
+MILLION, TEN_MILLION = Shape(10), Shape(100)
 """Sizes by their rows of evidence."""
 
 
@@ -228,9 +229,11 @@ def _cells(shape: Shape, seeds: range, dice: np.random.Generator) -> Columns:
         "status": _texts(status, STATUSES),
         "reason": _texts(status, ["", "RuntimeError: made up", "made up"]),
         "nulls": np.full(rows, NULLS),
+        "attacked": np.full(rows, NULLS),
+        "test_samples": np.full(rows, 10_000),
         "queries": dice.integers(0, 10000, rows),
     }
-    for who, low in (("null", 0.95), ("victim", 0.94), ("surrogate", 0.83)):
+    for who, low in (("null", 0.95), ("victim", 0.94), ("surrogate", 0.89)):
         columns[f"{who}_accuracy"] = _where(ok, dice.uniform(low, 0.97, rows))
     for who, probe in (("victim", "trigger"), ("surrogate", "trigger"), ("surrogate", "held_out")):
         columns |= _counts(f"{who}_{probe}_", ok, dice, 100, (scheme + 1) / (shape.schemes + 1))
@@ -259,17 +262,20 @@ def _repeated(cells: Columns, keep: Any, times: int) -> Columns:
 
 def _evidence(cells: Columns, dice: np.random.Generator) -> Columns:
     """Rows of failed cells too, so that their number is round."""
-    count = len(cells["seed"])
-    labels = _repeated(cells, np.ones(count, bool), len(SUSPECTS) * len(PROBES))
-    rows = len(labels["seed"])
-    suspect, probe = np.divmod(np.arange(rows) % (len(SUSPECTS) * len(PROBES)), len(PROBES))
+    each, count = len(SUSPECTS), len(cells["seed"])
+    names, suspects = np.unique(SUSPECTS, return_inverse=True)
+    index = np.concatenate([np.arange(np.sum(name == SUSPECTS)) for name in dict.fromkeys(SUSPECTS)])
+    rates = np.where(np.isin(SUSPECTS, ["victim", "surrogate"]), 0.6, 0.02)
+    rows = each * count
     return {
-        **labels,
-        "suspect": _texts(suspect, SUSPECTS),
-        "index": np.maximum(suspect - 2, 0),
-        "probe": _texts(probe, PROBES),
-        **_counts("", np.ones(rows, bool), dice, 100, np.where(suspect < 2, 0.6, 0.02)),
-        "accuracy": dice.uniform(0.9, 1.0, rows),
+        **_repeated(cells, np.ones(count, bool), each),
+        "suspect": _texts(np.tile(suspects, count), [str(name) for name in names]),
+        "arm": _texts(np.tile(SUSPECTS == "fresh", count).astype(int), ["", "unmarked"]),
+        "index": np.tile(index, count),
+        "probe": _texts(np.zeros(rows, int), ["trigger"]),
+        **_counts("", np.ones(rows, bool), dice, 100, np.tile(rates, count)),
+        "accuracy": dice.uniform(0.93, 1.0, rows),
+        "base_accuracy": np.full(rows, 0.96),
     }
 
 
@@ -309,14 +315,12 @@ def _stages(cells: Columns, dice: np.random.Generator) -> Columns:
 
 def ranked(results: Path) -> Board:
     """The work of ``harness leaderboard`` before it prints."""
-    tables = Tables(results)
-    cells, stages = tables.read("cells", CELL_COLUMNS), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
-    return make_board(cells, tables.read("detections"), stages, Rules(), intervals=False)
+    return read_board(Tables(results), Rules(), intervals=False)
 
 
-def counts(results: Path) -> pd.DataFrame:
-    """The evidence, by what tests are computed from."""
-    return Tables(results).read("evidence", ["matches", "trials"])
+def evidence(results: Path) -> pd.DataFrame:
+    """The evidence that verdicts are made of."""
+    return read_evidence(Tables(results))
 
 
 # --- benchmarks -------------------------------------------------------------------------------------------------------
@@ -387,10 +391,10 @@ def rank(n: int) -> list[Row]:
     for name, shape, target in (("1M", MILLION, 3.0), ("10M", TEN_MILLION, 10.0)):
         with folder() as results:
             write_tables(results, shape)
-            sides = [partial(seconds, partial(work, results)) for work in (ranked, counts)]
+            sides = [partial(seconds, partial(work, results)) for work in (ranked, evidence)]
             board, read = alternate(n, *sides)
             note = f"{shape.cells:,} cells; {alone(ranked, results):.0f} MiB"
             rows.append(Row(f"scale-rank {name}", board, [target], "s", "target", note))
-            note = f"read, its key and counts; {alone(counts, results):.0f} MiB"
+            note = f"read alone; {alone(evidence, results):.0f} MiB"
             rows.append(Row(f"scale-rank {name}: evidence", read, [target], "s", "target", note))
     return rows

@@ -11,17 +11,30 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.scaling import EPOCHS, Shape, answer, finish, planned, ranked, storing, sweep, write_tables
+from benchmarks.scaling import (
+    EPOCHS,
+    NULLS,
+    SUSPECTS,
+    Shape,
+    answer,
+    finish,
+    planned,
+    ranked,
+    storing,
+    sweep,
+    write_tables,
+)
 from harness.planning.graph import Plan, make_id
 from harness.planning.inputs import inputs_of
-from harness.ranking.leaderboard import STAGE_COLUMNS, Board, make_board
-from harness.ranking.scoring import CELL_COLUMNS, Rules, score
 from harness.running import session as session_module
 from harness.statistics.intervals import summaries, summary
-from harness.statistics.power import queries_for_confidence
-from harness.statistics.tests import binomial_test_against_control
 from harness.storage.schema import TABLES
 from harness.storage.tables import Tables
+from harness.verdicts.board import Board
+from harness.verdicts.boards import STAGE_COLUMNS, make_board
+from harness.verdicts.references import EVIDENCE_COLUMNS
+from harness.verdicts.rules import Rules
+from harness.verdicts.scoring import CELL_COLUMNS, score
 
 SMALL = Shape(seeds=6, datasets=2, schemes=3, attacks=10)
 
@@ -126,9 +139,11 @@ def test_rows_that_are_made_again_in_parts_end_with_the_cells(
 
 def test_tables_written_by_column_are_what_a_run_writes(small: Path) -> None:
     tables = Tables(small)
-    assert len(tables.read("cells")) == SMALL.cells and len(tables.read("evidence")) == 20 * SMALL.cells
+    assert len(tables.read("cells")) == SMALL.cells and len(tables.read("evidence")) == len(SUSPECTS) * SMALL.cells
     detections = tables.read("detections", ["score"])
-    assert list(detections) == ["cell", "suspect", "index", "score"] and len(detections) == 4 * SMALL.cells / 10
+    assert (
+        list(detections) == ["cell", "suspect", "index", "score"] and len(detections) == (1 + NULLS) * SMALL.cells / 10
+    )
 
 
 def test_rows_of_cells_that_a_later_run_computed_anew_are_left_out(tmp_path: Path) -> None:
@@ -137,51 +152,65 @@ def test_rows_of_cells_that_a_later_run_computed_anew_are_left_out(tmp_path: Pat
     first = tables.read("cells").iloc[0]
     tables.append("cells", "20270101T000000-000000", [first.dropna().to_dict() | {"cell": "new", "run": "x"}])
     left = tables.read("evidence")
-    assert len(left) == 20 * (SMALL.cells - 1) and first["cell"] not in set(left["cell"])
+    assert len(left) == len(SUSPECTS) * (SMALL.cells - 1) and first["cell"] not in set(left["cell"])
 
 
 def whole_board(results: Path) -> Board:
     """The board of whole tables, intervals and all."""
     tables = Tables(results)
-    return make_board(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules())
+    cells, evidence, detections, stages = (tables.read(n) for n in ("cells", "evidence", "detections", "stages"))
+    return make_board(cells, evidence, detections, stages, Rules())
 
 
 def test_groups_together_are_what_each_group_is_alone(small: Path) -> None:
-    board, scored = whole_board(small), score(Tables(small).read("cells"), Rules())
+    tables = Tables(small)
+    board, scored = whole_board(small), score(tables.read("cells"), tables.read("evidence"), Rules())
     assert len(board.attacks) == 2 * 3 * 9 and len(board.detections) == 2 * 3
     for found in board.attacks:
         rows = scored[
             scored[["dataset", "defense", "attack"]].eq([found.dataset, found.defense, found.attack]).all(axis=1)
         ]
         counting = rows[rows["counts"]]
-        assert found.success == summary(counting["surrogate_trigger"])
-        assert found.held_out == summary(counting["surrogate_held_out"])
+        assert repr(found.success) == repr(summary(counting["surrogate_trigger"]))
+        assert repr(found.held_out) == repr(summary(counting["surrogate_held_out"]))
         assert found.accuracy == summary(rows["surrogate_accuracy"].dropna())
-        assert found.verified == counting["verified"].mean()
-        ends = (int(rows["void"].sum()), *((rows["status"] == end).sum() for end in ("failed", "skipped")))
-        assert (found.void, found.failed, found.skipped) == ends
+        ok = rows[rows["status"] == "ok"]
+        assert found.margin is not None and found.margin.mean == pytest.approx(ok["margin_counted"].mean())
+        assert found.marked is None or found.marked.count == ok["marked_counted"].sum()
+        assert (found.marked is None) == bool(ok["verdict"].ne("").any())
+        ends = (len(ok), int(ok["useful"].sum()), *((rows["status"] == end).sum() for end in ("failed", "skipped")))
+        assert (found.n, found.useful, found.failed, found.skipped) == ends
 
 
-def test_counts_and_rates_that_are_equal_are_tested_once_and_alike(small: Path) -> None:
-    scored = score(Tables(small).read("cells"), Rules())
-    for row in scored[scored["counts"]].itertuples():
-        pairs = (row.surrogate_trigger_matches, row.surrogate_trigger_trials, row.null_trigger_matches)
-        assert row.p_value == binomial_test_against_control(*pairs, row.null_trigger_trials)
-        assert row.queries_needed == queries_for_confidence(row.surrogate_trigger, row.null_trigger)
-    assert scored.loc[~scored["counts"], ["p_value", "queries_needed"]].isna().all(axis=None)
+def test_cells_together_are_what_each_cell_is_alone(small: Path) -> None:
+    cells, evidence = (Tables(small).read(name) for name in ("cells", "evidence"))
+    scored = score(cells, evidence, Rules())
+    for place, row in enumerate(cells.itertuples()):
+        if place % 7 == 0 and row.status == "ok":
+            own = evidence[evidence["cell"] == row.cell]
+            null, attacked = (own[own["suspect"] == name] for name in ("null", "attacked"))
+            floor = min(0.96, row.null_accuracy) - 0.05
+            kept = attacked[attacked["accuracy"] >= floor]
+            found, matches = scored.iloc[place], row.surrogate_trigger_matches
+            assert found["p_0"] == (1 + (null["matches"] >= matches).sum()) / 20
+            compared = found["kind"] != "none" and row.family != "detection"
+            assert not compared or found["p_a"] == (1 + (kept["matches"] >= matches).sum()) / (1 + len(kept))
+            false = max(null["matches"].mean(), kept["matches"].mean() if compared else 0) / 100
+            assert found["false_rate"] == pytest.approx(false)
+            assert found["margin"] == pytest.approx((matches / 100 - false) / (1 - false))
 
 
 def test_a_board_of_few_columns_and_without_intervals_is_the_same_but_for_them(small: Path) -> None:
     whole, lean = whole_board(small), ranked(small)
-    assert lean.schemes == whole.schemes and lean.machines == whole.machines == [
-        "machine, device, 1 thread(s), torch torch, watermark-harness harness"
-    ]
+    assert repr(lean.schemes) == repr(whole.schemes) and lean.innocents == whole.innocents
+    assert lean.machines == whole.machines == ["machine, device, 1 thread(s), torch torch, watermark-harness harness"]
     for found, expected in zip(lean.attacks, whole.attacks, strict=True):
         assert found.success is not None and expected.success is not None
-        assert (found.success.mean, found.success.sd) == (expected.success.mean, expected.success.sd)
-        assert math.isnan(found.success.low) and math.isfinite(expected.success.low)
-    assert set(CELL_COLUMNS) < {c.name for c in TABLES["cells"].columns}
-    assert set(STAGE_COLUMNS) < {c.name for c in TABLES["stages"].columns}
+        assert repr((found.success.mean, found.success.sd)) == repr((expected.success.mean, expected.success.sd))
+        assert math.isnan(found.success.low) and math.isfinite(expected.success.low) == (expected.success.n > 1)
+        assert repr(found.margin) == repr(expected.margin)
+    for table, columns in (("cells", CELL_COLUMNS), ("stages", STAGE_COLUMNS), ("evidence", EVIDENCE_COLUMNS)):
+        assert set(columns) < {c.name for c in TABLES[table].columns}
 
 
 def test_many_samples_have_the_summaries_of_each() -> None:
@@ -195,5 +224,6 @@ def test_many_samples_have_the_summaries_of_each() -> None:
 def test_machines_come_the_most_used_first(small: Path) -> None:
     used = pd.DataFrame([[name, "cpu", 1, "2", "1"] for name in ("a", "b", "b", None)], columns=list(STAGE_COLUMNS))
     tables = Tables(small)
-    made = make_board(tables.read("cells"), tables.read("detections"), used, Rules(), intervals=False)
+    tables_read = (tables.read(name) for name in ("cells", "evidence", "detections"))
+    made = make_board(*tables_read, used, Rules(), intervals=False)
     assert [text[0] for text in made.machines] == ["b", "a"]
