@@ -21,8 +21,9 @@ from harness.papers.quantities import FORMULAS, QUANTITIES, Frames, chance_to_de
 from harness.papers.reproduce import Spread, calculate, chosen, compare, judge, spread
 from harness.planning.matrix import FULL
 from harness.planning.registry import Registry, load_registry, resolve
-from harness.ranking.scoring import Rules, score
-from harness.storage.schema import CELLS, CURVES, DETECTIONS, MEASUREMENTS
+from harness.storage.schema import CELLS, CURVES, DETECTIONS, EVIDENCE, MEASUREMENTS
+from harness.verdicts.rules import Rules
+from harness.verdicts.scoring import score
 from tests.conftest import TINY, Cli, without
 
 PAPER = f'''
@@ -217,9 +218,10 @@ def test_a_spread_is_that_of_the_textbook() -> None:
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
-        ([60.0, 62.0], "reproduced"),
+        ([60.0, 62.0], "reproduced"),  # 61 ± 12.7
+        ([50.0, 70.0], "compatible"),  # the mean is in the band, its interval is not: 60 ± 127
+        ([20.0, 40.0], "compatible"),  # the mean is outside, its interval meets the band
         ([5.0, 5.1, 4.9], "differs"),
-        ([20.0, 40.0], "undecided"),  # the mean is outside, its interval is not
         ([60.0], "undecided"),  # one seed decides nothing
         ([1.0], "undecided"),
         ([], "not run"),
@@ -228,6 +230,22 @@ def test_a_spread_is_that_of_the_textbook() -> None:
 )
 def test_the_verdicts(values: list[float], verdict: str) -> None:
     assert judge(Band(33.6, 89.3, ""), spread(values)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([40.0, -39.9], "undecided"),  # an audit's: the mean is 0.05, and its interval 0.05 ± 508
+        ([40.0, 39.0, 41.0], "reproduced"),
+        ([-40.0, -39.0, -41.0], "differs"),
+        ([40.0, -1.0, 30.0], "undecided"),
+        ([40.0], "undecided"),
+    ],
+)
+def test_a_direction_is_reproduced_when_the_interval_lies_on_its_side(values: list[float], verdict: str) -> None:
+    above = read_band({"above": 0}, "x")
+    assert judge(above, spread(values)) == verdict
+    assert judge(Band(-math.inf, 0, ""), spread([-value for value in values])) == verdict
 
 
 def test_what_is_unverified_or_not_claimed_is_never_judged() -> None:
@@ -246,15 +264,18 @@ samples = st.lists(numbers, min_size=2, max_size=8)
 def test_moving_the_mean_into_the_band_never_differs(values: list[float], centre: float, width: float) -> None:
     band = Band(centre - width, centre + width, "")
     mean = sum(values) / len(values)
-    moved = [value - mean + centre for value in values]
-    assert judge(Band(band.low - 1e-6, band.high + 1e-6, ""), spread(moved)) == "reproduced"
+    found = spread([value - mean + centre for value in values])
+    assert found is not None and found.low is not None and found.high is not None
+    inside = found.low >= band.low - 1e-6 and found.high <= band.high + 1e-6
+    verdict = judge(Band(band.low - 1e-6, band.high + 1e-6, ""), found)
+    assert verdict == ("reproduced" if inside else "compatible")
 
 
 @given(samples, numbers, st.floats(0, 100), st.floats(0, 100))
 def test_a_wider_band_never_makes_a_verdict_worse(
     values: list[float], centre: float, width: float, more: float
 ) -> None:
-    order = ["differs", "undecided", "reproduced"]
+    order = ["differs", "compatible", "reproduced"]
     narrow = judge(Band(centre - width, centre + width, ""), spread(values))
     wide = judge(Band(centre - width - more, centre + width + more, ""), spread(values))
     assert order.index(wide) >= order.index(narrow)
@@ -262,7 +283,7 @@ def test_a_wider_band_never_makes_a_verdict_worse(
 
 @given(samples, numbers, st.floats(0, 100))
 def test_nearer_to_the_band_is_never_further_from_it(values: list[float], centre: float, width: float) -> None:
-    order = ["differs", "undecided", "reproduced"]
+    order = ["differs", "compatible", "reproduced"]
     band = Band(centre - width, centre + width, "")
     mean = sum(values) / len(values)
     half = [value + (centre - mean) / 2 for value in values]
@@ -299,7 +320,7 @@ def frames(cells: list[dict[str, Any]], **tables: list[dict[str, Any]]) -> Frame
         ).loc[:, lambda frame: ~frame.columns.duplicated()]
         for name, table in documented.items()
     }
-    return Frames(score(made, Rules()), **others)
+    return Frames(score(made, pd.DataFrame(columns=[c.name for c in EVIDENCE.columns]), Rules()), **others)
 
 
 def seeds(name: str, made: Frames) -> dict[int, float]:
@@ -312,7 +333,8 @@ def test_rates_are_in_percent_one_value_a_seed() -> None:
     assert seeds("surrogate_success", made) == pytest.approx({0: 50.0, 1: 30.0})
     assert seeds("held_out_success", made) == pytest.approx({0: 40.0, 1: 40.0})
     assert seeds("null_success", made) == pytest.approx({0: 5.0, 1: 5.0})
-    assert seeds("margin", made) == pytest.approx({0: 45.0, 1: 25.0})
+    # By a false rate of 5%: (50 - 5) / 95, and (30 - 5) / 95.
+    assert seeds("margin", made) == pytest.approx({0: 100 * 45 / 95, 1: 100 * 25 / 95})
     assert seeds("accuracy_cost", made) == pytest.approx({0: 1.0, 1: 3.0})
     assert seeds("verified_in_100", made) == {0: 100.0, 1: 100.0}
 
@@ -323,12 +345,13 @@ def test_cells_of_one_seed_are_one_observation() -> None:
 
 
 def test_the_answers_of_a_model_that_lost_its_accuracy_do_not_count() -> None:
-    made = frames([{}, {"surrogate_accuracy": 0.5}, {"victim_accuracy": 0.5}])
-    assert seeds("surrogate_success", made) == {0: 50.0}
+    made = frames([{}, {"surrogate_accuracy": 0.5}, {"surrogate_accuracy": 0.5, "victim_accuracy": 0.5}])
+    assert seeds("surrogate_success", made) == {0: 50.0, 2: 50.0}, "an attack that keeps a bad victim's accuracy is one"
+    assert seeds("margin", made) == pytest.approx({0: 100 * 45 / 95, 1: 100.0, 2: 100 * 45 / 95})
     assert len(seeds("any_success", made)) == len(seeds("surrogate_accuracy", made)) == 3
 
 
-def test_a_mark_that_is_weaker_than_the_false_rate_is_never_verified() -> None:
+def test_a_mark_that_is_weaker_than_the_false_rate_is_never_accused() -> None:
     made = frames([{"surrogate_trigger_matches": 5}, {}])
     assert seeds("queries", made)[0] == math.inf
     assert seeds("verified_in_100", made) == {0: 0.0, 1: 100.0}
@@ -446,21 +469,22 @@ def test_the_paper_plans_queries_that_detect_half_of_the_marks() -> None:
 def experiment(*rows: str, picture: str = 'kind = "strips"') -> Experiment:
     text = PAPER[: PAPER.index("rows = [")].replace('kind = "strips"', picture)
     text += "rows = [" + ",".join(f"{{ {row} }}" for row in rows) + "]\n"
-    text += '[experiments.table-1.matrix]\ndatasets = ["digits"]\ndefenses = ["ewe"]\nattacks = ["none"]\n'
+    text += '[experiments.table-1.matrix]\ndatasets = ["mnist"]\ndefenses = ["ewe", "baseline"]\n'
+    text += 'attacks = ["none", "retraining"]\n'
     return read(text).experiments["table-1"]
 
 
 def test_rows_are_compared_over_the_cells_that_they_name(builtin: Registry) -> None:
     made = frames([{"defense": d, "seed": s, "surrogate_trigger_matches": m} for d, s, m in CELLS_OF_TWO])
     wanted = experiment(
-        'label = "ewe", where = { dataset = "mnist", defense = "ewe" }, quantity = "surrogate_success", above = 40',
+        'label = "ewe", where = { dataset = "mnist", defense = "ewe" }, quantity = "surrogate_success", above = 35',
         'label = "less", where = { defense = "ewe" }, less = { defense = "baseline" }, '
         'quantity = "surrogate_success", below = 0',
         'label = "same", where = { defense = "baseline[placement=corner]" }, quantity = "surrogate_success"',
         'label = "other", where = { dataset = "digits" }, quantity = "surrogate_success", below = 0',
     )
     ewe, less, same, other = compare(wanted, made, builtin.component)
-    assert ewe.values == {0: 60.0, 1: 50.0, 2: 70.0} and ewe.verdict == "reproduced"
+    assert ewe.values == {0: 60.0, 1: 50.0, 2: 70.0} and ewe.verdict == "reproduced"  # 60 ± 24.8
     assert less.values == {0: 58.0, 1: 47.0} and less.unit == "points", "a seed of one scheme alone is no pair"
     assert less.verdict == "undecided"  # 52.5 ± 5.5 x 12.7
     assert same.values == {0: 2.0, 1: 3.0} and same.verdict == "no claim"
@@ -470,10 +494,37 @@ def test_rows_are_compared_over_the_cells_that_they_name(builtin: Registry) -> N
 CELLS_OF_TWO = [("ewe", 0, 60), ("ewe", 1, 50), ("ewe", 2, 70), ("baseline", 0, 2), ("baseline", 1, 3)]
 
 
-def test_only_void_models_are_no_result(builtin: Registry) -> None:
+def test_models_of_which_none_is_useful_are_no_result(builtin: Registry) -> None:
     made = frames([{"surrogate_accuracy": 0.2}, {"surrogate_accuracy": 0.3}])
     (row,) = compare(experiment('label = "x", quantity = "surrogate_success", above = 1'), made, builtin.component)
-    assert row.verdict == "void" and row.void == 2
+    assert row.verdict == "no useful model" and row.useless == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "reproduced"),
+        ({"dataset": "mnist[train=2000]"}, "reproduced at another setting"),
+        ({"defense": "ewe[weight=1.0]"}, "reproduced at another setting"),
+        ({"attack": "retraining[epochs=3]"}, "reproduced at another setting"),
+        ({"dataset": "mnist[train=2000]", "surrogate_trigger_matches": 0}, "differs"),
+    ],
+)
+def test_another_setting_than_the_papers_is_named(builtin: Registry, change: dict[str, Any], verdict: str) -> None:
+    made = frames([{"surrogate_trigger_matches": m} | change for m in (60, 61, 62)])
+    claim = 'quantity = "surrogate_success", above = 40, where = { attack = "retraining*" }'
+    (row,) = compare(experiment(f'label = "x", {claim}'), made, builtin.component)
+    assert row.verdict == verdict
+
+
+def test_a_difference_at_another_setting_is_named(builtin: Registry) -> None:
+    """One side alone is enough."""
+    cells = [{"defense": "ewe", "seed": s, "surrogate_trigger_matches": 60 + s} for s in range(3)]
+    cells += [{"defense": "baseline[patch=3]", "seed": s, "surrogate_trigger_matches": 2 + s} for s in range(3)]
+    claim = 'less = { defense = "baseline*" }, quantity = "surrogate_success", above = 0'
+    row = experiment(f'label = "x", where = {{ defense = "ewe" }}, {claim}')
+    (found,) = compare(row, frames(cells), builtin.component)
+    assert found.verdict == "reproduced at another setting"
 
 
 def test_a_dataset_is_matched_by_name_unless_options_are_given() -> None:
@@ -526,7 +577,7 @@ def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_pa
     rows = found["rows"]
     assert [row["n"] for row in rows] == [2, 2, 2, 2] and found["cells"] == {"ok": 8}
     assert rows[1]["verdict"] == "differs" and rows[1]["paper_low"] == 200 and rows[1]["paper_high"] is None
-    assert rows[2]["verdict"] == "unverified" and rows[3]["verdict"] == "reproduced"
+    assert rows[2]["verdict"] == "unverified" and rows[3]["verdict"] == "reproduced at another setting"
     assert set(rows[0]["values"]) == {"0", "1"}
 
 

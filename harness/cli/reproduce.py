@@ -221,7 +221,7 @@ class _Bench:
 
 def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Counter[str], list[str], list[str]]:
     """Cells by status, the reasons of those that are not ok, and the machines that ran them."""
-    from harness.ranking.leaderboard import machines
+    from harness.verdicts.boards import machines
 
     if frames is None or plan is None:
         return Counter(), [], []
@@ -284,9 +284,9 @@ def _notes(found: Found) -> list[str]:
     marks = sorted({each.row.mark for each in found.compared})
     sources = sorted({each.row.source for each in found.compared})
     notes.append(f"Paper: {', '.join(sources)}. " + "; ".join(f"{m}: {found.paper.marks[m]}" for m in marks) + ".")
-    if void := max((each.void for each in found.compared), default=0):
-        lost = "their victim or surrogate is more than 10 points less accurate than the null models"
-        notes.append(f"Void are up to {void} cells a row, whose successes do not count: {lost}.")
+    if useless := max((each.useless for each in found.compared), default=0):
+        lost = "accuracy is more than 5 points below that of the victim or of unmarked models, the lower"
+        notes.append(f"Up to {useless} cells a row have no useful model, and their successes do not count: its {lost}.")
     notes += [f"Not ok: {reason}" for reason in found.reasons]
     notes += [f"Measured on {machine}." for machine in found.machines]
     notes.append(f"Picture: {found.picture}" if found.picture else f"No picture: {found.no_picture}.")

@@ -46,7 +46,7 @@ REPRODUCED: Columns[Compared] = (
     Column("95% interval", _interval, unit=""),
     Column("verdict", lambda row: (row.verdict, ""), unit="", words=True, rigid=True),
 )
-COLOURS = {"reproduced": "green", "differs": "red"}
+COLOURS = {"reproduced": "green", "reproduced at another setting": "green", "differs": "red"}
 
 
 def reproduction_table(rows: list[Compared]) -> Table:

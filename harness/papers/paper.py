@@ -35,6 +35,11 @@ class Band:
         """True if ``value`` agrees."""
         return self.low <= value <= self.high
 
+    @property
+    def is_direction(self) -> bool:
+        """True of a claim such as "> 0", which has one end."""
+        return math.isinf(self.low) or math.isinf(self.high)
+
     def meets(self, low: float, high: float) -> bool:
         """True if some value between ``low`` and ``high`` agrees."""
         return low <= self.high and high >= self.low

@@ -1,7 +1,8 @@
 """The quantities that a reproduction compares, one function each: over frames of the tables, or of a formula alone.
 
 The unit of inference is the seed. A quantity has one value per cell, averaged over the cells of a seed, or one value
-per seed (a correlation over its cells). A success is void where accuracy was lost, as on the leaderboard.
+per seed (a correlation over its cells). A success counts where the model is useful, as on the leaderboard; a margin
+where the attack failed is the victim's own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from harness import statistics
 if TYPE_CHECKING:
     import pandas as pd
 
+CONFIDENCE = 0.95
 LOST = 10.0
 """Success in % below which a mark counts as lost: the measure of the EWE paper's Figure 13."""
 PLATEAU = 0.1
@@ -33,9 +35,7 @@ class Frames:
     """The rows of some cells in the tables; ``cell`` joins the frames."""
 
     cells: pd.DataFrame
-    """The frame of :func:`harness.ranking.scoring.score`, with the columns that :func:`harness.papers.reproduce.gather`
-    adds.
-    """
+    """The frame of :func:`harness.verdicts.scoring.score`, and what :func:`harness.papers.reproduce.gather` adds."""
     detections: pd.DataFrame
     measurements: pd.DataFrame
     curves: pd.DataFrame
@@ -113,7 +113,12 @@ def _accuracy_cost(frames: Frames) -> pd.Series[float]:
 
 
 def _queries(frames: Frames) -> pd.Series[float]:
-    return _cells(frames)["queries_needed"].astype(float)
+    """Queries by the papers' own plan, a t-test that takes all answers of unmarked models for those of one."""
+    from harness.verdicts.pooled import planned_queries
+
+    cells = _cells(frames)
+    success = cells["surrogate_trigger"].astype(float).where(cells["counts"])
+    return planned_queries(success, cells["null_trigger"], CONFIDENCE)
 
 
 def _verified_in_100(frames: Frames) -> pd.Series[float]:
@@ -246,12 +251,12 @@ QUANTITIES: dict[str, Quantity] = {
     "accuracy_cost": Quantity("accuracy cost", "points", _accuracy_cost),
     "victim_success": Quantity("victim success", "%", _share("victim_trigger")),
     "surrogate_success": Quantity("surrogate success", "%", _answered("surrogate_trigger")),
-    "any_success": Quantity("success, void or not", "%", _share("surrogate_trigger")),
+    "any_success": Quantity("success, useful or not", "%", _share("surrogate_trigger")),
     "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out")),
     "null_success": Quantity("false rate", "%", _share("null_trigger")),
-    "margin": Quantity("margin", "points", _answered("margin")),
-    "queries": Quantity("queries", "queries", _queries),
-    "verified_in_100": Quantity("verified in 100", "%", _verified_in_100),
+    "margin": Quantity("margin", "%", _share("margin_counted")),
+    "queries": Quantity("queries (t-test)", "queries", _queries),
+    "verified_in_100": Quantity("accused in 100", "%", _verified_in_100),
     "anomaly_index": Quantity("anomaly index", "", _found("score")),
     "null_anomaly_index": Quantity("anomaly index of nulls", "", by_null=_null_scores),
     "detected": Quantity("detected", "%", _detected),

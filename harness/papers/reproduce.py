@@ -6,15 +6,16 @@ Everything after :func:`gather` is a pure function over frames. No torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.papers.paper import Band, Experiment, Row
 from harness.planning.graph import SURROGATE, Component, Kind, Plan
-from harness.planning.matrix import format_chain, option_of, parse_chain
+from harness.planning.matrix import FULL, format_chain, option_of, parse_chain
 from harness.storage.options import options_of
 
 if TYPE_CHECKING:
@@ -23,14 +24,26 @@ if TYPE_CHECKING:
     from harness.papers.quantities import Frames
     from harness.storage.tables import Tables
 
-Verdict: TypeAlias = Literal["reproduced", "differs", "undecided", "unverified", "no claim", "void", "not run"]
+Verdict: TypeAlias = Literal[
+    "reproduced",
+    "reproduced at another setting",
+    "compatible",
+    "differs",
+    "undecided",
+    "unverified",
+    "no claim",
+    "no useful model",
+    "not run",
+]
 VERDICTS: dict[Verdict, str] = {
-    "reproduced": "our mean lies in the paper's band (its mean ± SD, or what it claims)",
-    "differs": "the 95% interval of our mean and that band do not meet",
-    "undecided": "neither: too few seeds, or too much spread, to say",
+    "reproduced": "the 95% interval of our mean lies in the paper's band (its mean ± SD, or what it claims)",
+    "reproduced at another setting": "it does, with another data set, net, scheme or number of steps than the paper's",
+    "compatible": "that interval meets the band of the paper's number, and is not within it",
+    "differs": "that interval and the band do not meet",
+    "undecided": "too few seeds, or too much spread, to say on which side of the paper's claim the mean lies",
     "unverified": "the number is second-hand, and not taken for the paper's",
     "no claim": "the paper prints no number to compare with",
-    "void": "every model lost its accuracy: its answers say nothing",
+    "no useful model": "every attacked model lost its accuracy: its answers say nothing",
     "not run": "no data here",
 }
 CONFIDENCE = 0.95
@@ -50,7 +63,9 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     import pandas as pd
 
     from harness.papers.quantities import Frames
-    from harness.ranking.scoring import Rules, score
+    from harness.verdicts.reading import read_evidence
+    from harness.verdicts.rules import Rules
+    from harness.verdicts.scoring import score
 
     names = ["dataset", "defense", "attack", "seed"]
     known = pd.DataFrame([_known(cell, lookup, x) for cell in plan.cells])
@@ -63,7 +78,7 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     curves = tables.read("curves").merge(rows[["model", "cell"]], left_on="stage", right_on="model")
     last = curves.groupby("cell")["training"].transform("max") if len(curves) else curves["training"]
     return Frames(
-        score(rows, Rules()),
+        score(rows, read_evidence(tables), Rules()),
         tables.read("detections").merge(rows[["cell"]], on="cell"),
         measurements.merge(ids, on=[*names, "model"]),
         curves[curves["training"] == last],
@@ -103,7 +118,12 @@ def canonical(where: Mapping[str, Any], lookup: Resolver) -> dict[str, Any]:
 def _canonical(kind: Any, text: str, lookup: Resolver) -> str:
     if "*" in text or (kind == "dataset" and "[" not in text):
         return text
-    return format_chain(lookup(kind, str(entry)) for entry in parse_chain(text))
+    return _text(kind, parse_chain(text), lookup)
+
+
+def _text(kind: Kind, chain: Iterable[object], lookup: Resolver) -> str:
+    """The text of a chain in the tables."""
+    return format_chain(lookup(kind, str(entry)) for entry in chain)
 
 
 def chosen(cells: pd.DataFrame, where: Mapping[str, Any]) -> pd.DataFrame:
@@ -154,7 +174,12 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def judge(band: Band | None, ours: Spread | None, mark: str = "", exact: bool = False) -> Verdict:
-    """The verdict of one row. ``exact`` is a number without seeds: it agrees or it differs."""
+    """The verdict of one row, by the interval of our mean. ``exact`` is a number without seeds: it agrees or it
+    differs.
+
+    A direction (a band with one end) is reproduced or differs when the interval lies on one side, else undecided. A
+    value is reproduced when the interval lies in the band, compatible when it meets it.
+    """
     if ours is None:
         return "not run"
     if mark == UNVERIFIED:
@@ -163,13 +188,13 @@ def judge(band: Band | None, ours: Spread | None, mark: str = "", exact: bool = 
         return "no claim"
     if exact:
         return "reproduced" if band.holds(ours.mean) else "differs"
-    if ours.n < 2:
-        return "undecided"
-    if band.holds(ours.mean):
-        return "reproduced"
     if ours.low is None or ours.high is None:
         return "undecided"
-    return "undecided" if band.meets(ours.low, ours.high) else "differs"
+    if band.holds(ours.low) and band.holds(ours.high):
+        return "reproduced"
+    if not band.meets(ours.low, ours.high):
+        return "differs"
+    return "undecided" if band.is_direction else "compatible"
 
 
 UNVERIFIED = "U"
@@ -188,8 +213,8 @@ class Compared:
     """One value per seed."""
     spread: Spread | None
     verdict: Verdict
-    void: int
-    """Cells whose victim or surrogate lost its accuracy: their successes do not count."""
+    useless: int
+    """Cells whose attack left no useful model: their successes do not count."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -199,32 +224,51 @@ class Compared:
             **{"paper": row.band.text if row.band else "", "mark": row.mark, "source": row.source},
             **{"paper_low": row.band and row.band.low, "paper_high": row.band and row.band.high},
             **{"n": ours.n, "mean": ours.mean, "sd": ours.sd, "low": ours.low, "high": ours.high},
-            **{"verdict": self.verdict, "void": self.void, "values": {str(s): v for s, v in self.values.items()}},
+            **{"verdict": self.verdict, "useless": self.useless},
+            "values": {str(s): v for s, v in self.values.items()},
         }
 
 
 def compare(experiment: Experiment, frames: Frames, lookup: Resolver) -> list[Compared]:
     """The rows of an experiment, with our numbers from ``frames``."""
-    return [_compared(row, frames, lookup) for row in experiment.rows]
+    known = settings_of(experiment, lookup)
+    return [_compared(row, frames, lookup, known) for row in experiment.rows]
 
 
-def _compared(row: Row, frames: Frames, lookup: Resolver) -> Compared:
+def settings_of(experiment: Experiment, lookup: Resolver) -> set[tuple[str, ...]]:
+    """The data sets, schemes and attacks of an experiment at the paper's sizes, by their texts in the tables."""
+    found: set[tuple[str, ...]] = set()
+    for matrix in experiment.matrices(FULL):
+        datasets, defenses = ([(entry,) for entry in each] for each in (matrix.datasets, matrix.defenses))
+        axes: dict[Kind, Any] = {"dataset": datasets, "defense": defenses, "attack": matrix.attacks}
+        found |= set(product(*([_text(kind, chain, lookup) for chain in axis] for kind, axis in axes.items())))
+    return found
+
+
+def _compared(row: Row, frames: Frames, lookup: Resolver, settings: set[tuple[str, ...]]) -> Compared:
     from harness.papers.quantities import QUANTITIES
 
     quantity = QUANTITIES[row.quantity]
     where = canonical(row.where, lookup)
     part = part_of(frames, where)
-    values = quantity.of_seeds(part)
+    values, parts = quantity.of_seeds(part), [part]
     unit = quantity.unit
     if row.less is not None:
         # Paired: a seed that lacks one of the two tells nothing of their difference.
-        values = (values - quantity.of_seeds(part_of(frames, where | canonical(row.less, lookup)))).dropna()
+        parts.append(part_of(frames, where | canonical(row.less, lookup)))
+        values = (values - quantity.of_seeds(parts[1])).dropna()
         unit = "points" if unit == "%" else unit
     ours = spread(values.tolist())
     by_seed = {int(seed): float(value) for seed, value in values.items()}
-    void = int(part.cells["void"].sum()) if len(part.cells) else 0
-    verdict = "void" if ours is None and void else judge(row.band, ours, row.mark)
-    return Compared(row, quantity.label, unit, by_seed, ours, verdict, void)
+    useless = int((part.cells["status"].eq("ok") & ~part.cells["useful"]).sum()) if len(part.cells) else 0
+    verdict = "no useful model" if ours is None and useless else judge(row.band, ours, row.mark)
+    if verdict == "reproduced" and not all(_settings(each.cells) <= settings for each in parts):
+        verdict = "reproduced at another setting"
+    return Compared(row, quantity.label, unit, by_seed, ours, verdict, useless)
+
+
+def _settings(cells: pd.DataFrame) -> set[tuple[str, ...]]:
+    return set(cells[["dataset", "defense", "attack"]].itertuples(index=False, name=None))
 
 
 def part_of(frames: Frames, where: Mapping[str, Any]) -> Frames:
