@@ -63,7 +63,7 @@ def make_board(
     return Board(
         rules=rules,
         settings=settings_of(scored.rows, schemes, rules),
-        schemes=_in_order([*schemes, *feet_of(accused, attacked, marked, unmarked, rules)]),
+        schemes=_in_order([*schemes, *feet_of(accused, attacked, scored.rows, unmarked, rules)]),
         attacks=attacked,
         innocents=innocents_of(accused, rules.confidence),
         evasions=evaded_of(scored.of(hidden), intervals=intervals) if hidden.any() else [],

@@ -45,7 +45,8 @@ def feet_of(
     for dataset, rows in fresh.groupby("dataset", sort=False):
         null = marked.loc[marked["dataset"] == dataset, "null_accuracy"].astype(float).mean()
         own = cells[cells["dataset"] == dataset].drop_duplicates("seed")["victim_accuracy"].astype(float)
-        made.append(_foot(str(dataset), rows, attacked, (null - own).to_numpy(dtype=float), rules))
+        costs = (null - own).to_numpy(dtype=float)
+        made.append(_foot(str(dataset), rows, attacked, costs[np.isfinite(costs)], rules))
     return made
 
 

@@ -70,6 +70,8 @@ def judged(cells: pd.DataFrame, references: References, rules: Rules) -> pd.Data
     # Python's strings, since each is taken often and only a few differ.
     texts = [name for name in made if pd.api.types.is_string_dtype(made[name].dtype)]
     made = made.astype(dict.fromkeys(texts, object))
+    for name in (name for name in made if name.endswith("accuracy")):
+        made[name] = made[name].astype(float).replace([math.inf, -math.inf], math.nan)  # an untrusted table's
     made = made.assign(kind=of_each(made, "family", kind_of), threat=of_each(made, "family", threat_of))
     _add_rates(made)
     made["useful"] = _useful(made, rules)
