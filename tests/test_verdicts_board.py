@@ -425,7 +425,7 @@ def test_schemes_without_verdicts_have_no_rank() -> None:
     few = {"nulls": (2,) * 11, "attacked": (2,) * 11}
     made = World().seeds(SIX, "a", **few).seeds(SIX, "b", matches=20, **few).board()
     assert both(made).rank is None and scheme(made).no_rank == "needs 19 unmarked models, has 11"
-    assert made.settings[0].conclusion == "No verdict: needs 19 unmarked models, has 11."
+    assert made.settings[0].conclusion == ("No verdict: needs 19 unmarked models, has 11; type harness run --nulls 19.")
     assert scheme(made).victims.of == 0 and attack(made).margin is not None
     beta = World().seeds(SIX, "a", **few).seeds(SIX, "b", matches=20, **few).board(Rules("beta-binomial"))
     assert [both(beta, name).rank for name in "ab"] == [1, 2]

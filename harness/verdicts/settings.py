@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,8 @@ def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> s
     verdicts = [text for text in rows["victim_verdict"] if text]
     few = fewest_seeds_for(2, rules.confidence)
     if verdicts:
-        return f"No verdict: {verdicts[0]}."
+        needed = re.match(r"needs (\d+) unmarked models", verdicts[0])
+        return f"No verdict: {verdicts[0]}" + (f"; type harness run --nulls {needed[1]}." if needed else ".")
     if not (rows["status"] == "ok").any():
         return "No conclusion: no cell finished."
     if seeds < few:
