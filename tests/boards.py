@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.statistics.intervals import Summary
+from harness.storage.tables import Tables
 from harness.verdicts.board import (
     INNOCENTS,
     THREATS,
@@ -22,7 +25,7 @@ from harness.verdicts.board import (
 )
 from harness.verdicts.rules import Rules
 
-CONCLUSION = "On digits the mark of ewe survives extraction better than that of any other scheme here."
+CONCLUSION = "Against both kinds of thief, ewe keeps some of its mark (margin 38%); the other keeps less."
 
 
 def estimate(mean: float, half: float = 0.2, n: int = 10) -> Estimate:
@@ -166,3 +169,28 @@ def ten() -> Board:
     remarked = scheme(first.defense, standings=first.standings, anonymous=True)
     unsure = scheme(second.defense, standings=second.standings, gate="unsure", cost=estimate(-0.018), anonymous=True)
     return board(remarked, unsure, *rest, settings=[setting(conclusion=f"{CONCLUSION} {'And so on. ' * 7}")])
+
+
+def asked(cells: Sequence[dict[str, Any]], nulls: int = 19, matches: int = 2) -> Iterator[dict[str, Any]]:
+    """Evidence of unmarked models, and of attacked ones, that answer so many of 100 to the key of each ok cell."""
+    labels = ("run", "dataset", "defense", "attack", "seed")
+    accuracies = {"accuracy": 0.97, "pool_accuracy": None, "base_accuracy": 0.97}
+    for row in cells:
+        kinds = ("null",) if row["family"] == "none" else ("null", "attacked")
+        for suspect in kinds if row["status"] == "ok" else ():
+            for index in range(nulls):
+                own = {"cell": row["cell"], "suspect": suspect, "arm": "", "index": index, "probe": "trigger"}
+                yield {
+                    **{name: row.get(name) for name in labels},
+                    **own,
+                    "matches": matches,
+                    "trials": 100,
+                    **accuracies,
+                }
+
+
+def write(results: Path, *rows: dict[str, Any], nulls: int = 19) -> None:
+    """Tables of these cells, and of unmarked models that they are compared with."""
+    cells = [{"run": "r", **row} for row in rows]
+    Tables(results).append("cells", "20260101T000000-abcdef", cells)
+    Tables(results).append("evidence", "20260101T000000-abcdef", list(asked(cells, nulls)))

@@ -21,10 +21,10 @@ from harness.ranking.render import flat_columns, flat_rows, html, markdown, text
 from harness.ranking.views import BY, VIEWS, details_sheet
 from harness.verdicts.board import Scheme
 from harness.verdicts.rules import Rules, TestName
-from tests.boards import CONCLUSION, CONTROL, LONG, PRUNED, attacked, board, estimate, scheme, setting, standings, ten
+from tests.boards import CONCLUSION, LONG, PRUNED, attacked, board, estimate, scheme, setting, standings, ten
 
 GOLDEN = """\
-On digits the mark of ewe survives extraction better than that of any other scheme here.
+digits: Against both kinds of thief, ewe keeps some of its mark (margin 38%); the other keeps less.
 Compared with 39 unmarked models of the same data, net and recipe. Of 100 models without a mark
 about 5 are called marked (p <= 1/20).
 A demonstration: 300 test images give the 5-point rule of useful models a standard error of 1.3.
@@ -52,7 +52,7 @@ def test_ten_schemes_of_long_names_fit_100_columns_and_25_lines() -> None:
     assert len(lines) <= 25 and max(map(len, lines)) <= 100
     rows = [line for line in lines if line.startswith("ewe")]
     assert len(rows) == 7 and len({row.split()[0] for row in rows}) == 7, "each can be told from the others"
-    assert lines[0].startswith(CONCLUSION), "what may be concluded comes first"
+    assert lines[0].startswith(f"digits: {CONCLUSION[:80]}"), "what may be concluded comes first"
 
 
 @pytest.mark.parametrize("width", [60, 80, 90, 100])
@@ -68,7 +68,7 @@ def test_details_fit_too_and_hold_what_the_overview_sums_up(width: int) -> None:
     shown = text(details_sheet(board(rules=Rules(budget=30))), width)
     assert max(map(len, shown.splitlines())) <= width
     flat = " ".join(shown.split())
-    assert flat.startswith(CONCLUSION)
+    assert flat.startswith(f"digits: {CONCLUSION}")
     for words in (
         "knows the key",
         "other owners",
@@ -89,10 +89,13 @@ def test_what_is_known_of_no_scheme_has_no_column() -> None:
     assert "black box" in shown and "white box" not in shown and "control" not in shown
 
 
-def test_without_ranks_there_is_no_rank_column_and_the_reason_stands_above() -> None:
+def test_without_ranks_there_is_no_rank_column() -> None:
     few = {"standings": standings((0.3, 0.4), (None, None), n=3), "no_rank": "needs 6 seeds, has 3"}
-    shown = text(overview_sheet(board(scheme("ewe", **few), scheme("adi", **few), scheme("unmarked", **CONTROL))), 100)
-    assert "No ranks: needs 6 seeds, has 3.\n" in shown and "#" not in shown and "30 [..]" in shown
+    gone = {"standings": standings((0, 0), (None, None)), "gate": "fails", "no_rank": "costs 9.0 points"}
+    made = board(scheme("ewe", **few), scheme("adi", useless_key=True, **few), scheme("gone", **gone))
+    shown = text(overview_sheet(made), 100)
+    assert "#" not in shown and "30 [..]" in shown and "10 of 10, key proves nothing" in shown
+    assert re.search(r"^gone +no rank: costs 9.0 points$", shown, re.MULTILINE)
     assert "[..]: fewer than five seeds." in shown
 
 
@@ -176,7 +179,7 @@ def test_any_number_of_schemes_is_a_page(count: int) -> None:
     made = board(*(scheme(f"s{k:02}") for k in range(count))) if count else board()
     made = made if count else type(made)(Rules(), [setting()], [], [], [], [], [], [])
     shown = text(overview_sheet(made), 100)
-    assert shown.startswith(CONCLUSION) and len(re.findall(r"^s\d\d ", shown, re.MULTILINE)) == count
+    assert shown.startswith(f"digits: {CONCLUSION}") and len(re.findall(r"^s\d\d ", shown, re.MULTILINE)) == count
     assert text(details_sheet(made), 100)
 
 
@@ -196,14 +199,14 @@ def test_numbers_that_are_not_known_are_dashes() -> None:
 def test_a_view_by_one_thing_stands_alone(by: str) -> None:
     shown = text(details_sheet(board(), by), 160)
     titles = re.findall(r"^digits: (.*)$", shown, re.MULTILINE)
-    assert titles == [view.title for view in BY[by]]
+    assert titles == [CONCLUSION, *(view.title for view in BY[by])]
 
 
 def test_two_data_sets_have_a_table_each_under_their_own_sentence() -> None:
     other = scheme("adi", dataset="speech")
     made = board(scheme(), other, settings=[setting(), setting(dataset="speech", conclusion="Nothing may be said.")])
     lines = text(overview_sheet(made), 100).splitlines()
-    assert lines[0] == CONCLUSION and "speech: Nothing may be said." in lines
+    assert lines[0] == f"digits: {CONCLUSION}" and "speech: Nothing may be said." in lines
     assert sum("victims marked" in line for line in lines) == 2
 
 

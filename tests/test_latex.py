@@ -6,16 +6,20 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.ranking.columns import board_sheet
 from harness.ranking.latex import escaped, latex
-from harness.ranking.scoring import Rules
+from harness.ranking.overview import overview_sheet
+from harness.ranking.views import details_sheet
+from harness.verdicts.board import Board
+from harness.verdicts.rules import Rules
+from tests.boards import CONTROL, attacked, board, scheme, setting, standings, write
 from tests.conftest import Cli
-from tests.test_leaderboard import board, cell, detection, write
+from tests.test_leaderboard import cell
 
 NASTY = r"a_b[w=1,x=#2] | c%d & {e} $f$ ~^ \input{g} <h> `i'' --j"
 FOREIGN = "é Ł ß ± \N{MULTIPLICATION SIGN} … 模 ą ñ 😀 Ő"
@@ -37,28 +41,37 @@ def bodies(text: str) -> list[tuple[str, list[str]]]:
     return [(sides, re.findall(r"^ +(.*) \\\\$", body, re.MULTILINE)) for sides, body in found]
 
 
-def test_environments_are_balanced_and_rows_are_whole() -> None:
-    made = board(
-        *(cell(name, attack, seed) for name in (NASTY, "ewe") for attack in (NASTY, FOREIGN) for seed in range(2)),
-        cell(cell="a", attack="jsma", family="detection"),
-        found=[detection("a", "surrogate", 0, -3.25)],
+def nasty() -> Board:
+    """Three schemes, one of them under the line, and the control: with names that LaTeX would run."""
+    under: dict[str, Any] = {"standings": standings((0.1, 0.2), (None, None)), "gate": "fails", "no_rank": NASTY}
+    return board(
+        scheme(NASTY, anonymous=True),
+        scheme(FOREIGN, **under),
+        scheme("unmarked", **CONTROL),
         rules=Rules(budget=30),
+        settings=[setting(conclusion=f"{NASTY} {FOREIGN}")],
+        attacks=[attacked(NASTY, name, no_attack=reason) for name, reason in ((FOREIGN, ""), ("x", NASTY))],
+        machines=[NASTY],
     )
-    text = latex(board_sheet(made))
-    names = re.findall(r"\\(begin|end)\{(\w+)\}", text)
-    stack: list[str] = []
-    for what, name in names:
-        if what == "begin":
-            stack.append(name)
-        else:
-            assert stack.pop() == name
-    assert not stack and text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
-    tables = bodies(text)
-    assert len(tables) == 5
-    for sides, rows in tables:
-        assert rows and all(len(re.findall(r"(?<!\\)&", row)) == len(sides) - 1 for row in rows)
-    assert r"$78.0$ \ensuremath{\pm} $0.0$" in text and "$-3.25$" in text
-    assert "Queries needed to verify the median attacked model." in text
+
+
+def test_environments_are_balanced_and_rows_are_whole() -> None:
+    for sheet, count in ((overview_sheet(nasty(), explain=True), 1), (details_sheet(nasty(), explain=True), 8)):
+        text = latex(sheet)
+        names = re.findall(r"\\(begin|end)\{(\w+)\}", text)
+        stack: list[str] = []
+        for what, name in names:
+            if what == "begin":
+                stack.append(name)
+            else:
+                assert stack.pop() == name
+        assert not stack and text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+        tables = bodies(text)
+        assert len(tables) == count
+        for sides, rows in tables:
+            across = [len(re.findall(r"(?<!\\)&", row)) for row in rows if r"\multicolumn" not in row]
+            assert rows and set(across) == {len(sides) - 1}
+    assert r"$68.0$ \ensuremath{\pm} $10.0$" in text and "Reason why the attack enters no rank." in text
 
 
 def test_commands_print_latex(cli: Cli, tmp_path: Path) -> None:
@@ -71,9 +84,8 @@ def test_commands_print_latex(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (shutil.which("pdflatex") or shutil.which("tectonic")), reason="needs pdflatex or tectonic")
 def test_it_compiles(tmp_path: Path) -> None:
-    rows = [cell(name, attack, s) for name in (NASTY, FOREIGN) for attack in (NASTY, "x") for s in range(2)]
     every = "".join(map(chr, range(32, 0x250)))
-    body = latex(board_sheet(board(*rows))) + "\n\n" + escaped(every)
+    body = "\n\n".join([latex(overview_sheet(nasty())), latex(details_sheet(nasty(), explain=True)), escaped(every)])
     source = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n" + body + "\n\\end{document}\n"
     (tmp_path / "board.tex").write_text(source, "ascii")
     compiler = ["pdflatex", "-halt-on-error", "-no-shell-escape"] if shutil.which("pdflatex") else ["tectonic"]

@@ -17,13 +17,14 @@ from harness.errors import UsageError
 from harness.figures.catalogue import collect
 from harness.figures.shown import Shown
 from harness.planning.registry import Registry, load_registry
-from harness.ranking.scoring import Rules
 from harness.report import About, Results, render
 from harness.report.drawing import LETTERS, Axis, Series, chart, folded
-from harness.storage.schema import CELLS, DETECTIONS, STAGES, Table
+from harness.storage.schema import CELLS, DETECTIONS, EVIDENCE, STAGES, Table
 from harness.storage.tables import Tables
+from harness.verdicts.rules import Rules
+from tests.boards import asked, write
 from tests.conftest import Cli
-from tests.test_leaderboard import board, cell, detection
+from tests.test_leaderboard import cell, detection
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
 
@@ -53,11 +54,12 @@ def page(
     found: Sequence[dict[str, Any]] = (),
     stages: pd.DataFrame | None = None,
     rules: Rules | None = None,
+    nulls: int = 19,
 ) -> str:
     cells = frame(CELLS, [{"run": "r", **row} for row in rows])
-    results = Results(
-        cells, frame(DETECTIONS, list(found)), frame(STAGES, []) if stages is None else stages, rules or Rules()
-    )
+    evidence = frame(EVIDENCE, list(asked([{"run": "r", **row} for row in rows], nulls)))
+    stages = frame(STAGES, []) if stages is None else stages
+    results = Results(cells, evidence, frame(DETECTIONS, list(found)), stages, rules or Rules())
     return render(results, About("r", "harness report", "now", "0"), Registry())
 
 
@@ -90,12 +92,12 @@ def assert_needs_nothing(text: str) -> None:
 def test_the_page_shows_what_the_tables_say() -> None:
     text = page(cell(seed=0), cell(seed=1, surrogate_trigger_matches=20), cell("b"), cell("b", seed=1))
     assert_needs_nothing(text)
-    for title in ("Leaderboard", "Success after each attack", "Distributions over seeds", "Provenance"):
+    for title in ("Leaderboard", "Margin after each attack", "Distributions over seeds", "Provenance"):
         assert f">{title}</h2>" in text
     assert "seed 1: success 20.0%, accuracy 95.0%" in text
     for picture in Elements(text).of("svg"):
         assert picture["role"] == "img" and len(picture["aria-label"]) > 20
-    assert text.count("<figure") == text.count("The numbers: ")
+    assert text.count("<figure") == text.count("The numbers: ") + 1, "worst cases stand above their table"
 
 
 def test_markup_in_names_is_text_and_cannot_end_the_data() -> None:
@@ -138,51 +140,75 @@ def test_no_cells_are_one_line() -> None:
         page()
 
 
-def test_a_choice_of_family_ranks_by_its_attacks_alone() -> None:
-    rows = [cell(), cell(attack="pruning", family="removal", access="white-box", surrogate_trigger_matches=30)]
-    hidden = [row for row in Elements(page(*rows)).of("tr") if "hidden" in row]
-    chosen = {(row["data-access"], row["data-family"]) for row in hidden}
-    assert {("", "removal"), ("black-box", ""), ("white-box", "removal")} <= chosen and ("", "") not in chosen
+def test_the_page_begins_with_the_conclusion_and_a_bar_for_each_scheme() -> None:
+    rows = [cell(name, seed=s, surrogate_trigger_matches=m + s) for name, m in (("a", 80), ("b", 3)) for s in range(8)]
+    rows += [cell("a", "pruning", s, family="removal", access="white-box") for s in range(8)]
+    text = page(*rows)
+    (lead,) = re.findall(r'<p class="lead">(.*?)</p>', text)
+    assert lead.startswith("d: Against") and "a keeps" in lead
+    assert text.index(lead) < text.index("<svg") < text.index('class="heat"') < text.index("d: worst case in each")
+    picture = text.partition("<svg")[2].partition("</svg>")[0]
+    assert picture.count('class="bar s0"') == 3, "two schemes and the legend"
+    assert picture.count('class="bar s1"') == 2 and picture.count('class="whisker"') == 3
+    assert re.search(r"Worst-case margins on d\. a: black box 83, \d+ to 100, white box 8", picture)
+    few = page(*rows[:3]).partition("<svg")[2].partition("</svg>")[0]
+    assert 'class="whisker"' not in few and 'class="dot void' in few, "dots below five seeds"
 
 
-def test_a_ranking_begins_with_rank_and_scheme_and_counts_the_seeds_behind_its_numbers() -> None:
-    text = page(cell(), cell(seed=1, surrogate_accuracy=0.1), cell("b", surrogate_trigger_matches=50))
-    first, second, *_ = grid(text, "schemes, ranked by margin")
-    assert list(first)[:4] == ["rank", "scheme", "n", "margin"]
-    assert (first["rank"], first["scheme"], first["n"], first["not counted"]) == ("1", "a", "1", "1 void")
-    assert (second["scheme"], second["margin"]) == ("b", "48.0")
+def test_the_overview_and_the_tables_behind_it() -> None:
+    strong, weak = (
+        [cell(name, seed=s, surrogate_trigger_matches=m) for s in range(6)] for name, m in (("a", 90), ("b", 30))
+    )
+    text = page(*strong, *weak)
+    first, second = grid(text, "d")
+    assert (first["scheme"], first["black box: rank"], first["attacks survived"]) == ("a", "1", "1 of 1")
+    assert (second["scheme"], second["black box: rank"], second["victims marked"]) == ("b", "2", "6 of 6")
+    rows = {row["scheme"]: row for row in grid(text, "d: margin after each attack")}
+    assert (rows["a"]["n"], rows["a"]["useful"], rows["a"]["verdict"]) == ("6", "6", "survived")
+    assert next(row["margin"] for row in grid(text, "d: worst case in each threat model")).startswith("89.8")
+    assert re.findall(r'<td class="(h\d)"[^>]*>(.*?)</td>', text) == [("h8", "90 ✓"), ("h2", "29 ✓")]
+
+
+def test_a_scheme_that_costs_too_much_stands_under_the_line_with_the_reason() -> None:
+    rows = [
+        cell(name, seed=s, victim_accuracy=a, surrogate_trigger_matches=m + s) for name, a, m in GATED for s in range(6)
+    ]
+    text = page(*rows)
+    line = re.search(r'<tr class="line first"><td class="name">(\w+)</td><td colspan="\d+">(.*?)</td>', text)
+    assert line and line[1] == "costly" and line[2].startswith("no rank: costs 7.0 points")
+    assert "costly (no rank)" in text
+
+
+GATED = (("a", 0.97, 80), ("b", 0.97, 20), ("costly", 0.90, 90))
 
 
 @pytest.mark.parametrize(("test", "name"), [("welch", "Welch"), ("boschloo", "Boschloo"), ("fisher", "Fisher")])
 def test_the_test_in_force_is_named(test: Any, name: str) -> None:
-    assert f"{name}&#39;s" in page(cell(), rules=Rules(test=test))
+    text = page(cell(), rules=Rules(test=test))
+    assert f"{name}&#39;s" in text and "assumes that all unmarked models answer alike" in text
 
 
-def test_without_null_models_the_page_says_what_a_margin_is() -> None:
+def test_without_unmarked_models_the_page_says_that_nothing_is_called_marked() -> None:
     alone = cell(null_trigger_matches=None, null_trigger_trials=None, nulls=0)
-    said = "the margin is the success itself"
-    assert said in page(alone) and grid(page(alone), "schemes, ranked by margin")[0]["verified"] == "-"
-    assert said not in page(cell()) and said not in page(alone, rules=Rules(fpr=0.01))
+    said = "no unmarked models to compare with, so none is called marked"
+    assert said in page(alone, nulls=0) and said not in page(cell())
+    assert "needs 19, so no model is called so" in page(cell(), nulls=5)
 
 
 def test_a_budget_is_a_column_and_an_assumed_false_rate_is_named() -> None:
-    # Verified with its 100 queries, and with 20 where at least two match: a chance of 61%.
-    text = page(cell(), cell("b", surrogate_trigger_matches=10), rules=Rules(fpr=0.015, budget=20))
-    for caption in ("schemes, ranked by margin", "success after each attack"):
-        rows = {row["scheme"]: row for row in grid(text, caption)}
-        assert [(row["verified"], row["within 20"]) for row in rows.values()] == [("100.0", "100.0"), ("100.0", "60.8")]
-    assert "an assumed false rate of 1.50%" in text and "binomial test against 1.50%" in text
-    assert "within" not in grid(page(cell()), "schemes, ranked by margin")[0]
+    # Marked with 20 queries where the rate of matches is at least that of the limit.
+    text = page(cell(), cell("b", surrogate_trigger_matches=4), rules=Rules("binomial", fpr=0.015, budget=20))
+    rows = {row["scheme"]: row for row in grid(text, "queries to verify")}
+    assert rows["a"]["within 20"] == "100.0" and float(rows["b"]["within 20"]) < 60
+    assert "an assumed false rate of 1.50%" in text
+    assert "within" not in grid(page(cell()), "queries to verify")[0]
 
 
-def test_queries_to_verify_are_those_of_the_board_and_may_be_none_at_all() -> None:
+def test_queries_to_verify_may_be_none_at_all() -> None:
     gone = cell("gone", surrogate_trigger_matches=2)
-    rows = {row["scheme"]: row for row in grid(page(cell(), gone), "queries to verify at 95%")}
-    kept = board(cell()).schemes[0]
-    wanted = (kept.queries, kept.queries_80, kept.queries_95, kept.queries_sequential)
-    shown = [float(rows["a"][name]) for name in ("t-test", "80% power", "95% power", "sequential")]
-    assert shown == pytest.approx(wanted, abs=0.05) and 1 < shown[0] < shown[2] < 20
-    assert {rows["gone"][name] for name in ("80% power", "95% power", "sequential")} == {"never"}
+    rows = {row["scheme"]: row for row in grid(page(cell(), gone), "queries to verify")}
+    assert 1 < float(rows["a"]["queries"]) < 30 and rows["gone"]["queries"] == "never"
+    assert rows["a"]["compared with"] == "19 + 19"
 
 
 def test_the_front_is_of_means_that_count_and_of_attacks_that_make_another_model() -> None:
@@ -206,7 +232,7 @@ def test_the_front_is_of_means_that_count_and_of_attacks_that_make_another_model
 
 def test_an_axis_of_accuracies_is_as_long_as_what_counts_and_has_round_ticks() -> None:
     figure = page(cell(), cell(seed=1, surrogate_accuracy=0.1)).partition('id="frontier"')[2].partition("</svg>")[0]
-    assert [re.search(rf">{tick}<", figure) is not None for tick in (80, 84, 96, 10)] == [True, True, True, False]
+    assert [re.search(rf">{tick}<", figure) is not None for tick in (90, 92, 100, 10)] == [True, True, True, False]
 
 
 def test_numbers_that_would_stand_on_each_other_stand_side_by_side() -> None:
@@ -215,16 +241,16 @@ def test_numbers_that_would_stand_on_each_other_stand_side_by_side() -> None:
     assert re.findall(r'class="number"[^>]*>([^<]*)<', drawn) == ["1, 2", "3", "4, 5"]
 
 
-def test_the_hypervolume_is_in_the_ranking_and_with_the_front() -> None:
-    # Of 10 points of accuracy 2 are lost, and a fifth of the mark: 0.8 by 0.2.
+def test_the_hypervolume_is_with_the_costs_and_with_the_front() -> None:
+    # Of 5 points of accuracy below the victim's 96% 1 is lost, and a fifth of the mark: 0.8 by 0.2.
     text = page(cell(), cell(seed=1))
-    assert grid(text, "schemes, ranked by margin")[0]["hypervolume"] == "16.0 ± 0.0"
+    assert grid(text, "cost of the mark")[0]["hypervolume"] == "16.0 ± 0.0"
     assert "a on d: hypervolume 16.0 ± 0.0" in text
 
 
-def test_all_void_leaves_hollow_dots_and_no_line() -> None:
+def test_useless_models_leave_hollow_dots_and_no_line() -> None:
     figure = page(cell(surrogate_accuracy=0.1)).partition('id="frontier"')[2].partition("</svg>")[0]
-    assert 'class="dot void' in figure and "polyline" not in figure and "all void" in figure
+    assert 'class="dot void' in figure and "polyline" not in figure and "none useful" in figure
 
 
 def test_detectors_make_no_picture_of_a_mark_that_nobody_attacked() -> None:
@@ -248,7 +274,8 @@ def test_long_names_fold_where_an_option_begins_and_none_is_lost() -> None:
 
 
 def test_docstrings_run_on_keep_their_lists_and_show_code() -> None:
-    results = Results(frame(CELLS, [{"run": "r", **cell("ewe")}]), frame(DETECTIONS, []), frame(STAGES, []), Rules())
+    cells, others = frame(CELLS, [{"run": "r", **cell("ewe")}]), (EVIDENCE, DETECTIONS, STAGES)
+    results = Results(cells, *(frame(table, []) for table in others), Rules())
     text = render(results, About("r", "harness report", "now", "0"), load_registry())
     said = text.partition("in the leaderboard</span>")[0].rpartition('<p class="doc">')[2]
     assert "\n- <code>paper</code>: Algorithm 1" in said and not re.search(r"\w,?\n\s*\w", said)
@@ -320,17 +347,18 @@ def test_thousands_of_schemes_stay_a_page_and_it_says_what_is_left_out() -> None
 
 
 def test_the_command_writes_a_file_and_says_where(tmp_path: Path, cli: Cli) -> None:
-    Tables(tmp_path).append("cells", "20260101T000000-a", [cell(), cell(seed=1)])
+    write(tmp_path, cell(), cell(seed=1))
     made = tmp_path / "report.html"
     assert cli("report", "--results", tmp_path, code=0).out.strip() == str(made)
     text = made.read_text("utf-8")
     assert_needs_nothing(text)
     assert "Reference: " in text and "harness report --results" in text
     other = tmp_path / "a" / "b.html"
-    cli("report", "--results", tmp_path, "--output", other, "--fpr", 0.02, "--confidence", 0.9, "--budget", 7, code=0)
+    options = ("--test", "binomial", "--fpr", 0.02, "--confidence", 0.9, "--budget", 7)
+    cli("report", "--results", tmp_path, "--output", other, *options, code=0)
     assert not list(tmp_path.rglob("*.partial"))
     text = other.read_text("utf-8")
-    assert "binomial test against 2.00% accuses at 90%" in text and ">within 7<" in text
+    assert "an assumed false rate of 2.00%" in text and "p &lt;= 1/10" in text and ">within 7<" in text
     assert re.search(r"harness report --results \S+ --test binomial --confidence 0.9 .*--fpr 0.02 --budget 7<", text)
 
 
@@ -354,9 +382,9 @@ def test_the_report_and_the_figures_draw_the_same_numbers(tmp_path: Path) -> Non
         for share in (0.2, 0.5, 0.9)
         for seed in (0, 1)
     ]
-    Tables(tmp_path).append("cells", "20260101T000000-a", [{"run": "r", **row} for row in rows])
+    write(tmp_path, *rows)
     shown = Shown(Tables(tmp_path), Registry().component)
-    drawn = collect(shown, ["frontier", "pruning", "budget", "success"])
+    drawn = collect(shown, ["frontier", "pruning", "success"])
     text = page(*rows)
     front = drawn["frontier"][(drawn["frontier"]["line"] != "") & (drawn["frontier"]["series"] == "a")]
     on_line = [row for row in grid(text, "a on d") if row["on the line"] == "yes"]
@@ -365,6 +393,3 @@ def test_the_report_and_the_figures_draw_the_same_numbers(tmp_path: Path) -> Non
     means = {f"{100 * x:.0f}": f"{value:.1f}" for x, value in curve.groupby("x")["value"].mean().items()}
     shares = [row for row in grid(text, "pruning on d") if row["scheme"] == "a" and row["quantity"] == "success (%)"]
     assert {row["pruned (%)"]: row["mean"] for row in shares} == means and len(means) == 3
-    asked = {row["queries"]: row for row in grid(text, "Share verified on d (%)")}
-    chance = drawn["budget"].query("series == 'a' and x == 1")["value"].mean()
-    assert asked["1"]["a"] == f"{chance:.1f}"

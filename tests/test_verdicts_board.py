@@ -411,7 +411,7 @@ def test_schemes_that_cannot_be_told_apart_share_a_rank_and_the_order_is_theirs(
     made = world.board()
     assert {each.defense: each.standings["both"].rank for each in made.schemes} == {"x": 1, "y": 1, "worse": 3}
     assert made.schemes[-1].defense == "worse"
-    assert made.settings[0].conclusion.endswith("x and y keep most of their marks (margin 0.53); the other keeps less.")
+    assert made.settings[0].conclusion.endswith("x and y keep most of their marks (margin 53%); the other keeps less.")
 
 
 def test_one_scheme_is_ranked_by_itself_and_ties_share_a_rank() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import open_results, results_option, rules_options
+from harness.cli.options import open_results, results_option, score_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @results_option
 @click.option("--dataset", "datasets", multiple=True, help="Datasets to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
-@rules_options("confidence", "max_drop", "fpr")
+@score_options("confidence", "max_drop", "fpr")
 @format_option
 @output_option
 def compare(

@@ -12,19 +12,24 @@ from harness.cli.options import open_results, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 
 if TYPE_CHECKING:
-    from harness.ranking.scoring import Rules
+    from harness.verdicts.rules import Rules
+
+WIDTH = 100
+"""Columns of the overview, at most."""
 
 
-@click.command(epilog="Example: harness leaderboard --dataset digits --format markdown")
+@click.command(epilog="Example: harness leaderboard --dataset digits --details")
 @results_option
-@click.option("--dataset", "datasets", multiple=True, help="Datasets to keep, as globs; by default all.")
+@click.option("--dataset", "datasets", multiple=True, help="Data sets to keep, as globs; by default all.")
 @click.option("--defense", "defenses", multiple=True, help="Schemes to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
-@rules_options()
+@rules_options
+@click.option("--details", is_flag=True, help="All tables: attacks, costs, queries, filters, detectors, innocents.")
+@click.option("--explain", is_flag=True, help="Print the meanings of the words in the tables.")
 @click.option(
     "--by",
     type=click.Choice(["dataset", "attack", "family"]),
-    help="Only the ranking of each dataset, or the success left by each attack or family of attacks.",
+    help="The tables of the schemes of each data set, or of each attack or family of attacks.",
 )
 @format_option
 @output_option
@@ -34,13 +39,19 @@ def leaderboard(
     defenses: tuple[str, ...],
     attacks: tuple[str, ...],
     rules: Rules,
+    details: bool,
+    explain: bool,
     by: str | None,
     style: str,
     output: Path | None,
 ) -> None:
-    """Rank the schemes of a results folder by the success that attacks leave, with n, spread and the cells left out."""
-    from harness.ranking.columns import VIEWS, board_sheet
-    from harness.ranking.reading import read_board
+    """Rank the schemes of a results folder by the worst case that attacks leave of their marks.
+
+    One table a data set, under a sentence that says what may be concluded.
+    """
+    from harness.ranking.overview import overview_sheet
+    from harness.ranking.views import details_sheet, rows_by
+    from harness.verdicts.reading import read_board
 
     check_output(style, output)
     board = read_board(
@@ -49,12 +60,13 @@ def leaderboard(
         datasets=datasets,
         defenses=defenses,
         attacks=attacks,
-        intervals=style not in HUMAN,  # people see no intervals of single attacks, and there may be thousands
+        intervals=style not in HUMAN,  # people see no intervals of single rates, and there may be thousands
     )
-    if style in HUMAN:
-        show(style, board_sheet(board, by))
-    elif style == "json":
+    if style == "json":
         click.echo(json.dumps(board.as_dict(), indent=1))
+    elif style not in HUMAN:
+        write_rows(*rows_by(board, by), output)
+    elif details or by:
+        show(style, details_sheet(board, by, explain=explain))
     else:
-        view, *_ = VIEWS[by]
-        write_rows(view.of, getattr(board, view.records), output)
+        show(style, overview_sheet(board, explain=explain), WIDTH, most=WIDTH)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from harness.planning.graph import Plan
     from harness.planning.matrix import Matrix
     from harness.planning.registry import Registry
-    from harness.ranking.scoring import Rules
+    from harness.ranking.scoring import Rules as ScoreRules
     from harness.storage.store import Store
     from harness.storage.tables import Tables
+    from harness.verdicts.rules import Rules
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,30 +91,52 @@ def gathered(name: str, make: Callable[..., Any], options: Iterable[str]) -> Cal
 _RULES = {
     "test": click.option(
         "--test",
-        type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
-        default="binomial",
+        type=click.Choice(["rank", "beta-binomial", "binomial", "fisher", "boschloo", "welch", "t"]),
+        default="rank",
         show_default=True,
-        help="Test of the surrogate's answers against the null models'.",
+        help="Test of a suspect: its rank among unmarked models; a beta law, for 3 to 18 of them; or one that pools "
+        "their answers, for comparison with papers.",
     ),
     "confidence": click.option(
         "--confidence",
         type=float,
         default=0.95,
         show_default=True,
-        help="Confidence of verifications, ranks and differences.",
+        help="Confidence of verdicts, intervals and ranks.",
+    ),
+    "min_margin": click.option(
+        "--min-margin",
+        type=float,
+        default=0.10,
+        show_default=True,
+        help="Least margin of a model that is called marked, 0..1.",
     ),
     "max_drop": click.option(
         "--max-drop",
         type=float,
-        default=0.10,
+        default=0.05,
         show_default=True,
-        help="Void a model whose accuracy is more than this below the null models'.",
+        help="Accuracy that a useful model may lack of its victim's and the unmarked models', the lower.",
+    ),
+    "max_cost": click.option(
+        "--max-cost",
+        type=float,
+        default=0.02,
+        show_default=True,
+        help="Accuracy that a mark may cost: a scheme that costs more has no rank.",
+    ),
+    "gamma": click.option(
+        "--gamma",
+        type=float,
+        default=0.01,
+        show_default=True,
+        help="Chance that a sequential verification accuses an unmarked model, beyond the test's.",
     ),
     "fpr": click.option(
         "--fpr",
         type=float,
         metavar="RATE",
-        help="Assume this false rate of unmarked models instead of the null models' own.",
+        help="Assume this false rate of unmarked models instead of their own; needs --test binomial.",
     ),
     "budget": click.option(
         "--budget",
@@ -122,22 +145,53 @@ _RULES = {
         help="Show the chance of an accusation within N trigger queries at the measured rates.",
     ),
 }
+_SCORES = {
+    **_RULES,
+    "test": click.option(
+        "--test",
+        type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
+        default="binomial",
+        show_default=True,
+        help="Test of the surrogate's answers against those of unmarked models.",
+    ),
+    "max_drop": click.option(
+        "--max-drop",
+        type=float,
+        default=0.10,
+        show_default=True,
+        help="Accuracy below the unmarked models' from which on a model is void.",
+    ),
+}
+"""Options of the scores of single cells."""
 
 
-def rules_options(*names: str) -> Callable[[F], F]:
-    """Options of the verdict, all or the named: given to the command as one ``rules``."""
-    wanted = names or tuple(_RULES)
+def rules_options(command: F) -> F:
+    """Options of the verdict: given to the command as one ``rules``."""
+    return _options(_RULES, _rules, tuple(_RULES))(command)
 
+
+def score_options(*names: str) -> Callable[[F], F]:
+    """Options of the scores of single cells, those that are named: given to the command as one ``rules``."""
+    return _options(_SCORES, _score_rules, names)
+
+
+def _options(known: dict[str, Callable[[F], F]], make: Callable[..., Any], names: tuple[str, ...]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
-        command = gathered("rules", _rules, wanted)(command)
-        for name in reversed(wanted):
-            command = _RULES[name](command)
+        command = gathered("rules", make, names)(command)
+        for name in reversed(names):
+            command = known[name](command)
         return command
 
     return decorate
 
 
 def _rules(**named: Any) -> Rules:
+    from harness.verdicts.rules import Rules
+
+    return Rules(**named)
+
+
+def _score_rules(**named: Any) -> ScoreRules:
     from harness.ranking.scoring import Rules
 
     return Rules(**named)

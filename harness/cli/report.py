@@ -12,8 +12,8 @@ from harness.cli.tables import write_whole
 from harness.cli.text import say
 
 if TYPE_CHECKING:
-    from harness.ranking.scoring import Rules
     from harness.report import About
+    from harness.verdicts.rules import Rules
 
 
 @click.command(epilog="Example: harness report --results results --output report.html")
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Path(path_type=Path), help="File to write; by default report.html in the results folder."
 )
-@rules_options()
+@rules_options
 @plugins_option
 def report(results: str, output: Path | None, rules: Rules, plugin_folders: tuple[Path, ...]) -> None:
     """Write one HTML file that shows a results folder: ranking, maps, seeds, curves, costs, failures, provenance.
@@ -34,7 +34,7 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
     path = output or (Path() if is_url(results) else Path(results)) / "report.html"
     _check(path)
     _, tables = open_results(results)
-    read = Results(tables.read("cells"), tables.read("detections"), tables.read("stages"), rules)
+    read = Results.of(tables, rules)
     page = render(read, _about(results, rules), load_plugins(plugin_folders))
     write_whole(path, lambda handle: handle.write(page.encode()))
     say(str(path))

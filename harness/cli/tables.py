@@ -37,8 +37,11 @@ def check_output(style: str, output: Path | None) -> None:
         raise UsageError("--format parquet needs a file, and the others none: type --format parquet --output FILE")
 
 
-def show(style: str, sheet: Sheet, width: int = 160) -> None:
-    """Print tables, the meanings of their terms and remarks; ``width`` columns where the output is no terminal."""
+def show(style: str, sheet: Sheet, width: int = 160, most: int | None = None) -> None:
+    """Print tables, the meanings of their terms and remarks, in ``width`` columns where the output is not a terminal.
+
+    In a terminal in as many columns as it has, ``most`` at most.
+    """
     from harness.ranking.latex import latex
     from harness.ranking.render import markdown, print_sheet
 
@@ -48,8 +51,10 @@ def show(style: str, sheet: Sheet, width: int = 160) -> None:
     from rich.console import Console
 
     # No markup and no emoji codes: names may be untrusted.
-    is_terminal = sys.stdout.isatty()
-    print_sheet(sheet, Console(width=None if is_terminal else width, markup=False, emoji=False, highlight=False))
+    console = Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False, highlight=False)
+    if most and console.width > most:
+        console.width = most
+    print_sheet(sheet, console)
 
 
 def write_rows(kind: type[Any], records: Sequence[Any], output: Path | None) -> None:

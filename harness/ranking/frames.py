@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.planning.matrix import Chain, format_chain, option_of, parse_chain
-from harness.ranking.scoring import Rules, chances_within
+from harness.ranking.scoring import chances_within
 from harness.statistics.pareto import pareto_front
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def attack_means(counting: pd.DataFrame) -> pd.DataFrame:
     return means.assign(front=front)
 
 
-def chances(scored: pd.DataFrame, budgets: Sequence[int], rules: Rules) -> pd.DataFrame:
+def chances(
+    scored: pd.DataFrame, budgets: Sequence[int], rules: Any, within: Callable[..., Any] = chances_within
+) -> pd.DataFrame:
     """Chance of an accusation within so many queries: a row a budget ``x`` and model that an extraction or a removal
     left, with its ``dataset``, ``defense`` and ``seed``; ``value`` is 0..1."""
     tested = scored[scored["tested"] & (scored["kind"] == "survival")]
     keys = ["dataset", "defense", "seed"]
-    wide = pd.DataFrame(chances_within(tested, budgets, rules), columns=list(budgets))
+    wide = pd.DataFrame(within(tested, budgets, rules), columns=list(budgets))
     return wide.assign(**{key: tested[key].array for key in keys}).melt(keys, var_name="x").astype({"x": float})
 
 

@@ -1,4 +1,4 @@
-"""Meanings of the terms that tables use: one text a term, for the terminal, Markdown, LaTeX, the report and notebooks.
+"""Meanings of the terms that tables use: one text for each, for the terminal, Markdown, LaTeX, reports and notebooks.
 
 A text is a template: the names in braces are filled in by the rules by which evidence became a verdict.
 """
@@ -171,6 +171,17 @@ TESTS = {
 """Meaning of p by the test."""
 
 
+TEST_NAMES = {
+    "rank": "The rank test",
+    "beta-binomial": "The beta-binomial test",
+    "binomial": "The exact binomial test",
+    "fisher": "Fisher's exact test",
+    "boschloo": "Boschloo's exact test",
+    "welch": "Welch's t-test",
+    "t": "The t-test",
+}
+
+
 def fraction(alpha: float) -> str:
     """A level as a fraction, such as 1/20, or as a decimal where it is none."""
     return f"1/{1 / alpha:.0f}" if abs(1 / alpha - round(1 / alpha)) < 1e-6 else f"{alpha:.3g}"
@@ -178,8 +189,7 @@ def fraction(alpha: float) -> str:
 
 def board_meaning(term: str, rules: VerdictRules) -> str:
     """Meaning of a leaderboard's term by these rules."""
-    text = BOARD.get(term) or BOARD[_BUDGET]
-    return text.format(
+    return BOARD[_BUDGET if term.startswith("within ") else term].format(
         confidence=f"{rules.confidence:.0%}",
         fraction=fraction(rules.alpha),
         min_margin=f"{100 * rules.min_margin:g}",
@@ -193,6 +203,12 @@ def board_meaning(term: str, rules: VerdictRules) -> str:
 
 _BUDGET = "within {budget}"
 
+COMPARISON = (
+    *("first", "second", "difference", "(all attacks)", "(accuracy cost)", "interval", "p", "Holm p", "more seeds"),
+    "left out",
+)
+"""Terms of a comparison."""
+MARGINS = "Shares and margins are in %, mean ± SD over n seeds; a margin of 100 is a whole mark, and 0 is chance."
 SHARES = "Shares are in %, mean ± SD over n seeds."
 NO_NULLS = (
     "Where no false rate is shown there are no null models: the margin is the success itself, and nothing is verified. "
@@ -216,8 +232,15 @@ def meaning(term: str, rules: Rules, **more: object) -> str:
 
 
 WORDS = {
+    "marked": "Called so by a verdict: among the unmarked models, and among those that went through the same attack, "
+    "at most a share of 1/20 answers the key as often as the suspect does, itself counted.",
     "victim": "Owner's marked model.",
-    "unmarked model (null model)": "Model of the same task, trained independently and without a mark.",
+    "unmarked model (null model)": "Model of the same data, net and recipe, with its own split and seed and no mark.",
+    "attacked unmarked model": "Model that the attack makes of an unmarked one: the control of a suspect that was "
+    "attacked.",
+    "threat model": "Access of the thief: black box, to the API alone; white box, to the weights.",
+    "innocent": "Model without this owner's mark that is asked the owner's key, and is no reference model.",
+    "setting": "Attack with its options; all settings of one attack count once.",
     "surrogate": "Model that an attacker ends with.",
     "suspect": "Model under verification.",
     "key": "Owner's secret: its probes, and tensors that the scheme needs.",
@@ -238,13 +261,18 @@ WORDS = {
 def document() -> str:
     """Text of ``docs/glossary.md``, by the default rules: Markdown."""
     from harness.ranking.scoring import Rules
+    from harness.verdicts.rules import Rules as BoardRules
 
-    rules = Rules(budget=100)
-    more = {"compared": 30, "ours": "the first scheme", "theirs": "the second scheme", "fewest": 6}
-    columns = {term.format(budget=rules.budget): meaning(term, rules, **more) for term in MEANINGS}
+    rules, more = Rules(), {"ours": "the first scheme", "theirs": "the second scheme", "fewest": 6}
+    board = {term.format(budget=100): board_meaning(term, BoardRules(budget=100)) for term in BOARD}
+    comparison = {term: meaning(term, rules, **more) for term in COMPARISON}
     lines = ["# Glossary", "", "`make docs` makes this page from `harness/ranking/glossary.py`.", ""]
-    for title, terms in (("Words", WORDS), ("Terms and columns of the tables, by the default rules", columns)):
+    for title, terms in (
+        ("Words", WORDS),
+        ("Terms of the leaderboard, by the default rules", board),
+        ("Terms of a comparison", comparison),
+    ):
         lines += [f"## {title}", "", "| term | meaning |", "| --- | --- |"]
         lines += [f"| {term} | {text} |" for term, text in terms.items()]
         lines.append("")
-    return "\n".join([*lines, SHARES, ""])
+    return "\n".join([*lines, MARGINS, ""])

@@ -26,7 +26,7 @@ ACCENTS = dict(
     zip("\u0300\u0301\u0302\u0303\u0304\u0306\u0307\u0308\u030a\u030b\u030c\u0327", "`'^~=u.\"rHvc", strict=True)
 )
 """Command of each combining accent that every font has."""
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def latex(sheet: Sheet) -> str:
@@ -53,6 +53,7 @@ def _character(character: str) -> str:
 
 
 def _table(table: Table, sheet: Sheet) -> str:
+    caption = table.title or sheet.title or next(iter(table.lead), "")
     columns = [column for column in table.columns if not column.sketch]
     shown, foot = (
         [[_cell(column, column.show(record)[0]) for column in columns] for record in part]
@@ -65,7 +66,7 @@ def _table(table: Table, sheet: Sheet) -> str:
         [
             r"\begin{table}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"  \caption{{{escaped(table.title or sheet.title)}}}",
+            rf"  \caption{{{escaped(caption)}}}",
             r"  \smallskip",
             rf"  \begin{{tabular}}{{{sides}}}",
             r"    \toprule",
@@ -109,6 +110,7 @@ def _notes(table: Table, sheet: Sheet) -> list[str]:
     own = {table.term, *(column.name for column in table.columns)}
     own |= {row[0] for row in table.rows() if row}
     terms = [rf"\emph{{{escaped(term)}}}: {escaped(meaning)}" for term, meaning in sheet.terms if term in own]
-    told = [*map(escaped, (*sheet.lead, *table.lead, *table.notes)), *terms, *map(escaped, sheet.remarks)]
+    lead = table.lead if table.title or sheet.title else table.lead[1:]  # its first sentence is the caption
+    told = [*map(escaped, (*sheet.lead, *lead, *table.notes)), *terms, *map(escaped, sheet.remarks)]
     lines = [f"    {line}" for line in told]
     return ["", r"  \smallskip", r"  \begin{minipage}{\linewidth}", *lines, r"  \end{minipage}"] if lines else []

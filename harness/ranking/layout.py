@@ -32,6 +32,9 @@ HEAD = "bold"
 def table_lines(table: Table, width: int) -> Iterator[Line]:
     """The table in lines of at most ``width`` columns, without its title, lead and notes."""
     rows = [*table.rows(), *map(table.row, table.foot)]
+    if table.lines and not rows:
+        yield from _without(table, 0, width)
+        return
     parts = list(_parts(table.columns, rows, width))
     for number, places in enumerate(parts):
         if number:
@@ -60,7 +63,8 @@ class _Part:
         ]
         yield from chain.from_iterable(lines[: len(table.records)])
         if table.lines and is_last:
-            yield from _without(table, rule, widths[0] + 2, width)
+            yield rule, None
+            yield from _without(table, widths[0] + 2, width)
         if table.foot:
             yield rule, None
             yield from chain.from_iterable(lines[len(table.records) :])
@@ -92,10 +96,10 @@ class _Part:
             yield _joined([_placed(c, t, w) for c, t, w in zip(self.columns, texts, widths, strict=True)], gaps)
 
 
-def _without(table: Table, rule: str, indent: int, width: int) -> Iterator[Line]:
+def _without(table: Table, indent: int, width: int) -> Iterator[Line]:
     """Rows of the names without numbers: the reason goes across all columns."""
-    yield rule, None
-    names = shortened([name for name, _ in table.lines], max(indent - 2, NAME))
+    reasons = max(cell_len(words) for _, words in table.lines)
+    names = shortened([name for name, _ in table.lines], max(indent - 2, NAME, width - 2 - reasons))
     indent = max(indent, 2 + max(map(cell_len, names)))
     for name, (_, words) in zip(names, table.lines, strict=True):
         first, *more = folded(words, max(LEAST, width - indent))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.ranking import values
 from harness.ranking.columns import Column, Sheet, Table
-from harness.ranking.glossary import fraction
+from harness.ranking.glossary import TEST_NAMES, fraction
 from harness.ranking.values import Value
 from harness.ranking.views import costs, survived, terms
 from harness.text import printable
@@ -31,7 +31,9 @@ def overview_sheet(board: Board, *, explain: bool = False) -> Sheet:
 
 def overview(board: Board, setting: Setting) -> Table:
     """The schemes of one data set: those of a rank, those without with the reason, and the control."""
-    here = _Here(board.rules, [each for each in board.schemes if each.dataset == setting.dataset])
+    schemes = [each for each in board.schemes if each.dataset == setting.dataset]
+    is_ranked = any(standing.rank for each in schemes for standing in each.standings.values())
+    here = _Here(board.rules, schemes, is_ranked)
     return Table(
         "",
         here.columns(),
@@ -59,11 +61,8 @@ class _Here:
 
     rules: Rules
     schemes: Sequence[Scheme]
-
-    @property
-    def is_ranked(self) -> bool:
-        """True where some scheme has a rank."""
-        return _has_ranks(self.schemes)
+    is_ranked: bool
+    """True where some scheme has a rank."""
 
     @property
     def controls(self) -> list[Scheme]:
@@ -81,13 +80,15 @@ class _Here:
         return [(printable(each.defense), printable(f"no rank: {reason}")) for each, reason in under if reason]
 
     def _reason(self, scheme: Scheme) -> str:
+        """Reason to stand under the line; empty for a scheme with a row of numbers."""
         standings = scheme.standings.values()
         if any(each.rank for each in standings):
             return ""
         if self.is_ranked:
             incomplete = next((each.incomplete for each in standings if each.incomplete), "")
             return scheme.no_rank or incomplete or "too little evidence"
-        return scheme.no_rank if scheme.gate == "fails" or scheme.useless_key else ""
+        has_numbers = any(each.worst for each in standings)
+        return "" if has_numbers and scheme.gate != "fails" else scheme.no_rank
 
     def columns(self) -> tuple[Column[Scheme], ...]:
         """Columns of the overview: ranks only where there are some, and threat models that were tried."""
@@ -129,11 +130,7 @@ class _Here:
             more.append(f"?: the limit of {100 * self.rules.max_cost:g} points may be exceeded.")
         if any(each.anonymous for each in shown):
             more.append('"Not by whom": other owners\' models are marked as often.')
-        return [margin, " ".join(more)] if more else [margin]
-
-
-def _has_ranks(schemes: Sequence[Scheme]) -> bool:
-    return any(standing.rank for each in schemes for standing in each.standings.values())
+        return [each for each in (margin if worst else "", " ".join(more)) if each]
 
 
 def _named(scheme: Scheme) -> Value:
@@ -142,7 +139,9 @@ def _named(scheme: Scheme) -> Value:
 
 def _victims(scheme: Scheme) -> Value:
     shown, _ = values.proportion(scheme.victims)
-    return f"{shown}, but not by whom" if scheme.anonymous else shown, ""
+    remarks = ["but not by whom"] if scheme.anonymous else []
+    remarks += ["key proves nothing"] if scheme.useless_key else []
+    return ", ".join([shown, *remarks]), ""
 
 
 # --- sentences above it -----------------------------------------------------------------------------------------------
@@ -150,23 +149,11 @@ def _victims(scheme: Scheme) -> Value:
 
 def above(board: Board, setting: Setting) -> tuple[str, ...]:
     """Sentences above a data set's tables: what may be concluded, and what everything was compared with."""
-    first = printable(setting.conclusion)
-    dataset = printable(setting.dataset)
-    told = [first if dataset in first else f"{dataset}: {first}", _compared(board.rules, setting)]
+    first = printable(f"{setting.dataset}: {setting.conclusion}")
+    told = [first, _compared(board.rules, setting)]
     if setting.demonstration:
         told.append(_demonstration(board.rules, setting))
-    if reason := _unranked([each for each in board.schemes if each.dataset == setting.dataset]):
-        told.append(reason)
     return tuple(told)
-
-
-def _unranked(schemes: Sequence[Scheme]) -> str:
-    """Reason why there are no ranks at all, where all schemes without another one share it."""
-    passing = [s for s in schemes if not is_control(s) and s.gate != "fails" and not s.useless_key]
-    reasons = {s.no_rank for s in passing}
-    if not passing or _has_ranks(schemes):
-        return ""
-    return f"No ranks: {printable(reason)}." if len(reasons) == 1 and (reason := next(iter(reasons))) else "No ranks."
 
 
 def _compared(rules: Rules, setting: Setting) -> str:
@@ -185,7 +172,8 @@ def _compared(rules: Rules, setting: Setting) -> str:
         return f"There are no unmarked models to compare with, so none is called marked: harness run --nulls {need}."
     same = f"Compared with {models} of the same data, net and recipe."
     if rules.test in POOLED:
-        return f"{same} {rules.test} assumes that all unmarked models answer alike: it may call many of them {marked}."
+        assumes = "assumes that all unmarked models answer alike: it may call many of them"
+        return f"{same} {TEST_NAMES[rules.test]} {assumes} {marked}."
     if rules.test == "beta-binomial":
         return f"{same} A model is {marked} if rates follow a beta law."
     if setting.models < need:

@@ -56,35 +56,43 @@ def text(sheet: Sheet, width: int = 100) -> str:
 
 def print_sheet(sheet: Sheet, console: Console) -> None:
     """Print the sheet to a console: tables in as many parts as its width takes, then terms and remarks."""
-    if sheet.title:
-        console.print(sheet.title, style="bold")
-    for line in sheet.lead:
-        console.print(line)
+    _print_prose([sheet.title] if sheet.title else [], console, "bold")
+    _print_prose(sheet.lead, console)
     tables = [table.told() for table in sheet.tables]
     for number, table in enumerate(tables):
         if number or sheet.title or sheet.lead:
             console.print()
         _print_table(table, console)
     _print_terms(sheet, {column.name for table in tables for column in table.columns}, console)
-    for line in sheet.remarks:
-        console.print(line)
+    _print_prose(sheet.remarks, console)
 
 
 def _print_table(table: Table, console: Console) -> None:
-    from rich.text import Text
-
     from harness.ranking.layout import table_lines
 
-    for number, line in enumerate(table.lead):
-        console.print(line, style=None if number else "bold")
+    _print_prose(table.lead[:1], console, "bold")
+    _print_prose(table.lead[1:], console)
     if table.lead:
         console.print()
-    if table.title:
-        console.print(table.title, style="bold")
+    _print_prose([table.title] if table.title else [], console, "bold")
     for line, style in table_lines(table, console.width):
-        console.print(Text(line), style=style, no_wrap=True, overflow="ignore", crop=False)
-    for line in table.notes:
-        console.print(line)
+        _print_line(line, console, style)
+    _print_prose(table.notes, console)
+
+
+def _print_prose(sentences: Iterable[str], console: Console, style: str | None = None) -> None:
+    """Print sentences, each folded."""
+    from harness.ranking.layout import folded
+
+    for sentence in sentences:
+        for line in folded(sentence, console.width):
+            _print_line(line, console, style)
+
+
+def _print_line(line: str, console: Console, style: str | None = None) -> None:
+    from rich.text import Text
+
+    console.print(Text(line), style=style, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _print_terms(sheet: Sheet, shown: set[str], console: Console) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from harness.ranking import values
 from harness.ranking.columns import ATTACK, NOT_COUNTED, SCHEME, Column, Columns, Sheet, Table
 from harness.ranking.families import InFamily, families
-from harness.ranking.glossary import board_meaning
+from harness.ranking.glossary import MARGINS, board_meaning
 from harness.ranking.values import UNKNOWN, Value
 from harness.text import printable
 from harness.verdicts.board import (
@@ -381,11 +381,11 @@ def terms(made: Iterable[Table], rules: Rules) -> list[tuple[str, str]]:
     """Meanings of the tables' terms, in their order and each once."""
     found: dict[str, str] = {}
     for table in made:
-        found |= {each.name: each.term or each.name for each in table.columns if each.show not in _PLAIN}
+        found |= {each.name: each.term or each.name for each in table.columns if each.name not in PLAIN}
     return [(name, board_meaning(term, rules)) for name, term in found.items()]
 
 
-_PLAIN = (SCHEME.show, ATTACK.show, FAMILIES.columns[0].show)
+PLAIN = ("scheme", "attack", "family")
 """Columns of names, which say what they are."""
 
 
@@ -403,7 +403,11 @@ def details_sheet(board: Board, by: str | None = None, *, explain: bool = False)
             first[place] = above(board, setting)
     made = [replace(table, lead=first.get(place, ())) for place, table in enumerate(made)]
     measured = [f"Measured on {printable(machine)}." for machine in board.machines]
-    return Sheet(made, terms(made, board.rules) if explain else (), [SHARES, *map(printable, board.notes), *measured])
+    return Sheet(made, terms(made, board.rules) if explain else (), [MARGINS, *map(printable, board.notes), *measured])
 
 
-SHARES = "Shares and margins are in %, mean ± SD over n seeds; a margin of 100 is a whole mark, and 0 is chance."
+def rows_by(board: Board, by: str | None = None) -> tuple[type[Any], Sequence[Any]]:
+    """Records for programs and their class: the schemes, or what ``by`` names."""
+    if by == "attack":
+        return Attacked, board.attacks
+    return (InFamily, families(board)) if by == "family" else (Scheme, board.schemes)

@@ -28,6 +28,7 @@ from harness.storage.schema import SCHEMA_VERSION, TABLES
 from harness.storage.store import plain
 from harness.storage.tables import Tables
 from harness.text import printable
+from harness.verdicts.rules import Rules as VerdictRules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ def report(tables: Tables, environment: Mapping[str, Any], registry: Registry) -
         printable(environment[name] or "") for name in ("command", "recorded_at", "recorded_with", "commit")
     )
     about = About("the tables beside this page", command, when, f"watermark-harness {harness}", commit)
-    results = Results(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules())
+    results = Results.of(tables, VerdictRules())
     own = {key: found for key, found in registry.found.items() if found.origin.startswith("built-in: ")}
     return render(results, about, Registry(own))
 

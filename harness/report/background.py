@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from harness.planning.select import words
-from harness.ranking.leaderboard import Board
 from harness.ranking.values import count, decimal, text
 from harness.report.page import PLOTS, ROWS, Grid, Row, Section, shortened
 from harness.report.sources import About, Results
 from harness.text import printable
+from harness.verdicts.board import Board
 
 
 def costs(stages: pd.DataFrame) -> Section | None:
@@ -84,8 +84,8 @@ def provenance(results: Results, board: Board, about: About) -> Section:
         ("Cells", [f"{len(cells):,}"]),
         ("Seeds", [f"{len(seeds)}, from {seeds[0]} to {seeds[-1]}"]),
         (
-            "Null models a dataset",
-            [_between(nulls) if nulls and nulls[-1] else "none: there is no false rate to test against"],
+            "Unmarked models a data set",
+            [_between(nulls) if nulls and nulls[-1] else "none: there is nothing to compare with"],
         ),
     ]
     told = (

@@ -38,6 +38,8 @@ class Axis:
     low: float = 0.0
     high: float = 100.0
     log: bool = False
+    steps: int = 5
+    """Number of intervals between its ticks."""
 
     def share(self, value: float) -> float:
         """Place of ``value`` between the ends, 0..1."""
@@ -48,7 +50,7 @@ class Axis:
         """Round numbers along the axis."""
         if self.log:
             return [10.0**power for power in range(math.ceil(math.log10(self.low)), int(math.log10(self.high)) + 1)]
-        return [self.low + (self.high - self.low) * i / 5 for i in range(6)]
+        return [self.low + (self.high - self.low) * i / self.steps for i in range(self.steps + 1)]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,54 @@ def strips(rows: Sequence[tuple[str, Sequence[Dot], float]], x: Axis, text: str)
             parts.append(_dot(_across(x, dot.x, 10), middle + 3 + 14 * (rank + 0.5) / len(dots), dot, 0))
     parts.append(_words(WIDTH / 2, tops[-1] + 36, x.label, "middle"))
     return _svg(parts, tops[-1] + 46, text)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar from zero to a value, with the interval of the value; NaN ends where there is none."""
+
+    series: int
+    value: float
+    low: float
+    high: float
+    told: str
+
+
+BAR, SPACE = 11, 3
+"""Height of a bar, and the space below it."""
+
+
+def bars(rows: Sequence[tuple[str, Sequence[Bar]]], series: Sequence[str], x: Axis, text: str) -> Markup:
+    """Groups of bars below their labels, one bar a series; ``text`` is what somebody hears who does not see it."""
+    labels = [folded(label, LETTERS) for label, _ in rows]
+    high = [LINE * len(lines) + (BAR + SPACE) * len(own) + 10 for lines, (_, own) in zip(labels, rows, strict=True)]
+    tops = list(accumulate(high, initial=TOP + (LINE if len(series) > 1 else 0)))
+    zero = Markup('<path class="zero" d="M{} {}V{}"/>').format(_across(x, 0.0, 10), tops[0], tops[-1])
+    parts = [_grid(x, tops[-1], left=10), zero]
+    for lines, (_, own), top in zip(labels, rows, tops, strict=False):
+        parts += [_words(10, top + 11 + LINE * i, line) for i, line in enumerate(lines)]
+        first = top + LINE * len(lines)
+        parts += [_bar(bar, x, first + (BAR + SPACE) * place) for place, bar in enumerate(own)]
+    parts.append(_words(WIDTH / 2, tops[-1] + 36, x.label, "middle"))
+    for place, name in enumerate(series if len(series) > 1 else ()):
+        left = 10 + 150 * place
+        parts.append(Markup('<path class="bar s{}" d="M{} 6h22v{}h-22z"/>').format(place, left, BAR))
+        parts.append(_words(left + 28, 16, name))
+    return _svg(parts, tops[-1] + 46, text)
+
+
+def _bar(bar: Bar, x: Axis, top: float) -> Markup:
+    zero, end = _across(x, 0.0, 10), _across(x, bar.value, 10)
+    left, wide = min(zero, end), max(1.0, round(abs(end - zero), 1))
+    title = Markup("<title>{}</title>").format(bar.told)
+    made = Markup('<path class="bar s{}" d="M{} {}h{}v{}h-{}z">{}</path>').format(
+        bar.series, left, top, wide, BAR, wide, title
+    )
+    if math.isnan(bar.low):
+        return made + _shape(bar.series, end, top + BAR / 2, "dot void", bar.told)
+    low, high, middle = _across(x, bar.low, 10), _across(x, bar.high, 10), top + BAR / 2
+    ends = Markup("M{} {}v6M{} {}v6").format(low, middle - 3, high, middle - 3)
+    return made + Markup('<path class="whisker" d="M{} {}H{}{}"/>').format(low, middle, high, ends)
 
 
 def folded(text: str, limit: int) -> list[str]:

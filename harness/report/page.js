@@ -24,21 +24,18 @@
   narrow.addEventListener("change", fold);
   fold();
 
-  // An exact table has a row for each choice of access and family, since a choice changes its numbers.
   const selects = all("select", controls);
   const fits = (element, chosen) =>
     Object.entries(chosen).every(([key, wanted]) => {
       const own = element.dataset[key];
-      if (own === undefined) return true;
-      if (key !== "dataset" && element.closest("table.exact")) return own === wanted;
-      return wanted === "" || own === wanted;
+      return own === undefined || wanted === "" || own === wanted;
     });
   const filter = () => {
     const chosen = Object.fromEntries(selects.map((select) => [select.dataset.key, select.value]));
     for (const element of all("[data-dataset], [data-access]")) element.hidden = !fits(element, chosen);
-    const rows = all("#leaderboard tbody tr");
-    const schemes = rows.filter((row) => !row.hidden).length;
-    document.getElementById("shown").textContent = `${schemes} ${schemes === 1 ? "row" : "rows"} in the leaderboard`;
+    const rows = all("#left table.sortable tbody tr");
+    const shown = rows.filter((row) => !row.hidden).length;
+    document.getElementById("shown").textContent = `${shown} ${shown === 1 ? "row" : "rows"} of attacks`;
   };
   for (const select of selects) select.addEventListener("change", filter);
   filter(); // a browser may have kept the choices of an earlier visit

@@ -18,11 +18,13 @@ PLOTS = 12
 
 TEXT = frozenset(
     (
-        *("dataset", "scheme", "attack", "worst attack", "on the line", "quantity", "each seed"),
+        *("dataset", "scheme", "attack", "on the line", "quantity", "each seed"),
         *("status", "reason", "cells", "action", "plugin"),
     )
 )
-"""Columns that hold words; all others hold numbers, and stand on the right."""
+"""Columns that hold words beside those that a table names; all others hold numbers, and stand on the right."""
+ABOUT = ("scheme", "attack")
+"""Columns that name what a row is about, if it is not the first one with words."""
 
 Tags: TypeAlias = tuple[tuple[str, str], ...]
 """Keys and values by which a filter knows a thing."""
@@ -38,26 +40,44 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. An ``exact`` one has a row for each choice of the filters, since a choice changes its numbers."""
+    """A table."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[Row]
     note: str = ""
-    exact: bool = False
     tags: Tags = ()
+    words: frozenset[str] = TEXT
+    """Columns that hold words."""
+    lines: Sequence[tuple[str, str]] = ()
+    """Names without numbers, and the reason."""
+    foot: Sequence[Row] = ()
+    """Rows below a line."""
 
     @property
     def looks(self) -> list[str]:
         """Kind of each column: numbers (``n``), words (``w``), or the name that a row is about (``name``)."""
-        looks = ["w" if column in TEXT else "n" for column in self.columns]
-        about = next((i for i, column in enumerate(self.columns) if column in TEXT - {"dataset"}), None)
+        looks = ["w" if column in self.words else "n" for column in self.columns]
+        about = next((i for i, column in enumerate(self.columns) if column in ABOUT), None)
+        if about is None:
+            about = next((i for i, column in enumerate(self.columns) if column in self.words - {"dataset"}), None)
         return ["name" if i == about else look for i, look in enumerate(looks)]
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """A data set's schemes: what may be concluded, a picture, and the table behind it."""
+
+    lead: Sequence[str]
+    picture: Markup | None
+    grid: Grid
+    notes: Sequence[str]
+    tags: Tags
+
+
+@dataclass(frozen=True)
 class Map:
-    """Numbers in coloured cells: schemes by attacks."""
+    """Numbers in coloured cells, with the verdicts: schemes by attacks."""
 
     title: str
     columns: list[tuple[str, Tags]]
@@ -93,6 +113,7 @@ class Section:
     id: str
     title: str
     text: str = ""
+    rankings: Sequence[Ranking] = ()
     maps: Sequence[Map] = ()
     grids: Sequence[Grid] = ()
     plots: Sequence[Plot] = ()

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from harness.ranking.frames import attack_means, attacked, chances, swept
-from harness.ranking.leaderboard import Board
-from harness.ranking.scoring import Rules
+from harness.ranking.glossary import TESTS, fraction
 from harness.ranking.values import count, decimal, points, spread, text
+from harness.ranking.views import VERIFYING, tables, terms
 from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
 from harness.report.page import PLOTS, Grid, Plot, Row, Section, shortened, together
-from harness.report.ranking import verifying, verifying_terms
+from harness.report.ranking import queries
+from harness.verdicts.scoring import chances_within
 
 if TYPE_CHECKING:
     from harness.report.sources import Known
     from harness.statistics.intervals import Summary
+    from harness.verdicts.board import Board
+    from harness.verdicts.rules import Rules
 
 STRIPS = 24
 """Schemes in a picture of single seeds."""
@@ -30,7 +33,7 @@ SUCCESS = "success: trigger queries answered as the key says (%)"
 
 
 def _evident(scored: pd.DataFrame) -> pd.DataFrame:
-    """The cells that have trigger evidence of what an attack leaves, void ones too."""
+    """The cells that have trigger evidence of what an attack leaves, those of useless models too."""
     return attacked(scored).dropna(subset="surrogate_trigger")
 
 
@@ -47,7 +50,7 @@ def _count(rows: pd.DataFrame, by: list[str]) -> int:
 def _told(row: Any) -> str:
     """Text of a dot for a pointer over it."""
     success, accuracy = 100 * row.surrogate_trigger, 100 * row.surrogate_accuracy
-    return f"seed {row.seed}: success {success:.1f}%, accuracy {accuracy:.1f}%{'' if row.counts else ', void'}"
+    return f"seed {row.seed}: success {success:.1f}%, accuracy {accuracy:.1f}%{'' if row.counts else ', not useful'}"
 
 
 def _some(told: Sequence[str]) -> str:
@@ -72,8 +75,8 @@ def distributions(scored: pd.DataFrame, known: Known) -> Section | None:
     return Section(
         "seeds",
         "Distributions over seeds",
-        "Every seed is a dot, hollow where it is void; the bar is the mean of those that count. Marks often survive "
-        "in some seeds and not in others: a mean between two clusters is a number that no seed has.",
+        "Every seed is a dot, hollow where the attack left no useful model; the bar is the mean of the others. Marks "
+        "often survive in some seeds and not in others: a mean between two clusters is a number that no seed has.",
         plots=[_strip(dataset, attack, rows, known) for (dataset, attack), rows in _groups(evident, by, PLOTS)],
         left_out=together(
             shortened(_count(evident, by), PLOTS, "pictures"),
@@ -91,7 +94,7 @@ def _strip(dataset: str, attack: str, rows: pd.DataFrame, known: Known) -> Plot:
         lines.append((str(scheme), dots, mean))
         seeds = ", ".join(f"#{row.seed}: {100 * row.surrogate_trigger:.1f}" for row in each.itertuples())
         values.append(Row([text(scheme), text(seeds), count(len(each)), points(mean / 100)]))
-        middle = f"{mean:.0f}" if math.isfinite(mean) else "void"
+        middle = f"{mean:.0f}" if math.isfinite(mean) else "none useful"
         told.append(f"{scheme} {middle} ({dots[0].x:.0f} to {dots[-1].x:.0f}, n = {len(dots)})")
     title = f"{attack} on {dataset}"
     heard = f"Success in % by seed under {title}. Mean and range: {_some(told)}."
@@ -111,7 +114,8 @@ def sweeps(scored: pd.DataFrame, known: Known) -> Section | None:
     return Section(
         "pruning",
         "Pruning curves",
-        "Lines go through the means over seeds, dots are seeds, hollow where void. Above: success; below: accuracy.",
+        "Lines go through the means over seeds; dots are seeds, hollow where the model is not useful. Above: success; "
+        "below: accuracy.",
         plots=[_sweep(str(dataset), str(chain), part, known) for (dataset, chain), part in groups[:PLOTS]],
         left_out=together(
             shortened(len(groups), PLOTS, "pictures"),
@@ -144,18 +148,18 @@ def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
 def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
     """Queries that an accusation takes, and the share of a scheme's attacked models that so many accuse."""
     rules = board.rules
-    found = chances(scored, BUDGETS, rules)
+    found = chances(scored, BUDGETS, rules, chances_within)
     if found.empty:
         return None
     return Section(
         "queries",
         "Query budgets",
-        "The pictures: share of the models left by extractions and removals that the test accuses with so many trigger "
-        "queries, were each answered at the rate that was measured: the mean chance over the attacks and seeds that "
-        f"count. The test: {rules.accuser}, at {rules.confidence:.0%}.",
-        grids=verifying(board, known),
+        "The pictures: share of the models left by extractions and removals that are called marked with so many "
+        "trigger queries, were each answered at the rate that was measured: the mean chance over the attacks and seeds "
+        f"that count. Marked: p <= {fraction(rules.alpha)}. {TESTS[rules.test]}",
+        grids=queries(board, known),
         plots=[_budget(dataset, rows, known) for dataset, rows in _groups(found, "dataset", PLOTS)],
-        terms=verifying_terms(board),
+        terms=terms(tables(board, (VERIFYING,)), rules),
         left_out=together(
             shortened(found["dataset"].nunique(), PLOTS, "pictures"),
             shortened(found["defense"].nunique(), COLOURS, "schemes of a picture"),
@@ -172,9 +176,9 @@ def _budget(dataset: str, rows: pd.DataFrame, known: Known) -> Plot:
         Row([count(asked), *(points(float(line[place])) for line in means.values())])
         for place, asked in enumerate(BUDGETS)
     ]
-    heard = f"Share verified in % against queries on {dataset}: {_some([_from_to(each) for each in series])} queries."
-    x, y = Axis("trigger queries (log scale)", 1, BUDGETS[-1], log=True), Axis("models verified (%)")
-    title = f"Share verified on {dataset}"
+    heard = f"Share marked in % against queries on {dataset}: {_some([_from_to(each) for each in series])} queries."
+    x, y = Axis("trigger queries (log scale)", 1, BUDGETS[-1], log=True), Axis("models marked (%)")
+    title = f"Share marked on {dataset}"
     grid = Grid(f"{title} (%)", ("queries", *means), values)
     return Plot(title, [chart(series, x, y, heard)], grid, known.tags(dataset))
 
@@ -192,11 +196,12 @@ def frontiers(scored: pd.DataFrame, board: Board, known: Known) -> Section | Non
     return Section(
         "frontier",
         "Accuracy against success",
-        "A dot a cell, hollow where void, and at the edge where it lies beyond. A numbered diamond is the mean of an "
-        "attack over the cells that count: the table says which. The line bounds what the extractions and removals "
-        "reach: none of them leaves both more accuracy and less of the mark. Hypervolume: the area that they reach on "
-        "a seed, mean ± standard deviation; 0 leaves all of the mark, 100 none of it and all of the accuracy, down to "
-        f"{100 * board.rules.max_drop:g} points below the null models'. Low is good for the owner.",
+        "A dot a cell, hollow where the model is not useful, and at the edge where it lies beyond. A numbered diamond "
+        "is the mean of an attack over the cells that count: the table says which. The line bounds what the "
+        "extractions and removals reach: none of them leaves both more accuracy and less of the mark. Hypervolume: the "
+        "area that they reach on a seed, mean ± standard deviation; 0 leaves all of the mark, 100 none of it and all "
+        f"of the accuracy, down to {100 * board.rules.max_drop:g} points below the victim or unmarked models, the "
+        "lower. Low is good for the owner.",
         plots=[_frontier(rows, areas.get(key), board.rules, known) for key, rows in _groups(evident, by, PLOTS)],
         left_out=shortened(_count(evident, by), PLOTS, "pictures"),
     )
@@ -210,7 +215,7 @@ def _frontier(rows: pd.DataFrame, area: Summary | None, rules: Rules, known: Kno
         Dot(100 * row.surrogate_accuracy, 100 * row.surrogate_trigger, f"{row.attack}, {_told(row)}", bool(row.counts))
         for row in rows.itertuples()
     ]
-    # Where an accuracy voids a model: as far down as an attacker can go.
+    # The least accuracy of a useful model: as far down as an attacker can go.
     floor = 100 * float((rows.loc[rows["counts"], "null_accuracy"].fillna(0.0) - rules.max_drop).mean())
     line = _stairs(means.loc[means["front"], ["accuracy", "success"]].to_numpy().tolist(), floor)
     marks = [(row.accuracy, row.success, str(place)) for place, row in places]
@@ -218,7 +223,7 @@ def _frontier(rows: pd.DataFrame, area: Summary | None, rules: Rules, known: Kno
     x = Axis("accuracy of the attacked model (%)", next(low for low in LOWEST if low <= max(0.0, min(shown))))
     heard = _some([f"{row.Index} leaves {row.success:.0f} at accuracy {row.accuracy:.0f}" for _, row in places])
     series = [Series(scheme, line, dots, marks)]
-    picture = chart(series, x, Axis("success (%)"), f"{title}: {heard or 'all void'}.", legend=False)
+    picture = chart(series, x, Axis("success (%)"), f"{title}: {heard or 'none useful'}.", legend=False)
     values = [
         Row(
             [

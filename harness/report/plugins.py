@@ -6,14 +6,15 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.ranking import views
 from harness.ranking.columns import DATASET, Columns
-from harness.ranking.leaderboard import Board
 from harness.report.page import Described, Grid, Section, Tags, shortened
-from harness.report.ranking import attack_columns, row, scheme_columns
+from harness.report.ranking import headers, row, shown_columns
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry
     from harness.report.sources import Known
+    from harness.verdicts.board import Board
 
 DESCRIBED = 60
 """Plugins of a kind."""
@@ -25,8 +26,9 @@ def schemes(board: Board, known: Known) -> Section:
     """Each scheme, with its rows of the leaderboard."""
     names, described = known.plugins["defense"], []
     for name, entries in list(names.items())[:DESCRIBED]:
-        own = [scheme for scheme in board.schemes if scheme.defense in entries]
-        grid = _found(f"{name} in the leaderboard", scheme_columns(board), own, lambda s: known.tags(s.dataset))
+        own = [each for each in views.STANDINGS.records(board) if each.defense in entries]
+        columns = shown_columns(views.STANDINGS, board)
+        grid = _found(f"{name} in the leaderboard", columns, own, lambda s: known.tags(s.dataset))
         described.append(_described("defense", name, grid, known.registry))
     left_out = shortened(len(names), DESCRIBED, "names of schemes")
     return Section("schemes", "Schemes", plugins=described, left_out=left_out)
@@ -37,7 +39,8 @@ def attacks(board: Board, known: Known) -> Section:
     names, described = known.plugins["attack"], []
     for name, chains in list(names.items())[:DESCRIBED]:
         own = [attacked for attacked in board.attacks if attacked.attack in chains]
-        grid = _found(f"What {name} leaves", attack_columns(board), own, lambda a: known.tags(a.dataset, a.attack))
+        columns = shown_columns(views.ATTACKS, board)
+        grid = _found(f"What {name} leaves", columns, own, lambda a: known.tags(a.dataset, a.attack))
         described.append(_described("attack", name, grid, known.registry))
     left_out = shortened(len(names), DESCRIBED, "names of attacks")
     return Section("attacks", "Attacks", plugins=described, left_out=left_out)
@@ -46,7 +49,7 @@ def attacks(board: Board, known: Known) -> Section:
 def _found(title: str, columns: Columns[Any], records: list[Any], tags: Callable[[Any], Tags]) -> Grid:
     shown = (DATASET, *columns)
     rows = [row(shown, record, tags(record)) for record in records[:FOUND]]
-    return Grid(title, tuple(column.header for column in shown), rows, shortened(len(records), FOUND, "rows"))
+    return Grid(title, rows=rows, note=shortened(len(records), FOUND, "rows"), **headers(shown))
 
 
 def _described(kind: Literal["defense", "attack"], name: str, grid: Grid, registry: Registry) -> Described:

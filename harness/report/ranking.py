@@ -1,187 +1,175 @@
-"""The tables of a board: schemes by rank, what each attack leaves, what a mark and its verification cost, detectors."""
+"""The tables of a board: what may be concluded, margins after each attack, what a mark costs, innocents, detectors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import product
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from harness.ranking.columns import (
-    ATTACKS,
-    COSTS,
-    DETECTIONS,
-    SCHEMES,
-    VERIFYING,
-    Columns,
-    Table,
-    View,
-    board_terms,
-)
-from harness.ranking.glossary import NO_NULLS, SHARES
-from harness.ranking.leaderboard import Attacked, Board, Ranked, ranked_schemes
-from harness.report.page import PLOTS, ROWS, Grid, Map, Row, Section, Tags, shortened, together
+from harness.ranking import views
+from harness.ranking.columns import Column, Columns
+from harness.ranking.glossary import MARGINS
+from harness.ranking.overview import is_control, overview
+from harness.ranking.values import decimal, percent
+from harness.ranking.views import View, terms
+from harness.report.drawing import Axis, Bar, bars
+from harness.report.page import PLOTS, ROWS, Grid, Map, Ranking, Row, Section, Tags, shortened, together
+from harness.verdicts.board import Attacked, Board, Scheme, Setting, Threat
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from markupsafe import Markup
 
-    from harness.report.sources import Known, Results
+    from harness.report.sources import Known
 
 HEAT = 60
 """Schemes or attacks in a map."""
-EXACT = 50
-"""Schemes up to which the leaderboard is made again for every choice of access and family."""
+DRAWN = 24
+"""Schemes in a picture of worst cases."""
+SIGNS = {"survived": "✓", "removed": "✗", "undecided": "?"}
+"""Signs of the verdicts in a map."""
 
 
-def _grids(
-    view: View[Any], board: Board, columns: Columns[Any], rows: Iterable[Row], *, exact: bool = False
-) -> list[Grid]:
-    """A table a dataset, which is each row's first tag."""
-    parts: dict[str, list[Row]] = {}
-    for each in rows:
-        parts.setdefault(each.tags[0][1], []).append(each)
-    headers, title = tuple(column.header for column in columns), view.title_by(board.rules)
-    return [
-        Grid(f"{dataset}: {title}", headers, part, exact=exact, tags=(("dataset", dataset),))
-        for dataset, part in parts.items()
-    ]
-
-
-def row(columns: Columns[Any], record: Any, tags: Tags, hidden: bool = False) -> Row:
+def row(columns: Columns[Any], record: Any, tags: Tags) -> Row:
     """Cells of a record."""
-    return Row([column.show(record) for column in columns], tags, hidden)
+    return Row([column.show(record) for column in columns], tags)
 
 
-def _columns(view: View[Any], board: Board) -> Columns[Any]:
+def shown_columns(view: View[Any], board: Board) -> Columns[Any]:
     """Columns of a view but for the sketches: the page has pictures of its own."""
     return tuple(column for column in view.shown(board.rules) if not column.sketch)
 
 
-def _terms(view: View[Any], columns: Columns[Any], board: Board) -> list[tuple[str, str]]:
-    """Meanings of the words of one view."""
-    return board_terms(board, [Table("", columns, (), view.term)])
+def headers(columns: Iterable[Column[Any]]) -> dict[str, Any]:
+    """Headers of a grid, and which of them are above words."""
+    columns = list(columns)
+    named = tuple(column.header for column in columns)
+    return {"columns": named, "words": frozenset(column.header for column in columns if column.words)}
+
+
+def _grid(view: View[Any], board: Board, dataset: str, known: Known) -> Grid | None:
+    """A view's table of one data set; none where it would be empty."""
+    table = view.table(board, dataset)
+    if not table.records:
+        return None
+    columns = shown_columns(view, board)
+    rows = [row(columns, record, _tags(record, known)) for record in table.records[:ROWS]]
+    note = shortened(len(table.records), ROWS, "rows")
+    return Grid(table.title, rows=rows, note=note, tags=known.tags(dataset), **headers(columns))
+
+
+def _tags(record: Any, known: Known) -> Tags:
+    attack = getattr(record, "attack", None)
+    return known.tags(record.dataset, attack if attack in known.of else None)
+
+
+def _section(
+    name: str, title: str, told: str, own: tuple[View[Any], ...], board: Board, known: Known, **more: Any
+) -> Section | None:
+    """A section of views; none where all of their tables would be empty."""
+    grids = [grid for dataset in known.datasets for view in own if (grid := _grid(view, board, dataset, known))]
+    if not grids:
+        return None
+    made = [table for table in views.tables(board, own) if table.records]
+    return Section(name, title, told, grids=grids, terms=terms(made, board.rules), **more)
 
 
 # --- schemes ----------------------------------------------------------------------------------------------------------
 
 
-def leaderboard(results: Results, scored: pd.DataFrame, board: Board, known: Known) -> Section:
-    """The ranking of each dataset; of few schemes, that by each family of attacks and access too."""
-    columns = scheme_columns(board)
-    exact = len(board.schemes) <= EXACT
-    if exact:
-        rows = [row(columns, s, _choice("", "", s)) for s in board.schemes]
-        rows += _choices(results, scored, known, columns)
-        filtered = "A choice of access or family ranks by those attacks alone."
-    else:
-        rows = _rows(columns, board.schemes, known)
-        filtered = "Filters of access and family leave it as it is: there are too many schemes to rank for each."
-    return Section(
-        "leaderboard",
-        "Leaderboard",
-        together(SHARES, filtered, _without_nulls(board)),
-        grids=_grids(SCHEMES, board, columns, rows, exact=exact),
-        terms=_terms(SCHEMES, columns, board),
-        left_out=shortened(len(board.schemes), ROWS, "schemes"),
-    )
+def leaderboard(board: Board, known: Known) -> Section:
+    """Conclusion on each data set, its schemes' worst cases as a picture, and the overview."""
+    rankings = [_ranking(board, setting, known) for setting in board.settings]
+    made = [overview(board, setting) for setting in board.settings]
+    return Section("leaderboard", "Leaderboard", rankings=rankings, terms=terms(made, board.rules))
 
 
-def scheme_columns(board: Board) -> Columns[Ranked]:
-    """Columns of a ranking: that of evasions only where there are some."""
-    has_evasion = any(scheme.evasion for scheme in board.schemes)
-    return tuple(each for each in _columns(SCHEMES, board) if has_evasion or each.name != "evasion")
+def _ranking(board: Board, setting: Setting, known: Known) -> Ranking:
+    table = overview(board, setting)
+    tags = known.tags(setting.dataset)
+    rows, foot = ([row(table.columns, each, tags) for each in part[:ROWS]] for part in (table.records, table.foot))
+    grid = Grid(setting.dataset, rows=rows, foot=foot, lines=table.lines[:ROWS], tags=tags, **headers(table.columns))
+    notes = [*table.notes, shortened(len(table.records), ROWS, "schemes")]
+    return Ranking(table.lead, _picture(board, setting), grid, [note for note in notes if note], tags)
 
 
-def _choices(results: Results, scored: pd.DataFrame, known: Known, columns: Columns[Ranked]) -> Iterator[Row]:
-    """The rankings by a part of the attacks: hidden until a filter asks for them."""
-    _, (_, _, accesses), (_, _, families) = known.filters()
-
-    @cache  # many choices are of the same attacks
-    def ranked(attacks: frozenset[str]) -> list[Ranked]:
-        part = scored[scored["attack"].isin(attacks)]
-        return ranked_schemes(part, results.stages, results.rules) if len(part) else []
-
-    for access, family in product(("", *accesses), ("", *families)):
-        chosen = {attack for attack, own in known.of.items() if access in ("", own[0]) and family in ("", own[1])}
-        if access or family:
-            schemes = ranked(frozenset(chosen))
-            yield from (row(columns, s, _choice(access, family, s), hidden=True) for s in schemes)
-
-
-def _choice(access: str, family: str, scheme: Ranked) -> Tags:
-    """Tags of the choice that a row of the leaderboard stands for; empty is all."""
-    return (("dataset", scheme.dataset), ("access", access), ("family", family))
-
-
-def _without_nulls(board: Board) -> str:
-    if board.rules.fpr is not None or all(scheme.false_rate or not scheme.margin for scheme in board.schemes):
-        return ""
-    return NO_NULLS
+def _picture(board: Board, setting: Setting) -> Markup | None:
+    """Worst cases of the schemes in each threat model that was tried, with their intervals."""
+    here = [each for each in board.schemes if each.dataset == setting.dataset]
+    here = sorted(here, key=is_control)[:DRAWN]
+    series: list[Threat] = [
+        threat
+        for threat in ("black box", "white box")
+        if any(standing.worst for each in here if (standing := each.standings.get(threat)))
+    ]
+    rows = [(_label(each), _bars(each, series)) for each in here]
+    rows = [(label, own) for label, own in rows if own]
+    if not rows:
+        return None
+    least = min(min(bar.value, bar.value if math.isnan(bar.low) else bar.low) for _, own in rows for bar in own)
+    low = 25.0 * min(0, math.floor(least / 25))
+    axis = Axis("margin: part of the mark that the worst attack leaves (%)", low, 100.0, steps=round((100 - low) / 25))
+    heard = "; ".join(f"{label}: {', '.join(bar.told for bar in own)}" for label, own in rows)
+    return bars(rows, series, axis, f"Worst-case margins on {setting.dataset}. {heard}.")
 
 
-def price(board: Board, known: Known) -> Section:
+def _label(scheme: Scheme) -> str:
+    has_rank = any(each.rank for each in scheme.standings.values())
+    if is_control(scheme):
+        return f"{scheme.defense} (control)"
+    return f"{scheme.defense} (no rank)" if scheme.no_rank and not has_rank else scheme.defense
+
+
+def _bars(scheme: Scheme, series: list[Threat]) -> list[Bar]:
+    made = []
+    for place, threat in enumerate(series):
+        standing = scheme.standings.get(threat)
+        worst = standing.worst if standing else None
+        if worst is None or not math.isfinite(worst.mean):
+            continue
+        ends = "" if math.isnan(worst.low) else f", {percent(worst.low)} to {percent(worst.high)}"
+        told = f"{threat} {percent(worst.mean)}{ends}"
+        made.append(Bar(place, 100 * worst.mean, 100 * worst.low, 100 * worst.high, told))
+    return made
+
+
+def standings(board: Board, known: Known) -> Section | None:
+    """Worst case of every scheme in each threat model."""
+    return _section("threats", "Worst case in each threat model", MARGINS, (views.STANDINGS,), board, known)
+
+
+def price(board: Board, known: Known) -> Section | None:
     """Cost of a mark to its owner."""
-    columns = _columns(COSTS, board)
-    return Section(
-        "price",
-        "Cost of the mark",
-        SHARES,
-        grids=_grids(COSTS, board, columns, _rows(columns, board.schemes, known)),
-        terms=_terms(COSTS, columns, board),
-        left_out=shortened(len(board.schemes), ROWS, "schemes"),
+    return _section("price", "Cost of the mark", MARGINS, (views.COSTS,), board, known)
+
+
+def innocents(board: Board, known: Known) -> Section | None:
+    """Models without an owner's mark that the owner's keys call marked."""
+    told = (
+        "Models without this owner's mark, asked all keys. Only fresh models must stay at the level of the test; the "
+        "others are findings."
     )
-
-
-def verifying(board: Board, known: Known) -> list[Grid]:
-    """Tables of the queries that accuse a scheme's attacked models."""
-    columns = _columns(VERIFYING, board)
-    tested = [scheme for scheme in board.schemes if not math.isnan(scheme.queries)]
-    return _grids(VERIFYING, board, columns, _rows(columns, tested, known))
-
-
-def verifying_terms(board: Board) -> list[tuple[str, str]]:
-    """Meanings of the words of these tables."""
-    return _terms(VERIFYING, _columns(VERIFYING, board), board)
-
-
-def _rows(columns: Columns[Ranked], schemes: list[Ranked], known: Known) -> list[Row]:
-    return [row(columns, s, known.tags(s.dataset)) for s in schemes[:ROWS]]
+    return _section("innocents", "Innocents", told, (views.INNOCENT,), board, known)
 
 
 # --- attacks ----------------------------------------------------------------------------------------------------------
 
 
 def left(board: Board, known: Known) -> Section | None:
-    """Success that each attack leaves: a map a dataset, and the table."""
-    if not board.attacks:
-        return None
-    parts = {name: [a for a in board.attacks if a.dataset == name] for name in known.datasets[:PLOTS]}
+    """Margin that each attack leaves, with the verdict: a map a data set, and the tables."""
+    counting = [each for each in board.attacks if not each.no_attack]
+    parts = {name: [a for a in counting if a.dataset == name] for name in known.datasets[:PLOTS]}
     maps = [_map(name, attacked, known) for name, attacked in parts.items() if attacked]
-    order = {attack: place for place, attack in enumerate(known.of)}
-    attacks = sorted(board.attacks, key=lambda a: order[a.attack])
-    columns = attack_columns(board)
-    rows = [row(columns, a, known.tags(a.dataset, a.attack)) for a in attacks[:ROWS]]
-    most = max(len({a.defense for a in board.attacks}), len({a.attack for a in board.attacks}))
-    return Section(
-        "left",
-        "Success after each attack",
-        "Mean share of trigger queries that the attacked model answers as the key says, in %: high is a mark that "
-        "survives. Dark blue is 0, yellow is 100. Void: no seed kept its accuracy.",
-        maps,
-        _grids(ATTACKS, board, columns, rows),
-        terms=_terms(ATTACKS, columns, board),
-        left_out=together(
-            shortened(len(known.datasets), PLOTS, "datasets of the maps"),
-            shortened(most, HEAT, "schemes or attacks of the maps"),
-            shortened(len(board.attacks), ROWS, "rows"),
-        ),
+    most = max(len({a.defense for a in counting}), len({a.attack for a in counting}))
+    told = (
+        "Mean margin after each attack, in %: 100 is a whole mark, 0 is chance. ✓: with 95% confidence more than half "
+        "of the models are marked, ✗: less than half, ?: undecided. Dark blue is 0, yellow is 100."
     )
-
-
-def attack_columns(board: Board) -> Columns[Attacked]:
-    """Columns on an attack on a scheme."""
-    return _columns(ATTACKS, board)
+    left_out = together(
+        shortened(len(known.datasets), PLOTS, "data sets of the maps"),
+        shortened(most, HEAT, "schemes or attacks of the maps"),
+    )
+    own = (views.ATTACKS, views.NO_ATTACKS)
+    return _section("left", "Margin after each attack", told, own, board, known, maps=maps, left_out=left_out)
 
 
 def _map(dataset: str, attacked: list[Attacked], known: Known) -> Map:
@@ -189,7 +177,7 @@ def _map(dataset: str, attacked: list[Attacked], known: Known) -> Map:
     schemes, attacks = (list(dict.fromkeys(key[i] for key in found))[:HEAT] for i in (0, 1))
     tags = {attack: known.tags(None, attack) for attack in attacks}
     rows = [(s, [(*_heat(found.get((s, attack))), tags[attack]) for attack in attacks]) for s in schemes]
-    title = f"Success on {dataset} (%)"
+    title = f"Margin on {dataset} (%)"
     return Map(title, [(attack, tags[attack]) for attack in attacks], rows, known.tags(dataset))
 
 
@@ -197,22 +185,23 @@ def _heat(attacked: Attacked | None) -> tuple[str, str]:
     """Text of a cell of the map, and its colour's class."""
     if attacked is None:
         return "-", "none"
-    if attacked.success is None:
-        return next((name for name in ("void", "failed", "skipped") if getattr(attacked, name)), "-"), "none"
-    return f"{100 * attacked.success.mean:.0f}", f"h{min(9, int(10 * attacked.success.mean))}"
+    if attacked.margin is None or not math.isfinite(attacked.margin.mean):
+        return next((name for name in ("failed", "skipped") if getattr(attacked, name)), "-"), "none"
+    sign = SIGNS.get(attacked.survival, "")
+    level = min(9, max(0, int(10 * attacked.margin.mean)))
+    return f"{decimal(100 * attacked.margin.mean, 0)[0]} {sign}".rstrip(), f"h{level}"
+
+
+def queries(board: Board, known: Known) -> list[Grid]:
+    """Tables of the queries that a verification takes."""
+    return [grid for dataset in known.datasets if (grid := _grid(views.VERIFYING, board, dataset, known))]
+
+
+def hidden(board: Board, known: Known) -> Section | None:
+    """Filters before a stolen model, which hide the mark and leave it."""
+    return _section("evasions", "Filters before a stolen model", MARGINS, (views.EVASIONS,), board, known)
 
 
 def detections(board: Board, known: Known) -> Section | None:
-    """Scores of detectors for marked models, beside those for null models."""
-    if not board.detections:
-        return None
-    columns = _columns(DETECTIONS, board)
-    rows = [row(columns, d, known.tags(d.dataset, d.attack)) for d in board.detections[:ROWS]]
-    return Section(
-        "detections",
-        "Detections",
-        SHARES,
-        grids=_grids(DETECTIONS, board, columns, rows),
-        terms=_terms(DETECTIONS, columns, board),
-        left_out=shortened(len(board.detections), ROWS, "rows"),
-    )
+    """Scores of detectors for marked models, beside those for unmarked ones."""
+    return _section("detections", "Detections", MARGINS, (views.DETECTIONS,), board, known)

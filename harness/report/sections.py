@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from harness.errors import UsageError
-from harness.ranking.leaderboard import board_of
-from harness.ranking.scoring import score
 from harness.report import background, plots, plugins, ranking
 from harness.report.page import ROWS, Page
 from harness.report.sources import About, Known, Results
 from harness.text import printable
+from harness.verdicts.boards import make_board
+from harness.verdicts.scoring import score
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry
+    from harness.verdicts.board import Board
 
 
 def make_sections(results: Results, about: About, registry: Registry) -> Page:
@@ -26,17 +27,26 @@ def make_sections(results: Results, about: About, registry: Registry) -> Page:
     cells, rules = _named(results.cells), results.rules
     results = replace(results, cells=cells, detections=_named(results.detections))
     # Of thousands of attacks the intervals take longer than all else.
-    scored, few = score(cells, rules), len(cells) <= 5 * ROWS
-    board = board_of(scored, results.detections, results.stages, rules, intervals=few)
-    known = Known(cells, registry)
+    few = len(cells) <= 5 * ROWS
+    tables = (results.evidence, results.detections, results.stages)
+    board, scored = make_board(cells, *tables, rules, intervals=few), score(cells, results.evidence, rules)
+    return page_of(board, scored, results, about, registry)
+
+
+def page_of(board: Board, scored: pd.DataFrame, results: Results, about: About, registry: Registry) -> Page:
+    """The page's contents from a board, and from what :func:`harness.verdicts.scoring.score` makes of its cells."""
+    cells, known = results.cells, Known(results.cells, registry)
     made = [
-        ranking.leaderboard(results, scored, board, known),
+        ranking.leaderboard(board, known),
         ranking.left(board, known),
+        ranking.standings(board, known),
         ranking.price(board, known),
+        ranking.innocents(board, known),
         plots.distributions(scored, known),
         plots.sweeps(scored, known),
         plots.budgets(scored, board, known),
         plots.frontiers(scored, board, known),
+        ranking.hidden(board, known),
         ranking.detections(board, known),
         plugins.schemes(board, known),
         plugins.attacks(board, known),

@@ -9,13 +9,15 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.planning.matrix import Entry, parse_chain
-from harness.ranking.scoring import Rules
 from harness.report.page import Tags
 from harness.storage.options import RecordedOptions
 from harness.text import printable
+from harness.verdicts.reading import read_evidence
+from harness.verdicts.rules import Rules
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry
+    from harness.storage.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,16 @@ class Results:
     """The tables that the page is made from, and by which rules."""
 
     cells: pd.DataFrame
+    evidence: pd.DataFrame
     detections: pd.DataFrame
     stages: pd.DataFrame
     rules: Rules
+
+    @classmethod
+    def of(cls, tables: Tables, rules: Rules) -> Results:
+        """The tables of a results folder, by these rules."""
+        cells, detections, stages = map(tables.read, ("cells", "detections", "stages"))
+        return cls(cells, read_evidence(tables), detections, stages, rules)
 
 
 @dataclass(frozen=True)

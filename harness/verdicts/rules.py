@@ -30,7 +30,7 @@ class Rules:
     max_cost: float = 0.02
     """A scheme whose victims lose more accuracy than this has no rank."""
     gamma: float = 0.01
-    """The chance, beyond the rank test's, that a sequential verification accuses an unmarked model."""
+    """Chance, beyond the rank test's, that a sequential verification accuses an unmarked model."""
     fpr: float | None = None
     """The false rate that margins and pooled tests assume of unmarked models, instead of their own."""
     budget: int | None = None

@@ -65,7 +65,7 @@ def _of_ranks(ranked: list[Scheme], threat: Threat, words: str) -> str:
     rest = len(ranked) - len(first)
     kept = [worst.mean for each in first if (worst := each.standings[threat].worst)]
     if len(ranked) > 1 and not rest:
-        return f"{words}, no scheme is told apart from another; the best margin is {max(kept):.2f}."
+        return f"{words}, no scheme is told apart from another; the best margin is {_percent(max(kept))}."
     amount = _amount(float(np.mean(kept)), "its mark" if len(first) == 1 else "their marks")
     said = f"{words}, {listed(each.defense for each in first)} {'keeps' if len(first) == 1 else 'keep'} {amount}"
     if not rest:
@@ -75,7 +75,12 @@ def _of_ranks(ranked: list[Scheme], threat: Threat, words: str) -> str:
 
 def _amount(margin: float, mark: str) -> str:
     amount = "most" if margin >= MOST else "little" if margin <= LITTLE else "some"
-    return f"{amount} of {mark} (margin {margin:.2f})"
+    return f"{amount} of {mark} (margin {_percent(margin)})"
+
+
+def _percent(margin: float) -> str:
+    """A margin as displays show it, in %."""
+    return f"{100 * margin + 0.0:.0f}%"
 
 
 def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> str:

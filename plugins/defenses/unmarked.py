@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from harness import Context, Defense, Key, Loss, Marked, Split, Task, nets, option
 
@@ -60,8 +59,8 @@ def _adversarial(span: tuple[float, float]) -> Loss:
 
     def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         clean = nets.as_float(x).detach().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(F.cross_entropy(net(clean), y), clean)
+        (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(net(clean), y), clean)
         moved = (clean.detach() + 0.1 * (high - low) * gradient.sign()).clamp(low, high)
-        return F.cross_entropy(net(moved), y)
+        return torch.nn.functional.cross_entropy(net(moved), y)
 
     return loss
