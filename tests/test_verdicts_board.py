@@ -613,3 +613,23 @@ def test_tables_of_an_older_version_give_margins_and_a_note_on_what_to_run() -> 
     assert found.margin is not None and found.margin.mean == pytest.approx(margin(80)) and found.marked is None
     assert found.no_attack == "no unmarked model went through it" and both(made).rank is None
     assert "Run the matrix again" in made.notes[0] and scheme(made).victims.count == 6
+
+
+@pytest.mark.parametrize("moved", [0.1, -0.1])
+def test_attack_moves_everybody_and_few_fresh_models_are_accused(moved: float) -> None:
+    """Many draws of models and a key: rates of models differ, and the attack moves them all. The control is p_0."""
+    dice, shares, alone = np.random.default_rng(3), [], []
+    for _ in range(25):
+        world = World()
+        rates = dice.beta(4, 36, 19 + 20 + 19 + 20)
+        after = np.clip(rates[39:] + moved, 0, 1)
+        nulls, attacked = (dice.binomial(100, each).tolist() for each in (rates[:19], after[:19]))
+        world.cell(nulls=nulls, attacked=attacked)
+        for index, matches in enumerate(dice.binomial(100, after[19:]).tolist()):
+            world.suspect("a retraining 0", "fresh", index, matches, arm="unmarked")
+            alone.append(max(nulls) < matches)
+        found = innocent(world.board(), "fresh").accused
+        assert found is not None and found.of == 20
+        shares.append(found.count / found.of)
+    assert np.mean(shares) <= 0.053 + 3 * np.std(shares) / math.sqrt(len(shares))
+    assert moved < 0 or np.mean(alone) > 0.2
