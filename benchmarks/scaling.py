@@ -169,7 +169,7 @@ NULLS, FRESH = 19, 10
 SUSPECTS = np.repeat(["victim", "surrogate", "null", "attacked", "fresh"], [1, 1, NULLS, NULLS, FRESH])
 """Suspects of a cell, a row of evidence each."""
 STATUSES = ("ok", "failed", "skipped")
-MILLION, TEN_MILLION = Shape(10), Shape(100)
+MILLION, TEN_MILLION = Shape(10), Shape(50, schemes=20)
 """Sizes by their rows of evidence."""
 
 

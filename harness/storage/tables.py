@@ -163,7 +163,7 @@ def _is_older(frame: pd.DataFrame, key: list[str]) -> Any:
     import numpy as np
     import pandas as pd
 
-    codes = np.zeros(len(frame), dtype=np.int64)
+    rows, codes, room = np.arange(len(frame)), np.zeros(len(frame), dtype=np.int64), 1
     for name in key:
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -171,10 +171,15 @@ def _is_older(frame: pd.DataFrame, key: list[str]) -> Any:
         else:
             own, known = pd.factorize(column)
             size = len(known)
-        if size > 1 and codes.max(initial=0) >= 2**62 // size:
-            codes = pd.factorize(codes)[0]
-        codes = codes * max(size, 1) + own
-    return pd.Series(codes).duplicated(keep="last").to_numpy()
+        if room * size >= 2**62:
+            codes, known = pd.factorize(codes)
+            room = len(known)
+        codes, room = codes * size + own, room * max(size, 1)
+    if room > 16 * len(frame):
+        return pd.Series(codes).duplicated(keep="last").to_numpy()
+    last = np.empty(room, dtype=np.int64)
+    last[codes] = rows  # of rows with one code the last stays
+    return last[codes] != rows
 
 
 def _among(values: pd.Series[str], known: pd.Series[str]) -> Any:

@@ -34,7 +34,8 @@ PROBE = "trigger"
 INNOCENT = ("fresh", "other-recipe", "same-data", "other-owner")
 SUSPECTS = ("null", "attacked", *INNOCENT)
 """Suspects whose answers are read here; those of victims and surrogates are in the table ``cells``."""
-WANTED = ("place", "arm", "index", "matches", "trials", "useful")
+COUNTED = ("index", "matches", "trials")
+ACCURACIES = ("accuracy", "pool_accuracy", "base_accuracy")
 _SLACK = 1e-9
 """Accuracy: 0.95 - 0.05 is a hair below 0.9 in floating point."""
 
@@ -99,40 +100,33 @@ def references_of(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> 
     Raises :class:`ResultsError` for more unmarked models than a matrix may have.
     """
     evidence = evidence.reindex(columns=list(EVIDENCE_COLUMNS))
-    rows = _asked(cells, evidence)
-    null_accuracy = cells["null_accuracy"].to_numpy(dtype=float)[rows["place"]]
-    own, pool, base = (rows[name].astype(float) for name in ("accuracy", "pool_accuracy", "base_accuracy"))
-    rows["useful"] = useful(own, pool, base, null_accuracy, rules.max_drop)
-    null, attacked, *innocent = (_of(rows, number) for number in range(len(SUSPECTS)))
+    places, suspects = _places(cells["cell"], evidence["cell"]), _numbers(evidence["suspect"], SUSPECTS)
+    asked = (places >= 0) & (_numbers(evidence["probe"], (PROBE,)) == 0)
+    for name in COUNTED:
+        asked &= evidence[name].notna().to_numpy()
+    suspects[~asked] = -1
+    columns = {name: evidence[name].to_numpy() for name in (*COUNTED, *ACCURACIES)}
+    columns |= {"place": places, "arm": _coded(evidence["arm"])[0]}
+    null_accuracy = cells["null_accuracy"].to_numpy(dtype=float)
+    null, attacked, *innocent = (
+        _rows(columns, np.flatnonzero(suspects == number), null_accuracy, rules) for number in range(len(SUSPECTS))
+    )
     numbers = np.unique(np.concatenate([null["index"], attacked["index"]]))
     if len(numbers) > MAX_NULLS:
         raise ResultsError(f"the table evidence has {len(numbers):,} unmarked models, and {MAX_NULLS} is the most")
     unattacked = _models(null, numbers, len(cells))
-    innocents = pd.DataFrame({name: np.concatenate([each[name] for each in innocent]) for name in WANTED})
+    innocents = pd.DataFrame({name: np.concatenate([each[name] for each in innocent]) for name in innocent[0]})
     innocents["suspect"] = np.repeat(np.array(INNOCENT, dtype=object), [len(each["place"]) for each in innocent])
     innocents["arm"] = _texts(evidence["arm"], innocents["arm"].to_numpy())
     return References(replace(unattacked, counted=unattacked.known), _models(attacked, numbers, len(cells)), innocents)
 
 
-def _asked(cells: pd.DataFrame, evidence: pd.DataFrame) -> Columns:
-    """The columns of the evidence about :data:`PROBE` and these cells: ``place`` is that of the cell, and at least one
-    trial is told. Suspects are numbers of :data:`SUSPECTS`, arms codes of their column."""
-    places, suspects = _places(cells["cell"], evidence["cell"]), _numbers(evidence["suspect"], SUSPECTS)
-    keep = (places >= 0) & (suspects >= 0) & (_numbers(evidence["probe"], (PROBE,)) == 0)
-    for name in ("index", "matches", "trials"):
-        keep &= evidence[name].notna().to_numpy()
-    kept = np.flatnonzero(keep)
-    rows: Columns = {name: evidence[name].to_numpy()[kept] for name in ("accuracy", "pool_accuracy", "base_accuracy")}
-    rows |= {name: evidence[name].to_numpy()[kept].astype(np.int64) for name in ("index", "matches", "trials")}
-    arms = _coded(evidence["arm"])[0][kept]
-    trials = np.maximum(rows["trials"], 1)
-    return {**rows, "place": places[kept], "suspect": suspects[kept], "arm": arms, "trials": trials}
-
-
-def _of(rows: Columns, suspect: int) -> Columns:
-    """The rows of the suspects of one of :data:`SUSPECTS`, by its number."""
-    mine = np.flatnonzero(rows["suspect"] == suspect)
-    return {name: rows[name][mine] for name in WANTED}
+def _rows(columns: Columns, some: Places, null_accuracy: FloatArray, rules: Rules) -> Columns:
+    """Some of the rows: their place, arm and counts, with one trial at least, and whether the model is useful."""
+    own, pool, base = (columns[name][some].astype(float, copy=False) for name in ACCURACIES)
+    rows = {name: columns[name][some].astype(np.int64, copy=False) for name in ("place", "arm", *COUNTED)}
+    kept = useful(own, pool, base, null_accuracy[rows["place"]], rules.max_drop)
+    return {**rows, "trials": np.maximum(rows["trials"], 1), "useful": kept}
 
 
 def _models(rows: Columns, numbers: Counts, count: int) -> Models:
