@@ -274,8 +274,9 @@ def test_long_names_fold_where_an_option_begins_and_none_is_lost() -> None:
 
 
 def test_docstrings_run_on_keep_their_lists_and_show_code() -> None:
-    cells, others = frame(CELLS, [{"run": "r", **cell("ewe")}]), (EVIDENCE, DETECTIONS, STAGES)
-    results = Results(cells, *(frame(table, []) for table in others), Rules())
+    rows = [{"run": "r", **cell("ewe")}]
+    tables = frame(CELLS, rows), frame(EVIDENCE, list(asked(rows))), frame(DETECTIONS, []), frame(STAGES, [])
+    results = Results(*tables, Rules())
     text = render(results, About("r", "harness report", "now", "0"), load_registry())
     said = text.partition("in the leaderboard</span>")[0].rpartition('<p class="doc">')[2]
     assert "\n- <code>paper</code>: Algorithm 1" in said and not re.search(r"\w,?\n\s*\w", said)

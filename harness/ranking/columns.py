@@ -93,7 +93,7 @@ class Table:
         rows = [*self.rows(), *map(self.row, self.foot)]
         silent = [all(cell == UNKNOWN[0] for cell in cells) for cells in zip(*rows, strict=True)]
         kept = [column for column, is_silent in zip(self.columns, silent, strict=False) if not is_silent]
-        return replace(self, columns=tuple(kept)) if self.records else self
+        return replace(self, columns=tuple(kept)) if rows else self
 
 
 @dataclass(frozen=True)

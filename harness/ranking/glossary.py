@@ -105,6 +105,8 @@ BOARD = {
     "models.",
     "victims marked": 'Untouched victims that are called marked (p <= {fraction}), of all seeds. "Not by whom": other '
     "owners' models are called marked as often.",
+    "remark": "Marked, but not by whom: other owners' models are called marked as often. The key proves nothing: "
+    "unmarked models answer it above 75 on average.",
     # --- attacks
     "useful": "Number of seeds on which the attack left a useful model: its served accuracy is at most {max_drop} "
     "points below that of its victim and of unmarked models, the lower.",

@@ -63,7 +63,8 @@ class _Part:
         ]
         yield from chain.from_iterable(lines[: len(table.records)])
         if table.lines and is_last:
-            yield rule, None
+            if table.records:
+                yield rule, None
             yield from _without(table, widths[0] + 2, width)
         if table.foot:
             yield rule, None

@@ -13,7 +13,7 @@ from harness.ranking import values
 from harness.ranking.columns import Column, Sheet, Table
 from harness.ranking.glossary import TEST_NAMES, fraction
 from harness.ranking.values import Value
-from harness.ranking.views import costs, survived, terms
+from harness.ranking.views import costs, remarks, survived, terms
 from harness.text import printable
 from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
 from harness.verdicts.rules import POOLED, Rules
@@ -77,7 +77,11 @@ class _Here:
     def lines(self) -> list[tuple[str, str]]:
         """Schemes under the line, with the reason."""
         under = [(each, self._reason(each)) for each in self.schemes if not is_control(each)]
-        return [(printable(each.defense), printable(f"no rank: {reason}")) for each, reason in under if reason]
+        return [
+            (printable(each.defense), printable("; ".join([f"no rank: {reason}", *remarks(each)])))
+            for each, reason in under
+            if reason
+        ]
 
     def _reason(self, scheme: Scheme) -> str:
         """Reason to stand under the line; empty for a scheme with a row of numbers."""
@@ -139,9 +143,8 @@ def _named(scheme: Scheme) -> Value:
 
 def _victims(scheme: Scheme) -> Value:
     shown, _ = values.proportion(scheme.victims)
-    remarks = ["but not by whom"] if scheme.anonymous else []
-    remarks += ["key proves nothing"] if scheme.useless_key else []
-    return ", ".join([shown, *remarks]), ""
+    short = [each.removeprefix("marked, ").removeprefix("the ") for each in remarks(scheme)]
+    return ", ".join([shown, *short]), ""
 
 
 # --- sentences above it -----------------------------------------------------------------------------------------------

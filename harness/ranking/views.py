@@ -106,11 +106,13 @@ class InThreat:
 
 
 def _standings(board: Board) -> list[InThreat]:
+    """Standings in the threat models that were tried on some scheme of the data set."""
+    tried = {(s.dataset, standing.threat) for s in board.schemes for standing in s.standings.values() if standing.worst}
     return [
         InThreat(each.dataset, each.defense, standing, "" if standing.rank else standing.incomplete or each.no_rank)
         for threat in THREATS
         for each in board.schemes
-        if (standing := each.standings.get(threat))
+        if (standing := each.standings.get(threat)) and (each.dataset, threat) in tried
     ]
 
 
@@ -155,6 +157,12 @@ def costs(scheme: Scheme) -> Value:
     return f"{shown} ?" if scheme.gate == "unsure" else shown, key
 
 
+def remarks(scheme: Scheme) -> list[str]:
+    """Remarks on what a scheme's key proves."""
+    told = ["marked, but not by whom"] if scheme.anonymous else []
+    return [*told, "the key proves nothing"] if scheme.useless_key else told
+
+
 COSTS = View(
     "costs",
     "cost of the mark",
@@ -163,6 +171,7 @@ COSTS = View(
         SCHEME,
         Column("n", lambda scheme: values.count(scheme.seeds), unit=""),
         _number("victims marked", "victims", values.proportion, ""),
+        Column("remark", lambda scheme: values.text("; ".join(remarks(scheme)) or UNKNOWN[0]), unit="", words=True),
         _number("victim margin", "victim_margin", values.spread),
         _number("false rate", "false_rate", values.spread),
         Column("cost", costs),
@@ -206,7 +215,7 @@ ATTACKS = View(
         *MARKED,
         Column("most", lambda a: values.count(a.most) if a.marked else UNKNOWN, unit=""),
         _number("by chance", "by_chance", values.probability, ""),
-        Column("verdict", _verdict, unit="", words=True, rigid=True),
+        Column("verdict", _verdict, unit="", words=True),
         _number("accuracy", "accuracy", values.spread),
         _number("held out", "held_out", values.spread),
         NOT_COUNTED,

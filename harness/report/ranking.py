@@ -79,12 +79,12 @@ def _section(
 def leaderboard(board: Board, known: Known) -> Section:
     """Conclusion on each data set, its schemes' worst cases as a picture, and the overview."""
     rankings = [_ranking(board, setting, known) for setting in board.settings]
-    made = [overview(board, setting) for setting in board.settings]
+    made = [overview(board, setting).told() for setting in board.settings]
     return Section("leaderboard", "Leaderboard", rankings=rankings, terms=terms(made, board.rules))
 
 
 def _ranking(board: Board, setting: Setting, known: Known) -> Ranking:
-    table = overview(board, setting)
+    table = overview(board, setting).told()
     tags = known.tags(setting.dataset)
     rows, foot = ([row(table.columns, each, tags) for each in part[:ROWS]] for part in (table.records, table.foot))
     grid = Grid(setting.dataset, rows=rows, foot=foot, lines=table.lines[:ROWS], tags=tags, **headers(table.columns))
@@ -162,7 +162,7 @@ def left(board: Board, known: Known) -> Section | None:
     most = max(len({a.defense for a in counting}), len({a.attack for a in counting}))
     told = (
         "Mean margin after each attack, in %: 100 is a whole mark, 0 is chance. ✓: with 95% confidence more than half "
-        "of the models are marked, ✗: less than half, ?: undecided. Dark blue is 0, yellow is 100."
+        "of the models are marked, ✗: less than half, ?: undecided, no sign: no verdict. Dark blue is 0, yellow is 100."
     )
     left_out = together(
         shortened(len(known.datasets), PLOTS, "data sets of the maps"),
