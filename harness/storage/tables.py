@@ -163,7 +163,7 @@ def _is_older(frame: pd.DataFrame, key: list[str]) -> Any:
     import numpy as np
     import pandas as pd
 
-    rows, codes, room = np.arange(len(frame)), np.zeros(len(frame), dtype=np.int64), 1
+    codes, room = np.zeros(len(frame), dtype=np.int64), 1
     for name in key:
         column = frame[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -174,10 +174,13 @@ def _is_older(frame: pd.DataFrame, key: list[str]) -> Any:
         if room * size >= 2**62:
             codes, known = pd.factorize(codes)
             room = len(known)
-        codes, room = codes * size + own, room * max(size, 1)
+        codes *= size  # in place: a new array of so many numbers takes longer than the sums
+        codes += own
+        room *= max(size, 1)
     if room > 16 * len(frame):
         return pd.Series(codes).duplicated(keep="last").to_numpy()
-    last = np.empty(room, dtype=np.int64)
+    rows = np.arange(len(frame), dtype=np.int32)  # there are MAX_ROWS at most
+    last = np.empty(room, dtype=np.int32)
     last[codes] = rows  # of rows with one code the last stays
     return last[codes] != rows
 
