@@ -239,8 +239,8 @@ def _telling(name: str, names: Sequence[str]) -> str:
     """The name with the options by which it differs from others of the same plugin."""
     plugin, options = _options(name)
     others = [set(also) for head, also in map(_options, set(names) - {name}) if head == plugin]
-    kept = [option for option in options if not all(option in also for also in others)]
-    return name if not options or len(kept) == len(options) else f"{plugin}[{','.join([*kept, '…'])}]"
+    kept = [option for option in options if not others or not all(option in also for also in others)]
+    return name if len(kept) == len(options) else f"{plugin}[{','.join([*kept, '…'])}]"
 
 
 def _options(name: str) -> tuple[str, list[str]]:
