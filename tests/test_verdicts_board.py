@@ -327,6 +327,11 @@ def test_no_cells_is_one_line_that_says_what_to_type() -> None:
         World().board()
 
 
+def test_the_arm_unmarked_alone_is_no_comparison() -> None:
+    made = World().cell("unmarked", "none", 0, None, nulls=(), attacked=None).board()
+    assert made.schemes == [] and "only the arm unmarked" in made.notes[0]
+
+
 def test_data_sets_are_compared_each_on_its_own() -> None:
     world = World().seeds(SIX, "a").seeds(SIX, "b", matches=20)
     for row in list(world.cells):
