@@ -67,7 +67,7 @@ def make_plan(
         for seed in seeds
         for defense in defenses
         for chain in chains
-        if defense.plugin.innocent != "other-recipe" or not _attacks(chain)
+        if defense.plugin.innocent != "other-recipe" or _threat(chain) == "none"
     ]
     # First what the cells are about, then the models to compare with: a broken plugin is found at once.
     for each in asked:
@@ -126,9 +126,9 @@ class _Builder:
 
     def _compared(self, dataset: Component, defense: Component, chain: _Chain, seed: int) -> _Stages:
         """The models that are compared with a cell's: null models, attacked ones, and innocents."""
-        roles = list(self._null_detections(dataset, defense, chain, seed))
         if defense.plugin.innocent:
-            return roles
+            return []
+        roles = list(self._null_detections(dataset, defense, chain, seed))
         embed = _stage_of(EMBED, self.own_stages(dataset, defense, chain, seed))
         groups = {"null": self._nulls_after((), dataset, defense, embed)}
         if not isinstance(chain[-1].plugin, Detector):  # its cell has the model of the chain without it
@@ -310,7 +310,7 @@ class _Builder:
         for arm in self.defenses:
             if arm.plugin.innocent == "fresh":
                 groups.append(("fresh", arm, others))
-            if arm.plugin.innocent and not _attacks(chain):
+            if arm.plugin.innocent and _threat(chain) == "none":
                 fresh = arm.plugin.innocent == "fresh"
                 groups.append(("same-data", arm, (seed,)) if fresh else ("other-recipe", arm, others or (seed,)))
         groups.append(("other-owner", defense, others))
