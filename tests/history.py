@@ -18,7 +18,13 @@ from harness.storage.tables import Tables
 
 MADE: dict[str, dict[str, Any]] = {
     **{action: {"model": {"architecture": "cnn"}} for action in ("train", "embed", "attack")},
-    **{"triggers": {}, "verify": {"evidence": {}}, "analyse": {"measures": []}, "judge": {"judgement": {}}},
+    **{
+        "triggers": {},
+        "verify": {"evidence": {}},
+        "ask": {"asked": []},
+        "analyse": {"measures": []},
+        "judge": {"judgement": {}},
+    },
     "detect": {"detection": {}, "measures": []},
 }
 

@@ -213,16 +213,17 @@ def test_the_command_tells_then_deletes_and_the_run_misses_nothing(cli: Cli, tmp
     args = [*arguments(results, "none", "noise", "noise | pruning"), "--plugins", plugins]
     cli("run", *args, code=0)
     edit(plugins / "noise.py", "self.strength *", "2 * self.strength *")
-    assert ran(cli("run", *args, code=0).out) == 4
+    assert ran(cli("run", *args, code=0).out) == 8
     stored = Store(results).ids()
     told = cli("gc", "--results", results, code=0).out
-    assert "attack          2  " in told and "verify          2  " in told and "all             4  " in told
+    assert "attack          4  " in told and "verify          2  " in told and "all             8  " in told
+    assert "ask             2  " in told
     assert told.endswith("nothing was deleted: --delete does\n") and Store(results).ids() == stored
-    assert "deleted 4, 0." in cli("gc", "--results", results, "--delete", code=0).out
-    assert len(Store(results).ids()) == len(stored) - 4
+    assert "deleted 8, 0." in cli("gc", "--results", results, "--delete", code=0).out
+    assert len(Store(results).ids()) == len(stored) - 8
     assert cli("gc", "--results", results, "--delete", code=0).out == "nothing to delete\n"
     assert cli("run", *args, code=0).out.startswith("nothing to do")
-    assert ran(cli("run", *args, "--attack", "noise | fine-tuning", code=0).out) == 2  # its victim is there
+    assert ran(cli("run", *args, "--attack", "noise | fine-tuning", code=0).out) == 4  # its victims are there
 
 
 def test_a_run_of_another_matrix_is_not_swept_away(cli: Cli, registry: Registry, tmp_path: Path) -> None:

@@ -348,7 +348,9 @@ def test_the_full_matrix_is_every_plugin_in_all_its_arms(builtin: Registry) -> N
     datasets, defenses, chains = axes.datasets, axes.defenses, axes.chains
     tasks = [name for name in builtin.names("dataset") if builtin.found["dataset", name].cls.arms]
     assert texts(datasets) == tasks and "digits" in tasks
-    assert texts(defenses) == ["adi", "baseline", "baseline[placement=gradient]", "ewe"]
+    options = ("", "[architecture=mlp]", "[optimizer=sgd]", "[augment=shift]", "[adversarial=true]")
+    unmarked = [f"unmarked{option}" for option in options]
+    assert texts(defenses) == ["adi", "baseline", "baseline[placement=gradient]", "ewe", *unmarked]
     modes = [f"fine-tuning[mode={mode}]" for mode in ("ftll", "rtll", "rtal")]
     assert [text for text in texts(chains) if text.startswith("fine-tuning")] == ["fine-tuning", *modes]
     assert {text.partition("[")[0] for text in texts(chains)} == set(builtin.names("attack"))

@@ -142,9 +142,9 @@ def test_how_an_option_is_written_does_not_matter(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("attack", "edited", "expected"),
     [
-        ("retraining", "retraining[epochs=3]", {"attack": 1, "verify": 1}),
-        ("retraining | pruning", "retraining | pruning[fraction=0.5]", {"attack": 1, "verify": 1}),
-        ("retraining | pruning", "retraining[labels=soft] | pruning", {"attack": 2, "verify": 1}),
+        ("retraining", "retraining[epochs=3]", {"attack": 3, "verify": 2, "ask": 2}),
+        ("retraining | pruning", "retraining | pruning[fraction=0.5]", {"attack": 3, "verify": 2, "ask": 2}),
+        ("retraining | pruning", "retraining[labels=soft] | pruning", {"attack": 6, "verify": 2, "ask": 2}),
     ],
 )
 def test_an_option_of_an_attack_changes_its_stages_and_what_follows(
@@ -153,13 +153,13 @@ def test_an_option_of_an_attack_changes_its_stages_and_what_follows(
     others = ["none", "pruning", "fine-tuning"]
     before = planned(registry, ["digits"], ["ewe", "adi"], [*others, attack])
     after = planned(registry, ["digits"], ["ewe", "adi"], [*others, edited])
-    assert changed(before, after) == {action: 2 * count for action, count in expected.items()}
+    assert changed(before, after) == expected  # of two schemes, and of the null model that both share
 
 
 def test_an_option_of_a_defense_changes_its_victim_and_what_follows(registry: Registry) -> None:
     before = planned(registry, ["digits"], ["baseline", "ewe"], ["retraining"], nulls=2)
     after = planned(registry, ["digits"], ["baseline", "ewe[ratio=2]"], ["retraining"], nulls=2)
-    assert changed(before, after) == {"embed": 1, "attack": 1, "verify": 4}
+    assert changed(before, after) == {"embed": 1, "attack": 1, "verify": 2, "ask": 2}
     assert all("baseline" not in new.label for _, new in changes(before, after))
 
 
@@ -201,9 +201,9 @@ def test_an_edited_architecture_changes_the_stages_that_build_it(registry: Regis
         )
 
     after = make_plan(*axes, (0,), 1, lookup)
-    own = {stage.id for stage in of(before, "attack") if stage.architecture and stage.architecture.text == "mlp"}
-    assert len(own) == 1
-    check_only_followers_changed(before, after, own)
+    built = [stage for stage in of(before, "attack") if stage.architecture and stage.architecture.text == "mlp"]
+    assert [stage.role for stage in built] == ["surrogate", "attacked"]
+    check_only_followers_changed(before, after, {stage.id for stage in built})
 
 
 def test_an_edited_recipe_changes_the_triggers_and_what_follows(
@@ -222,7 +222,9 @@ def test_the_victim_is_shared_by_all_attacks(registry: Registry) -> None:
     plan = planned(registry, ["digits"], ["ewe"], ATTACKS)
     (embed,) = of(plan, "embed")
     assert {roles(cell)["embed"] for cell in plan.cells} == {embed.id}
-    assert {dict(stage.parents)["embed"] for stage in of(plan, "attack")} == {embed.id}
+    (null,) = of(plan, "train", "null")
+    victims = {(stage.role, dict(stage.parents)["embed"]) for stage in of(plan, "attack")}
+    assert victims == {("surrogate", embed.id), ("attacked", null.id)}
 
 
 def test_the_prefix_of_a_chain_is_shared(registry: Registry) -> None:
@@ -231,7 +233,7 @@ def test_the_prefix_of_a_chain_is_shared(registry: Registry) -> None:
     first = [roles(cell)["attack:0"] for cell in plan.cells]
     assert first[0] == first[1] == first[2] != first[3]
     assert roles(plan.cells[1])["attack:1"] == roles(plan.cells[2])["attack:1"]
-    assert len(of(plan, "attack")) == 4
+    assert Counter(stage.role for stage in of(plan, "attack")) == {"surrogate": 4, "attacked": 4}
 
 
 def test_each_link_of_a_chain_starts_from_the_one_before(registry: Registry) -> None:
@@ -250,7 +252,8 @@ def test_without_an_attack_the_victim_itself_is_the_suspect(registry: Registry) 
 
 def test_null_models_are_shared_by_all_defenses_and_seeds(registry: Registry) -> None:
     plan = planned(registry, ["digits"], DEFENSES, ATTACKS, seeds=(0, 1, 2), nulls=2)
-    nulls = {id for cell in plan.cells for role, id in cell.stages if role.what == "null"}
+    asked = [plan.stages[roles(cell)["ask:null"]] for cell in plan.cells]
+    nulls = {suspect.model for stage in asked for suspect in stage.suspects}
     assert nulls == {stage.id for stage in of(plan, "train", "null")} and len(nulls) == 2
     assert all(plan.stages[id].epochs == plan.stages[id].dataset.plugin.epochs for id in nulls)
 
@@ -285,7 +288,10 @@ def test_a_plan_is_every_cell_and_its_stages_once_parents_first(
     place = {id: i for i, id in enumerate(plan.stages)}
     assert all(place[parent] < place[id] for id, stage in plan.stages.items() for _, parent in stage.parents)
     assert all(id == stage.id for id, stage in plan.stages.items())
-    assert {id for cell in plan.cells for _, id in cell.stages} == set(plan.stages)
+    needed = {id for cell in plan.cells for _, id in cell.stages}
+    for stage in reversed(plan.stages.values()):
+        needed |= {id for _, id in stage.parents} if stage.id in needed else set()
+    assert needed == set(plan.stages)
     axes = (datasets, defenses, attacks, seeds)
     assert len({cell.id for cell in plan.cells}) == len(plan.cells) == prod(map(len, axes))
     assert not any(cell.skip for cell in plan.cells)
@@ -323,20 +329,24 @@ def test_seeds_stay_what_they_were() -> None:
 def test_a_seed_does_not_depend_on_options(registry: Registry) -> None:
     plan = planned(registry, ["digits"], ["ewe", "ewe[weight=64]", "adi"], ["pruning", "pruning[fraction=0.5]"])
     assert len({stage.seed for stage in of(plan, "embed")}) == 1
-    assert len({stage.seed for stage in of(plan, "attack")}) == 1
+    attacks = {(stage.role, stage.seed) for stage in of(plan, "attack")}
+    assert {role for role, _ in attacks} == {"surrogate", "attacked"} and len(attacks) == 2
 
 
 def test_what_is_drawn_apart_has_seeds_of_its_own(registry: Registry) -> None:
     plan = planned(registry, ["digits"], ["ewe"], ["retraining | pruning"], seeds=(0, 1), nulls=2)
-    drawn = [stage.seed for stage in plan.stages.values() if stage.action != "verify"]
-    assert len(drawn) == len(set(drawn)) == 12
+    drawn = [stage.seed for stage in plan.stages.values() if stage.action not in ("verify", "ask")]
+    assert len(drawn) == len(set(drawn)) == 16
 
 
 def test_all_stages_of_a_seed_split_the_data_alike_and_null_models_otherwise(registry: Registry) -> None:
     plan = planned(registry, ["digits"], DEFENSES, ["retraining"], seeds=(0, 1), nulls=2)
-    owners = {stage.split_seed for action in ("embed", "attack", "triggers") for stage in of(plan, action)}
+    attacked = [stage for stage in of(plan, "attack") if stage.role == "attacked"]
+    of_victims = [stage for stage in of(plan, "attack") if stage.role == "surrogate"]
+    owners = {stage.split_seed for stage in (*of(plan, "embed"), *of(plan, "triggers"), *of_victims)}
     clean = {stage.split_seed for stage in of(plan, "train", "clean")}
     nulls = {stage.split_seed for stage in of(plan, "train", "null")}
+    assert nulls == {stage.split_seed for stage in attacked}
     assert owners == clean and len(owners) == len(nulls) == 2 and not owners & nulls
 
 
@@ -477,22 +487,21 @@ def test_inputs_of_another_kind_cannot_stand_for_the_tasks_own(registry: Registr
 
 
 def test_the_ids_of_quick_are_those_of_version_0_1(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moving code moves no id: with files for sources and 0.1's versions of actions, `quick` has its old ids."""
+    """Moving code moves no id: with files for sources and 0.1's versions of actions, `quick` has its old ids.
+
+    Without what 0.1 had not, attacked null models and what all null models are asked together; and without what it had
+    in their place, a verification of each.
+    """
     for action in ("embed", "attack"):  # 0.2 computes more in them
         monkeypatch.setitem(VERSIONS, action, 3)
     monkeypatch.setattr(sources_module, "source_digest", lambda path: Path(path).name)
     monkeypatch.delenv("HARNESS_PLUGINS", raising=False)
     own, matrix = load_registry(), load_matrix("quick")
     axes = resolve(own, matrix)
-    plan = make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, matrix.nulls, own.component)
-    assert (len(plan.stages), _digest(plan.stages)) == (
-        255,
-        "25b4dfd5db087ada9c7f3cf1c950cd10c2f91c84c93467e14b0b8137f15305be",
-    )
-    assert (len(plan.cells), _digest(cell.id for cell in plan.cells)) == (
-        84,
-        "b92f33cd5c591caf8c8f727037b39651df55991f3af6d664a725a154998cb16b",
-    )
+    plan = make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, 3, own.component)
+    old = sorted(id for id, stage in plan.stages.items() if stage.action != "ask" and stage.role != "attacked")
+    assert (len(old), _digest(old)) == (219, "c2f4af380b06be450c288e0e7aadc9660256bbff6ff3db0df57cba315e0e7fc6")
+    assert (len(plan.cells), len(plan.stages)) == (84, 378)
 
 
 def _digest(ids: Iterable[str]) -> str:

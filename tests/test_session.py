@@ -124,13 +124,13 @@ def test_a_dry_run_writes_nothing(cli: Cli, tmp_path: Path) -> None:
 def test_a_new_attack_runs_only_itself(cli: Cli, tmp_path: Path) -> None:
     cli("run", *arguments(tmp_path, "none"), code=0)
     more = cli("run", *arguments(tmp_path, "none", "pruning"), code=0)
-    assert ran(more.out) == 2  # the attack, and its verification
+    assert ran(more.out) == 4  # the attack and its verification, the null model's and its asking
 
 
 def test_editing_a_plugin_reruns_its_stages_and_what_follows_alone(cli: Cli, tmp_path: Path, plugins: Path) -> None:
     args = [*arguments(tmp_path, "none", "noise", "noise | pruning", "pruning"), "--plugins", plugins]
     first = cli("run", *args, code=0)
-    assert ran(first.out) == 6 + 2 + 2 + 2
+    assert ran(first.out) == 6 + 4 + 4 + 4
     source = plugins / "noise.py"
     source.write_text(source.read_text().replace("self.strength *", "2 * self.strength *"))
     # A process reads a plugin's source once.
@@ -138,7 +138,7 @@ def test_editing_a_plugin_reruns_its_stages_and_what_follows_alone(cli: Cli, tmp
 
     source_digest.cache_clear()
     second = cli("run", *args, code=0)
-    assert ran(second.out) == 2 + 2  # noise and the pruning after it, each with its verification
+    assert ran(second.out) == 4 + 4  # noise and the pruning after it, on victim and null model, and what is asked
     cells = harness.read_table(tmp_path, "cells")
     assert len(cells) == 4, "the rows of the former source are superseded, not shown beside the new ones"
 
@@ -153,13 +153,14 @@ def test_rows_that_a_killed_run_did_not_write_are_written_by_the_next(cli: Cli, 
         pd.testing.assert_frame_equal(measured(tmp_path / "a", table), measured(tmp_path / "b", table))
 
 
-@pytest.mark.parametrize(("rerun", "count"), [("never", 0), ("failed", 2), ("all", 8)])
+@pytest.mark.parametrize(("rerun", "count"), [("never", 0), ("failed", 4), ("all", 10)])
 def test_rerun_says_which_finished_stages_run_again(
     cli: Cli, tmp_path: Path, plugins: Path, rerun: str, count: int
 ) -> None:
     args = [*arguments(tmp_path, "none", "noise[fault=raises]"), "--plugins", plugins]
     cli("run", *args, code=1)
-    # What is blocked by a failure counts as run: the failed stage and the verification that it blocks.
+    # What is blocked by a failure counts as run: the failed stage and the verification that it blocks; the same
+    # attack on the null model, and the asking that lacks it.
     assert ran(cli("run", *args, "--rerun", rerun, code=1).out) == count
 
 
@@ -218,10 +219,11 @@ def test_a_stage_that_fails_is_a_row_and_the_others_go_on(
     assert cells["status"].to_dict() == {attack: "failed", f"{attack} | pruning": "failed", "none": "ok"}
     assert reason in cells.loc[attack, "reason"]
     stages = harness.read_table(tmp_path, "stages")
-    failed = stages[stages["status"] == "failed"]
-    assert len(failed) == 1 and "Traceback" in failed["traceback"].iloc[0]
+    failed = stages[stages["status"] == "failed"].set_index("role")
+    assert list(failed.index) == ["surrogate", "attacked"] and failed["traceback"].str.contains("Traceback").all()
     blocked = stages[(stages["status"] == "skipped")]
-    assert len(blocked) == 3 and blocked["reason"].str.contains(reason, regex=False).all()
+    assert sorted(blocked["role"]) == ["attacked", "surrogate", "surrogate", "surrogate"]
+    assert blocked["reason"].str.contains(reason, regex=False).all()
 
 
 def test_a_stage_that_skips_is_a_row_with_its_reason(cli: Cli, tmp_path: Path, plugins: Path) -> None:

@@ -104,6 +104,9 @@ def test_a_failure_takes_along_what_follows_and_nothing_else(registry: Registry,
         "digits ewe retraining #0": "failed",
         "digits ewe retraining | pruning #0": "skipped",
         "digits ewe pruning #0": "waiting",
+        "digits retraining null #0": "waiting",
+        "digits retraining | pruning null #0": "waiting",
+        "digits pruning null #0": "waiting",
     }
     assert found.count_cells() == {"done": 1, "failed": 2, "waiting": 1}
     assert list(found.failures()) == [("attack: digits ewe retraining #0", "retraining: ValueError: no\nmore")]
@@ -185,14 +188,15 @@ def test_the_command_counts_what_ran_and_names_what_failed(cli: Cli, tmp_path: P
     kept = files(results)
     said = cli("status", *args, code=0).out
     assert "3 cells: 2 done, 1 failed\n" in said and "nothing else is left to do" in said
+    broke = "    noise[fault=raises]: RuntimeError: the attack broke\n"
     assert said.endswith(
-        f"failed:\n  attack: {TINY} baseline noise[fault=raises] #0\n"
-        "    noise[fault=raises]: RuntimeError: the attack broke\n"
+        f"failed:\n  attack: {TINY} baseline noise[fault=raises] #0\n{broke}"
+        f"  attack: {TINY} noise[fault=raises] null #0\n{broke}"
     )
     told = json.loads(cli("status", *args, "--format", "json", code=0).out)
     assert told["cells"] == {"total": 3, "done": 2, "running": 0, "failed": 1, "skipped": 0, "waiting": 0}
-    assert told["actions"]["attack"]["failed"] == 1 and told["stages"]["total"] == 10
-    assert told["seconds_left"] == 0 and told["running"] == [] and len(told["failures"]) == 1
+    assert told["actions"]["attack"]["failed"] == 2 and told["stages"]["total"] == 14
+    assert told["seconds_left"] == 0 and told["running"] == [] and len(told["failures"]) == 2
     assert files(results) == kept
 
 

@@ -28,7 +28,9 @@ from harness.storage.locks import Claims
 from harness.storage.store import Store
 from harness.storage.tables import Tables
 
-_ABOUT_A_MODEL = ("verify", "detect", "judge", "analyse")
+_ABOUT_MODELS = ("verify", "ask", "detect", "judge", "analyse")
+_MADE_BY = ("version", "dataset", "plugin", "architecture", "data")
+"""The inputs of an attack but for its seeds and models: those that attacks on a victim and on a null model share."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class _Known:
     label: str
     started: str
     parents: tuple[tuple[str, str], ...]
+    made_by: tuple[str, ...]
+    """Its inputs in the order of :data:`_MADE_BY`."""
 
 
 class GarbageCollector:
@@ -75,7 +79,9 @@ class GarbageCollector:
         inputs = inputs_in(id, record) if record else None
         if record is None or inputs is None:
             return None
-        return _Known(str(inputs["action"]), str(record.get("label")), str(record.get("started")), inputs["parents"])
+        made_by = tuple(str(inputs[name]) for name in _MADE_BY)
+        told = (str(inputs["action"]), str(record.get("label")), str(record.get("started")))
+        return _Known(*told, inputs["parents"], made_by)
 
     @property
     def unplanned(self) -> list[Mapping[str, Any]]:
@@ -95,10 +101,16 @@ class GarbageCollector:
         for plan in self.plans:
             needed |= plan.stages.keys()
         self._add_ancestors(needed)
-        while more := {id for id in self.known if id not in needed and self._is_about(id, needed)}:
+        while more := self._about(needed):
             needed |= more
             self._add_ancestors(needed)  # the null models that a victim was compared with
         return needed
+
+    def _about(self, needed: set[str]) -> set[str]:
+        """The further artifacts that say something of those that stay."""
+        chains = {self._chain(id) for id in needed if self._attacked_by(id) == "embed"}
+        others = [id for id in self.known if id not in needed]
+        return {id for id in others if self._is_about(id, needed) or self._is_compared(id, needed, chains)}
 
     def _add_ancestors(self, needed: set[str]) -> None:
         ids = [id for id in needed if id in self.known]
@@ -108,15 +120,36 @@ class GarbageCollector:
             ids += [id for id in new if id in self.known]
 
     def _is_about(self, id: str, needed: set[str]) -> bool:
-        """True if an artifact says something of models that stay: of a null model, where the victim stays."""
+        """True if an artifact says something of models that stay: of null models, where the victim stays."""
         artifact = self.known[id]
-        if artifact.action not in _ABOUT_A_MODEL:
+        if artifact.action not in _ABOUT_MODELS:
             return False
-        parents = dict(artifact.parents)
-        model = self.known.get(parents.get("model", ""))
-        if artifact.action == "verify" and model and model.action == "train":
-            return parents.get("embed") in needed
-        return all(parent in needed for parent in parents.values())
+        asked = {parent for role, parent in artifact.parents if role != "embed"}
+        if artifact.action in ("verify", "ask") and all(self._action(parent) == "train" for parent in asked):
+            return dict(artifact.parents).get("embed") in needed
+        return all(parent in needed for _, parent in artifact.parents)
+
+    def _action(self, id: str) -> str:
+        return self.known[id].action if id in self.known else ""
+
+    def _is_compared(self, id: str, needed: set[str], chains: set[tuple[Any, ...]]) -> bool:
+        """True for an attacked null model, where what the same attacks made of a victim stays."""
+        if self._attacked_by(id) != "train" or self._chain(id) not in chains:
+            return False
+        return all(parent in needed for role, parent in self.known[id].parents if role != "model")
+
+    def _attacked_by(self, id: str) -> str:
+        """The action that made the model which an attack began with, ``train`` for a null model; empty for others."""
+        attacked = dict(self.known[id].parents) if self._action(id) == "attack" else {}
+        return self._action(attacked.get("embed", ""))
+
+    def _chain(self, id: str) -> tuple[Any, ...]:
+        """The attacks that made a model, without seeds."""
+        links: list[tuple[str, ...]] = []
+        while (artifact := self.known.get(id)) and artifact.action == "attack":
+            links.append(artifact.made_by)
+            id = dict(artifact.parents)["model"]
+        return tuple(links)
 
     def _unneeded(self) -> list[str]:
         """The ids that go."""

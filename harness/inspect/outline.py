@@ -28,5 +28,7 @@ def outline(matrix: Matrix, plan: Plan, stored: Collection[str], *, stages: bool
     yield f"{len(plan.cells)} cells, {len(plan.stages)} stages, {done.total()} stored:"
     for action, count in total.items():
         yield f"  {action:9} {count:6}  ({done[action]} stored)"
+    if plan.asked:
+        yield f"asks {plan.asked:,} pairs of a key and a model"
     for reason, count in Counter(cell.skip for cell in plan.cells if cell.skip).items():
         yield f"skipped: {count} cells: {printable(reason)}"

@@ -34,7 +34,8 @@ class Status:
 
     state: State
     reason: str = ""
-    """The reason for a failure or a skip; for one that waits although it was done, why it runs again."""
+    """The reason for a failure or a skip; for one that waits although it was done, why it runs again; for one that is
+    done, the models to compare with that it lacks."""
 
 
 class Survey:
@@ -47,7 +48,9 @@ class Survey:
         self.stored = store.ids()
         self.rows = _outcomes(tables, "cells", "cell")
         """Status and reason of the cells that have a row, by id."""
-        self._settled = {id for id, (status, _) in self.rows.items() if status != "failed"}
+        self._settled = {
+            id for id, (status, reason) in self.rows.items() if status == "skipped" or (status == "ok" and not reason)
+        }
         self._written = _outcomes(tables, "stages", "stage")
         self._running = {note["stage"] for note in self.notes}
         self._needed = self._needed_stages()
@@ -74,8 +77,11 @@ class Survey:
             return _status(*(written or ("ok", "")))
         if written and written[0] == "failed":  # a worker process died in it: there is no artifact
             return Status("failed", written[1])
-        blocked = [found for _, id in stage.parents if (found := self.stages[id]).state in ("failed", "skipped")]
-        return Status("skipped", blocked[0].reason) if blocked else Status("waiting")
+        blocked = [found for _, id in stage.required if (found := self.stages[id]).state in ("failed", "skipped")]
+        if blocked:
+            return Status("skipped", blocked[0].reason)
+        lacks = written is not None and written[0] == "ok" and written[1]
+        return Status("done", lacks) if lacks else Status("waiting")
 
     def _recorded(self, stage: Stage) -> Status:
         """The state that a record gives a stage which the tables do not know yet: they lag behind."""

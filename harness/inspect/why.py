@@ -75,6 +75,8 @@ class Asked:
         if status.state == "running":
             note = next(note for note in self.survey.notes if note["stage"] == stage.id)
             return f"runs now, in process {note.get('pid')} on {note.get('host')}"
+        if status.state == "done" and status.reason:
+            return _incomplete(status)
         if status.state == "done":
             return f"done, {self._made(stage.id)}"
         if status.state == "failed":
@@ -83,8 +85,11 @@ class Asked:
             return f"skipped: {status.reason}"
         if status.reason:
             return f"waits for a run: {status.reason}"
-        missing = dict.fromkeys(role for role, id in stage.parents if self.survey.stages[id].state != "done")
-        return f"waits for {' and '.join(missing)}" if missing else "waits for a run"
+        missing = [role for role, id in stage.required if self.survey.stages[id].state != "done"]
+        models = sum(self.survey.stages[suspect.model].state != "done" for suspect in stage.suspects)
+        if models:
+            missing.append(f"{models} of the {len(stage.suspects)} models that it asks")
+        return f"waits for {' and '.join(dict.fromkeys(missing))}" if missing else "waits for a run"
 
     def _made(self, id: str) -> str:
         """The time when an artifact was made, and how long that took."""
@@ -119,6 +124,8 @@ class Asked:
             return f"failed, and a run tries it again: {status.reason}"
         if status.state == "skipped":
             return f"skipped: {status.reason}"
+        if status.state == "done" and status.reason:
+            return _incomplete(status)
         if status.state == "done":
             return "done" if cell.id in self.survey.rows else "done; its row in the table cells is still to be written"
         counts = Counter(self.survey.stages[id].state for id in ids)
@@ -182,6 +189,10 @@ def _title(stage: Stage) -> str:
 
 def _words(cell: Cell) -> str:
     return words(cell.dataset, cell.defense, cell.attack, cell.seed)
+
+
+def _incomplete(status: Status) -> str:
+    return f"done as far as it can be, and a run tries it again: {status.reason}"
 
 
 def _because(causes: dict[str, Cause], title: str = "") -> list[tuple[str, str]]:

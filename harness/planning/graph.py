@@ -54,6 +54,9 @@ class Component:
     digest: str
     plugin: Any = field(compare=False)
 
+    def __hash__(self) -> int:
+        return hash(self.text)  # strings keep their hash: a plan looks components up millions of times
+
     def __str__(self) -> str:
         return self.text
 

@@ -1,0 +1,194 @@
+"""The stages of a plan one at a time: what each is called, seeded with and made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from harness.contracts import Attack, Defense, PoolAttack, TriggerRecipe
+from harness.planning.graph import (
+    Action,
+    Component,
+    Lookup,
+    ModelRole,
+    Stage,
+    Suspect,
+    derive_seed,
+    describe,
+    make_id,
+)
+from harness.planning.inputs import inputs_of
+
+
+@dataclass
+class StageMaker:
+    """Makes each stage once, and gives its id."""
+
+    lookup: Lookup
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def analyse(
+        self, dataset: Component, defense: Component, analysis: Component, seed: int, embed: str, model: str, label: str
+    ) -> str:
+        """An analysis of a victim, or of what attacks made of it."""
+        return self.add(
+            "analyse",
+            f"{dataset} {defense} {label} #{seed}: {analysis}",
+            dataset,
+            seed=derive_seed("seed", seed, "analyse"),
+            split_seed=derive_seed("seed", seed, "split"),
+            plugin=analysis,
+            parents=(("embed", embed), ("model", model)),
+            role=role_of(model, embed),
+            cell_seed=seed,
+        )
+
+    def null(self, dataset: Component, defense: Component, number: int) -> str:
+        """An unmarked model to compare with, of the architecture that the scheme builds."""
+        return self.add(
+            "train",
+            f"{dataset} null #{number}",
+            dataset,
+            seed=derive_seed("null", number, "train"),
+            split_seed=derive_seed("null", number, "split"),
+            epochs=dataset.plugin.epochs,
+            architecture=self.architecture(dataset, defense.plugin),
+            role="null",
+            index=number,
+        )
+
+    def clean(self, dataset: Component, defense: Component, seed: int) -> str:
+        """The model that the victims of a seed start from."""
+        return self.add(
+            "train",
+            f"{dataset} clean #{seed}",
+            dataset,
+            seed=derive_seed("seed", seed, "train"),
+            split_seed=derive_seed("seed", seed, "split"),
+            epochs=dataset.plugin.pretrain,
+            architecture=self.architecture(dataset, defense.plugin),
+            role="clean",
+            cell_seed=seed,
+        )
+
+    def embed(self, dataset: Component, defense: Component, seed: int) -> str:
+        """The victim, after its triggers and the clean model that it starts from."""
+        scheme: Defense = defense.plugin
+        split = derive_seed("seed", seed, "split")
+        recipe = scheme.triggers(dataset.plugin)
+        parents: list[tuple[str, str]] = []
+        if scheme.from_clean or (recipe and recipe.from_clean):
+            parents.append(("clean", self.clean(dataset, defense, seed)))
+        if recipe is not None:
+            triggers = self.add(
+                "triggers",
+                f"{dataset} {type(recipe).__name__}({describe(recipe)}) #{seed}",
+                dataset,
+                seed=derive_seed("seed", seed, "triggers"),
+                split_seed=split,
+                recipe=recipe,
+                architecture=self.architecture(dataset, scheme),
+                data=self.data(dataset, recipe.data),
+                parents=tuple(parents) if recipe.from_clean else (),
+                cell_seed=seed,
+            )
+            parents.append(("triggers", triggers))
+        kept = tuple(p for p in parents if p[0] != "clean" or scheme.from_clean)
+        return self.add(
+            "embed",
+            f"{dataset} {defense} #{seed}",
+            dataset,
+            seed=derive_seed("seed", seed, "embed"),
+            split_seed=split,
+            plugin=defense,
+            architecture=self.architecture(dataset, scheme),
+            parents=kept,
+            role="victim",
+            cell_seed=seed,
+        )
+
+    def attack(
+        self,
+        dataset: Component,
+        text: str,
+        link: Component,
+        root: Literal["seed", "null"],
+        number: int,
+        depth: int,
+        embed: str,
+        model: str,
+        given: tuple[tuple[str, str], ...] = (),
+    ) -> str:
+        """One attack on the victim that ``embed`` made, or on a null model that plays it, as left by those before."""
+        return self.add(
+            "attack",
+            f"{dataset} {text}",
+            dataset,
+            seed=derive_seed(root, number, "attack", depth),
+            split_seed=derive_seed(root, number, "split"),
+            plugin=link,
+            architecture=self.architecture(dataset, link.plugin),
+            data=self.data(dataset, link.plugin.pool),
+            parents=(("embed", embed), ("model", model), *given),
+            role="surrogate" if root == "seed" else "attacked",
+            cell_seed=number if root == "seed" else None,
+            index=number if root == "null" else None,
+        )
+
+    def verify(self, dataset: Component, defense: Component, seed: int, embed: str, suspect: str, model: str) -> str:
+        """The questions of a key to its own victim, or to what attacks made of it."""
+        # The label names the victim through its id: many seeds and options share the text of a defense.
+        return self.add(
+            "verify",
+            f"{dataset} {defense} verify {suspect} ({embed[:6]})",
+            dataset,
+            seed=0,
+            split_seed=0,
+            plugin=defense,
+            parents=(("embed", embed), ("model", model)),
+            role=role_of(model, embed),
+            cell_seed=seed,
+        )
+
+    def architecture(self, dataset: Component, plugin: Defense | Attack | None = None) -> Component:
+        """The architecture that a stage of the plugin builds: its own, or the dataset's."""
+        own = plugin.architecture_built if isinstance(plugin, PoolAttack | Defense) else ""
+        return self.lookup("architecture", own or dataset.plugin.architecture)
+
+    def data(self, dataset: Component, name: str) -> Component | None:
+        """The other dataset that ``name`` stands for, with the recipe's own text; ``None`` for the task's own data."""
+        if name in ("", "same", "disjoint"):
+            return None
+        return self.lookup("dataset", dataset.plugin.ood if name == "ood" else name)
+
+    def add(
+        self,
+        action: Action,
+        label: str,
+        dataset: Component,
+        *,
+        seed: int,
+        split_seed: int,
+        plugin: Component | None = None,
+        architecture: Component | None = None,
+        data: Component | None = None,
+        recipe: TriggerRecipe | None = None,
+        epochs: int = 0,
+        parents: tuple[tuple[str, str], ...] = (),
+        role: ModelRole | None = None,
+        cell_seed: int | None = None,
+        index: int | None = None,
+        suspects: tuple[Suspect, ...] = (),
+    ) -> str:
+        """Add the stage where it is new. The role, the cell's seed, the index and the suspects enter no id."""
+        rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
+        tags = (role, cell_seed, index, suspects)
+        id = make_id(*inputs_of(Stage("", action, *rest)).values())
+        if id not in self.stages:
+            self.stages[id] = Stage(id, action, *rest, *tags)
+        return id
+
+
+def role_of(model: str, embed: str) -> ModelRole:
+    """The role of a suspect that is no null model."""
+    return "victim" if model == embed else "surrogate"
