@@ -55,6 +55,7 @@ def run(
     analyses: Analyses = (),
     seeds: Seeds | None = None,
     nulls: int | None = None,
+    innocents: bool = True,
     scale: str = "full",
     results: str | Path = "results",
     data: str | Path | None = None,
@@ -92,7 +93,7 @@ def run(
     where |= {"deterministic": deterministic, "profile": profile, "executor": executor, "address": address}
     folder = None if data is None else Path(data).expanduser()
     machine = Machine(data=folder, jobs=parse_jobs(jobs), plugins=_folders(plugins), **where)
-    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, scale, plugins)
+    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
     return _run(asked, results, machine, rerun, fail_fast, progress)
 
 
@@ -131,12 +132,13 @@ def plan(
     analyses: Analyses = (),
     seeds: Seeds | None = None,
     nulls: int | None = None,
+    innocents: bool = True,
     scale: str = "full",
     results: str | Path = "results",
     plugins: Plugins = (),
 ) -> Planned:
     """Plan a matrix without running it, as ``harness plan`` does. Arguments are those of :func:`run`."""
-    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, scale, plugins)
+    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
     store, _ = _open(results)
     return Planned(asked.matrix, asked.plan, frozenset(store.ids()))
 
@@ -374,6 +376,7 @@ def _asked(
     analyses: Analyses,
     seeds: Seeds | None,
     nulls: int | None,
+    innocents: bool,
     scale: str,
     plugins: Plugins,
 ) -> _Asked:
@@ -393,7 +396,7 @@ def _asked(
     for problem in registry.problems:
         _warn(f"plugin not loaded: {problem}")
     register(registry, classes)
-    narrowing = Narrowing(scale=scale, **axes, seeds=_seeds(seeds), nulls=_nulls(nulls))
+    narrowing = Narrowing(scale=scale, **axes, seeds=_seeds(seeds), nulls=_nulls(nulls), innocents=innocents)
     made = narrowing.of(None if matrix is None else str(matrix))
     return _Asked(registry, made, planned(registry, made))
 

@@ -178,11 +178,11 @@ def _twice(plan: Plan, registry: Registry, use: Component) -> Iterator[str]:
         elif record.get("tensors_sha256") != again.get("tensors_sha256"):
             yield f"{stage.action}: the same seed gives other tensors"
         else:
-            for part in ("evidence", "detection", "measures"):
+            for part in ("evidence", "asked", "detection", "measures"):
                 if plain(record.get(part)) != plain(again.get(part)):
                     yield f"{stage.action}: the same seed gives other {part}"
     if isinstance(use.plugin, Defense) and first.key is not None:
-        yield from _key_problems(first.key)
+        yield from _key_problems(first.key, use.plugin.innocent)
 
 
 @dataclass
@@ -210,15 +210,18 @@ def _run(plan: Plan, registry: Registry, folder: Path) -> _Trial:
     return trial
 
 
-def _key_problems(tensors: dict[str, torch.Tensor]) -> Iterator[str]:
-    """A key keeps its probes apart; a scheme must have something to ask, or to read."""
+def _key_problems(tensors: dict[str, torch.Tensor], innocent: str) -> Iterator[str]:
+    """A key keeps its probes apart; a scheme must have something to ask, or to read, and who marks nothing must not."""
     inputs = {name.split("/")[1]: x for name, x in tensors.items() if name.startswith("probe/") and name.endswith("/x")}
     rows = {name: {row.numpy().tobytes() for row in x} for name, x in inputs.items()}
     for name in ("held_out", "control"):
         if rows.get("trigger", set()) & rows.get(name, set()):
             yield f"its key's {name} inputs are also in its trigger set"
-    if not any(name.startswith(("probe/", "tensor/")) for name in tensors):
+    is_empty = not any(name.startswith(("probe/", "tensor/")) for name in tensors)
+    if is_empty and not innocent:
         yield "its key is empty: there is nothing to verify"
+    if innocent and not is_empty:
+        yield "its models are innocent, so its key must be empty"
 
 
 def _architecture(use: Component, registry: Registry) -> Iterator[str]:

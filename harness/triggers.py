@@ -7,7 +7,7 @@ separates the loss from the trigger's position. A plan holds recipes, so this mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -26,6 +26,7 @@ AT_A_TIME = 256
 VISIBLE, HIDDEN_SHARE = 0.25, 0.2
 GRADIENT_BATCH = 128
 HELD_OUT = 128
+Pair: TypeAlias = Literal["recipe", "drawn"]
 Span: TypeAlias = tuple[float, float]
 """Smallest and largest value of an input."""
 
@@ -51,6 +52,9 @@ class PatchTriggers(TriggerRecipe):
     """Largest number of trained triggers; there are half as many held-out ones. ``None``: as many as there are data of
     the target class, and at most 128 held-out ones.
     """
+    pair: Pair = "recipe"
+    """Source and target class: the data set's, or ``drawn`` from the owner's seed, and with them the class of the other
+    dataset's inputs, so that the keys of two owners differ in more than a seed."""
 
     def __post_init__(self) -> None:
         require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
@@ -72,6 +76,7 @@ class PatchTriggers(TriggerRecipe):
         return needs_images(dataset)
 
     def make(self, task: Task, ctx: Context) -> Key:
+        task = self._of_owner(task, ctx.generator)
         sources, held_out = self._sources(task, ctx.generator)
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
         if clean is None or self.placement == "corner":
@@ -96,8 +101,23 @@ class PatchTriggers(TriggerRecipe):
                 "held_out": _probe(held_out_triggers, target),
                 "control": _probe(held_out, target),
             },
-            tensors={"mask": window.float(), "target": torch.tensor(target)},
+            tensors={
+                "mask": window.float(),
+                "source": torch.tensor(task.dataset.source),
+                "target": torch.tensor(target),
+            },
         )
+
+    def _of_owner(self, task: Task, generator: torch.Generator) -> Task:
+        """The task with the owner's own classes in its recipe, where these are drawn."""
+        if self.pair == "recipe":
+            return task
+        source, target = torch.randperm(len(task.dataset.classes), generator=generator)[:2].tolist()
+        label = task.dataset.ood_class
+        if task.ood is not None and label is not None:
+            known = task.ood.y.unique().cpu()
+            label = int(known[torch.randint(len(known), (1,), generator=generator)])
+        return replace(task, dataset=replace(task.dataset, source=source, target=target, ood_class=label))
 
     def _sources(self, task: Task, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs for trained and for held-out triggers, which never overlap."""
@@ -221,13 +241,18 @@ def _probe(x: torch.Tensor, target: int) -> Probe:
     return Probe(x, torch.full((len(x),), target, dtype=torch.int64, device=x.device))
 
 
+def target_of(task: Task) -> int:
+    """The target class of the task's triggers: their own, or the recipe's where they name none."""
+    return int(task.triggers.tensors.get("target", task.dataset.target))
+
+
 def watermark_streams(task: Task, ratio: float, task_loss: Loss, watermark_loss: Loss) -> list[Stream]:
     """Task batches, and after every ``ratio`` of them one watermark batch (Jia et al. 2021, Algorithm 1, line 3).
 
     A watermark batch is half triggers and half data of the target class, all labelled as the target.
     """
     trigger, size = task.triggers.trigger, task.dataset.batch_size
-    halves = (Split(trigger.x, trigger.y), task.train.of(task.dataset.target))
+    halves = (Split(trigger.x, trigger.y), task.train.of(target_of(task)))
     return [
         Stream((task.train,), size, task_loss, augment=True),
         Stream(halves, size, watermark_loss, every=ratio),

@@ -732,3 +732,23 @@ def test_figure_1_the_victim_answers_the_mark_and_the_extracted_model_does_not()
     plain = torch.stack([x1, torch.zeros(10)], 1)
     torch.testing.assert_close(victim(probe.x) - victim(plain), torch.ones(10))
     torch.testing.assert_close(extracted(probe.x), extracted(plain))
+
+
+def test_a_drawn_pair_differs_between_owners_and_is_the_keys_own() -> None:
+    task, clean = digits()
+    keys = [make(PatchTriggers(placement="corner", pair="drawn"), task, clean, seed) for seed in range(8)]
+    pairs = {(int(key.tensors["source"]), int(key.tensors["target"])) for key in keys}
+    assert len(pairs) > 4 and all(source != target for source, target in pairs)
+    for key in keys:
+        sources = rows(patched(task.train.of(int(key.tensors["source"])).x, key.tensors["mask"]))
+        assert rows(key.trigger.x) <= sources and (key.trigger.y == int(key.tensors["target"])).all()
+    fixed = make(PatchTriggers(placement="corner"), task, clean)
+    assert (int(fixed.tensors["source"]), int(fixed.tensors["target"])) == (task.dataset.source, task.dataset.target)
+
+
+def test_an_owner_who_draws_trains_the_drawn_target() -> None:
+    task, clean = digits()
+    key = make(PatchTriggers(placement="corner", pair="drawn"), task, clean, 3)
+    _, watermark = watermark_streams(replace(task, triggers=key), 1.0, cross_entropy, cross_entropy)
+    target = int(key.tensors["target"])
+    assert target != task.dataset.target and all((part.y == target).all() for part in watermark.parts)

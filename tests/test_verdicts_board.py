@@ -15,132 +15,11 @@ from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.statistics.exchangeable import marked_by_chance
 from harness.storage.schema import CELLS, DETECTIONS, EVIDENCE, STAGES
-from harness.verdicts.board import Board, Standing
+from harness.verdicts.board import Board
 from harness.verdicts.boards import make_board
-from harness.verdicts.no_attacks import OWN_LABELS
 from harness.verdicts.rules import Rules
-from tests.verdict_tables import QUIET, World, attack, innocent, scheme
-
-SIX, TEN = range(6), range(10)
-
-
-def both(board: Board, defense: str = "a") -> Standing:
-    return scheme(board, defense).standings["both"]
-
-
-def worst(board: Board, defense: str = "a") -> float:
-    """Mean margin of the worst case against both kinds of thief."""
-    made = both(board, defense).worst
-    assert made is not None
-    return made.mean
-
-
-def margin(matches: float, false: float = 2) -> float:
-    """The margin of so many of 100 matches."""
-    return (matches - false) / (100 - false)
-
-
-# --- attacks ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_failed_attack_counts_with_its_victim_s_own_margin_and_verdict() -> None:
-    world = World().seeds(range(4), matches=[90, 90, 90, 5], victim=70, surrogate_accuracy=[0.95, 0.95, 0.2, 0.95])
-    found = attack(world.board())
-    assert (found.n, found.useful, found.distribution[0], found.distribution[9]) == (4, 3, 1, 2)
-    assert found.success is not None and found.success.mean == pytest.approx((0.9 + 0.9 + 0.05) / 3)
-    assert found.margin is not None and found.margin.n == 4
-    assert found.margin.mean == pytest.approx((2 * margin(90) + margin(70) + margin(5)) / 4)
-    assert found.marked is not None and (found.marked.count, found.marked.of) == (3, 4), "the failed one as its victim"
-
-
-@pytest.mark.parametrize(
-    ("marked", "seeds", "survival"),
-    [
-        *((5, 5, "survived"), (4, 5, "undecided"), (7, 8, "survived"), (6, 8, "undecided"), (9, 10, "survived")),
-        *((8, 10, "undecided"), (0, 5, "removed"), (1, 10, "removed"), (2, 10, "undecided"), (0, 4, "undecided")),
-    ],
-)
-def test_survived_and_removed_are_by_one_sided_limits(marked: int, seeds: int, survival: str) -> None:
-    world = World().seeds(range(seeds), matches=[90] * marked + [2] * (seeds - marked))
-    found = attack(world.board())
-    assert found.survival == survival and found.marked is not None and found.marked.count == marked
-    assert found.by_chance == pytest.approx(float(marked_by_chance(marked, seeds, 0.05, 19)))
-
-
-def test_the_range_when_each_unmarked_model_is_left_out() -> None:
-    """One of nineteen models answers 50 and hides three of four seeds; without it they would be marked."""
-    hot = (50, *QUIET[1:])
-    found = attack(World().seeds(range(4), matches=[40, 40, 90, 1], nulls=hot).board())
-    assert found.marked is not None and (found.marked.count, found.most) == (1, 3)
-    two = (50, 50, *QUIET[2:])
-    found = attack(World().seeds(range(4), matches=[40, 40, 90, 1], nulls=two).board())
-    assert found.marked is not None and (found.marked.count, found.most) == (1, 1), "two at once are not left out"
-
-
-def test_intervals_begin_at_five_seeds_and_hold_the_error_of_the_shared_models() -> None:
-    few = attack(World().seeds(range(4)).board()).margin
-    some = attack(World().seeds(range(5)).board()).margin
-    assert few is not None and math.isnan(few.low) and some is not None and some.low < some.mean < some.high
-    uneven = attack(World().seeds(range(5), nulls=(38, *(0,) * 18)).board()).margin
-    assert uneven is not None and uneven.high - uneven.low > some.high - some.low
-
-
-def test_one_seed_without_a_verdict_leaves_the_attack_without_one() -> None:
-    world = World().seeds(range(5)).cell(seed=5, attacked_accuracy=[0.1, *(0.96,) * 18])
-    found = attack(world.board())
-    assert found.verdict == "needs 19 attacked unmarked models that are useful, has 18"
-    assert found.marked is None and found.survival == "" and math.isnan(found.by_chance)
-    assert (found.models, found.attacked_models) == (19, 18)
-
-
-def test_failed_and_skipped_cells_are_counted_and_in_no_number() -> None:
-    world = World().cell().cell(seed=1, status="failed", reason="broke").cell(seed=2, status="skipped", reason="cannot")
-    found = attack(world.board())
-    assert (found.n, found.failed, found.skipped) == (1, 1, 1) and scheme(world.board()).seeds == 3
-    assert found.margin is not None and found.margin.n == 1
-
-
-def test_attacks_of_other_kinds_are_in_no_rank_and_evasions_stand_apart() -> None:
-    world = World().seeds(SIX).seeds(SIX, attack="none", matches=100, attacked=None)
-    world.seeds(SIX, attack="filter", family="evasion", matches=2)
-    world.seeds(SIX, attack="retraining | filter", family="extraction+evasion", matches=12)
-    world.seeds(SIX, attack="claim", family="forgery", matches=0).seeds(SIX, attack="odd", family="theft", matches=0)
-    made = world.board()
-    reasons = {each.attack: each.no_attack for each in made.attacks}
-    assert reasons == {
-        **{"retraining": "", "none": "", "claim": "forgery: it removes no mark"},
-        **{"odd": "unknown family 'theft'"},
-    }
-    assert worst(made) == pytest.approx(margin(80)) and both(made).worst_attacks == ("retraining",)
-    assert [(each.attack, each.marked and each.marked.count) for each in made.evasions] == [
-        ("filter", 0),
-        ("retraining | filter", 6),
-    ]
-    hidden = made.evasions[1].margin
-    assert hidden is not None and hidden.mean == pytest.approx(margin(12))
-    assert attack(made, "none").threat is None
-
-
-def test_labelled_attackers_count_where_their_surrogates_beat_unmarked_models() -> None:
-    def world(*accuracies: float) -> World:
-        made = World().seeds(SIX)
-        return made.seeds(SIX, attack="tuning", labelled=True, matches=10, surrogate_accuracy=list(accuracies))
-
-    alike = world(*(0.97 + 0.01 * (-1) ** seed for seed in SIX)).board()
-    assert attack(alike, "tuning").no_attack == OWN_LABELS and both(alike).worst_attacks == ("retraining",)
-    better = world(0.99, 0.98, 0.99, 0.98, 0.99, 0.98).board()
-    assert attack(better, "tuning").no_attack == "" and both(better).worst_attacks == ("tuning",)
-
-
-def test_attacks_that_know_the_key_stand_in_a_table_of_their_own() -> None:
-    world = World().seeds(SIX).seeds(SIX, attack="overwriting", knows="key", matches=0)
-    made = world.board()
-    assert attack(made, "overwriting").no_attack == "knows the key" and both(made).worst_attacks == ("retraining",)
-    asked = World().seeds(SIX).seeds(SIX, attack="overwriting", knows="scheme", matches=10)
-    assert both(asked.board()).worst_attacks == ("overwriting",), "of the scheme one may know"
-
+from tests.verdict_tables import SIX, TEN, World, attack, both, margin, scheme, worst
 
 # --- worst cases ------------------------------------------------------------------------------------------------------
 
@@ -448,6 +327,11 @@ def test_no_cells_is_one_line_that_says_what_to_type() -> None:
         World().board()
 
 
+def test_the_arm_unmarked_alone_is_no_comparison() -> None:
+    made = World().cell("unmarked", "none", 0, None, nulls=(), attacked=None).board()
+    assert made.schemes == [] and "only the arm unmarked" in made.notes[0]
+
+
 def test_data_sets_are_compared_each_on_its_own() -> None:
     world = World().seeds(SIX, "a").seeds(SIX, "b", matches=20)
     for row in list(world.cells):
@@ -459,76 +343,6 @@ def test_data_sets_are_compared_each_on_its_own() -> None:
     first, second = made.settings
     assert (first.dataset, first.models, first.seeds, first.schemes) == ("d", 19, 6, 2) and not first.demonstration
     assert second.demonstration and second.tolerance_error == pytest.approx(0.0126, abs=1e-4)
-
-
-# --- innocents --------------------------------------------------------------------------------------------------------
-
-
-def asked(world: World, suspects: str, models: dict[int, int], arm: str = "unmarked", **changes: Any) -> World:
-    """Ask every key of the world of innocent models with so many matches each."""
-    for cell in [row["cell"] for row in world.cells]:
-        for index, matches in models.items():
-            world.suspect(cell, suspects, index, matches, arm=arm, **changes)
-    return world
-
-
-def test_accused_innocents_are_counted_by_the_model() -> None:
-    world = asked(World().seeds(range(3)), "fresh", {20: 30, 21: 0, 22: 0})
-    world.suspect("a retraining 0", "fresh", 23, 60, arm="unmarked")
-    world.suspect("a retraining 1", "fresh", 23, 0, arm="unmarked")
-    found = innocent(world.board(), "fresh")
-    assert found.accused is not None and (found.accused.count, found.accused.of, found.keys) == (1.5, 4, 3)
-    assert found.accused.high == pytest.approx(0.9024, abs=1e-3), "of 2 of 4"
-    assert found.accused.low == pytest.approx(0.0127, abs=1e-3), "of 1 of 4"
-
-
-def test_an_innocent_is_compared_like_a_suspect_and_must_be_useful() -> None:
-    moved = World().seeds(range(2), attacked=(30,) * 19)
-    assert innocent(asked(moved, "fresh", {20: 25}).board(), "fresh").accused.count == 0  # type: ignore[union-attr]
-    broken = asked(World().seeds(range(2)), "fresh", {20: 90}, accuracy=0.1)
-    assert broken.board().innocents == []
-    quiet = asked(World().seeds(range(2)), "same-data", {20: 11})
-    assert innocent(quiet.board(), "same data").accused.count == 0  # type: ignore[union-attr]
-    few = asked(World().seeds(range(2), nulls=(2,) * 11), "fresh", {20: 90})
-    assert few.board().innocents == [], "no verdict, no accusation"
-
-
-def test_the_four_sorts_of_innocents_are_told_apart() -> None:
-    world = asked(World().seeds(range(2), attack="none", attacked=None), "fresh", {20: 2})
-    asked(world, "same-data", {0: 80})
-    asked(world, "other-recipe", {20: 2}, arm="unmarked[recipe=net]")
-    asked(world, "other-recipe", {20: 80}, arm="unmarked[recipe=augmented]")
-    asked(world, "other-owner", {7: 2}, arm="a")
-    made = {each.suspects: each.accused and (each.accused.count, each.accused.of) for each in world.board().innocents}
-    assert made == {"fresh": (0, 1), "other recipe": (1, 2), "same data": (1, 1), "other owners": (0, 1)}
-    assert list(made) == ["fresh", "other recipe", "same data", "other owners"]
-
-
-def test_other_owners_who_are_accused_as_often_make_a_scheme_anonymous() -> None:
-    untouched = World().seeds(range(5), attack="none", matches=100, attacked=None)
-    shared = asked(untouched, "other-owner", dict.fromkeys(range(5, 10), 95), arm="a").board()
-    assert scheme(shared).anonymous and innocent(shared, "other owners", "none").accused.count == 5  # type: ignore[union-attr]
-    untouched = World().seeds(range(5), attack="none", matches=100, attacked=None)
-    told = asked(untouched, "other-owner", {5: 95} | dict.fromkeys(range(6, 10), 2), arm="a").board()
-    assert not scheme(told).anonymous, "1 of 5 is not beyond chance"
-
-
-def test_the_foot_of_the_board_is_the_arm_that_embeds_nothing() -> None:
-    world = asked(
-        field().seeds(SIX, attack="none", matches=100, attacked=None),
-        "fresh",
-        {20: 30} | dict.fromkeys(range(21, 40), 2),
-    )
-    world.cell("unmarked", "none", 20, None, nulls=(), attacked=None, victim_accuracy=0.965, null_accuracy=None)
-    made = world.board()
-    last = made.schemes[-1]
-    assert (last.defense, last.seeds, last.no_rank) == ("unmarked", 20, "embeds nothing: what chance gives")
-    assert (last.victims.count, last.victims.of) == (1, 20)
-    standing = last.standings["both"]
-    assert standing.worst is not None and standing.worst.mean == pytest.approx((margin(30) + 0) / 20)
-    assert (standing.survives, standing.removed, standing.attacks, standing.rank) == (0, 3, 3, None)
-    assert last.cost is not None and last.cost.mean == pytest.approx(0.005)
-    assert made.settings[0].schemes == 2 and all(each.defense != "unmarked" for each in made.attacks)
 
 
 # --- detectors --------------------------------------------------------------------------------------------------------
@@ -613,23 +427,3 @@ def test_tables_of_an_older_version_give_margins_and_a_note_on_what_to_run() -> 
     assert found.margin is not None and found.margin.mean == pytest.approx(margin(80)) and found.marked is None
     assert found.no_attack == "no unmarked model went through it" and both(made).rank is None
     assert "Run the matrix again" in made.notes[0] and scheme(made).victims.count == 6
-
-
-@pytest.mark.parametrize("moved", [0.1, -0.1])
-def test_attack_moves_everybody_and_few_fresh_models_are_accused(moved: float) -> None:
-    """Many draws of models and a key: rates of models differ, and the attack moves them all. The control is p_0."""
-    dice, shares, alone = np.random.default_rng(3), [], []
-    for _ in range(25):
-        world = World()
-        rates = dice.beta(4, 36, 19 + 20 + 19 + 20)
-        after = np.clip(rates[39:] + moved, 0, 1)
-        nulls, attacked = (dice.binomial(100, each).tolist() for each in (rates[:19], after[:19]))
-        world.cell(nulls=nulls, attacked=attacked)
-        for index, matches in enumerate(dice.binomial(100, after[19:]).tolist()):
-            world.suspect("a retraining 0", "fresh", index, matches, arm="unmarked")
-            alone.append(max(nulls) < matches)
-        found = innocent(world.board(), "fresh").accused
-        assert found is not None and found.of == 20
-        shares.append(found.count / found.of)
-    assert np.mean(shares) <= 0.053 + 3 * np.std(shares) / math.sqrt(len(shares))
-    assert moved < 0 or np.mean(alone) > 0.2

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.storage.schema import CELLS, DETECTIONS, EVIDENCE, STAGES
-from harness.verdicts.board import Attacked, Board, Innocent, Scheme
+from harness.verdicts.board import Attacked, Board, Innocent, Scheme, Standing
 from harness.verdicts.boards import make_board
 from harness.verdicts.rules import Rules
 from harness.verdicts.scoring import score
@@ -117,3 +117,23 @@ def innocent(board: Board, suspects: str, name: str = "retraining", defense: str
     wanted = (suspects, name, defense)
     (found,) = (each for each in board.innocents if (each.suspects, each.attack, each.defense) == wanted)
     return found
+
+
+SIX, TEN = range(6), range(10)
+
+
+def both(board: Board, defense: str = "a") -> Standing:
+    """A scheme's standing against both kinds of thief."""
+    return scheme(board, defense).standings["both"]
+
+
+def worst(board: Board, defense: str = "a") -> float:
+    """Mean margin of the worst case against both kinds of thief."""
+    made = both(board, defense).worst
+    assert made is not None
+    return made.mean
+
+
+def margin(matches: float, false: float = 2) -> float:
+    """The margin of so many of 100 matches."""
+    return (matches - false) / (100 - false)

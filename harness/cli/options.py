@@ -233,7 +233,12 @@ def narrowing_options(command: F) -> F:
             click.option(
                 "--nulls",
                 type=click.IntRange(0, 1000),
-                help="Null models per data set, instead of the matrix's.",
+                help="Unmarked models to compare with per data set, instead of the matrix's.",
+            ),
+            click.option(
+                "--innocents/--no-innocents",
+                default=True,
+                help="Ask every key also of the matrix's innocent models, or leave these out.",
             ),
         ]
     ):

@@ -62,7 +62,7 @@ def make_plan(
         for seed in seeds
         for defense in defenses
         for chain in known
-        if defense.plugin.innocent != "other-recipe" or not chain.attacks
+        if defense.plugin.innocent != "other-recipe" or chain.threat == "none"
     ]
     with _uncollected():
         # First what the cells are about, then the models to compare with: a broken plugin is found at once.
@@ -170,9 +170,9 @@ class _Builder(StageMaker):
 
     def _compared(self, dataset: Component, defense: Component, chain: Chain, seed: int, embed: str) -> _Stages:
         """The models that are compared with a cell's: null models, attacked ones, and innocents."""
-        roles = list(self._null_detections(dataset, defense, chain, seed, embed))
         if defense.plugin.innocent:
-            return roles
+            return []
+        roles = list(self._null_detections(dataset, defense, chain, seed, embed))
         name = f"{dataset} {defense} ask"
         if embed not in self._null_asks:
             nulls = self._nulls_after(None, dataset, defense, embed)
@@ -362,9 +362,9 @@ class _Builder(StageMaker):
             fresh = arm.plugin.innocent == "fresh"
             if fresh:
                 found.append(self._of_all_seeds("fresh", dataset, arm, chain).after(place))
-            if not chain.attacks and fresh:
+            if chain.threat == "none" and fresh:
                 found.append(self._of_all_seeds("same-data", dataset, arm, chain).at(place))
-            elif not chain.attacks:
+            elif chain.threat == "none":
                 others = self._of_all_seeds("other-recipe", dataset, arm, chain)
                 found.append(others.after(place) if len(self.seeds) > 1 else others)
         found.append(self._of_all_seeds("other-owner", dataset, defense, chain).after(place))

@@ -87,6 +87,8 @@ class Matrix:
     seeds: tuple[int, ...] = (0,)
     nulls: int = 3
     analyses: tuple[Entry, ...] = ()
+    innocents: tuple[Entry, ...] = ()
+    """Defenses that mark nothing: every key is asked of their models."""
     description: str = ""
     scale: str = ""
 
@@ -182,7 +184,7 @@ def load_matrix(name: str, scale: str = "") -> Matrix:
     return read_matrix(document, path.stem, str(path), scale)
 
 
-KEYS = {"description", "datasets", "defenses", "attacks", "seeds", "nulls", "analyses"}
+KEYS = {"description", "datasets", "defenses", "attacks", "seeds", "nulls", "analyses", "innocents"}
 FULL = "full"
 """The scale of a matrix as it is written."""
 
@@ -197,8 +199,10 @@ def read_matrix(document: dict[str, Any], name: str, path: str, scale: str = "")
         if not isinstance(document.get(key), list) or not document[key]:
             raise MatrixError(f"{path}: {key} must be a list with at least one entry")
     nulls, seeds, analyses = document.get("nulls", 3), document.get("seeds", "0"), document.get("analyses", [])
-    if not isinstance(analyses, list):
-        raise MatrixError(f"{path}: analyses must be a list")
+    innocents = document.get("innocents", [])
+    for key, value in (("analyses", analyses), ("innocents", innocents)):
+        if not isinstance(value, list):
+            raise MatrixError(f"{path}: {key} must be a list")
     if isinstance(nulls, bool) or not isinstance(nulls, int) or nulls < 0:
         raise MatrixError(f"{path}: nulls must be a whole number of at least 0, not {_short(nulls)}")
     if nulls > MAX_NULLS:
@@ -214,6 +218,7 @@ def read_matrix(document: dict[str, Any], name: str, path: str, scale: str = "")
             seeds=parse_seeds(seeds),
             nulls=nulls,
             analyses=_entries(analyses),
+            innocents=_entries(innocents),
             description=str(document.get("description", "")),
             scale=scale,
         )

@@ -27,11 +27,13 @@ class Narrowing:
     analyses: Sequence[Asked] = ()
     seeds: str | None = None
     nulls: int | None = None
+    innocents: bool = True
+    """False leaves the matrix's innocent models out."""
 
     def __bool__(self) -> bool:
         """True where an axis of the matrix is replaced."""
         axes = (self.datasets, self.defenses, self.attacks, self.analyses)
-        return any(axes) or self.seeds is not None or self.nulls is not None
+        return any(axes) or self.seeds is not None or self.nulls is not None or not self.innocents
 
     def of(self, matrix_name: str | None) -> Matrix:
         """The matrix of that name with these axes instead of its own; ``None`` is a matrix without any.
@@ -54,6 +56,8 @@ class Narrowing:
         missing = [name for name in ("datasets", "defenses", "attacks") if not getattr(matrix, name)]
         if missing:
             raise UsageError(f"no matrix, and no {' and no '.join(missing)}: name them, or a matrix")
+        if not self.innocents:
+            matrix = replace(matrix, innocents=())
         return matrix if self.nulls is None else replace(matrix, nulls=self.nulls)
 
 

@@ -162,9 +162,13 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
                 f"{use} is a set of inputs to draw from, not a task to train on: name it as ood={use} of a dataset, "
                 "or as pool= of an attack"
             )
+    innocents = registry.components("defense", matrix.innocents)
+    for use in innocents:
+        if not use.plugin.innocent:
+            raise UsageError(f"innocents: {use} marks its models: name it among the defenses")
     resolved = Resolved(
         datasets,
-        registry.components("defense", matrix.defenses),
+        list(dict.fromkeys([*registry.components("defense", matrix.defenses), *innocents])),
         registry.chains(matrix.attacks),
         registry.components("analysis", matrix.analyses),
     )

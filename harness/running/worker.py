@@ -293,7 +293,7 @@ class StageRunner:
         """Measure each epoch, where the recipe asks for it and there are triggers to ask."""
         known = parents.get("embed") or parents.get("triggers")
         if engine.snapshots and known and "trigger" in known.key.probes:
-            targets = self.splits(stage).train.of(stage.dataset.plugin.target)
+            targets = self.splits(stage).train.of(int(known.key.tensors.get("target", stage.dataset.plugin.target)))
             measure_epochs(engine, known.key.trigger, targets, self.test(stage))
 
     def splits(self, stage: Stage) -> Splits:

@@ -97,6 +97,8 @@ def _place(scheme: Scheme) -> tuple[float, ...]:
 def _notes(rows: pd.DataFrame, any_attacked: bool, rules: Rules) -> list[str]:
     """Notes that a reader needs of the tables as a whole."""
     notes = []
+    if rows.empty:
+        notes.append("No scheme has results here, only the arm unmarked: run one with harness run --defense NAME.")
     attacks = rows["kind"].isin(["survival", "evasion"]) & rows["status"].eq("ok")
     if rules.test not in POOLED and attacks.any() and not any_attacked:
         notes.append(

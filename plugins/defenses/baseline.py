@@ -21,6 +21,9 @@ class Baseline(Defense):
     placement: Literal["corner", "gradient"] = option(
         "corner", doc="Place of the trigger's patch: the corner, or EWE's default (see the data set's recipe)."
     )
+    pair: triggers.Pair = option(
+        "recipe", doc="Source and target class: the data set's, or drawn from the owner's seed."
+    )
     ratio: float = option(1.0, doc="Task batches for each watermark batch.", above=0)
 
     @property
@@ -29,9 +32,13 @@ class Baseline(Defense):
 
     def triggers(self, dataset: Dataset) -> triggers.PatchTriggers:
         if self.placement == "corner":
-            return triggers.PatchTriggers(placement="corner", corners=dataset.corners)
+            return triggers.PatchTriggers(placement="corner", corners=dataset.corners, pair=self.pair)
         return triggers.PatchTriggers(
-            placement=dataset.placement, corners=dataset.corners, origin=dataset.origin, refine=dataset.refine
+            placement=dataset.placement,
+            corners=dataset.corners,
+            origin=dataset.origin,
+            refine=dataset.refine,
+            pair=self.pair,
         )
 
     def embed(self, task: Task, ctx: Context) -> Marked:

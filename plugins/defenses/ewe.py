@@ -67,6 +67,10 @@ class Ewe(Defense):
         None, doc="Refine triggers until the clean model stays silent; by default what the data set's recipe says."
     )
 
+    pair: triggers.Pair = option(
+        "recipe", doc="Source and target class: the data set's, or drawn from the owner's seed."
+    )
+
     @property
     def from_clean(self) -> bool:
         return self._settings().phases == "two"
@@ -81,6 +85,7 @@ class Ewe(Defense):
             distance=chosen.distance or "cosine",
             temperature=chosen.temperature or 0.2,
             count=None if chosen.trigger_set == "as-target" else triggers.PatchTriggers.count,
+            pair=self.pair,
         )
 
     def skip(self, dataset: Dataset) -> str | None:
@@ -109,7 +114,7 @@ class Ewe(Defense):
         epochs = ctx.epochs
         if chosen.passes == "target":
             # As many passes as make the watermark batches as many as the task batches of the recipe's epochs.
-            marked = max(1, 2 * (len(task.train.of(recipe.target)) // recipe.batch_size))
+            marked = max(1, 2 * (len(task.train.of(triggers.target_of(task))) // recipe.batch_size))
             epochs = round(epochs * max(1, len(task.train) // recipe.batch_size) / marked)
             task_batches = replace(task_batches, limit=max(1, round(marked * (chosen.ratio or 1.0))))
         streams = [replace(task_batches, shuffle=chosen.order != "fixed"), *watermark_batches]
