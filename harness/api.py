@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from harness.planning.matrix import Chain, Matrix
     from harness.planning.registry import Registry
     from harness.ranking.compare import Comparison
-    from harness.ranking.leaderboard import Board
-    from harness.ranking.scoring import Rules, TestName
+    from harness.ranking.render import Shown
     from harness.running.session import Outcome, Rerun
     from harness.storage.store import Store
     from harness.storage.tables import Tables
+    from harness.verdicts.board import Board
+    from harness.verdicts.rules import TestName
 
     Texts: TypeAlias = str | Iterable[str]
     Datasets: TypeAlias = str | Dataset | type[Dataset] | Iterable[str | Dataset | type[Dataset]]
@@ -149,9 +150,12 @@ def leaderboard(
     datasets: Texts = (),
     defenses: Texts = (),
     attacks: Texts = (),
-    test: TestName = "binomial",
+    test: TestName = "rank",
     confidence: float = 0.95,
-    max_drop: float = 0.10,
+    min_margin: float = 0.10,
+    max_drop: float = 0.05,
+    max_cost: float = 0.02,
+    gamma: float = 0.01,
     fpr: float | None = None,
     budget: int | None = None,
 ) -> Leaderboard:
@@ -159,12 +163,12 @@ def leaderboard(
 
     Raises :class:`harness.UsageError` where there are no results, and for a name that fits nothing.
     """
-    from harness.ranking.reading import read_board
+    from harness.verdicts.reading import read_board
+    from harness.verdicts.rules import Rules
 
-    rules = _rules(test=test, confidence=confidence, max_drop=max_drop, fpr=fpr, budget=budget)
     board = read_board(
         _open(results)[1],
-        rules,
+        Rules(test, confidence, min_margin, max_drop, max_cost, gamma, fpr, budget),
         datasets=_texts(datasets),
         defenses=_texts(defenses),
         attacks=_texts(attacks),
@@ -179,14 +183,16 @@ def compare(
     results: str | Path = "results",
     datasets: Texts = (),
     attacks: Texts = (),
+    test: TestName = "rank",
     confidence: float = 0.95,
-    max_drop: float = 0.10,
+    max_drop: float = 0.05,
     fpr: float | None = None,
 ) -> PairedComparison:
     """Compare two schemes of a results folder, paired over seeds, as ``harness compare`` does."""
     from harness.ranking.reading import read_comparison
+    from harness.verdicts.rules import Rules
 
-    rules = _rules(confidence=confidence, max_drop=max_drop, fpr=fpr)
+    rules = Rules(test=test, confidence=confidence, max_drop=max_drop, fpr=fpr)
     tables = _open(results)[1]
     made = read_comparison(tables, first, second, rules, datasets=_texts(datasets), attacks=_texts(attacks))
     return PairedComparison(made)
@@ -227,16 +233,20 @@ class Run:
     def leaderboard(
         self,
         *,
-        test: TestName = "binomial",
+        test: TestName = "rank",
         confidence: float = 0.95,
-        max_drop: float = 0.10,
+        min_margin: float = 0.10,
+        max_drop: float = 0.05,
+        max_cost: float = 0.02,
+        gamma: float = 0.01,
         fpr: float | None = None,
         budget: int | None = None,
     ) -> Leaderboard:
         """Rank the schemes by this run's cells alone; arguments as of :func:`harness.leaderboard`."""
-        from harness.ranking.reading import read_board
+        from harness.verdicts.reading import read_board
+        from harness.verdicts.rules import Rules
 
-        rules = _rules(test=test, confidence=confidence, max_drop=max_drop, fpr=fpr, budget=budget)
+        rules = Rules(test, confidence, min_margin, max_drop, max_cost, gamma, fpr, budget)
         ids = [cell.id for cell in self.plan.cells]
         return Leaderboard(read_board(_open(self.results)[1], rules, cells=ids))
 
@@ -292,32 +302,45 @@ class Planned:
 
 @dataclass(frozen=True, repr=False)
 class Leaderboard:
-    """A ranking of schemes. Its text and its HTML in a notebook are the tables of ``harness leaderboard``."""
+    """A ranking of schemes. Its text and its HTML in a notebook are the overview of ``harness leaderboard``."""
 
     board: Board
 
     def to_frame(self, by: Literal["attack", "family"] | None = None) -> pd.DataFrame:
         """A row for each scheme, or for each scheme under each attack or family of attacks; shares in 0..1."""
-        from harness.ranking.columns import VIEWS
+        from harness.ranking.render import frame_of
+        from harness.ranking.views import rows_by
 
         check_choice("by", by, ("attack", "family")) if by is not None else None
-        view, *_ = VIEWS[by]
-        return _frame(view.of, getattr(self.board, view.records))
+        return frame_of(*rows_by(self.board, by))
 
     @property
     def frame(self) -> pd.DataFrame:
         """A row for each scheme."""
         return self.to_frame()
 
-    def __repr__(self) -> str:
-        from harness.ranking.render import board_text
+    def details(self, by: Literal["dataset", "attack", "family"] | None = None, *, explain: bool = False) -> Shown:
+        """All tables, or those ``by`` one thing, as ``harness leaderboard --details`` prints them.
 
-        return board_text(self.board)
+        ``explain`` adds the meanings of their words.
+        """
+        from harness.ranking.render import Shown
+        from harness.ranking.views import details_sheet
+
+        check_choice("by", by, ("dataset", "attack", "family")) if by is not None else None
+        return Shown(details_sheet(self.board, by, explain=explain))
+
+    def _shown(self) -> Shown:
+        from harness.ranking.overview import overview_sheet
+        from harness.ranking.render import Shown
+
+        return Shown(overview_sheet(self.board))
+
+    def __repr__(self) -> str:
+        return repr(self._shown())
 
     def _repr_html_(self) -> str:
-        from harness.ranking.render import board_html
-
-        return board_html(self.board)
+        return self._shown()._repr_html_()
 
 
 @dataclass(frozen=True, repr=False)
@@ -328,28 +351,23 @@ class PairedComparison:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row for each attack, and for what the mark costs; shares in 0..1."""
+        """A row for each attack, for the worst cases, and for what the mark costs; shares in 0..1."""
         from harness.ranking.compare import Compared
+        from harness.ranking.render import frame_of
 
-        return _frame(Compared, self.comparison.rows)
+        return frame_of(Compared, self.comparison.rows)
+
+    def _shown(self) -> Shown:
+        from harness.ranking.paired import comparison_sheet
+        from harness.ranking.render import Shown
+
+        return Shown(comparison_sheet(self.comparison))
 
     def __repr__(self) -> str:
-        from harness.ranking.render import comparison_text
-
-        return comparison_text(self.comparison)
+        return repr(self._shown())
 
     def _repr_html_(self) -> str:
-        from harness.ranking.render import comparison_html
-
-        return comparison_html(self.comparison)
-
-
-def _frame(kind: type[Any], records: Iterable[Any]) -> pd.DataFrame:
-    import pandas as pd
-
-    from harness.ranking.render import flat_columns, flat_rows
-
-    return pd.DataFrame(flat_rows(records), columns=flat_columns(kind))
+        return self._shown()._repr_html_()
 
 
 def _lines_html(text: str) -> str:
@@ -460,15 +478,6 @@ def _nulls(nulls: int | None) -> int | None:
     if nulls is not None and (isinstance(nulls, bool) or not isinstance(nulls, int) or not 0 <= nulls <= MAX_NULLS):
         raise UsageError(f"nulls: expected a whole number from 0 to {MAX_NULLS}, not {nulls!r}")
     return nulls
-
-
-def _rules(**named: Any) -> Rules:
-    from typing import get_args
-
-    from harness.ranking.scoring import Rules, TestName
-
-    check_choice("test", named.get("test", "binomial"), get_args(TestName))
-    return Rules(**named)
 
 
 def _open(results: str | Path) -> tuple[Store, Tables]:

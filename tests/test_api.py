@@ -20,6 +20,7 @@ from harness import Context, Defense, Key, Marked, Split, Stream, Task, WhiteBox
 from harness.errors import DataError, UnknownName, UsageError
 from harness.running.progress import Quiet
 from harness.storage.store import Store
+from harness.verdicts.rules import Rules
 from tests.conftest import ROOT, TINY, Cli
 from tests.test_session import measured
 
@@ -117,6 +118,12 @@ def test_a_run_ranks_its_own_cells_and_a_folder_all_of_them(tmp_path: Path) -> N
     assert sorted(board.frame["defense"]) == ["adi", "baseline", "ewe"]
     assert "baseline" in repr(board) and "<table" in board._repr_html_()
     assert list(board.to_frame("attack")["attack"]) == ["none"] * 3
+    details = board.details("attack", explain=True)
+    assert "margin after each attack" in repr(details) and "<table" in details._repr_html_()
+    strict = harness.leaderboard(tmp_path, test="beta-binomial", min_margin=0.2, max_cost=0.0, gamma=0.05, budget=9)
+    assert strict.board.rules == Rules("beta-binomial", min_margin=0.2, max_cost=0.0, gamma=0.05, budget=9)
+    with pytest.raises(UsageError, match="max-cost must be in"):
+        run.leaderboard(max_cost=-1)
     assert set(harness.leaderboard(tmp_path, defenses="ba*").frame["defense"]) == {"baseline"}
     assert len(harness.read_table(tmp_path, "cells")) == 3
     compared = harness.compare("ewe", "adi", results=tmp_path)
@@ -127,7 +134,7 @@ def test_the_command_of_the_documents_prints_a_board(tmp_path: Path) -> None:
     code = "import harness; print(harness.run('smoke', results='r').leaderboard())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert "ranked by margin" in done.stdout and re.search(r"^ +1 +\w+", done.stdout, re.MULTILINE)
+    assert "attacks survived" in done.stdout and re.search(r"^ewe +", done.stdout, re.MULTILINE)
 
 
 def test_a_plan_says_what_would_be_run(tmp_path: Path) -> None:

@@ -24,11 +24,12 @@ from harness.planning.graph import derive_seed, make_id
 from harness.planning.inputs import ORDER
 from harness.planning.registry import load_registry
 from harness.records.check import _is_alike, _other_line
-from harness.records.freeze import _freeze, board_of, digests, measured, numbers, report
+from harness.records.freeze import _compared_with, _freeze, board_of, digests, measured, numbers, report
 from harness.records.replay import Replayed, compare
 from harness.running.checkout import commit
 from harness.storage.tables import Tables
-from tests.conftest import TINY, Cli
+from tests.conftest import ROOT, TINY, Cli
+from tests.verdict_tables import World
 
 ENOUGH = ("--min-seeds", 2, "--min-nulls", 1)
 POOL = "retraining[pool=photo-patches]"
@@ -188,9 +189,9 @@ def checksum(name: str) -> str:
 
 def test_stages_say_which_data_they_read(made: Path) -> None:
     stages = Tables(made / "results").read("stages").set_index("action")
-    reads = stages.drop(["verify", "judge"])
+    reads = stages.drop(["verify", "ask", "judge"])
     assert {"train", "embed", "detect"} <= set(reads.index) and set(reads["data_checksum"]) == {checksum("digits")}
-    assert stages.loc[["verify", "judge"], "data_checksum"].isna().all()
+    assert stages.loc[["verify", "ask", "judge"], "data_checksum"].isna().all()
     pooled = (stages["plugin"] == POOL) & (stages.index == "attack")
     other = stages[["other_dataset", "other_checksum"]]
     assert set(other[pooled].itertuples(index=False, name=None)) == {("photo-patches", checksum("photo-patches"))}
@@ -199,9 +200,11 @@ def test_stages_say_which_data_they_read(made: Path) -> None:
 
 def test_an_honest_record_is_accepted_and_runs_again_to_the_same_numbers(made: Path, cli: Cli) -> None:
     before = digests(made / "record")
-    said = cli("submit", made / "record", *ENOUGH, "--replay", 20, code=0).out
-    assert said == f"accepted: {made / 'record'}, 8 cells run again: 8 equal to the last bit\n"
-    told = {"accepted": True, "findings": []}
+    said = cli("submit", made / "record", *ENOUGH, "--replay", 20, code=0)
+    assert said.out == f"accepted: {made / 'record'}, 8 cells run again: 8 equal to the last bit\n"
+    note = f"no verdicts: {TINY} has 1 unmarked models, and they need 19"
+    assert note in said.err
+    told = {"accepted": True, "findings": [], "notes": [note]}
     assert json.loads(cli("submit", made / "record", *ENOUGH, "--json", code=0).out) == told
     assert digests(made / "record") == before
 
@@ -219,7 +222,7 @@ def test_a_record_of_another_harness_says_so_where_its_pages_differ(record: Path
     assert re.fullmatch(
         r"report.html: line \d+ is not what the tables make it: "
         r"it was recorded with watermark-harness 0.0.9 at commit 1234abcd, this is .*; "
-        r"harness record NAME --results .* --output NEW records it anew",
+        r"harness record NAME --results .* --output NEW records it again",
         found,
     )
     make_pages(record, cli)
@@ -235,7 +238,55 @@ def test_a_record_is_recorded_anew_from_itself(made: Path, cli: Cli, tmp_path: P
 
 def test_too_few_seeds_and_nulls_are_found(made: Path, cli: Cli) -> None:
     said = cli("submit", made / "record", "--min-seeds", 3, "--min-nulls", 2, code=1).out
-    assert "2 seeds that ended ok of 2, expected at least 3" in said and "1 null models, expected at least 2" in said
+    assert (
+        "2 seeds that ended ok of 2, expected at least 3" in said and "1 unmarked models, expected at least 2" in said
+    )
+    assert "1 unmarked models, expected at least 19" in cli("submit", made / "record", "--min-seeds", 2, code=1).out
+
+
+def test_a_records_page_says_what_its_verdicts_rest_on(made: Path, record: Path) -> None:
+    page = (record / "README.md").read_text()
+    assert f"- {TINY}: no verdicts, which need 19 unmarked models of the same data, net and recipe: it has 1." in page
+    assert "verified" not in page
+    world = World().seeds(range(6)).seeds(range(6), attack="none", matches=100)
+    for index in range(20):
+        for seed in range(6):
+            world.suspect(f"a none {seed}", "fresh", index, 2 + 90 * (index == 3), arm="unmarked")
+    lines = list(_compared_with(world.board()))
+    assert lines[0] == (
+        "- d: compared with 19 unmarked models of the same data, net and recipe. Of 100 models without a mark about 5 "
+        "are called marked."
+    )
+    assert lines[1:] == ["  - `a`, fresh: called marked 1 of 20 models (95%: at most 22%)."]
+
+
+OLD = ROOT / "results" / "records" / "2026-11-25-digits-thirty-seeds"
+
+
+def test_an_old_record_is_checked_as_far_as_it_goes(cli: Cli, tmp_path: Path) -> None:
+    """Its pages are of the test of that time; tables, lineage, checksums and other numbers are checked."""
+    said = cli("submit", OLD, "--min-nulls", 8, code=0)
+    assert said.out == f"accepted: {OLD}\n" and "not checked: leaderboard.md, report.html" in said.err
+    assert "expected at least 19" in cli("submit", OLD, code=1).out
+    old = shutil.copytree(OLD, tmp_path / "old")
+    page = (old / "README.md").read_text()
+    (old / "README.md").write_text(page.replace('"seeds": 30', '"seeds": 31', 1))
+    (found,) = cli("submit", old, "--min-nulls", 8, code=1).out.splitlines()
+    assert found.endswith("seeds 31, the tables say 30")
+    (old / "README.md").write_text(page)
+    rows = Tables(old).every_row("evidence")
+    rows.loc[rows["suspect"] == "null", "matches"] += 1
+    shutil.rmtree(old / "tables" / "evidence")
+    _freeze(rows, "evidence", old)
+    seal(old)
+    assert "are not those of its evidence" in cli("submit", old, "--min-nulls", 8, code=1).out
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "results" / "records").iterdir()), ids=lambda path: path.name)
+def test_every_record_of_the_old_test_says_first_what_is_withdrawn(record: Path) -> None:
+    if record.name < "2026-11-27":
+        _, second = re.findall(r"^#+ (.*)$", (record / "README.md").read_text("utf-8"), re.MULTILINE)[:2]
+        assert second == "What does not hold any more (27 November 2026)"
 
 
 # --- tampering --------------------------------------------------------------------------------------------------------
@@ -438,6 +489,33 @@ def unknown_null(record: Path) -> None:
     set_(record, "evidence", "accuracy", 0.5, **PRUNED, suspect="null")
 
 
+def unknown_attacked(record: Path) -> None:
+    set_(record, "evidence", "accuracy", 0.5, **PRUNED, suspect="attacked")
+
+
+def other_base(record: Path) -> None:
+    set_(record, "evidence", "base_accuracy", 0.5, **PRUNED, suspect="attacked")
+
+
+def no_attacked(record: Path) -> None:
+    change(record, "evidence", lambda rows: rows[(rows["suspect"] != "attacked") | (rows["attack"] != "pruning")])
+
+
+def unattacked(record: Path) -> None:
+    """The null model's own answers in place of what the attack made of it."""
+    rows = Tables(record).read("evidence").query("attack == 'pruning' and seed == 1 and suspect == 'null'")
+    accuracy = rows["accuracy"].iloc[0]
+    set_(record, "evidence", "accuracy", accuracy, **PRUNED, suspect="attacked")
+
+
+def another_owner(record: Path) -> None:
+    set_(record, "evidence", "index", 7, attack="none", seed=1, suspect="other-owner")
+
+
+def strange_innocent(record: Path) -> None:
+    set_(record, "evidence", "arm", "ewe", attack="none", seed=1, suspect="other-owner")
+
+
 def worse_nulls(record: Path) -> None:
     set_(record, "cells", "null_accuracy", 0.5, **PRUNED)
 
@@ -487,6 +565,12 @@ def worse_nulls(record: Path) -> None:
         (a_null_as_model, "leads to no victim"),
         (more_nulls, f"{2**60} null models, and its evidence has 1"),
         (unknown_null, "null model 0 of accuracy 0.5 is no stage of the record"),
+        (unknown_attacked, "attacked model 0 of accuracy 0.5 is no stage of the record"),
+        (other_base, "attacked model 0 of accuracy 0."),
+        (no_attacked, "1 attacked models, and its evidence has 0"),
+        (unattacked, "attacked model 0 of accuracy 0."),
+        (another_owner, "other-owner model 7 of baseline of accuracy 0."),
+        (strange_innocent, "other-owner model 0 of ewe of accuracy 0."),
         (worse_nulls, "null accuracy 0.5 is not the mean of its null models', 0."),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -495,7 +579,16 @@ def test_tampering_is_found(tamper: Callable[[Path], None], found: str, record: 
     tamper(record)
     lines = findings(record, cli)
     assert found in lines[0], lines
-    several = (deep, columns, torn, orphan, of_another_scheme, undetected, odd)  # each folder, table or cell says it
+    several = (
+        deep,
+        columns,
+        torn,
+        orphan,
+        of_another_scheme,
+        undetected,
+        odd,
+        no_attacked,
+    )  # each folder, table or cell says it
     assert len(lines) == 1 or tamper in several, lines
 
 

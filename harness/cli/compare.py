@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import open_results, results_option, score_options
+from harness.cli.options import open_results, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 
 if TYPE_CHECKING:
-    from harness.ranking.scoring import Rules
+    from harness.verdicts.rules import Rules
 
 
 @click.command(epilog="Example: harness compare ewe baseline --dataset digits --attack 'retraining*'")
 @click.argument("first")
 @click.argument("second")
 @results_option
-@click.option("--dataset", "datasets", multiple=True, help="Datasets to keep, as globs; by default all.")
+@click.option("--dataset", "datasets", multiple=True, help="Data sets to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
-@score_options("confidence", "max_drop", "fpr")
+@rules_options("test", "confidence", "max_drop", "fpr")
 @format_option
 @output_option
 def compare(
@@ -38,8 +38,8 @@ def compare(
 
     FIRST and SECOND are schemes of the results folder, with their options, or globs that fit one each.
     """
-    from harness.ranking.columns import comparison_sheet
     from harness.ranking.compare import Compared
+    from harness.ranking.paired import comparison_sheet
     from harness.ranking.reading import read_comparison
 
     check_output(style, output)

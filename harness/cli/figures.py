@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import load_plugins, open_results, results_option, score_options
+from harness.cli.options import load_plugins, open_results, results_option, rules_options
 from harness.cli.text import say
 
 if TYPE_CHECKING:
-    from harness.ranking.scoring import Rules
+    from harness.verdicts.rules import Rules
 
 
 @click.command(epilog="Example: harness figures --format pdf --only success --only matrix")
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option(
     "--list", "listing", is_flag=True, help="List the pictures and what the missing ones lack, without drawing."
 )
-@score_options("test", "confidence", "max_drop", "fpr")
+@rules_options("test", "confidence", "min_margin", "max_drop", "fpr")
 def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rules: Rules) -> None:
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
     from harness.figures.catalogue import PICTURES, collect, draw_all

@@ -23,7 +23,7 @@ WIDTH = 100
 @click.option("--dataset", "datasets", multiple=True, help="Data sets to keep, as globs; by default all.")
 @click.option("--defense", "defenses", multiple=True, help="Schemes to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
-@rules_options
+@rules_options()
 @click.option("--details", is_flag=True, help="All tables: attacks, costs, queries, filters, detectors, innocents.")
 @click.option("--explain", is_flag=True, help="Print the meanings of the words in the tables.")
 @click.option(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from harness.planning.graph import Plan
     from harness.planning.matrix import Matrix
     from harness.planning.registry import Registry
-    from harness.ranking.scoring import Rules as ScoreRules
     from harness.storage.store import Store
     from harness.storage.tables import Tables
     from harness.verdicts.rules import Rules
@@ -145,41 +144,16 @@ _RULES = {
         help="Show the chance of an accusation within N trigger queries at the measured rates.",
     ),
 }
-_SCORES = {
-    **_RULES,
-    "test": click.option(
-        "--test",
-        type=click.Choice(["binomial", "fisher", "boschloo", "welch", "t"]),
-        default="binomial",
-        show_default=True,
-        help="Test of the surrogate's answers against those of unmarked models.",
-    ),
-    "max_drop": click.option(
-        "--max-drop",
-        type=float,
-        default=0.10,
-        show_default=True,
-        help="Accuracy below the unmarked models' from which on a model is void.",
-    ),
-}
-"""Options of the scores of single cells."""
 
 
-def rules_options(command: F) -> F:
-    """Options of the verdict: given to the command as one ``rules``."""
-    return _options(_RULES, _rules, tuple(_RULES))(command)
+def rules_options(*names: str) -> Callable[[F], F]:
+    """Options of the verdict, all or the named: given to the command as one ``rules``."""
+    wanted = names or tuple(_RULES)
 
-
-def score_options(*names: str) -> Callable[[F], F]:
-    """Options of the scores of single cells, those that are named: given to the command as one ``rules``."""
-    return _options(_SCORES, _score_rules, names)
-
-
-def _options(known: dict[str, Callable[[F], F]], make: Callable[..., Any], names: tuple[str, ...]) -> Callable[[F], F]:
     def decorate(command: F) -> F:
-        command = gathered("rules", make, names)(command)
-        for name in reversed(names):
-            command = known[name](command)
+        command = gathered("rules", _rules, wanted)(command)
+        for name in reversed(wanted):
+            command = _RULES[name](command)
         return command
 
     return decorate
@@ -187,12 +161,6 @@ def _options(known: dict[str, Callable[[F], F]], make: Callable[..., Any], names
 
 def _rules(**named: Any) -> Rules:
     from harness.verdicts.rules import Rules
-
-    return Rules(**named)
-
-
-def _score_rules(**named: Any) -> ScoreRules:
-    from harness.ranking.scoring import Rules
 
     return Rules(**named)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", type=click.Path(path_type=Path), help="File to write; by default report.html in the results folder."
 )
-@rules_options
+@rules_options()
 @plugins_option
 def report(results: str, output: Path | None, rules: Rules, plugin_folders: tuple[Path, ...]) -> None:
     """Write one HTML file that shows a results folder: ranking, maps, seeds, curves, costs, failures, provenance.

@@ -22,7 +22,11 @@ from harness.running.machine import Machine
     "--min-seeds", type=click.IntRange(1), default=3, show_default=True, help="Seeds required of every scheme."
 )
 @click.option(
-    "--min-nulls", type=click.IntRange(0), default=3, show_default=True, help="Null models required of every cell."
+    "--min-nulls",
+    type=click.IntRange(0),
+    default=19,
+    show_default=True,
+    help="Unmarked models required of every cell: with fewer than 19 there is no verdict.",
 )
 @click.option(
     "--replay",
@@ -57,12 +61,14 @@ def submit(
 ) -> int:
     """Check the record DIR: its files, checksums, tables, numbers and pages; exit code 1 if something is wrong.
 
-    No code of the record is run. --replay runs cells again on the CPU with the plugins that are installed here: the
+    No code of the record is run. Of an older harness's record, what rests on its withdrawn test is not checked.
+
+    --replay runs cells again on the CPU with the plugins that are installed here: the
     model's id must be the same, and all counts and accuracies equal to the last bit, which holds on the platform and
     with the versions of environment.json. Elsewhere give a --tolerance; detectors' scores are then not compared.
     """
     from harness.errors import UsageError
-    from harness.records.check import check
+    from harness.records.check import check, notes
     from harness.records.replay import replay
     from harness.running.start import stop_on_interrupt
 
@@ -76,8 +82,9 @@ def submit(
         with stop_on_interrupt(partial(click.echo, err=True)) as stopping:
             replayed = replay(folder, cells, seed, tolerance, registry, machine, warn, stopping)
         findings = replayed.findings
+    remarks = [] if findings else notes(folder)
     if as_json:
-        told: dict[str, Any] = {"accepted": not findings, "findings": findings}
+        told: dict[str, Any] = {"accepted": not findings, "findings": findings, "notes": remarks}
         if replayed:
             counts = {"equal": replayed.equal, "within": replayed.within, "most_points": replayed.most}
             told["replayed"] = counts
@@ -85,6 +92,8 @@ def submit(
         return 1 if findings else 0
     for line in findings:
         say(line)
+    for line in remarks:
+        say(line, err=True)
     again = f", {replayed}" if replayed else ""
     say(f"{len(findings)} findings" if findings else f"accepted: {folder}{again}", err=bool(findings))
     return 1 if findings else 0

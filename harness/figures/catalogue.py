@@ -19,13 +19,15 @@ from harness.figures.frames import against, epochs, finite, frequencies, pairs, 
 from harness.figures.shown import Shown
 from harness.figures.style import Kind as Drawing
 from harness.figures.style import print_to
+from harness.figures.verdicts import dots, innocents, margins, ranked
 from harness.files import temporary_folder
 from harness.papers.quantities import QUANTITIES, Frames, measured
 from harness.planning.matrix import format_chain
 from harness.ranking.frames import AXES, attack_means, chain_of, chances
 from harness.statistics.pareto import hypervolume, pareto_front
-from harness.statistics.power import queries_for_confidence
 from harness.storage.files import refuse_links, refuse_record
+from harness.verdicts.families import is_unmarked, of_each
+from harness.verdicts.scoring import sequential_queries
 
 if TYPE_CHECKING:
     from harness.planning.graph import Kind
@@ -50,12 +52,10 @@ class Picture:
 
 
 def _success(shown: Shown) -> pd.DataFrame:
+    """A dot a useful model, beside the mean success of unmarked models and of attacked ones."""
     rows = shown.counting.assign(label=shown.counting["attack"], value=shown.counting["surrogate_trigger"])
-    return _dots(rows, SUCCESS)
-
-
-def _dots(rows: pd.DataFrame, unit: str) -> pd.DataFrame:
-    return rows.assign(unit=unit)[["panel", "label", "series", "seed", "value", "unit"]]
+    rows = rows.assign(unmarked=rows["null_rate"], attacked=rows["attacked_rate"])
+    return dots(rows, SUCCESS, ["unmarked", "attacked"])
 
 
 def _matrix(shown: Shown) -> pd.DataFrame:
@@ -100,10 +100,10 @@ def _scattered(parts: Sequence[pd.DataFrame], axis: str, unit: str) -> pd.DataFr
 def _attained(shown: Shown) -> pd.DataFrame:
     """The leaderboard's hypervolume of each scheme and seed: the area that the attacks reach together."""
     rows = shown.counting[shown.counting["kind"] == "survival"].dropna(subset=["kept", "removed"])
-    rows = rows.assign(label=rows["series"])
+    rows = ranked(shown, rows.assign(label=rows["series"]))
     keys = ["panel", "label", "series", "seed"]
     areas = rows.groupby(keys, sort=False)[["kept", "removed"]].apply(lambda part: hypervolume(part, (0.0, 0.0)))
-    return _dots(_named(areas, keys), "accuracy kept x mark removed (0..1)")
+    return dots(_named(areas, keys), "accuracy kept x mark removed (0..1)")
 
 
 def _named(values: Any, keys: list[str]) -> pd.DataFrame:
@@ -183,23 +183,23 @@ def _joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _needed(shown: Shown) -> pd.DataFrame:
+    """A dot a model that has a verdict; the line is at the median of the keys' thresholds."""
     rows = shown.counting.assign(x=shown.counting["surrogate_trigger"], value=shown.counting["queries_needed"])
     rows = finite(rows)
     parts = [rows.assign(line="")]
     for panel, own in rows.groupby("panel", sort=False):
-        false = own["null_trigger"].median() / 100 if shown.rules.fpr is None else shown.rules.fpr
-        if false == false:
-            x = np.linspace(false, 1, 60)[1:-1]
-            curve = [queries_for_confidence(rate, false, shown.rules.confidence) for rate in x]
-            parts.append(_line(np.column_stack([100 * x, curve]), panel, "", "at the median false rate"))
-    return _scattered(parts, SUCCESS, f"queries for {shown.rules.confidence:.4g} confidence")
+        limit = float(own["to_exceed"].median())
+        rates = np.linspace(limit, 1, 60)[1:-1]
+        curve = sequential_queries(rates, np.full(rates.shape, limit), shown.rules.gamma)
+        parts.append(_line(np.column_stack([100 * rates, curve]), panel, "", "at the median threshold"))
+    return _scattered(parts, SUCCESS, "queries of a sequential test, expected")
 
 
 def _budget(shown: Shown) -> pd.DataFrame:
-    """The chance that the test accuses with so many queries, at the rates measured: the mean over attacks."""
+    """The chance that a model is called marked with so many queries, at the rates measured: the mean over attacks."""
     named = chances(shown.cells, BUDGETS, shown.rules).rename(columns={"dataset": "panel", "defense": "series"})
     made = named.groupby(["panel", "series", "seed", "x"], sort=False)["value"].mean().mul(100).reset_index()
-    return made.assign(axis="queries that a verifier asks", unit="attacked models accused (%)")
+    return made.assign(axis="queries that a verifier asks", unit="attacked models called marked (%)")
 
 
 # --- curves, detectors, costs -----------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def _curves(shown: Shown) -> pd.DataFrame:
 def _detections(shown: Shown) -> pd.DataFrame:
     marked, nulls = _found(shown)
     both = pd.concat([marked, nulls]).sort_values("panel", kind="stable")
-    made = _dots(
+    made = dots(
         both.assign(label=both["series"], value=both["score"].astype(float)), "score of the detector (its unit)"
     )
     made.attrs["n"] = "models"
@@ -230,31 +230,36 @@ def _detections(shown: Shown) -> pd.DataFrame:
 
 
 def _found(shown: Shown) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Scores of the models that are not void, and of each null model once: it stands beside every scheme
-    and seed."""
+    """Scores of the models that kept their accuracy, and of each unmarked model once: it stands beside every scheme and
+    seed."""
     rows = shown.tables.read("detections")
     rows = rows.assign(panel=rows["dataset"] + ": " + rows["attack"], series=rows["defense"])
-    null, void = rows["suspect"] == "null", rows["cell"].isin(shown.cells.loc[shown.cells["void"], "cell"])
+    null, useless = rows["suspect"] == "null", rows["cell"].isin(shown.cells.loc[~shown.cells["useful"], "cell"])
     nulls = rows[null].drop_duplicates(["panel", "index"])
-    return rows[~null & ~void], nulls.assign(series="null models", seed=nulls["index"])
+    return rows[~null & ~useless], nulls.assign(series="unmarked models", seed=nulls["index"])
 
 
 def _windows(shown: Shown) -> pd.DataFrame:
+    """Window ranks of each scheme's models, and of the same keys in unmarked models: what chance gives."""
     rows, _ = _found(shown)
+    table = shown.tables.read("detections")
+    nulls = table[table["suspect"] == "null"].assign(window_rank=lambda frame: frame["window_rank"].astype(float))
+    chance = 100 * nulls.groupby("cell")["window_rank"].median()
     rows = rows.assign(label=rows["series"], value=100 * rows["window_rank"].astype(float))
-    return _dots(rows, "windows that lie as high as the trigger's (%); 50 by chance")
+    rows = rows.assign(unmarked=rows["cell"].map(chance))
+    return dots(rows, "windows that lie as high as the trigger's (%)", ["unmarked"])
 
 
 def _false_rates(shown: Shown) -> pd.DataFrame:
     rows = shown.victims
-    return _dots(rows.assign(label=rows["series"], value=rows["null_trigger"]), "null models' trigger success (%)")
+    return dots(rows.assign(label=rows["series"], value=rows["null_rate"]), "unmarked models' trigger success (%)")
 
 
 def _cost(shown: Shown) -> pd.DataFrame:
     rows = shown.victims.assign(label=shown.victims["series"])
     lost = rows.assign(value=rows["null_accuracy"] - rows["victim_accuracy"])
     spent = rows.assign(value=rows["embed_seconds"])
-    parts = [_dots(lost, "null models' accuracy less the victim's (points)"), _dots(spent, "time to embed (s)")]
+    parts = [dots(lost, "unmarked models' accuracy less the victim's (points)"), dots(spent, "time to embed (s)")]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -307,7 +312,7 @@ def _cka(shown: Shown) -> pd.DataFrame:
         cells, rows = frames.cells.set_index("cell"), measured(frames, "cka")
         known = {"panel": "dataset", "series": "defense", "seed": "seed"}
         rows = rows.assign(**{name: rows["cell"].map(cells[column]) for name, column in known.items()})
-        parts.append(_dots(rows.assign(label=rows["layer"], value=rows["cka"]), "CKA, triggers and sources (1: alike)"))
+        parts.append(dots(rows.assign(label=rows["layer"], value=rows["cka"]), "CKA, triggers and sources (1: alike)"))
     return _joined(parts)
 
 
@@ -340,8 +345,9 @@ def _paired(shown: Shown) -> Frames:
     """Attacked cells of datasets that differ in their source and target class alone."""
     cells = shown.frames.cells
     cells = cells[(cells["kind"] != "none") & cells["source"].notna() & cells["target"].notna()]
-    bare = {text: _without_pair(text) for text in cells["dataset"].unique()}
-    cells = cells.assign(bare=cells["dataset"].map(bare), series=cells["defense"] + ", " + cells["attack"])
+    cells = cells.assign(
+        bare=of_each(cells, "dataset", _without_pair), series=cells["defense"] + ", " + cells["attack"]
+    )
     cells = cells.assign(panel=cells["bare"])
     keys = ["bare", "series"]
     several = cells.drop_duplicates([*keys, "source", "target"]).groupby(keys).size() > 1
@@ -362,17 +368,23 @@ def _alike(shown: Shown) -> pd.DataFrame:
 
 
 _CELLS = "cells that count: harness run --matrix smoke"
-_NULLS = "cells with null models: harness run --matrix smoke --nulls 5"
+_NULLS = "cells with unmarked models: harness run --matrix smoke --nulls 5"
+_VERDICTS = "attacked cells with verdicts: harness run --matrix smoke --nulls 19"
 
 PICTURES: dict[str, Picture] = {
     picture.name: picture
     for picture in (
-        Picture("success", "Success after each attack: a dot per seed", _success, kinds.dots, _CELLS),
+        Picture("success", "Success after each attack: a dot per seed; lines: what unmarked models answer", _success,
+                kinds.dots, _CELLS),
+        Picture("margin", "Margin after each attack: a dot per seed, and the mean's interval", margins, kinds.dots,
+                _CELLS),
+        Picture("innocents", "Innocent models that the keys call marked, with limits of their share", innocents,
+                kinds.dots, "innocent models, and verdicts: harness run --matrix quick --nulls 19"),
         Picture("matrix", "Mean success of the surrogate, by attack and scheme", _matrix, kinds.heatmap, _CELLS),
         Picture("frontier", "Accuracy against success of attacked models: a dot per cell; lines: the "
                 "extractions and removals that no other beats in both", _frontier, kinds.scatter, _CELLS),
         Picture("hypervolume", "Area under the attackers' front: less is better for the owner", _attained,
-                kinds.dots, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
+                kinds.dots, "attacked cells with unmarked models: harness run --matrix smoke --nulls 5"),
         Picture("tradeoff", "Cost of a mark against the success that attacks leave: a dot per victim", _tradeoff,
                 kinds.scatter, "attacked cells that count: harness run --matrix smoke"),
         Picture("pruning", "Success, where it counts, and accuracy against the pruned fraction", _pruning,
@@ -381,17 +393,17 @@ PICTURES: dict[str, Picture] = {
         Picture("sweep", "Success and accuracy against each numeric option of which there are two values", _sweep,
                 kinds.tracks, "two values of a number: harness run --matrix smoke --defense 'ewe[weight=10]' "
                 "--defense 'ewe[weight=100]'"),
-        Picture("queries", "Queries to confidence (the paper's t-test) against success", _needed, kinds.scatter,
-                "cells that count and whose mark shows above the false rate: harness run --matrix smoke --nulls 5"),
-        Picture("budget", "Share of attacked models that the test accuses, by queries asked", _budget,
-                kinds.tracks, "attacked cells with null models: harness run --matrix smoke --nulls 5"),
+        Picture("queries", "Expected queries of a sequential verification against success", _needed, kinds.scatter,
+                _VERDICTS),
+        Picture("budget", "Share of attacked models that are called marked, by queries asked", _budget, kinds.tracks,
+                _VERDICTS),
         Picture("curves", "Training curves of the victims: thin lines are seeds, the thick one their mean", _curves,
                 kinds.tracks, "curves of an embedding: harness run --matrix smoke"),
-        Picture("detections", "Detector scores of marked models and of null models", _detections, kinds.dots,
+        Picture("detections", "Detector scores of marked and of unmarked models", _detections, kinds.dots,
                 "detections: harness run --matrix smoke --attack neural-cleanse"),
         Picture("window-ranks", "Rank of the trigger's window on a detector's map", _windows, kinds.dots,
                 "a detector's maps: harness run --matrix smoke --attack jsma"),
-        Picture("false-rates", "Success of null models on the triggers: a dot per seed", _false_rates, kinds.dots,
+        Picture("false-rates", "Success of unmarked models on the triggers: a dot per seed", _false_rates, kinds.dots,
                 _NULLS),
         Picture("cost", "Cost of a mark: a dot per seed", _cost, kinds.dots, _CELLS),
         Picture("activations", "Activation frequency of the last hidden layer's neurons: task data, triggers",
@@ -422,7 +434,7 @@ def collect(shown: Shown, only: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
             raise UnknownName("figure", name, PICTURES)
     made = {name: finite(PICTURES[name].data(shown)) for name in names}
     for frame in made.values():
-        frame.attrs["known"] = sorted(shown.cells["defense"].unique())
+        frame.attrs["known"] = sorted(each for each in shown.cells["defense"].unique() if not is_unmarked(each))
     return made
 
 

@@ -5,7 +5,9 @@ A frame has a row an observation, and of these columns the ones that its kind as
 - ``panel``: the part of the picture that it is in; ``axis`` and ``unit``: what the panel's two axes say;
 - ``series``: what a colour stands for, and a marker, dash or hatch with it; ``label``: a row of dots or of a map;
 - ``seed``, which is what n counts (without it rows are counted); ``x`` and ``value``. What is counted, if not seeds,
-  ``attrs["n"]`` says, and which series other pictures show, ``attrs["known"]``.
+  ``attrs["n"]`` says, and which series other pictures show, ``attrs["known"]``;
+- ``low`` and ``high``: the interval of a row's mean; ``unmarked`` and ``attacked``: what unmarked models, and attacked
+  ones, answer.
 
 A picture is as wide as a column of a paper or as its page (:data:`COLUMN`, :data:`PAGE`), so that 7 points stay 7.
 Names are shown as they are: a ``$`` in one begins no formula.
@@ -81,7 +83,8 @@ def sheets(data: pd.DataFrame, kind: Kind) -> list[pd.DataFrame]:
 
 def dots(data: pd.DataFrame, width: float = COLUMN) -> Figure:
     """Each seed's value as a dot in the row of its label and series, their mean as a line, on the paper's band where
-    there is one. Panels with the same labels stand side by side where there is room."""
+    there is one, with the mean's interval and the levels of unmarked models where the frame has them. Panels with the
+    same labels stand side by side where there is room."""
     looks = looks_of(data)
     parts = [part for _, part in data.groupby(panel_columns(data), sort=False)]
     bands = _bands(parts, max(1, int(width / 1.8)))
@@ -300,6 +303,11 @@ def _dots_legend(data: pd.DataFrame, looks: Mapping[str, Mapping[str, Any]]) -> 
     named = (data["label"] != data["series"]).any()
     entries = handles(looks, ("color", "marker")) if named else {}
     entries["mean"] = Line2D([], [], color="black", linewidth=1)
+    if "low" in data and data["low"].notna().any():
+        entries["interval"] = Line2D([], [], color="black", linewidth=0.7)
+    for column, (name, dashes) in LEVELS.items():
+        if column in data and data[column].notna().any():
+            entries[name] = Line2D([], [], color="0.3", linewidth=1.2, linestyle=dashes)
     if "paper_low" in data:
         ends = np.isfinite(data[["paper_low", "paper_high"]].to_numpy(dtype=float)).sum(axis=1)
         if (ends == 2).any():
@@ -318,8 +326,9 @@ def _dot_rows(ax: Axes, data: pd.DataFrame, labels: Sequence[str], looks: Mappin
         if "paper_low" in rows:
             _band(ax, labels.index(str(label)), float(rows["paper_low"].iloc[0]), float(rows["paper_high"].iloc[0]))
         for place, series in enumerate(own):
-            values, half = rows.loc[rows["series"] == series, "value"], 0.4 / len(own)
-            y = labels.index(str(label)) - 0.4 + half * (2 * place + 1)
+            mine, half = rows[rows["series"] == series], 0.4 / len(own)
+            values, y = mine["value"], labels.index(str(label)) - 0.4 + half * (2 * place + 1)
+            _levels(ax, mine, y, half)
             ax.plot([values.mean()] * 2, [y - 0.8 * half, y + 0.8 * half], color="black", linewidth=1, zorder=2.5)
             # Spread by rank, not by chance: the file is then the same every time.
             spread = [y + 0.5 * half * (2 * (i + 0.5) / len(values) - 1) for i in range(len(values))]
@@ -327,6 +336,24 @@ def _dot_rows(ax: Axes, data: pd.DataFrame, labels: Sequence[str], looks: Mappin
             ax.scatter(
                 values, spread, s=9, alpha=0.75, linewidths=0, zorder=3, color=look["color"], marker=look["marker"]
             )
+
+
+LEVELS: dict[str, tuple[str, Any]] = {
+    "unmarked": ("mean of unmarked models", (0, (1, 1))),
+    "attacked": ("mean of attacked unmarked models", (0, (3, 1))),
+}
+"""Columns of what models without a mark answer: names and dashes."""
+
+
+def _levels(ax: Axes, rows: pd.DataFrame, y: float, half: float) -> None:
+    """The interval of a row's mean, and what unmarked models answer, where a frame has them."""
+    ends = rows[["low", "high"]].iloc[0].astype(float) if "low" in rows else np.array([np.nan])
+    if np.isfinite(ends).all():
+        ax.plot(list(ends), [y, y], color="black", linewidth=0.7)
+    for column, (_, dashes) in LEVELS.items():
+        if column in rows and rows[column].notna().any():
+            level = float(rows[column].astype(float).mean())
+            ax.plot([level] * 2, [y - half, y + half], color="0.3", linewidth=1.2, linestyle=dashes, zorder=2)
 
 
 def _band(ax: Axes, y: float, low: float, high: float) -> None:

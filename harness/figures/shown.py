@@ -10,12 +10,16 @@ import pandas as pd
 
 from harness.papers.quantities import Frames
 from harness.ranking.frames import attacked, chain_of, swept
-from harness.ranking.scoring import Rules, score
 from harness.storage.options import RecordedOptions
+from harness.verdicts.boards import make_board
+from harness.verdicts.reading import read_evidence
+from harness.verdicts.rules import Rules
+from harness.verdicts.scoring import score
 
 if TYPE_CHECKING:
     from harness.planning.graph import Kind, Lookup
     from harness.storage.tables import Tables
+    from harness.verdicts.board import Board
 
 
 class Shown:
@@ -26,7 +30,7 @@ class Shown:
 
     @cached_property
     def cells(self) -> pd.DataFrame:
-        """Every cell, with what :func:`harness.ranking.scoring.score` makes of it, its ``kind`` and its class pair."""
+        """Every cell, with what :func:`harness.verdicts.scoring.score` makes of it, its ``kind`` and its class pair."""
         cells = self._scored
         classes = {text: self._classes(text) for text in cells["dataset"].unique()}
         known = {name: [classes[text][i] for text in cells["dataset"]] for i, name in enumerate(("source", "target"))}
@@ -34,7 +38,19 @@ class Shown:
 
     @cached_property
     def _scored(self) -> pd.DataFrame:
-        return score(self.tables.read("cells"), self.rules)
+        return score(self.tables.read("cells"), self.evidence, self.rules)
+
+    @cached_property
+    def evidence(self) -> pd.DataFrame:
+        """The evidence behind verdicts."""
+        return read_evidence(self.tables)
+
+    @cached_property
+    def board(self) -> Board | None:
+        """The leaderboard; ``None`` where there are no cells."""
+        cells, stages = (self.tables.read(name) for name in ("cells", "stages"))
+        found = self.tables.read("detections")
+        return make_board(cells, self.evidence, found, stages, self.rules, intervals=False) if len(cells) else None
 
     @cached_property
     def options(self) -> RecordedOptions:
@@ -47,9 +63,11 @@ class Shown:
 
     @cached_property
     def ended(self) -> pd.DataFrame:
-        """The cells that are ok and say what an attack leaves, with rates in %: void ones too, detectors' not."""
+        """The cells that are ok and say what an attack leaves, with rates and margins in %: also those of useless
+        models, but no detector's."""
         cells = attacked(self.cells)
-        names = ["surrogate_trigger", "null_trigger", "victim_accuracy", "surrogate_accuracy", "null_accuracy"]
+        names = ["surrogate_trigger", "null_rate", "attacked_rate", "margin_counted"]
+        names += ["victim_accuracy", "surrogate_accuracy", "null_accuracy"]
         return cells.assign(**{name: 100 * cells[name].astype(float) for name in names}).rename(
             columns={"dataset": "panel", "defense": "series"}
         )

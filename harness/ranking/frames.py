@@ -1,12 +1,12 @@
 """Frames behind pictures, from scored cells: the report draws them as SVG, ``harness figures`` for print.
 
-``scored`` is what :func:`harness.ranking.scoring.score` makes; rates are 0..1.
+``scored`` is what :func:`harness.verdicts.scoring.score` makes; rates are 0..1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,20 @@ import pandas as pd
 
 from harness.errors import UsageError
 from harness.planning.matrix import Chain, format_chain, option_of, parse_chain
-from harness.ranking.scoring import chances_within
 from harness.statistics.pareto import pareto_front
+from harness.verdicts.scoring import chances_within
 
 if TYPE_CHECKING:
     from harness.planning.graph import Kind
     from harness.storage.options import RecordedOptions
+    from harness.verdicts.rules import Rules
 
 AXES = ("dataset", "defense", "attack")
 """Axes of a matrix whose options may be swept."""
 
 
 def attacked(scored: pd.DataFrame) -> pd.DataFrame:
-    """Cells that are ok and say what an attack leaves: void ones too, detectors' not."""
+    """Cells that are ok and say what an attack leaves: also those of useless models, but no detector's."""
     return scored[(scored["status"] == "ok") & (scored["kind"] != "detection")]
 
 
@@ -45,14 +46,12 @@ def attack_means(counting: pd.DataFrame) -> pd.DataFrame:
     return means.assign(front=front)
 
 
-def chances(
-    scored: pd.DataFrame, budgets: Sequence[int], rules: Any, within: Callable[..., Any] = chances_within
-) -> pd.DataFrame:
-    """Chance of an accusation within so many queries: a row a budget ``x`` and model that an extraction or a removal
-    left, with its ``dataset``, ``defense`` and ``seed``; ``value`` is 0..1."""
+def chances(scored: pd.DataFrame, budgets: Sequence[int], rules: Rules) -> pd.DataFrame:
+    """Chance that a model is called marked within so many queries: a row a budget ``x`` and model that an extraction or
+    a removal left, with its ``dataset``, ``defense`` and ``seed``; ``value`` is 0..1."""
     tested = scored[scored["tested"] & (scored["kind"] == "survival")]
     keys = ["dataset", "defense", "seed"]
-    wide = pd.DataFrame(within(tested, budgets, rules), columns=list(budgets))
+    wide = pd.DataFrame(chances_within(tested, budgets, rules), columns=list(budgets))
     return wide.assign(**{key: tested[key].array for key in keys}).melt(keys, var_name="x").astype({"x": float})
 
 

@@ -8,75 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.ranking.scoring import Rules
-    from harness.verdicts.rules import Rules as VerdictRules
-
-MEANINGS = {
-    # --- schemes
-    "rank": "1 + the number of schemes that are significantly better; ties share a rank. Pairs are compared over the "
-    "seeds and attacks that both have, by a sign-flip test with Holm's correction at {confidence}. Significance at 95% "
-    "takes 6 seeds for two schemes and 11 for ten.",
-    "rank by margin": "Place by margin alone where a dataset has more than {compared} schemes, whose pairs are not "
-    "compared.",
-    "n": "Number of seeds that count.",
-    "margin": "Success minus {false}, averaged over the extractions and removals that count.",
-    "95% interval": "Bootstrap interval of the mean margin over seeds.",
-    "worst attack": "Least mean success that an extraction or removal leaves, with its name.",
-    "verified": "Share of attacked models that {accuser} accuses at {confidence}.",
-    "within {budget}": "Mean chance of an accusation within {budget} trigger queries, each answered at the measured "
-    "rate.",
-    "hypervolume": "Area under the attackers' front of accuracy kept against watermark removed; lower is better for "
-    "the owner. Accuracy counts down to {drop} points below the null models', and 100 is a mark that is removed for "
-    "nothing.",
-    "evasion": "Margin over evasions, which hide the mark and leave it in the model.",
-    "not counted": "Cells that are in no mean: void, failed or skipped. A void model is more than {drop} points less "
-    "accurate than the null models, so that no answer of it counts.",
-    # --- queries to verify
-    "queries to verify": "Queries needed to verify the median attacked model.",
-    "t-test": "Queries at which the EWE paper's t-test reaches {confidence}; it then accuses about half of such "
-    "models.",
-    "80% power": "Queries of which the exact test against {limit} accuses such a model in 80% of cases.",
-    "95% power": "Queries for the same in 95% of cases.",
-    "sequential": "Expected queries of a sequential test (SPRT), which may stop after any answer. Its limit is the "
-    "same, and its power is 95%.",
-    # --- what the mark costs
-    "victim success": "Share of trigger queries that the victim answers as the key says.",
-    "false rate": "Share of trigger queries that the null models answer as the key says.",
-    "accuracy cost": "Accuracy of the null models minus the victim's.",
-    "embedding": "Seconds of embedding, without the clean model that it may start from.",
-    "null model": "Seconds of training a null model: the same task without a mark.",
-    "embedding samples": "Training samples that embedding saw.",
-    "null samples": "Training samples that a null model saw.",
-    # --- attacks
-    "attacks": "Number of attacks of the family that count on some seed.",
-    "success": "Share of trigger queries that the attacked model answers as the key says.",
-    "distribution": "Seeds by success, from 0 to 10 on the left up to 90 to 100 on the right.",
-    "held out": "Success on triggers that the scheme did not train on.",
-    "accuracy": "Accuracy of the attacked model on the task.",
-    # --- detectors
-    "score": "Statistic of the detector, which flags a model above its own threshold.",
-    "null score": "Statistic of the detector for the null models.",
-    "flagged": "Share of the marked models that the detector flags.",
-    "nulls flagged": "Share of the null models that the detector flags.",
-    "rank p": "Median over the seeds of (r + 1) / (k + 1), where r of the k null models score at least as high.",
-    "target named": "Share of the models whose suspected class is the key's target.",
-    "window rank": "Median share of the windows of the trigger's shape that lie at least as high on the recovered map "
-    "as the trigger's own; 50 by chance.",
-    # --- two schemes
-    "first": "Mean of {ours} over the n seeds on which both schemes count.",
-    "second": "Mean of {theirs} over the same seeds.",
-    "difference": "Mean ± SD of first minus second, paired by seed. An attack's row is about the margin: success minus "
-    "{false}.",
-    "(all attacks)": "Mean over the extractions and removals that count for both schemes, of each seed.",
-    "(accuracy cost)": "Accuracy of the null models minus the victim's.",
-    "interval": "Student's {confidence} interval of the mean difference.",
-    "p": "Two-sided p-value of the sign-flip test over the seeds, which needs {fewest} of them to reach {alpha}.",
-    "Holm p": "p-value corrected for all rows, after Holm.",
-    "more seeds": "Number of further seeds until the test can reach {alpha} and the interval leaves out zero with a "
-    "power of 80%, if mean and SD stay.",
-    "left out": "Cells that are void, failed or skipped, or that have no partner.",
-}
-"""Meaning of each term, a noun first and one idea a sentence."""
+    from harness.verdicts.rules import Rules
 
 BOARD = {
     # --- schemes
@@ -189,7 +121,7 @@ def fraction(alpha: float) -> str:
     return f"1/{1 / alpha:.0f}" if abs(1 / alpha - round(1 / alpha)) < 1e-6 else f"{alpha:.3g}"
 
 
-def board_meaning(term: str, rules: VerdictRules) -> str:
+def board_meaning(term: str, rules: Rules) -> str:
     """Meaning of a leaderboard's term by these rules."""
     return BOARD[_BUDGET if term.startswith("within ") else term].format(
         confidence=f"{rules.confidence:.0%}",
@@ -205,32 +137,34 @@ def board_meaning(term: str, rules: VerdictRules) -> str:
 
 _BUDGET = "within {budget}"
 
-COMPARISON = (
-    *("first", "second", "difference", "(all attacks)", "(accuracy cost)", "interval", "p", "Holm p", "more seeds"),
-    "left out",
-)
-"""Terms of a comparison."""
+COMPARISON = {
+    "n": "Number of seeds on which both schemes have a number.",
+    "first": "Mean of {ours} over these seeds.",
+    "second": "Mean of {theirs} over the same seeds.",
+    "difference": "Mean ± SD of first minus second, paired by seed. An attack's row is about the margin; where the "
+    "attack left no useful model, the victim's own.",
+    "(all attacks)": "Mean over the extractions and removals that both schemes have and that count in ranks, of each "
+    "seed. All settings of one attack count once.",
+    "(worst case, black box)": "Margin under the attack that leaves least, of those that begin with an extraction. It "
+    "is chosen for each scheme on its own, on the other half of the seeds.",
+    "(worst case, white box)": "The same under attacks on the stolen weights.",
+    "(worst case, both)": "The same under all attacks.",
+    "(accuracy cost)": "Accuracy of the unmarked models minus the victim's as its API serves it.",
+    "interval": "Student's {confidence} interval of the mean difference.",
+    "p": "Two-sided p-value of the sign-flip test over the seeds, which needs {fewest} of them to reach {alpha}.",
+    "Holm p": "p-value corrected for all rows, after Holm.",
+    "better": "Scheme that is better: Holm's p is at most {alpha}, and the interval leaves out 0.",
+    "more seeds": "Number of further seeds until the test can reach {alpha} and the interval leaves out zero with a "
+    "power of 80%, if mean and SD stay.",
+    "left out": "Cells that failed or were skipped, that have no partner, or whose attack counts in no rank.",
+}
+"""Meaning of each term of a comparison."""
 MARGINS = "Shares and margins are in %, mean ± SD over n seeds; a margin of 100 is a whole mark, and 0 is chance."
-SHARES = "Shares are in %, mean ± SD over n seeds."
-NO_NULLS = (
-    "Where no false rate is shown there are no null models: the margin is the success itself, and nothing is verified. "
-    "Type harness run --nulls 3, or assume a rate with --fpr."
-)
 
 
-def meaning(term: str, rules: Rules, **more: object) -> str:
-    """Meaning of a term by these rules; ``more`` fills in what only some texts name."""
-    assumed = None if rules.fpr is None else f"{rules.fpr:.2%}"
-    return MEANINGS[term].format(
-        confidence=f"{rules.confidence:.0%}",
-        alpha=f"{1 - rules.confidence:.3g}",
-        accuser=rules.accuser,
-        budget=rules.budget,
-        drop=f"{100 * rules.max_drop:g}",
-        false=f"an assumed false rate of {assumed}" if assumed else "the null models' success (the false rate)",
-        limit=assumed or "the upper confidence limit of the false rate",
-        **more,
-    )
+def comparison_meaning(term: str, rules: Rules, **more: object) -> str:
+    """Meaning of a comparison's term by these rules; ``more`` fills in what only some texts name."""
+    return COMPARISON[term].format(confidence=f"{rules.confidence:.0%}", alpha=f"{rules.alpha:.3g}", **more)
 
 
 WORDS = {
@@ -262,12 +196,11 @@ WORDS = {
 
 def document() -> str:
     """Text of ``docs/glossary.md``, by the default rules: Markdown."""
-    from harness.ranking.scoring import Rules
-    from harness.verdicts.rules import Rules as BoardRules
+    from harness.verdicts.rules import Rules
 
-    rules, more = Rules(), {"ours": "the first scheme", "theirs": "the second scheme", "fewest": 6}
-    board = {term.format(budget=100): board_meaning(term, BoardRules(budget=100)) for term in BOARD}
-    comparison = {term: meaning(term, rules, **more) for term in COMPARISON}
+    rules, more = Rules(budget=100), {"ours": "the first scheme", "theirs": "the second scheme", "fewest": 6}
+    board = {term.format(budget=100): board_meaning(term, rules) for term in BOARD}
+    comparison = {term: comparison_meaning(term, rules, **more) for term in COMPARISON}
     lines = ["# Glossary", "", "`make docs` makes this page from `harness/ranking/glossary.py`.", ""]
     for title, terms in (
         ("Words", WORDS),

@@ -1,46 +1,19 @@
-"""Rankings and comparisons of the cells of a results folder that somebody asks for."""
+"""Comparisons of two schemes of a results folder that somebody asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.errors import UnknownName, UsageError
+from harness.errors import UsageError
+from harness.verdicts.reading import chosen, read_evidence
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.ranking.compare import Comparison
-    from harness.ranking.leaderboard import Board
-    from harness.ranking.scoring import Rules
     from harness.storage.tables import Tables
-
-
-def read_board(
-    tables: Tables,
-    rules: Rules,
-    *,
-    datasets: Sequence[str] = (),
-    defenses: Sequence[str] = (),
-    attacks: Sequence[str] = (),
-    cells: Collection[str] | None = None,
-    intervals: bool = True,
-) -> Board:
-    """Rank the schemes of the tables, by the cells that fit the names given, and by those of ``cells`` (ids) alone.
-
-    Raises :class:`UsageError` where there are no cells, and for a name that fits nothing.
-    """
-    from harness.ranking.leaderboard import COST_COLUMNS, STAGE_COLUMNS, make_board
-    from harness.ranking.scoring import CELL_COLUMNS
-
-    rows = tables.read("cells", CELL_COLUMNS)
-    if cells is not None:
-        rows = rows[rows["cell"].isin(list(cells))]
-    for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
-        rows = chosen(rows, column, wanted)
-    found, stages = tables.read("detections"), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
-    return make_board(rows.reset_index(drop=True), found, stages, rules, intervals=intervals)
+    from harness.verdicts.rules import Rules
 
 
 def read_comparison(
@@ -51,28 +24,14 @@ def read_comparison(
     Raises :class:`UsageError` where there are no cells, and for a name that fits nothing or several schemes.
     """
     from harness.ranking.compare import make_comparison
-    from harness.ranking.scoring import CELL_COLUMNS
+    from harness.verdicts.scoring import CELL_COLUMNS
 
     rows = tables.read("cells", CELL_COLUMNS)
     if rows.empty:
         raise UsageError("no results yet: type harness run --matrix smoke")
     ours, theirs = _only(rows, first), _only(rows, second)
     rows = chosen(chosen(rows, "dataset", datasets), "attack", attacks)
-    return make_comparison(rows.reset_index(drop=True), ours, theirs, rules)
-
-
-def chosen(cells: pd.DataFrame, column: str, wanted: Sequence[str]) -> pd.DataFrame:
-    """The rows whose ``column`` equals or fits one of ``wanted``. Raises :class:`UnknownName` for one without a row."""
-    if not wanted:
-        return cells
-    known = list(dict.fromkeys(cells[column]))
-    fitting: set[str] = set()
-    for pattern in wanted:
-        found = {name for name in known if fnmatchcase(name, pattern.replace("[", "[[]"))}
-        if not found:
-            raise UnknownName(column, pattern, known)
-        fitting |= found
-    return cells[cells[column].isin(fitting)]
+    return make_comparison(rows.reset_index(drop=True), read_evidence(tables), ours, theirs, rules)
 
 
 def _only(cells: pd.DataFrame, name: str) -> str:

@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from harness.ranking.columns import Sheet, Table, board_sheet, comparison_sheet
+from harness.ranking.columns import Sheet, Table
 from harness.storage.store import plain
 from harness.text import printable
 from harness.verdicts.board import THREATS, Standing
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
-    from harness.ranking.compare import Comparison
-    from harness.ranking.leaderboard import Board
 
+@dataclass(frozen=True, repr=False)
+class Shown:
+    """Tables as text of 100 columns, and as HTML in a notebook."""
 
-def board_text(board: Board, width: int = 100) -> str:
-    """A ranking as plain text of so many columns, without colours."""
-    return text(board_sheet(board), width)
+    sheet: Sheet
 
+    def __repr__(self) -> str:
+        return text(self.sheet)
 
-def board_html(board: Board) -> str:
-    """A ranking as a fragment of HTML, for a notebook."""
-    return html(board_sheet(board))
-
-
-def comparison_text(comparison: Comparison, width: int = 100) -> str:
-    """A comparison as plain text of so many columns, without colours."""
-    return text(comparison_sheet(comparison), width)
-
-
-def comparison_html(comparison: Comparison) -> str:
-    """A comparison as a fragment of HTML, for a notebook."""
-    return html(comparison_sheet(comparison))
+    def _repr_html_(self) -> str:
+        return html(self.sheet)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -197,6 +188,13 @@ def _columns(name: str, kind: str) -> list[str]:
 def flat_rows(records: Iterable[Any]) -> list[dict[str, Any]]:
     """A dictionary a record, by :func:`flat_columns`; ``None`` for a number that is not finite."""
     return [_flat(record) for record in records]
+
+
+def frame_of(kind: type[Any], records: Iterable[Any]) -> pd.DataFrame:
+    """A row for each record of a dataclass."""
+    import pandas as pd
+
+    return pd.DataFrame(flat_rows(records), columns=flat_columns(kind))
 
 
 def _flat(record: Any) -> dict[str, Any]:

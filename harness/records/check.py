@@ -22,13 +22,16 @@ from harness.errors import HarnessError
 from harness.planning.graph import make_id
 from harness.records.freeze import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
 from harness.records.lineage import check_lineage, same, text_of, told_inputs
+from harness.records.replay import SHARES
 from harness.running.checkout import commit
-from harness.storage.schema import OWNERS, SCHEMA_VERSION, TABLES
+from harness.storage.schema import OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES
 from harness.storage.tables import Tables
+from harness.verdicts.families import is_unmarked
+from harness.verdicts.scoring import fewest
 
 if TYPE_CHECKING:
     from harness.planning.registry import Registry
-    from harness.ranking.leaderboard import Board
+    from harness.verdicts.board import Board
 
 MAX_BYTES = {".parquet": 2**28, ".svg": 2**24, ".json": MAX_IDS, ".md": 2**20, ".html": 2**25}
 """Largest size in bytes, by kind of file; other kinds are refused."""
@@ -55,18 +58,38 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
     cells, stages, evidence = (tables.read(name) for name in ("cells", "stages", "evidence"))
     if cells.empty:
         return ["tables: no cells"]
-    board = board_of(tables)
+    board, schema = board_of(tables), schema_of(folder)
     found = [
         *_counts(cells, evidence),
         *_strays(tables),
         *_ids(folder, cells, stages, evidence),
         *_data(stages),
         *_enough(cells, seeds, nulls),
-        *_numbers(folder, board),
+        *_numbers(folder, board if schema == SCHEMA_VERSION else None, cells),
         *_environment(folder, board, stages),
         *_pictures(folder),
     ]
-    return found or list(_pages(folder, tables, registry, ranking))
+    return found or (list(_pages(folder, tables, registry, ranking)) if schema == SCHEMA_VERSION else [])
+
+
+def schema_of(folder: Path) -> int:
+    """The schema version of a record whose manifest was checked."""
+    return int(_json(folder / "manifest.json")["schema"])
+
+
+def notes(folder: Path) -> list[str]:
+    """Remarks on a record that was accepted: what could not be checked, and what it does not have."""
+    made = []
+    if (schema := schema_of(folder)) < SCHEMA_VERSION:
+        made.append(
+            f"not checked: leaderboard.md, report.html, and ranks, margins and verdicts of README.md: an older harness "
+            f"(schema {schema}) made them, by a test that is withdrawn"
+        )
+    board = board_of(Tables(folder))
+    for setting in board.settings:
+        if setting.models < (needed := fewest(board.rules)):
+            made.append(f"no verdicts: {setting.dataset} has {setting.models} unmarked models, and they need {needed}")
+    return made
 
 
 def _tree(folder: Path) -> Iterator[str]:
@@ -110,9 +133,9 @@ def _manifest(folder: Path) -> Iterator[str]:
     if not isinstance(manifest, dict) or not isinstance(listed := manifest.get("files"), dict):
         yield "manifest.json: no manifest"
         return
-    for what, ours in (("format", FORMAT), ("schema", SCHEMA_VERSION)):
-        if manifest.get(what) != ours:
-            yield f"manifest.json: {what} {manifest.get(what)!r:.20}, this harness writes {ours}"
+    for what, read in (("format", (FORMAT,)), ("schema", range(OLDEST_VERSION, SCHEMA_VERSION + 1))):
+        if (said := manifest.get(what)) not in read or isinstance(said, bool):
+            yield f"manifest.json: {what} {said!r:.20}, this harness writes {read[-1]}"
     for name in sorted({*listed, *found}):
         if name not in found:
             yield f"{name}: in the manifest and not in the folder"
@@ -134,7 +157,7 @@ def _tables(folder: Path) -> Iterator[str]:
 def _counts(cells: pd.DataFrame, evidence: pd.DataFrame) -> Iterator[str]:
     """Check that each cell's counts and accuracies are those of its evidence, and possible."""
     ok = cells[cells["status"] == "ok"].set_index("cell")
-    for name in ("null_accuracy", "victim_accuracy", "surrogate_accuracy", "agreement"):
+    for name in SHARES:
         values = ok[name].dropna()
         yield from (f"cell {cell}: {name} is not in 0..1" for cell in values[~values.between(0, 1)].index)
     of_cell = evidence.groupby(["cell", "suspect", "probe"])[["matches", "trials"]].sum()
@@ -202,31 +225,59 @@ def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
         own, where = ok[(ok["dataset"] == dataset) & (ok["defense"] == defense)], f"{dataset} / {defense}"
         if (n := own["seed"].nunique()) < seeds:
             yield f"{where}: {n} seeds that ended ok of {rows['seed'].nunique()}, expected at least {seeds}"
-        if len(own) and (k := int(own["nulls"].fillna(0).min())) < nulls:
-            yield f"{where}: {k} null models, expected at least {nulls}"
+        if is_unmarked(str(defense)) or own.empty:
+            continue
+        if (k := int(own["nulls"].fillna(0).min())) < nulls:
+            yield f"{where}: {k} unmarked models, expected at least {nulls}"
 
 
-def _numbers(folder: Path, board: Board) -> Iterator[str]:
-    """Check that the page's block for machines agrees with the tables."""
+def _numbers(folder: Path, board: Board | None, cells: pd.DataFrame) -> Iterator[str]:
+    """Check that the page's block for machines agrees with the tables. Without a board, of an older record, the numbers
+    that do not rest on its test."""
     page = (folder / "README.md").read_text("utf-8", errors="replace")
     block = re.search(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     try:
-        said = json.loads(block[1])["schemes"] if block else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        said = None
-    ours = numbers(board)["schemes"]
-    if not isinstance(said, list) or len(said) != len(ours):
-        yield f"README.md: no json block with the numbers of {len(ours)} schemes"
-        return
-    for theirs, own in zip(said, ours, strict=True):
-        for name, value in own.items():
-            other = theirs.get(name) if isinstance(theirs, dict) else None
-            if not _close(value, other):
-                yield f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}"
+        told = json.loads(block[1]) if block else None
+    except (ValueError, RecursionError):
+        told = None
+    for part, ours in (numbers(board) if board else {"schemes": _plain_numbers(cells)}).items():
+        said = told.get(part) if isinstance(told, dict) else None
+        if not isinstance(said, list) or len(said) != len(ours):
+            yield f"README.md: no json block with the numbers of {len(ours)} {part}"
+            return
+        if board is None:
+            said = sorted(
+                said, key=lambda each: str(isinstance(each, dict) and (each.get("dataset"), each.get("defense")))
+            )
+        for theirs, own in zip(said, ours, strict=True):
+            for name, value in own.items():
+                other = theirs.get(name) if isinstance(theirs, dict) else None
+                if not _close(value, other):
+                    yield f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}"
+
+
+def _named(told: Any) -> tuple[str, str]:
+    """Names by which the numbers of an older record are put in order."""
+    known = told if isinstance(told, dict) else {}
+    return str(known.get("dataset")), str(known.get("defense"))
+
+
+def _plain_numbers(cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Numbers of each scheme of an older record that hold by any test, in the order of their names."""
+    made = []
+    for (dataset, defense), rows in cells.groupby(["dataset", "defense"]):
+        ok = rows[rows["status"] == "ok"].drop_duplicates("seed")
+        cost = (ok["null_accuracy"] - ok["victim_accuracy"]).dropna()
+        named = {"dataset": dataset, "defense": defense, "seeds": rows["seed"].nunique()}
+        ends = {status: int((rows["status"] == status).sum()) for status in ("failed", "skipped")}
+        made.append(named | ends | {"accuracy_cost": float(cost.mean()) if len(cost) else None})
+    return made
 
 
 def _close(one: Any, other: Any) -> bool:
     """True if two values are equal, numbers except for the last digits: machines sum in different orders."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_close(each, other[name]) for name, each in one.items())
     if isinstance(one, float) and isinstance(other, float | int):
         return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
     return bool(one == other)
@@ -301,8 +352,8 @@ def _other_harness(folder: Path, environment: Mapping[str, Any]) -> str:
     if there == here:
         return ""
     named, own = (f"{version} at commit {(state or 'unknown')[:12]}" for version, state in (there, here))
-    anew = f"harness record NAME --results {folder} --output NEW records it anew"
-    return f": it was recorded with watermark-harness {named}, this is {own}; {anew}"
+    again = f"harness record NAME --results {folder} --output NEW records it again"
+    return f": it was recorded with watermark-harness {named}, this is {own}; {again}"
 
 
 def _pictures(folder: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +20,16 @@ from harness.figures.shown import Shown
 from harness.files import whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.registry import Registry
-from harness.ranking.leaderboard import Board, make_board
-from harness.ranking.scoring import Rules
 from harness.report import About, Results, render
 from harness.running.checkout import commit
 from harness.storage.schema import SCHEMA_VERSION, TABLES
 from harness.storage.store import plain
 from harness.storage.tables import Tables
 from harness.text import printable
-from harness.verdicts.rules import Rules as VerdictRules
+from harness.verdicts.board import THREATS, Board, Scheme, Share
+from harness.verdicts.reading import read_board
+from harness.verdicts.rules import Rules
+from harness.verdicts.scoring import fewest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,24 +73,44 @@ def record(
 
 def board_of(tables: Tables) -> Board:
     """The ranking by the default rules."""
-    return make_board(tables.read("cells"), tables.read("detections"), tables.read("stages"), Rules(), intervals=False)
+    return read_board(tables, Rules(), intervals=False)
 
 
 def numbers(board: Board) -> dict[str, Any]:
-    """The numbers of a record's page for machines: rates in 0..1 for every scheme."""
-    rows = [
-        {
-            **{name: getattr(scheme, name) for name in ("dataset", "defense", "rank", "seeds", "verified")},
-            **{
-                name: spread.mean if (spread := getattr(scheme, name)) else None
-                for name in ("margin", "victim_success", "false_rate", "accuracy_cost")
-            },
-            **{name: getattr(scheme, name) for name in ("void", "failed", "skipped")},
-        }
-        for scheme in board.schemes
+    """The numbers of a record's page for machines: shares in 0..1 and margins in -1..1, for every scheme, and for every
+    sort of innocent models that its keys were asked of."""
+    innocents = [
+        {**{name: getattr(each, name) for name in ("dataset", "defense", "suspects", "attack")}, **_share(each.accused)}
+        for each in board.innocents
     ]
-    values: dict[str, Any] = plain({"schemes": rows})
+    values: dict[str, Any] = plain({"schemes": list(map(_numbers, board.schemes)), "innocents": innocents})
     return values
+
+
+def _numbers(scheme: Scheme) -> dict[str, Any]:
+    means = {
+        name: spread.mean if (spread := getattr(scheme, name)) else None
+        for name in ("victim_margin", "false_rate", "cost")
+    }
+    standings = {
+        threat: {
+            **{name: getattr(each, name) for name in ("rank", "claim", "survives", "removed", "attacks", "incomplete")},
+            "worst": each.worst.mean if each.worst else None,
+        }
+        for threat in THREATS
+        if (each := scheme.standings.get(threat))
+    }
+    plainly = ("dataset", "defense", "seeds", "gate", "no_rank", "anonymous", "useless_key")
+    return {
+        **{name: getattr(scheme, name) for name in plainly},
+        "victims": _share(scheme.victims),
+        **means,
+        "standings": standings,
+    }
+
+
+def _share(share: Share | None) -> dict[str, Any]:
+    return {"marked": share.count if share else None, "of": share.of if share else 0}
 
 
 def measured(stages: pd.DataFrame) -> dict[str, Any]:
@@ -123,7 +144,7 @@ def report(tables: Tables, environment: Mapping[str, Any], registry: Registry) -
         printable(environment[name] or "") for name in ("command", "recorded_at", "recorded_with", "commit")
     )
     about = About("the tables beside this page", command, when, f"watermark-harness {harness}", commit)
-    results = Results.of(tables, VerdictRules())
+    results = Results.of(tables, Rules())
     own = {key: found for key, found in registry.found.items() if found.origin.startswith("built-in: ")}
     return render(results, about, Registry(own))
 
@@ -188,6 +209,8 @@ def _readme(title: str, environment: Mapping[str, Any], board: Board) -> str:
 The ranking is in [leaderboard.md](leaderboard.md), all results are on one page in `report.html` (it opens from disk),
 pictures are in `figures/`.
 
+{chr(10).join(_compared_with(board))}
+
 ## What agrees with earlier results, and what differs
 
 - (One line a finding, with n and spread.)
@@ -216,6 +239,34 @@ The numbers for a machine, which `harness submit` compares with the tables:
 {json.dumps(numbers(board), indent=1)}
 ```
 """
+
+
+def _compared_with(board: Board) -> Iterator[str]:
+    """Lines on what the verdicts of each data set rest on: the unmarked models, and the innocent ones."""
+    for setting in board.settings:
+        about = f"{printable(setting.dataset)}: "
+        if setting.models < (needed := fewest(board.rules)):
+            yield (
+                f"- {about}no verdicts, which need {needed} unmarked models of the same data, net and recipe: it has "
+                f"{setting.models}."
+            )
+            continue
+        level = 1 - board.rules.confidence
+        yield (
+            f"- {about}compared with {setting.models} unmarked models of the same data, net and recipe. Of 100 models "
+            f"without a mark about {100 * level:g} are called marked."
+        )
+        yield from _innocents(board, setting.dataset)
+
+
+def _innocents(board: Board, dataset: str) -> Iterator[str]:
+    """Lines on the innocent models of a data set that each scheme's keys call marked, before any attack."""
+    for each in board.innocents:
+        if each.dataset == dataset and each.attack == "none" and (made := each.accused):
+            yield (
+                f"  - `{_in_table(each.defense)}`, {each.suspects}: called marked {made.count:.3g} of {made.of} models "
+                f"(95%: at most {100 * made.high:.0f}%)."
+            )
 
 
 def _data(told: tuple[str, list[str]]) -> str:

@@ -1,7 +1,8 @@
-"""The lineage of a record's cells: the victim, the attacks and the null models that each claims to be made of.
+"""The lineage of a record's cells: the victim, the attacks and the models to compare with that each claims to have.
 
-``ids.json`` holds the parents of every stage, and a stage's id is the digest of that entry. The null models of a cell
-are recorded nowhere: they follow from its dataset and their numbers.
+``ids.json`` holds the parents of every stage, and a stage's id is the digest of that entry. The models that a key was
+asked of are the parents of the stages that asked. Records of schema versions 3 to 5 have no such stages: their null
+models follow from the data set and their numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -38,13 +40,30 @@ def check_lineage(
 ) -> Iterator[str]:
     """The findings about cells that ended ok: the first of each cell."""
     lineage = _Lineage(inputs, dict(zip(stages["stage"], stages["accuracy"], strict=True)))
-    rows = evidence[evidence["suspect"] == "null"].drop_duplicates(["cell", "index"]).sort_values("index")
-    nulls: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for cell, number, accuracy in rows[["cell", "index", "accuracy"]].itertuples(index=False):
-        nulls[cell].append((number, accuracy))
+    rows = evidence[~evidence["suspect"].isin(["victim", "surrogate"])].sort_values("index")
+    rows = rows.drop_duplicates(["cell", "suspect", "arm", "index"])
+    asked: dict[str, list[Asked]] = defaultdict(list)
+    columns = ["suspect", "index", "arm", "accuracy", "base_accuracy"]
+    for cell, suspect, index, arm, *accuracies in rows[["cell", *columns]].itertuples(index=False):
+        asked[cell].append(Asked(str(suspect), index, "" if pd.isna(arm) else str(arm), *accuracies))
     for row in cells[cells["status"] == "ok"].itertuples():
-        if wrong := lineage.wrong(row) or lineage.wrong_nulls(row, nulls[row.cell]):
+        if wrong := lineage.wrong(row) or lineage.wrong_suspects(row, asked[row.cell]):
             yield f"cell {row.cell}: {wrong}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model that a cell's key was asked of, as the evidence tells."""
+
+    suspect: str
+    index: int
+    arm: str
+    accuracy: float
+    base_accuracy: float
+
+    def __str__(self) -> str:
+        of = f" of {self.arm}" if self.arm else ""
+        return f"{self.suspect} model {self.index}{of} of accuracy {self.accuracy}"
 
 
 class _Lineage:
@@ -56,11 +75,17 @@ class _Lineage:
         """The accuracies of clean models, by dataset and seed, for whatever values an untrusted record gives."""
         self.searched: set[tuple[str, str]] = set()
         """Pairs of a model and a detector that searched it."""
+        self.asked: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        """Models that a victim's key was asked of, by the victim and the name of the suspect."""
         for id, made in inputs.items():
             if made["action"] == "train":
                 self.trained[str(made["dataset"]), str(made["seed"])].append(accuracy[id])
             elif made["action"] == "detect":
                 self.searched.add((dict(made["parents"]).get("model", ""), text_of(made["plugin"])))
+            elif made["action"] == "ask":
+                (_, victim), *models = made["parents"] or (("", ""),)
+                for name, model in models:
+                    self.asked[victim][name].append(model)
 
     def wrong(self, cell: Any) -> str:
         """The findings about a cell's model and victim; empty if there are none."""
@@ -84,8 +109,9 @@ class _Lineage:
             return f"victim accuracy {cell.victim_accuracy} is not that of its victim's stage, {self.accuracy[victim]}"
         return ""
 
-    def _walk(self, model: str) -> tuple[str, list[str]]:
-        """The victim behind a model, and the attacks on the way from it; an empty id where there is none."""
+    def _walk(self, model: str, root: str = "embed") -> tuple[str, list[str]]:
+        """The victim behind a model, or the null model that played it where ``root`` is ``train``, and the attacks on
+        the way from it; an empty id where there is none."""
         attacks: list[str] = []
         victims: set[str] = set()
         made = self.inputs.get(model)
@@ -95,7 +121,7 @@ class _Lineage:
             model = parents.get("model", "")
             victims.add(parents.get("embed", ""))
             made = self.inputs.get(model)
-        is_victim = made is not None and made["action"] == "embed" and victims <= {model}
+        is_victim = made is not None and made["action"] == root and victims <= {model}
         return model if is_victim else "", attacks
 
     def _is_chain(self, cell: Any, attacks: Sequence[str]) -> bool:
@@ -106,17 +132,46 @@ class _Lineage:
         found = links[:-1] if links and (cell.model, links[-1]) in self.searched else links
         return attacks in (links, found)
 
-    def wrong_nulls(self, cell: Any, nulls: Sequence[tuple[int, float]]) -> str:
-        """The finding about a cell's null models, by number and accuracy in its evidence; empty if there is none."""
-        count = 0 if pd.isna(cell.nulls) else int(cell.nulls)
-        if [number for number, _ in nulls] != list(range(len(nulls))) or len(nulls) != count:
-            return f"{count} null models, and its evidence has {len(nulls)}"
-        dataset = str(self.inputs[self._walk(cell.model)[0]]["dataset"])
-        for number, accuracy in nulls:
-            known = self.trained[dataset, str(derive_seed("null", number, "train"))]
-            if not any(same(accuracy, each) for each in known):
-                return f"null model {number} of accuracy {accuracy} is no stage of the record"
-        mean = sum(accuracy for _, accuracy in nulls) / count if count else math.nan
+    def wrong_suspects(self, cell: Any, asked: Sequence[Asked]) -> str:
+        """The finding about the models that a cell is compared with; empty if there is none."""
+        victim = self._walk(cell.model)[0]
+        for name, column in (("null", "nulls"), ("attacked", "attacked")):
+            count = 0 if pd.isna(said := getattr(cell, column)) else int(said)
+            if (found := sum(each.suspect == name for each in asked)) != count:
+                return f"{count} {name} models, and its evidence has {found}"
+        fits = self._was_asked if victim in self.asked else self._was_trained
+        for each in asked:
+            if not fits(cell, victim, each):
+                return f"{each} is no stage of the record"
+        nulls = [each.accuracy for each in asked if each.suspect == "null"]
+        mean = sum(nulls) / len(nulls) if nulls else math.nan
         if not same(mean, cell.null_accuracy) and not math.isclose(mean, cell.null_accuracy, rel_tol=1e-9):
             return f"null accuracy {cell.null_accuracy} is not the mean of its null models', {mean}"
         return ""
+
+    def _was_trained(self, cell: Any, victim: str, each: Asked) -> bool:
+        """True if the record has the null model: what older versions, which asked one by one, tell of it."""
+        dataset = str(self.inputs[victim]["dataset"])
+        known = self.trained[dataset, str(derive_seed("null", each.index, "train"))]
+        return each.suspect == "null" and any(same(each.accuracy, accuracy) for accuracy in known)
+
+    def _was_asked(self, cell: Any, victim: str, each: Asked) -> bool:
+        """True if the victim's key was asked of such a model, of these accuracies."""
+        name = f"{each.suspect} {each.index} {each.arm}".strip()
+        return any(self._is_suspect(cell, model, each) for model in self.asked[victim][name])
+
+    def _is_suspect(self, cell: Any, model: str, each: Asked) -> bool:
+        unmarked = each.suspect in ("null", "attacked")
+        base, attacks = self._walk(model, "train" if unmarked else "embed")
+        if not base or not same(self.accuracy[model], each.accuracy):
+            return False
+        if not same(self.accuracy[base], each.base_accuracy):
+            return False
+        made = self.inputs[base]
+        root = "null" if unmarked else "seed"
+        # The task's text, since an innocent may be of a net of its own.
+        if text_of(made["dataset"]) != cell.dataset or made["split_seed"] != derive_seed(root, each.index, "split"):
+            return False
+        if not unmarked and text_of(made["plugin"]) != each.arm:
+            return False
+        return not attacks if each.suspect == "null" else self._is_chain(cell, attacks)

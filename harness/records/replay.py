@@ -1,4 +1,8 @@
-"""Cells of a record, run again here and compared: equal to the last bit, or so many percentage points apart."""
+"""Cells of a record, run again here and compared: equal to the last bit, or so many percentage points apart.
+
+The unmarked models that a cell is compared with are trained and attacked again too. Innocent models are of other cells,
+and are not.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,14 @@ Told: TypeAlias = dict[str, Any]
 """Values of a cell in the tables, by name; a count of answers is ``(matches, trials)``."""
 
 KEYS = list(TABLES["cells"].key)
-EQUAL = ("model", "family", "access", "nulls", "queries")
+EQUAL = ("model", "family", "access", "nulls", "attacked", "queries")
 """Columns of ``cells`` that must be equal whatever the tolerance."""
-SHARES = ("null_accuracy", "victim_accuracy", "surrogate_accuracy", "agreement")
+SHARES = (
+    *("null_accuracy", "victim_accuracy", "surrogate_accuracy", "agreement"),
+    *("victim_raw_accuracy", "surrogate_raw_accuracy", "surrogate_pool_accuracy"),
+)
+SUSPECTS = ("victim", "surrogate", "null", "attacked")
+"""Suspects of the evidence that running a cell alone makes again."""
 FOUND = ("score", "threshold", "suspected_class", "suspected_source", "target_hit", "mask_overlap", "window_rank")
 
 
@@ -128,7 +137,8 @@ def _told(tables: Tables, cells: pd.DataFrame, is_rough: bool) -> dict[tuple[Any
     """Values of these cells in the tables, by their keys."""
     rows = cells.to_dict("records")
     told: dict[str, Told] = {row["cell"]: {name: row[name] for name in (*EQUAL, *SHARES)} for row in rows}
-    for row in _rows_of(told, tables.read("evidence")):
+    evidence = tables.read("evidence")
+    for row in _rows_of(told, evidence[evidence["suspect"].isin(SUSPECTS)]):
         told[row["cell"]][f"{_who(row)} {row['probe']}"] = (row["matches"], row["trials"])
     if not is_rough:
         for row in _rows_of(told, tables.read("detections")):
@@ -142,7 +152,7 @@ def _rows_of(cells: Iterable[str], frame: pd.DataFrame) -> list[dict[Any, Any]]:
 
 
 def _who(row: Mapping[Any, Any]) -> str:
-    return f"null {row['index']}" if row["suspect"] == "null" else str(row["suspect"])
+    return str(row["suspect"]) if row["suspect"] in ("victim", "surrogate") else f"{row['suspect']} {row['index']}"
 
 
 def _compare(words: str, theirs: Told, ours: Told, made: Replayed) -> None:
@@ -172,7 +182,7 @@ def _points(name: str, one: Any, other: Any) -> float:
     """Difference of two shares in percentage points; infinite for other values, or for other numbers of answers."""
     if name in SHARES and pd.notna(one) and pd.notna(other):
         return 100 * abs(float(one) - float(other))
-    if isinstance(one, tuple) and isinstance(other, tuple) and one[1] == other[1]:
+    if isinstance(one, tuple) and isinstance(other, tuple) and one[1] == other[1] > 0:
         return float(100 * abs(one[0] - other[0]) / one[1])
     return math.inf
 

@@ -16,7 +16,6 @@ from harness.ranking.views import VERIFYING, tables, terms
 from harness.report.drawing import COLOURS, Axis, Dot, Series, chart, strips
 from harness.report.page import PLOTS, Grid, Plot, Row, Section, shortened, together
 from harness.report.ranking import queries
-from harness.verdicts.scoring import chances_within
 
 if TYPE_CHECKING:
     from harness.report.sources import Known
@@ -148,7 +147,7 @@ def _sweep(dataset: str, chain: str, rows: pd.DataFrame, known: Known) -> Plot:
 def budgets(scored: pd.DataFrame, board: Board, known: Known) -> Section | None:
     """Queries that an accusation takes, and the share of a scheme's attacked models that so many accuse."""
     rules = board.rules
-    found = chances(scored, BUDGETS, rules, chances_within)
+    found = chances(scored, BUDGETS, rules)
     if found.empty:
         return None
     return Section(

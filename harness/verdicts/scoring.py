@@ -52,7 +52,8 @@ def score(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> pd.DataF
 
     ``kind``, of the family (see :func:`harness.verdicts.families.kind_of`). Rates: ``victim_trigger``,
     ``surrogate_trigger``, ``surrogate_held_out``, ``null_trigger``. ``useful``: the surrogate kept its accuracy.
-    ``models``, ``attacked_models``: how many unmarked models it is compared with. ``p_0``, ``p_a``, ``p_value``;
+    ``models``, ``attacked_models``: how many unmarked models it is compared with; ``null_rate``, ``attacked_rate``:
+    their mean rates. ``p_0``, ``p_a``, ``p_value``;
     ``false_rate``, ``margin``, ``marked``, and ``verdict``, the reason why there is none; of the victim
     ``victim_margin``, ``victim_marked``, ``victim_verdict``. ``margin_counted`` and ``marked_counted``: those of the
     surrogate, or of the victim where the attack failed. ``counts``: ok, with trigger evidence, and useful; ``tested``:
@@ -160,7 +161,8 @@ def _add_suspects(made: pd.DataFrame, pair: Pair, rules: Rules) -> None:
     matches, trials = counts_of(made, "surrogate")
     made["attacked_models"] = np.where(pair.is_attacked, pair.attacked.counted.sum(axis=1), 0)
     attacked = mean_rates(pair.attacked.matches, pair.attacked.trials, pair.attacked.counted)
-    made["false_rate"] = _assumed(np.fmax(made["null_rate"], np.where(pair.is_attacked, attacked, np.nan)), rules)
+    made["attacked_rate"] = np.where(pair.is_attacked, attacked, np.nan)
+    made["false_rate"] = _assumed(np.fmax(made["null_rate"], made["attacked_rate"]), rules)
     known = made["surrogate_trigger_trials"].notna().to_numpy()
     made["margin"] = np.where(known, margins(matches, trials, made["false_rate"]), np.nan)
     made["p_0"] = np.where(known, p_values_of(matches, trials, pair.unattacked, made, rules), np.nan)
