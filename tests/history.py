@@ -23,7 +23,7 @@ MADE: dict[str, dict[str, Any]] = {
         "verify": {"evidence": {}},
         "ask": {"asked": []},
         "analyse": {"measures": []},
-        "judge": {"judgement": {}},
+        "judge": {"judgements": [{}]},
     },
     "detect": {"detection": {}, "measures": []},
 }

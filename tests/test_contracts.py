@@ -799,10 +799,10 @@ def test_evidence_is_whole_counts_or_the_stage_fails(gives: str, tmp_path: Path)
 )
 def test_a_detection_is_judged_by_the_key(suspects: str, suspected: object, hit: object, tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", f"search[suspects={suspects}]")
-    found, judged = ran["detect:surrogate:0"], ran["judge:surrogate:0"]
+    found, judged = ran["detect:surrogate:0"], ran["judge:surrogate"]
     expected = {"score": 1.5, "threshold": 1.0, "suspected_class": suspected, "suspected_source": None}
     assert found["status"] == judged["status"] == "ok" and found["detection"] == expected
-    assert judged["judgement"] == {"target_hit": hit, "mask_overlap": None, "window_rank": None}
+    assert judged["judgements"] == [{"target_hit": hit, "mask_overlap": None, "window_rank": None}]
 
 
 @pytest.mark.parametrize("suspects", ["half", "word"])

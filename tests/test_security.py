@@ -199,7 +199,7 @@ MADE: dict[str, dict[str, Any]] = {
     "embed": {"model": {}},
     "attack": {"model": {}, "queries": 100, "agreement": 0.5},
     "detect": {"detection": {"score": 2, "suspected_class": None}, "measures": []},
-    "judge": {"judgement": {"target_hit": True, "mask_overlap": 0.5, "window_rank": None}},
+    "judge": {"judgements": [{"target_hit": True, "mask_overlap": 0.5, "window_rank": None}, None]},
     "verify": {"evidence": {"trigger": [1, 2], "control": [0, 0]}},
     "analyse": {"measures": [{"quantity": "q", "layer": "", "group": "", "values": [1, 0.5, None]}]},
 }
@@ -269,7 +269,7 @@ HOSTILE_FIELDS: list[tuple[str, Any]] = [
     ("measures", [{"quantity": "q", "layer": 1, "group": "", "values": []}]),
     ("measures", [{"quantity": "q", "layer": "", "group": "", "values": [float("1e400")]}]),
     *[("detection", value) for value in (None, [], {"score": "1"}, {"seed": 1}, {"cell": "x"}, {"score": [1]})],
-    *[("judgement", value) for value in (None, [], {"target_hit": 1}, {"mask_overlap": "1"}, {"run": "x"})],
+    *[("judgements", value) for value in (None, {}, [{"target_hit": 1}], [{"mask_overlap": "1"}], [{"run": "x"}])],
     *[("agreement", value) for value in ("1", [], float("nan"))],
     *[("guard", value) for value in (None, 1, ["query-filter"])],
     *[("tensors_sha256", value) for value in (None, 1, ["0" * 64])],

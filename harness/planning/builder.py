@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain as chain_of
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from harness.contracts import Attack, Dataset, Defense, PoolAttack
 from harness.errors import UsageError
@@ -24,7 +24,6 @@ from harness.planning.graph import (
     Role,
     Suspect,
     SuspectKind,
-    derive_seed,
     make_id,
 )
 from harness.planning.stages import StageMaker, role_of
@@ -262,8 +261,10 @@ class _Builder(StageMaker):
             model = self.attack(dataset, f"{defense} {label} #{seed}", link, "seed", seed, depth, embed, model)
             roles.append((Role("attack", number=depth), model))
         if chain.detector:
-            suspect = (f"{defense} {label or 'victim'} #{seed}", model, role_of(model, embed))
-            roles += self._detection(dataset, defense, chain.detector, seed, embed, suspect)
+            name = f"{defense} {label or 'victim'} #{seed}"
+            search = self.detect(dataset, chain.detector, name, model, role_of(model, embed), "seed", seed)
+            roles.append((Role("detect", "surrogate", 0), search))
+            roles.append(self._judge(dataset, defense, chain.detector, seed, embed, "surrogate", [search]))
         roles.append((SURROGATE, model))
         if not defense.plugin.innocent:
             roles.append((_VERIFY_SURROGATE, self.verify(dataset, defense, seed, embed, label or "victim", model)))
@@ -274,46 +275,29 @@ class _Builder(StageMaker):
             ]
         return _Own(roles, embed, model)
 
-    def _detection(
+    def _judge(
         self,
         dataset: Component,
         defense: Component,
         link: Component,
         seed: int,
         embed: str,
-        suspect: tuple[str, str, ModelRole],
-        index: int | None = None,
-    ) -> _Stages:
-        """The search for a mark in a suspect (its name, the stage that made it, its role), judged by the key."""
-        name, model, role = suspect
-        root, number, who = ("seed", seed, "surrogate") if index is None else ("null", index, "null")
-        detect = self.add(
-            "detect",
-            f"{dataset} {link} in {name}",
-            dataset,
-            seed=derive_seed(root, number, "detect"),
-            split_seed=derive_seed(root, number, "split"),
-            plugin=link,
-            architecture=self.architecture(dataset, link.plugin),
-            data=self.data(dataset, link.plugin.pool),
-            parents=(("model", model),),
-            role=role,
-            cell_seed=seed if index is None else None,
-            index=index,
-        )
-        # The detector's stage knows no key: what it finds in a null model is then found once for all schemes.
-        judge = self.add(
+        who: Literal["surrogate", "null"],
+        searches: Sequence[str],
+    ) -> tuple[Role, str]:
+        """The comparison of a key with what a detector found in the cell's model, or in all null models."""
+        # The detector's stages know no key: what one finds in a null model is then found once for all schemes.
+        id = self.add(
             "judge",
-            f"{dataset} {defense} judge {link} in {name} ({embed[:6]})",
+            f"{dataset} {defense} judge {link} in {who} #{seed} ({embed[:6]})",
             dataset,
             seed=0,
             split_seed=0,
-            parents=(("embed", embed), ("detect", detect)),
-            role=role,
+            parents=(("embed", embed), *((f"{who} {number}", search) for number, search in enumerate(searches))),
             cell_seed=seed,
-            index=index,
+            suspects=tuple(Suspect(who, number, "", search, search) for number, search in enumerate(searches)),
         )
-        return [(Role("detect", who, index or 0), detect), (Role("judge", who, index or 0), judge)]
+        return Role("judge", who), id
 
     # --- what a cell is compared with ---
 
@@ -321,12 +305,15 @@ class _Builder(StageMaker):
         self, dataset: Component, defense: Component, chain: Chain, seed: int, embed: str
     ) -> Iterator[tuple[Role, str]]:
         """The search for a mark in the null models, after the attacks of the chain that come before the detector."""
-        if not chain.detector:
+        detector, searches = chain.detector, []
+        if detector is None:
             return
         for kind, number, _, model, _ in self._nulls_after(chain, dataset, defense, embed).suspects:
             role: ModelRole = "attacked" if kind == "attacked" else "null"
             name = f"null #{number}" + (f" after {chain.before}" if chain.before else "")
-            yield from self._detection(dataset, defense, chain.detector, seed, embed, (name, model, role), number)
+            searches.append(self.detect(dataset, detector, name, model, role, "null", number))
+        if searches:
+            yield self._judge(dataset, defense, detector, seed, embed, "null", searches)
 
     def _nulls_after(self, chain: Chain | None, dataset: Component, defense: Component, embed: str) -> _Models:
         """What the attacks of a chain make of the null models, each of which plays the victim; or these themselves."""

@@ -34,13 +34,13 @@ from harness.contracts import (
 Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "ask", "analyse"]
 Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
 ModelRole: TypeAlias = Literal["clean", "null", "attacked", "victim", "surrogate"]
-SuspectKind: TypeAlias = Literal["null", "attacked", "fresh", "same-data", "other-recipe", "other-owner"]
+SuspectKind: TypeAlias = Literal["surrogate", "null", "attacked", "fresh", "same-data", "other-recipe", "other-owner"]
 """The models that are asked a key that is not theirs: those to compare with, and the innocent (see the table
 ``evidence``)."""
 
 VERSIONS: dict[Action, int] = {
     **{"train": 2, "triggers": 3, "embed": 4, "attack": 4},
-    **{"detect": 2, "judge": 1, "verify": 1, "ask": 1, "analyse": 1},
+    **{"detect": 2, "judge": 2, "verify": 1, "ask": 1, "analyse": 1},
 }
 """Raise one when what that action computes changes: its stored results, and what follows from them, are run again."""
 

@@ -161,6 +161,32 @@ class StageMaker:
             return None
         return self.lookup("dataset", dataset.plugin.ood if name == "ood" else name)
 
+    def detect(
+        self,
+        dataset: Component,
+        link: Component,
+        name: str,
+        model: str,
+        role: ModelRole,
+        root: Literal["seed", "null"],
+        number: int,
+    ) -> str:
+        """A detector's search in the model of that name, whatever its key."""
+        return self.add(
+            "detect",
+            f"{dataset} {link} in {name}",
+            dataset,
+            seed=derive_seed(root, number, "detect"),
+            split_seed=derive_seed(root, number, "split"),
+            plugin=link,
+            architecture=self.architecture(dataset, link.plugin),
+            data=self.data(dataset, link.plugin.pool),
+            parents=(("model", model),),
+            role=role,
+            cell_seed=number if root == "seed" else None,
+            index=number if root == "null" else None,
+        )
+
     def add(
         self,
         action: Action,

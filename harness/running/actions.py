@@ -30,7 +30,7 @@ from harness.engine.train import Engine, clone
 from harness.errors import PluginError, Skip, Unreadable
 from harness.metrics import mask_overlap, window_rank
 from harness.nets import Net
-from harness.planning.graph import Stage, Suspect
+from harness.planning.graph import Stage
 from harness.storage.codec import Loaded
 from harness.storage.records import Found, Judgement, Measured, StageRecord
 from harness.storage.store import plain
@@ -119,8 +119,11 @@ def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
 
 
 def _judge(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
-    detect = parents["detect"]
-    return StageOutput(record={"judgement": judge(detect.record["detection"], detect.found, parents["embed"].key)})
+    """One key's comparison with what a detector found in all suspects. It is not kept where one of these is missing."""
+    found = [worker.suspect(suspect.model) for suspect in stage.suspects]
+    key = parents["embed"].key
+    judged = [None if each is None else judge(each.record["detection"], each.found, key) for each in found]
+    return StageOutput(record={"judgements": judged}, lacks=_lacks(worker, stage, judged))
 
 
 def _analyse(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
@@ -170,15 +173,16 @@ def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) ->
             continue
         oracle = Oracle(worker.api(suspect.model, loaded, engine))
         asked.append(evidence_of(defense, key, net_of(loaded), oracle, victim)[0])
-    missing = [suspect for suspect, counts in zip(stage.suspects, asked, strict=True) if counts is None]
-    record: StageRecord = {"asked": asked}
-    return StageOutput(record=record, lacks=_lacks(worker, missing, len(asked)) if missing else "")
+    return StageOutput(record={"asked": asked}, lacks=_lacks(worker, stage, asked))
 
 
-def _lacks(worker: StageRunner, missing: Sequence[Suspect], count: int) -> str:
-    """The reason of a stage that lacks models to compare with."""
+def _lacks(worker: StageRunner, stage: Stage, results: Sequence[object]) -> str:
+    """The reason of a stage that has no result of some of its suspects; empty where it has all."""
+    missing = [suspect for suspect, result in zip(stage.suspects, results, strict=True) if result is None]
+    if not missing:
+        return ""
     label = worker.stages[missing[0].model].label
-    return f"{len(missing)} of {count} models to compare with are missing: {label}, first"
+    return f"{len(missing)} of {len(results)} models to compare with are missing: {label}, first"
 
 
 def evidence_of(

@@ -43,19 +43,13 @@ def outcome(cell: Cell, records: Records) -> tuple[str, str]:
     ends = [
         record
         for role, record in known
-        if not _is_of_a_null(role)
-        and (record["status"] == "failed" or (record["status"] != "ok" and role.what != "analyse"))
+        if record["status"] == "failed" or (record["status"] != "ok" and role.what != "analyse")
     ]
     ends.sort(key=lambda record: record["status"] != "failed")
     if ends:
         return ends[0]["status"], ends[0]["reason"]
     missing = [record["reason"] for _, record in known if record["reason"]]
     return "ok", missing[0] if missing else ""
-
-
-def _is_of_a_null(role: Role) -> bool:
-    """True for a detector's search in a null model."""
-    return role.what in ("detect", "judge") and role.about == "null"
 
 
 def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
@@ -158,13 +152,13 @@ def _evidence(
         }
 
 
-def detection_rows(cell: Cell, records: Records) -> Iterator[Row]:
+def detection_rows(cell: Cell, records: Records, stages: Stages) -> Iterator[Row]:
     """One row a suspect of a chain that ends in a detector."""
-    by_role = dict(cell.stages)
-    for role, id in cell.stages:
-        if role.what == "judge" and (judgement := records[id].get("judgement")):
-            found = records[by_role[role._replace(what="detect")]]["detection"]
-            yield {**labels(cell), "suspect": role.about, "index": role.number, **found, **judgement}
+    for id in (id for role, id in cell.stages if role.what == "judge"):
+        for suspect, judgement in zip(stages[id].suspects, records[id].get("judgements") or [], strict=False):
+            if judgement is not None:
+                found = records[suspect.model]["detection"]
+                yield {**labels(cell), "suspect": suspect.kind, "index": suspect.number, **found, **judgement}
 
 
 def measurement_rows(cell: Cell, records: Records) -> Iterator[Row]:

@@ -261,7 +261,7 @@ class _Book:
         records, stages = self.session.records, self.session.plan.stages
         self.rows["cells"].append(cell_row(cell, records, stages))
         self.rows["evidence"].extend(evidence_rows(cell, records, stages))
-        self.rows["detections"].extend(detection_rows(cell, records))
+        self.rows["detections"].extend(detection_rows(cell, records, stages))
         self.rows["measurements"].extend(measurement_rows(cell, records))
         self._flush_many()
 

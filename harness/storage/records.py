@@ -211,7 +211,8 @@ class StageRecord(TypedDict, total=False):
     """A training each: values by epoch, by quantity."""
     measures: list[Measured]
     detection: Found
-    judgement: Judgement
+    judgements: list[Judgement | None]
+    """A detector's verdicts compared with the key, in the stage's order; null where one is missing."""
     tensors_sha256: str
     elsewhere: bool
     """True if another run stored it meanwhile; never stored."""
@@ -220,7 +221,7 @@ class StageRecord(TypedDict, total=False):
 _CHECKS = checks_of(StageRecord)
 _MADE: dict[Action, tuple[str, ...]] = {
     **{"train": ("model",), "triggers": (), "embed": ("model",), "attack": ("model",)},
-    **{"detect": ("detection", "measures"), "judge": ("judgement",)},
+    **{"detect": ("detection", "measures"), "judge": ("judgements",)},
     **{"verify": ("evidence",), "ask": ("asked",), "analyse": ("measures",)},
 }
 """The fields that the record of a stage that succeeded cannot be without."""
