@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -222,7 +222,7 @@ class _Book:
         self.waiting: dict[str, list[Cell]] = defaultdict(list)
         self.missing: dict[str, int] = {}
         for cell in session.cells:
-            open_stages = {id for _, id in cell.stages if id not in session.records}
+            open_stages = {id for id in self._behind(cell) if id not in session.records}
             self.missing[cell.id] = len(open_stages)
             for id in open_stages:
                 self.waiting[id].append(cell)
@@ -230,6 +230,16 @@ class _Book:
         for cell in session.cells:
             if not self.missing[cell.id]:
                 self._cell(cell)
+
+    def _behind(self, cell: Cell) -> Iterator[str]:
+        """The stages whose records a cell's rows are made of: its own, and those of the models that were asked.
+
+        An ``ask`` stage that is to run comes after these by itself.
+        """
+        for _, id in cell.stages:
+            yield id
+            for suspect in self.session.plan.stages[id].suspects if id in self.session.records else ():
+                yield from (suspect.model, suspect.base)
 
     def _known(self, records: list[Record]) -> None:
         """Rows of stages that an earlier run stored but did not write down."""
