@@ -374,7 +374,7 @@ def test_own_modules_are_checked_marked_attacked_and_stored(tmp_path: Path, cli:
         *("--dataset", "digits[train=200,epochs=2,pretrain=1,architecture=own]"),
         *("--dataset", "digits[train=200,epochs=2,pretrain=1,architecture=blocks]"),
         *("--defense", "ewe", "--attack", "fine-pruning[epochs=1,layers=last-conv]", "--attack", "snnl-extraction"),
-        *("--attack", "fine-tuning[epochs=1,mode=rtll]", "--nulls", "1", "--seeds", "0"),
+        *("--attack", "fine-tuning[epochs=1,mode=rtll]", "--nulls", "1", "--no-innocents", "--seeds", "0"),
     ]
     results = tmp_path / "results"
     cli("run", "--matrix", "smoke", *axes, "--results", results, "--plugins", plugins, code=0)

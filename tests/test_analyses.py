@@ -30,7 +30,7 @@ def run(cli: Cli, results: Path, *analyses: str, attacks: tuple[str, ...] = ("no
     chosen = [part for name in analyses for part in ("--analysis", name)]
     chosen += [part for name in attacks for part in ("--attack", name)]
     return cli(
-        *("run", "--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "1"),
+        *("run", "--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "1", "--no-innocents"),
         *(*chosen, "--results", results),
         code=0,
     ).out
@@ -110,7 +110,20 @@ def test_an_analysis_is_cached_and_its_rows_stay_when_it_is_not_asked_for(
 
 def test_an_analysis_that_cannot_be_made_skips_itself_and_no_cell(cli: Cli, tmp_path: Path) -> None:
     cli(
-        *("run", "--dataset", TINY, "--defense", "adi[count=20]", "--attack", "none", "--seeds", "0", "--nulls", "0"),
+        *(
+            "run",
+            "--dataset",
+            TINY,
+            "--defense",
+            "adi[count=20]",
+            "--attack",
+            "none",
+            "--seeds",
+            "0",
+            "--nulls",
+            "0",
+            "--no-innocents",
+        ),
         *("--analysis", "cka", "--analysis", "projection[method=umap]", "--results", tmp_path),
         code=0,
     )

@@ -98,7 +98,18 @@ def test_a_run_is_that_of_the_command_line(cli: Cli, tmp_path: Path) -> None:
     run = harness.run("smoke", **axes, seeds=range(2), results=tmp_path / "python")
     words = ("--dataset", TINY, "--defense", "baseline", "--attack", "none", "--attack")
     results = ("--results", tmp_path / "typed")
-    cli("run", *words, "retraining | pruning[fraction=0.5]", "--seeds", "0-1", "--nulls", 1, *results, code=0)
+    cli(
+        "run",
+        *words,
+        "retraining | pruning[fraction=0.5]",
+        "--seeds",
+        "0-1",
+        "--nulls",
+        1,
+        "--no-innocents",
+        *results,
+        code=0,
+    )
     assert stored(tmp_path / "python") == stored(tmp_path / "typed") == set(run.plan.stages)
     for table in ("cells", "evidence", "stages"):
         pd.testing.assert_frame_equal(*(measured(tmp_path / name, table) for name in ("python", "typed")))

@@ -163,7 +163,20 @@ def test_no_built_in_step_makes_the_host_wait(
             step(self, number, loss)
 
     monkeypatch.setattr(train._Training, "_step", watched)
-    cli("run", "--dataset", TINY, *chosen, "--seeds", "0", "--nulls", "0", "--results", tmp_path, code=0)
+    cli(
+        "run",
+        "--dataset",
+        TINY,
+        *chosen,
+        "--seeds",
+        "0",
+        "--nulls",
+        "0",
+        "--no-innocents",
+        "--results",
+        tmp_path,
+        code=0,
+    )
     assert asked.waits == []
 
 

@@ -130,7 +130,18 @@ def test_the_digest_does_not_depend_on_pythons_version(tmp_path: Path) -> None:
 
 def test_a_corrected_comment_reruns_nothing(tmp_path: Path, cli: Cli) -> None:
     axes = ("--dataset", "digits[train=200,holdout=100,epochs=2,pretrain=1]", "--defense", "mine", "--attack", "none")
-    args = (*axes, "--seeds", "0", "--nulls", "1", "--plugins", tmp_path, "--results", tmp_path / "results")
+    args = (
+        *axes,
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+        "--plugins",
+        tmp_path,
+        "--results",
+        tmp_path / "results",
+    )
     digest(tmp_path, SOURCE)
     cli("run", *args, "--device", "cpu", code=0)
     digest(tmp_path, edited(SOURCE, WORDS["a comment"], WORDS["an option's words"]))

@@ -106,7 +106,20 @@ def test_the_plugins_of_version_0_1_keep_the_contract(cli: Cli) -> None:
 def test_the_plugins_of_version_0_1_run(cli: Cli, tmp_path: Path) -> None:
     attacks = ("leave", "copy[soft=true]", "tune | doubt", "majority")
     axes = [word for attack in attacks for word in ("--attack", attack)]
-    args = ("--dataset", TINY, "--defense", "mirror", "--defense", "stamp", *axes, "--seeds", "0", "--nulls", "1")
+    args = (
+        "--dataset",
+        TINY,
+        "--defense",
+        "mirror",
+        "--defense",
+        "stamp",
+        *axes,
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+    )
     said = cli("run", *args, "--plugins", OLD, "--results", tmp_path, "--device", "cpu", code=0).out
     assert "8 cells (8 ok)" in said
 
@@ -182,7 +195,19 @@ def test_the_smallest_defense_is_listed_checked_run_and_ranked(cli: Cli, tmp_pat
     assert "wrong-label  Teaches the model the class after the right one, on a few images.\n" in listed
     assert "      count=20  (int)\n          Number of images with a wrong label.\n" in listed
     assert cli("plugins", "check", "wrong-label", *plugins, code=0).out == "ok      defense wrong-label\n"
-    axes = ("--dataset", TINY, "--attack", "none", "--attack", "retraining", "--seeds", "0-1", "--nulls", "2")
+    axes = (
+        "--dataset",
+        TINY,
+        "--attack",
+        "none",
+        "--attack",
+        "retraining",
+        "--seeds",
+        "0-1",
+        "--nulls",
+        "2",
+        "--no-innocents",
+    )
     defenses = ("--defense", "wrong-label[count=9]", "--defense", "baseline")
     where = ("--results", tmp_path)
     ran = cli("run", *axes, *defenses, *plugins, *where, "--device", "cpu", code=0).out

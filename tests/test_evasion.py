@@ -43,7 +43,19 @@ def pool(count: int = 400, patch: int | None = 2) -> Pool:
 def test_a_thief_who_knows_the_patch_silences_the_mark(cli: Cli, tmp_path: Path) -> None:
     attacks = ("none", "trigger-refusal", "trigger-refusal[answer=relabel]", "query-filter")
     chosen = [part for name in attacks for part in ("--attack", name)]
-    command = ("run", "--dataset", DIGITS, "--defense", "baseline", *chosen, "--seeds", "0", "--nulls", "1")
+    command = (
+        "run",
+        "--dataset",
+        DIGITS,
+        "--defense",
+        "baseline",
+        *chosen,
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+    )
     cli(*command, "--results", tmp_path, code=0)
     cells = harness.read_table(tmp_path, "cells").set_index("attack")
     success = cells["surrogate_trigger_matches"] / cells["surrogate_trigger_trials"]
@@ -57,7 +69,19 @@ def test_a_thief_who_knows_the_patch_silences_the_mark(cli: Cli, tmp_path: Path)
     assert 0 <= lost < 0.15
     assert set(cells["family"]) == {"none", "evasion"} and cells.loc["query-filter", "access"] == "white-box"
     # What the next process reads is guarded too: the numbers of a run that finds the model stored are the same.
-    again = cli(*command[:3], "--defense", "baseline", *chosen, "--seeds", "0", "--nulls", "0", "--results", tmp_path)
+    again = cli(
+        *command[:3],
+        "--defense",
+        "baseline",
+        *chosen,
+        "--seeds",
+        "0",
+        "--nulls",
+        "0",
+        "--no-innocents",
+        "--results",
+        tmp_path,
+    )
     assert again.code == 0
     later = harness.read_table(tmp_path, "cells").set_index("attack")
     assert later["surrogate_trigger_matches"].equals(cells["surrogate_trigger_matches"])
@@ -167,7 +191,7 @@ def test_a_guard_that_needs_no_tensors_guards_all_the_same(cli: Cli, tmp_path: P
             return [Silence]
         """)
     )
-    chosen = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "0")
+    chosen = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "0", "--no-innocents")
     given = ("--plugins", tmp_path / "plugins", "--results", tmp_path / "r")
     cli("run", *chosen, "--attack", "none", "--attack", "silence", *given, code=0)
     cells = harness.read_table(tmp_path / "r", "cells").set_index("attack")

@@ -98,7 +98,19 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("finished") / "results"
-    chosen = ("--dataset", TINY, "--defense", "baseline", "--attack", "none", "--seeds", "0", "--nulls", "1")
+    chosen = (
+        "--dataset",
+        TINY,
+        "--defense",
+        "baseline",
+        "--attack",
+        "none",
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+    )
     assert command_line("run", *chosen, "--results", results, "--quiet") == 0
     return results
 

@@ -37,7 +37,19 @@ def test_the_templates_work_together(tmp_path: Path, cli: Cli) -> None:
         cli("new", kind, f"my-{kind}", plugins, code=0)
     attacks = [word for kind in TEMPLATES if kind not in GENERAL for word in ("--attack", f"my-{kind}")]
     axes = ("--dataset", "my-dataset[architecture=my-architecture]", "--defense", "my-defense", "--attack", "none")
-    more = ("--analysis", "my-analysis", "--nulls", "1", "--seeds", "0", "--plugins", plugins, "--results", results)
+    more = (
+        "--analysis",
+        "my-analysis",
+        "--nulls",
+        "1",
+        "--no-innocents",
+        "--seeds",
+        "0",
+        "--plugins",
+        plugins,
+        "--results",
+        results,
+    )
     cli("run", "--matrix", "smoke", *axes, *attacks, *more, code=0)
     cells = read_table(results, "cells")
     assert list(cells["status"]) == ["ok"] * 5

@@ -98,7 +98,7 @@ def run(cli: Cli, results: Path, *attacks: str) -> None:
     chosen = [part for attack in attacks for part in ("--attack", attack)]
     cli(
         *("run", "--dataset", TINY, "--defense", "baseline", "--defense", "adi[start=pretrained]", *chosen),
-        *("--seeds", "0", "--nulls", "1", "--quiet", "--results", results),
+        *("--seeds", "0", "--nulls", "1", "--no-innocents", "--quiet", "--results", results),
         code=0,
     )
 

@@ -605,7 +605,19 @@ def test_an_installed_package_may_name_its_classes_by_a_hook(tmp_path: Path, mon
 
 def test_the_plugin_of_an_installed_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     install_example(tmp_path / "site", monkeypatch)
-    axes = ("--dataset", TINY, "--defense", "wrong-labels[count=5]", "--attack", "none", "--seeds", "0", "--nulls", "1")
+    axes = (
+        "--dataset",
+        TINY,
+        "--defense",
+        "wrong-labels[count=5]",
+        "--attack",
+        "none",
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+    )
     ended = cli("run", *axes, "--device", "cpu", "--results", tmp_path / "results", code=0)
     assert "1 cells (1 ok)" in ended.out
 

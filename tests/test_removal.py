@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 def run(cli: Cli, results: Path, *attacks: str, dataset: str = TINY, defense: str = "baseline") -> None:
     chosen = [part for name in attacks for part in ("--attack", name)]
-    axes = ("--dataset", dataset, "--defense", defense, *chosen, "--seeds", "0", "--nulls", "0")
+    axes = ("--dataset", dataset, "--defense", defense, *chosen, "--seeds", "0", "--nulls", "0", "--no-innocents")
     cli("run", *axes, "--results", results, code=0)
 
 

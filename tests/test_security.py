@@ -96,7 +96,7 @@ def builtin() -> Iterator[Registry]:
 
 # --- one small run, to be tampered with -------------------------------------------------------------------------------
 
-CELL = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "1")
+CELL = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0", "--nulls", "1", "--no-innocents")
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,19 @@ ACTIVE = """
 def given(tmp_path: Path) -> tuple[object, ...]:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "active.py").write_text(dedent(ACTIVE))
-    return ("--dataset", TINY, "--seeds", "0", "--nulls", "1", "--plugins", tmp_path / "plugins", "--results", tmp_path)
+    return (
+        "--dataset",
+        TINY,
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+        "--plugins",
+        tmp_path / "plugins",
+        "--results",
+        tmp_path,
+    )
 
 
 def test_an_api_that_answers_seven_to_everybody_shows_ten_percent(

@@ -57,7 +57,20 @@ def plugins(tmp_path: Path) -> Path:
 
 def arguments(results: Path, *attacks: str, defense: str = "baseline", seeds: str = "0") -> list[object]:
     chosen = [part for attack in attacks for part in ("--attack", attack)]
-    return ["--dataset", TINY, "--defense", defense, *chosen, "--seeds", seeds, "--nulls", "1", "--results", results]
+    return [
+        "--dataset",
+        TINY,
+        "--defense",
+        defense,
+        *chosen,
+        "--seeds",
+        seeds,
+        "--nulls",
+        "1",
+        "--no-innocents",
+        "--results",
+        results,
+    ]
 
 
 def ran(message: str) -> int:
@@ -354,6 +367,18 @@ def test_a_recipe_that_breaks_fails_its_own_stages(cli: Cli, tmp_path: Path, mon
         raise RuntimeError("no recipe today")
 
     monkeypatch.setattr("harness.contracts.Dataset.public", broken)
-    chosen = ("--dataset", TINY, "--defense", "adi", "--attack", "none", "--seeds", "0", "--nulls", "0")
+    chosen = (
+        "--dataset",
+        TINY,
+        "--defense",
+        "adi",
+        "--attack",
+        "none",
+        "--seeds",
+        "0",
+        "--nulls",
+        "0",
+        "--no-innocents",
+    )
     ended = cli("run", *chosen, "--results", tmp_path, code=1)
     assert "RuntimeError: no recipe today" in ended.err and "Traceback" not in ended.err

@@ -203,7 +203,19 @@ def test_the_command_counts_what_ran_and_names_what_failed(cli: Cli, tmp_path: P
 def test_the_command_tells_what_runs(cli: Cli, registry: Registry, tmp_path: Path) -> None:
     plan = planned(registry, attacks=["none"])
     store_plan(tmp_path, planned(registry, attacks=["none"], seeds=(1,)))
-    args = ["--dataset", "digits", "--defense", "ewe", "--attack", "none", "--seeds", "0", "--nulls", "1"]
+    args = [
+        "--dataset",
+        "digits",
+        "--defense",
+        "ewe",
+        "--attack",
+        "none",
+        "--seeds",
+        "0",
+        "--nulls",
+        "1",
+        "--no-innocents",
+    ]
     embed = next(stage for stage in plan.stages.values() if stage.action == "embed")
     started = (datetime.now(UTC) - timedelta(seconds=200)).isoformat()
     note = {"label": "a \x1b[31mlabel", "action": "embed", "started": started}

@@ -46,7 +46,7 @@ def run(*words: object) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder of a tiny run, and ``record`` beside it."""
     folder = tmp_path_factory.mktemp("recorded")
-    chosen = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0-1", "--nulls", "1")
+    chosen = ("--dataset", TINY, "--defense", "baseline", "--seeds", "0-1", "--nulls", "1", "--no-innocents")
     attacks = [word for attack in ("none", "pruning", POOL, DETECTOR) for word in ("--attack", attack)]
     results = ("--results", folder / "results")
     run("run", "--matrix", "smoke", *chosen, *attacks, "--quiet", *results)
@@ -722,7 +722,19 @@ def test_other_data_under_the_same_ids_are_found(tmp_path: Path, cli: Cli) -> No
     (plugins / "scans.py").write_text(PLUGIN)
     arrays = vars(Data(tmp_path).arrays(load_registry().component("dataset", "digits").plugin))
     np.savez(data / "scans.npz", **arrays)
-    chosen = ("--dataset", "scans", "--defense", "baseline", "--attack", "none", "--nulls", 1, "--results", results)
+    chosen = (
+        "--dataset",
+        "scans",
+        "--defense",
+        "baseline",
+        "--attack",
+        "none",
+        "--nulls",
+        1,
+        "--no-innocents",
+        "--results",
+        results,
+    )
     here = ("--data", data, "--plugins", plugins)
     few = ("--min-seeds", 1, "--min-nulls", 1)
     cli("run", "--matrix", "smoke", *chosen, *here, "--seeds", 0, "--quiet", code=0)

@@ -27,7 +27,19 @@ def within(inner: dict[str, Any], outer: dict[str, Any], slack: float = 1000.0) 
 
 
 def test_every_stage_of_a_profiled_run_has_its_timeline(cli: Cli, tmp_path: Path) -> None:
-    chosen = ("--dataset", TINY, "--defense", "baseline", "--attack", "retraining", "--seeds", "0", "--nulls", "0")
+    chosen = (
+        "--dataset",
+        TINY,
+        "--defense",
+        "baseline",
+        "--attack",
+        "retraining",
+        "--seeds",
+        "0",
+        "--nulls",
+        "0",
+        "--no-innocents",
+    )
     ended = cli("run", *chosen, "--results", tmp_path, "--profile", code=0)
     assert f"timelines in {tmp_path / 'profiles'}" in ended.err
     stages = harness.read_table(tmp_path, "stages")
