@@ -149,8 +149,9 @@ class Tables:
             path = folder
             data = pa.concat_tables(parts).unify_dictionaries() if parts else wanted.empty_table()
             _check_values(data, TABLES[table])
-            # Not by the files' own metadata, which is untrusted: pandas would name, type and index columns by it.
-            return data.to_pandas(ignore_metadata=True, split_blocks=where is not None)
+            # Without the files' own metadata, which is untrusted: pandas would name, type and index columns by it.
+            bare = data.replace_schema_metadata()
+            return bare.to_pandas(ignore_metadata=True, split_blocks=where is not None)
         except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
             raise ResultsError(
                 f"{path} is damaged ({' '.join(str(error).split())}): delete {self.folder}, "
