@@ -94,6 +94,8 @@ def answer(stage: Stage) -> StageRecord:
     if stage.action == "verify":
         counts = {"trigger": [int(100 * chance), 100], "held_out": [int(50 * chance), 50], "control": [1, 50]}
         return {**record, "evidence": counts}
+    if stage.action == "ask":
+        return {**record, "asked": [{"trigger": [int(20 * chance), 100]} for _ in stage.suspects]}
     loss: list[float | None] = [chance / epoch for epoch in range(1, EPOCHS + 1)]
     made: StageRecord = {"model": {}, "accuracy": 0.9 + chance / 10, "curves": [{"loss": loss}]}
     attacked: StageRecord = {"agreement": chance, "queries": 1000} if stage.action == "attack" else {}

@@ -73,7 +73,8 @@ def test_simulated_workers_leave_every_row_and_a_second_run_nothing_to_do(plan: 
     assert set(tables.read("cells")["cell"]) == {cell.id for cell in plan.cells}
     assert set(tables.read("stages")["stage"]) == set(plan.stages)
     verified = sum(role.what == "verify" for cell in plan.cells for role, _ in cell.stages)
-    assert len(tables.read("evidence")) == 3 * verified
+    asked = sum(len(plan.stages[id].suspects) for cell in plan.cells for _, id in cell.stages)
+    assert asked and len(tables.read("evidence")) == 3 * verified + asked
     trained = sum("curves" in answer(stage) for stage in plan.stages.values())
     assert len(tables.read("curves")) == EPOCHS * trained
     assert finish(plan, tmp_path).ran == 0
@@ -88,15 +89,18 @@ def test_stages_say_their_role_and_seed_and_cells_all_their_options(plan: Plan, 
     for cell in plan.cells:
         for role, id in cell.stages:
             model, seed, number = known[id]
-            if role.what == "null":
-                assert model == "null" and np.isnan(seed) and number == role.number
-            elif role[:2] == ("verify", "null"):
-                assert model == "null" and seed == cell.seed and number == role.number
+            if role.what == "ask":
+                assert model is None and seed == cell.seed and np.isnan(number)
             else:
                 own = {"clean": "clean", "triggers": None, "embed": "victim", "attack": "surrogate"}
                 suspect = "victim" if "victim" in role or cell.family == "none" else "surrogate"
                 assert model == own.get(role.what, suspect), role
                 assert seed == cell.seed and np.isnan(number)
+    compared = [s for s in plan.stages.values() if s.role in ("null", "attacked")]
+    assert {s.role for s in compared} == {"null", "attacked"}
+    for stage in compared:
+        model, seed, number = known[stage.id]
+        assert model == stage.role and np.isnan(seed) and number == stage.index
     for row in tables.read("cells").itertuples():
         told = json.loads(row.options)
         assert told["dataset"]["architecture"] and len(told["attack"]) == row.attack.count(" | ") + 1
