@@ -145,7 +145,7 @@ def run(plan: Plan, registry: Registry, results: Path, data: Data) -> Outcome:
 def idle(cells: int) -> Matrix:
     """A matrix of ``cells`` cells in which nothing is done: a sweep over an option that means nothing."""
     attacks: tuple[Chain, ...] = tuple((Entry("idle", (("number", i + 1),)),) for i in range(cells))
-    return Matrix("idle", (Entry("dots"),), (Entry("unmarked"),), attacks, nulls=0)
+    return Matrix("idle", (Entry("dots"),), (Entry("nothing"),), attacks, nulls=0)
 
 
 def overhead(n: int) -> list[Row]:
@@ -196,7 +196,7 @@ def _command(place: Path, cells: int) -> Callable[[], None]:
     matrix = place / f"idle-{cells}.toml"
     numbers = json.dumps(list(range(1, cells + 1)))
     matrix.write_text(
-        f'datasets = ["dots"]\ndefenses = ["unmarked"]\nattacks = [{{name = "idle", number = {numbers}}}]\nnulls = 0\n',
+        f'datasets = ["dots"]\ndefenses = ["nothing"]\nattacks = [{{name = "idle", number = {numbers}}}]\nnulls = 0\n',
         "utf-8",
     )
     options = ("--plugins", DO_NOTHING, "--results", place / f"results-{cells}", "--data", place, "--quiet")

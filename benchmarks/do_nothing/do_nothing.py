@@ -78,10 +78,10 @@ class Dot(Architecture):
 
 
 @dataclass(frozen=True)
-class Unmarked(Defense):
+class Nothing(Defense):
     """Marks nothing: its victim is a fresh net, its key one dot."""
 
-    name: ClassVar[str] = "unmarked"
+    name: ClassVar[str] = "nothing"
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         one = task.train.first(1)
@@ -108,7 +108,7 @@ def harness_datasets() -> list[type[Dataset]]:
 
 @hookimpl
 def harness_defenses() -> list[type[Defense]]:
-    return [Unmarked]
+    return [Nothing]
 
 
 @hookimpl
