@@ -53,17 +53,17 @@ class Chain:
 
     @cached_property
     def access(self) -> str:
-        """What its last link has of the model under attack."""
+        """Access of its last link to the model under attack."""
         return _access(self.links[-1].plugin)
 
     @cached_property
     def threat(self) -> str:
-        """What its first attack has of the victim."""
+        """Access of its first attack to the victim."""
         return _access((*self._pooled, self.links[0])[0].plugin)
 
     @cached_property
     def knows(self) -> Knowledge:
-        """What its attacks are given of the defense: the most that one of them is."""
+        """Knowledge that its attacks are given of the defense: the most that one of them is."""
         given: set[Knowledge] = {link.plugin.knows for link in self._pooled}
         return "key" if "key" in given else "scheme" if "scheme" in given else "nothing"
 

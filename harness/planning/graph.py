@@ -144,7 +144,7 @@ class Cell:
     seed: int
     family: str
     access: str
-    """What its last attack has: ``black-box``, ``white-box`` or ``none``."""
+    """Access of its last attack: ``black-box``, ``white-box`` or ``none``."""
     stages: tuple[tuple[Role, str], ...] = ()
     """(role, stage id)."""
     uses: tuple[Component, ...] = ()
@@ -153,9 +153,9 @@ class Cell:
     broken: bool = False
     """True if :attr:`skip` is an error of the plugin when it was asked, and not its reason."""
     threat: str = "none"
-    """What its first attack has of the victim: the same words as :attr:`access`."""
+    """Access of its first attack, to the victim: in the same words."""
     knows: str = "nothing"
-    """What its attacks are given of the defense: ``nothing``, ``scheme`` or ``key``."""
+    """Knowledge that its attacks are given of the defense: ``nothing``, ``scheme`` or ``key``."""
     labelled: bool = False
     """True if one of its attacks has true labels."""
 

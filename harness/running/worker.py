@@ -121,12 +121,8 @@ class StageRunner:
         record: StageRecord = {
             **made.record,
             **about(stage),
-            "inputs": inputs_of(stage),
-            "status": status,
-            "reason": reason or made.lacks,
-            "traceback": error_trace,
-            "started": started.isoformat(),
-            "seconds": time.perf_counter() - begin,
+            **{"inputs": inputs_of(stage), "status": status, "reason": reason or made.lacks, "traceback": error_trace},
+            **{"started": started.isoformat(), "seconds": time.perf_counter() - begin},
             **peaks.read(),
             **self._seen(stage, counts),
         }
