@@ -316,7 +316,7 @@ class _Builder(StageMaker):
             yield self._judge(dataset, defense, detector, seed, embed, "null", searches)
 
     def _nulls_after(self, chain: Chain | None, dataset: Component, defense: Component, embed: str) -> _Models:
-        """Null models after the attacks of a chain, where each of them plays the victim; without a chain these alone."""
+        """Null models after the attacks of a chain, where each of them plays the victim; without a chain themselves."""
         links = chain.attacks if chain else ()
         # Who is given nothing of the defense does the same whatever the scheme, the key and the seed.
         given = any(link.plugin.knows != "nothing" for link in links)
