@@ -525,10 +525,15 @@ def test_an_attack_knows_of_the_defense_what_it_declares(tmp_path: Path) -> None
     assert torch.equal(embed.key.trigger.x, stored["probe/trigger/x"])
 
 
+def null_of(plan: Plan) -> str:
+    """The stage of the null model."""
+    return next(id for id, stage in plan.stages.items() if stage.role == "null")
+
+
 def test_of_an_unmarked_model_the_attacker_knows_the_key_that_the_stage_names(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking", "steal", nulls=1)
     ids = dict(ran.plan.cells[0].stages)
-    null, embed = ids[Role("null", number=0)], ids[EMBED]
+    null, embed = null_of(ran.plan), ids[EMBED]
     stage = ran.plan.stages[ids[Role("attack", number=0)]]
     unmarked = replace(stage, id="0" * 32, parents=(("key", embed), ("model", null)))
     SEEN.clear()
@@ -542,7 +547,7 @@ def test_of_an_unmarked_model_the_attacker_knows_the_key_that_the_stage_names(tm
 def test_an_unmarked_model_is_attacked_through_its_own_api(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking[active=true]", "ask", nulls=1)
     ids = dict(ran.plan.cells[0].stages)
-    null = ids[Role("null", number=0)]
+    null = null_of(ran.plan)
     stage = replace(ran.plan.stages[ids[Role("attack", number=0)]], id="0" * 32, parents=(("model", null),))
     assert ran.worker.run(stage)["status"] == "ok"
     net = ran.worker._parent(null).net
@@ -753,8 +758,8 @@ def test_a_white_box_scheme_is_verified_from_the_weights(tmp_path: Path) -> None
     ran = run(tmp_path, "signs", "take", nulls=2)
     assert ran["verify:victim"]["evidence"] == {"bits": [8, 8]}
     assert ran["verify:surrogate"]["evidence"] == {"bits": [0, 8]}  # every sign was flipped
-    nulls = [ran[f"verify:null:{number}"]["evidence"]["bits"] for number in (0, 1)]
-    assert all(matches < 8 for matches, _ in nulls)
+    nulls = [asked["bits"] for asked in ran["ask:null"]["asked"]]
+    assert len(nulls) == 2 and all(matches < 8 for matches, _ in nulls)
 
 
 def test_a_mark_that_cannot_be_read_is_a_mark_removed(tmp_path: Path) -> None:

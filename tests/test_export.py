@@ -61,7 +61,7 @@ def test_a_cell_is_exported_with_all_that_tells_of_it(cli: Cli, results: Path, t
     assert about["surrogate"]["stage"] == row["model"] and about["surrogate"]["accuracy"] == row["surrogate_accuracy"]
     assert about["victim"]["accuracy"] == row["victim_accuracy"]
     assert about["victim"]["inputs"]["plugin"].startswith("defense ewe ")
-    assert {count["suspect"] for count in about["evidence"]} == {"victim", "surrogate", "null"}
+    assert {count["suspect"] for count in about["evidence"]} == {"victim", "surrogate", "null", "attacked"}
     for name in files:
         digest = hashlib.sha256((tmp_path / "a" / "out" / name).read_bytes()).hexdigest()
         assert about["sha256"][name] == digest

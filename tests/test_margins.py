@@ -125,6 +125,8 @@ def test_costs_have_students_interval():
         ([3.0, 2.9, 3.1, 3.0, 3.0], "fails"),
         ([9.0, 0.0, 0.0, 9.0, 0.0], "fails"),  # the mean decides
         ([3.0], "fails"),
+        ([3.0, 2.5, 4.0], "fails"),  # of few each decides
+        ([9.0, 1.0, 9.0], "unsure"),
     ],
 )
 def test_the_mean_cost_decides_and_an_interval_with_the_gate_is_unsure(costs, verdict):

@@ -23,7 +23,7 @@ from harness.errors import UnknownName
 from harness.planning import sources as sources_module
 from harness.planning.builder import make_plan
 from harness.planning.graph import VERSIONS, Cell, Component, Plan, Stage, derive_seed, make_id
-from harness.planning.matrix import Entry, Matrix, load_matrix, parse_chain, parse_entry
+from harness.planning.matrix import Entry, Matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, load_registry, resolve
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
@@ -487,21 +487,25 @@ def test_inputs_of_another_kind_cannot_stand_for_the_tasks_own(registry: Registr
 
 
 def test_the_ids_of_quick_are_those_of_version_0_1(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Moving code moves no id: with files for sources and 0.1's versions of actions, `quick` has its old ids.
+    """Moving code moves no id: with files for sources and 0.1's versions of actions, its `quick` has its old ids.
 
     Without what 0.1 had not, attacked null models and what all null models are asked together; and without what it had
-    in their place, a verification of each.
+    in their place, a verification and a judgement of each.
     """
     for action in ("embed", "attack"):  # 0.2 computes more in them
         monkeypatch.setitem(VERSIONS, action, 3)
     monkeypatch.setattr(sources_module, "source_digest", lambda path: Path(path).name)
     monkeypatch.delenv("HARNESS_PLUGINS", raising=False)
-    own, matrix = load_registry(), load_matrix("quick")
+    schemes = map(parse_entry, ("baseline", "baseline[placement=gradient]", "ewe", "adi"))
+    names = ("none", "retraining", "fine-tuning", "pruning", "retraining | pruning", "query-filter", "neural-cleanse")
+    chains = tuple(map(parse_chain, names))
+    own, matrix = load_registry(), Matrix("quick", (Entry("digits"),), tuple(schemes), chains, (0, 1, 2))
     axes = resolve(own, matrix)
     plan = make_plan(axes.datasets, axes.defenses, axes.chains, matrix.seeds, 3, own.component)
-    old = sorted(id for id, stage in plan.stages.items() if stage.action != "ask" and stage.role != "attacked")
-    assert (len(old), _digest(old)) == (219, "c2f4af380b06be450c288e0e7aadc9660256bbff6ff3db0df57cba315e0e7fc6")
-    assert (len(plan.cells), len(plan.stages)) == (84, 378)
+    stages = plan.stages.items()
+    old = sorted(id for id, s in stages if s.action not in ("ask", "judge") and s.role != "attacked")
+    assert (len(old), _digest(old)) == (171, "38bb6fc4758c1cd6042b40ff6b0d02e89df565e9b7f0a3172d37b640b3c6a272")
+    assert (len(plan.cells), len(plan.stages)) == (84, 354)
 
 
 def _digest(ids: Iterable[str]) -> str:

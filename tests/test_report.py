@@ -24,7 +24,7 @@ from harness.storage.tables import Tables
 from harness.verdicts.rules import Rules
 from tests.boards import asked, write
 from tests.conftest import Cli
-from tests.test_leaderboard import cell, detection
+from tests.test_leaderboard import cell
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
 
@@ -337,7 +337,7 @@ def test_more_queries_verify_more_and_none_verify_a_mark_that_is_gone() -> None:
 
 def test_detections_are_a_table() -> None:
     searched = cell(cell="a", attack="neural-cleanse", family="detection")
-    text = page(searched, found=[detection("a", "surrogate", 0, 3.25)])
+    text = page(searched, found=[{"cell": "a", "suspect": "surrogate", "index": 0, "score": 3.25, "threshold": 2.0}])
     assert ">Detections</h2>" in text and ">3.25<" in text
 
 

@@ -102,6 +102,7 @@ def test_refused_queries_are_left_out_of_what_an_extraction_learns(
     attacks = [part for name in names for part in ("--attack", name)]
     cli("run", *given, "--defense", "sevens[refuses=true]", *attacks, code=0)
     stages = harness.read_table(tmp_path, "stages").set_index(["action", "plugin"]).loc["attack"]
+    stages = stages[stages["role"] == "surrogate"]
     # 32 a batch, two epochs: of 200 queries half are answered, three whole batches.
     assert (stages["queries"] == 200).all() and (stages["trained_samples"] == 2 * 3 * 32).all()
 
@@ -168,6 +169,7 @@ def test_a_mark_that_has_no_place_in_the_suspect_is_removed_and_no_failure(
 def test_a_guard_counts_in_the_accuracy_on_the_pool_too(cli: Cli, tmp_path: Path, given: tuple[object, ...]) -> None:
     cli("run", *given, "--defense", "baseline", "--attack", "half", "--attack", "half[pool=disjoint]", code=0)
     stages = harness.read_table(tmp_path, "stages").set_index("plugin")
+    stages = stages[stages["role"] == "surrogate"]
     for name in ("half", "half[pool=disjoint]"):
         row = stages.loc[name]
         assert row["accuracy"] == pytest.approx(row["raw_accuracy"] / 2, abs=0.05)

@@ -16,10 +16,9 @@ from harness.ranking.values import Value
 from harness.ranking.views import costs, remarks, survived, terms
 from harness.text import printable
 from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
+from harness.verdicts.families import is_unmarked
 from harness.verdicts.rules import POOLED, Rules
 
-CONTROL = "unmarked"
-"""Arm that embeds nothing."""
 MORE = "More: harness leaderboard --details (all tables) and --explain (what the words mean)."
 
 
@@ -47,7 +46,7 @@ def overview(board: Board, setting: Setting) -> Table:
 
 def is_control(scheme: Scheme) -> bool:
     """True for the arm that embeds nothing."""
-    return scheme.defense.partition("[")[0] == CONTROL
+    return is_unmarked(scheme.defense)
 
 
 def standing_of_all(scheme: Scheme) -> Standing | None:

@@ -13,6 +13,7 @@ from harness.report.page import ROWS, Page
 from harness.report.sources import About, Known, Results
 from harness.text import printable
 from harness.verdicts.boards import make_board
+from harness.verdicts.families import is_unmarked
 from harness.verdicts.scoring import score
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 def _lead(cells: pd.DataFrame) -> str:
     counts = [
         (cells["dataset"].nunique(), "dataset"),
-        (cells["defense"].nunique(), "scheme"),
+        (cells.loc[~cells["defense"].map(is_unmarked).astype(bool), "defense"].nunique(), "scheme"),
         (cells["attack"].nunique(), "attack"),
         (cells["seed"].nunique(), "seed"),
         (len(cells), "cell"),

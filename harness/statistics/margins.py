@@ -175,7 +175,8 @@ def cost_interval(costs: ArrayLike, confidence: float = 0.95) -> SeedsInterval:
 def gate(costs: ArrayLike, max_cost: float, confidence: float = 0.95) -> Gate:
     """Verdict on what a mark costs: a scheme "fails" whose mean cost is above `max_cost`; it stands under the line.
 
-    The mean decides, whatever its interval: a scheme cannot pass by costs that scatter. One that does not fail
+    The mean decides, whatever its interval: a scheme cannot pass by costs that scatter. Of fewer than `FEWEST_SEEDS`
+    values each must be above `max_cost` for a scheme to fail: a mean of three says little. One that does not fail
     "passes" where `cost_interval` lies below `max_cost` altogether. Else it is "unsure", which stands above the line
     with a question mark: its interval holds `max_cost`, or it has fewer than `FEWEST_SEEDS` values.
 
@@ -191,6 +192,7 @@ def gate(costs: ArrayLike, max_cost: float, confidence: float = 0.95) -> Gate:
         ValueError: As `cost_interval`.
     """
     made = cost_interval(costs, confidence)
-    if made.mean > max_cost + 1e-9:
+    above = made.mean if made.n >= FEWEST_SEEDS else np.nanmin(np.asarray(costs, dtype=float), initial=math.inf)
+    if made.n and above > max_cost + 1e-9:
         return "fails"
     return "passes" if made.high < max_cost else "unsure"
