@@ -196,9 +196,10 @@ def test_an_idle_service_does_not_keep_the_process_alive() -> None:
 
 
 WAITS = """
-import time
+import signal, time
 from harness.engine import service
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it is ignored
 service.PATIENCE = 0.1
 with service.serving(lambda: time.sleep(100)) as ask:
     print("asked", flush=True)
