@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import attacks, equal, floor, framework, gpu, innocents, official, scaling, steps, training
@@ -96,7 +97,8 @@ def table(rows: Iterable[Row]) -> Table:
     for row in rows:
         spread = f"{short(min(row.samples))}-{short(max(row.samples))}"
         numbers = (short(row.ours), spread, short(row.peer), f"{row.ratio:.2f}")
-        drawn.add_row(row.name, *numbers, row.unit, str(len(row.samples)), row.peer_is, row.note)
+        words = (row.unit, str(len(row.samples)), row.peer_is, row.note)
+        drawn.add_row(escape(row.name), *numbers, *words)  # options in brackets are no markup
     return drawn
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from harness.statistics.exchangeable import MAX_FALSE
 from harness.statistics.margins import cost_interval, gate
 from harness.statistics.pareto import hypervolumes
 from harness.statistics.worst_case import fewest_seeds_for
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 SCHEME = ["dataset", "defense"]
 COST_COLUMNS = ("action", "label", "role", "dataset", "plugin", "status", "seconds", "trained_samples")
 """Columns of ``stages`` for costs."""
-USELESS = 0.75
-"""False rate above which a key proves nothing, as in :data:`harness.statistics.exchangeable.MAX_FALSE`."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def schemes_of(scored: Scored, attacked: list[Attacked], of_attacks: Groups, sta
     survival = rows["counts"] & rows["kind"].eq("survival")
     ranked = survival & ~np.array([bool(each.no_attack) for each in attacked], dtype=bool)[of_attacks.places]
     fidelity = [_fidelity(victims[owners.places == group], scored.rules) for group in range(groups.count)]
-    useless = (rate > USELESS for rate in owners.means(victims["null_rate"].fillna(0.0)))
+    useless = (rate > MAX_FALSE for rate in owners.means(victims["null_rate"].fillna(0.0)))
     shown = {
         **keys,
         "seeds": groups.unique(rows["seed"]),

@@ -71,10 +71,16 @@ def counting(attacked: Iterable[Attacked], threat: Threat) -> list[Attacked]:
 def standings_of(arms: Arms, barred: set[str], rules: Rules) -> dict[str, dict[Threat, Standing]]:
     """Standing of each scheme within each threat model; those of ``barred`` schemes have no rank."""
     made: dict[str, dict[Threat, Standing]] = {defense: {} for defense in arms.own_seeds}
+    own: dict[str, list[Attacked]] = {defense: [] for defense in made}
+    for each in arms.attacked:
+        own[each.defense].append(each)
+    seeds = _seeds_by_attack(arms)
     for threat in THREATS:
         worst: dict[str, FloatArray] = {}
+        tried = {attack: seeds[attack] for attack in sorted({each.attack for each in counting(arms.attacked, threat)})}
         for defense in made:
-            made[defense][threat], worst[defense] = _standing(arms, defense, threat, rules)
+            lacks = _incomplete(arms, defense, own[defense], tried)
+            made[defense][threat], worst[defense] = _standing(arms, defense, own[defense], threat, lacks, rules)
         ranked = [name for name, each in made.items() if _may_rank(each[threat]) and name not in barred]
         for name, rank in _ranks(ranked, worst, rules).items():
             made[name][threat] = replace(made[name][threat], rank=rank)
@@ -95,9 +101,11 @@ def _ranks(names: list[str], worst: Mapping[str, FloatArray], rules: Rules) -> d
     return dict(zip(names, ranks(values, rules.confidence) or [], strict=False))
 
 
-def _standing(arms: Arms, defense: str, threat: Threat, rules: Rules) -> tuple[Standing, FloatArray]:
+def _standing(
+    arms: Arms, defense: str, own: list[Attacked], threat: Threat, incomplete: str, rules: Rules
+) -> tuple[Standing, FloatArray]:
     """Standing without a rank, and the worst case of each seed."""
-    mine = counting((each for each in arms.attacked if each.defense == defense), threat)
+    mine = counting(own, threat)
     settings = _settings(arms, defense, sorted({each.attack for each in mine}))
     found, at_zero = worst_case(settings.margins), worst_case(settings.at_zero)
     chosen = [place for place in (found.on_even, found.on_odd) if place is not None]
@@ -113,7 +121,7 @@ def _standing(arms: Arms, defense: str, threat: Threat, rules: Rules) -> tuple[S
         survives=survivals.count("survived"),
         removed=survivals.count("removed"),
         attacks=sum(bool(each) for each in survivals),
-        incomplete=_incomplete(arms, defense, threat),
+        incomplete=incomplete,
     )
     return standing, found.values
 
@@ -184,23 +192,26 @@ def _together(found: set[Survival]) -> Survival:
 # --- what is missing --------------------------------------------------------------------------------------------------
 
 
-def _incomplete(arms: Arms, defense: str, threat: Threat) -> str:
-    """The first attack of the threat model that others have and this scheme lacks on a seed of its own; or empty."""
-    mine = {each.attack: each for each in arms.attacked if each.defense == defense}
-    for attack in sorted({each.attack for each in counting(arms.attacked, threat)}):
-        if (own := mine.get(attack)) is None:
+def _seeds_by_attack(arms: Arms) -> dict[str, set[int]]:
+    """The seeds on which some scheme has a number, by attack."""
+    seeds: dict[str, set[int]] = {each.attack: set() for each in arms.attacked}
+    for cells in arms.cells.values():
+        for attack, numbers in cells.items():
+            seeds.setdefault(attack, set()).update(numbers)
+    return seeds
+
+
+def _incomplete(arms: Arms, defense: str, own: list[Attacked], tried: Mapping[str, set[int]]) -> str:
+    """The first attack of those ``tried`` that a scheme lacks on a seed of its own where another has it; or empty."""
+    mine = {each.attack: each for each in own}
+    for attack, seeds in tried.items():
+        if (found := mine.get(attack)) is None:
             return f"{attack} was not run"
-        if own.no_attack:
-            return f"{attack} {own.no_attack}"
-        if missing := _missing(arms, defense, attack):
-            return _reason(own, attack, missing, arms.ends[defense].get(attack, {}))
+        if found.no_attack:
+            return f"{attack} {found.no_attack}"
+        if missing := sorted((seeds & arms.own_seeds[defense]) - set(arms.cells[defense].get(attack, ()))):
+            return _reason(found, attack, missing, arms.ends[defense].get(attack, {}))
     return ""
-
-
-def _missing(arms: Arms, defense: str, attack: str) -> list[int]:
-    """The scheme's own seeds on which another scheme has a number under an attack, and it has none."""
-    others = {seed for name, cells in arms.cells.items() if name != defense for seed in cells.get(attack, ())}
-    return sorted((others & arms.own_seeds[defense]) - set(arms.cells[defense].get(attack, ())))
 
 
 def _reason(own: Attacked, attack: str, missing: list[int], ends: Mapping[int, str]) -> str:
