@@ -164,6 +164,18 @@ class StageRecord(TypedDict, total=False):
         ),
     ]
     queries: Annotated[int | None, Doc("Queries asked of an oracle; null if none.")]
+    unanswered: Annotated[
+        int | None,
+        Doc("Queries of these that the model's API refused to answer; null where no oracle was asked.", since=7),
+    ]
+    changed: Annotated[
+        str,
+        Doc(
+            "State of the process that its plugin changed and did not put back, such as `grad mode, working "
+            "directory`; null where it changed none.",
+            since=7,
+        ),
+    ]
     torch: Annotated[str, Doc("Version of torch.")]
     harness: Annotated[str, Doc("Version of watermark-harness.")]
     machine: Annotated[str, Doc("Operating system, processor, number of CPUs and Python version.")]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 OLDEST_VERSION = 3
 """The first schema version that is read: in its files, columns that came later are null."""
 VERSION_KEY = b"watermark-harness schema"
