@@ -106,6 +106,9 @@ class InputSet(Plugin):
     """Number of training samples that the set has."""
     value_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Smallest and largest value of an input as nets see it (``uint8`` is scaled to 0..1)."""
+    published: ClassVar[bool] = False
+    """True where :meth:`load` refuses any content but the published one. Of any other set the content, too, addresses
+    results: where its files change, cells are computed again. A class with another ``load`` says it again."""
 
     @abstractmethod
     def load(self, root: Path) -> Arrays:
@@ -118,6 +121,16 @@ class InputSet(Plugin):
     def fetch(self, root: Path) -> None:
         """Download the set below ``root``. By default there is nothing to fetch it from."""
         raise DataError(f"{self.name} cannot be downloaded")
+
+
+def is_published(cls: type[InputSet]) -> bool:
+    """True where the class that has the ``load`` of ``cls``, or one that derives from it, says ``published = True``."""
+    for base in cls.__mro__:
+        if "published" in vars(base):
+            return bool(vars(base)["published"])
+        if "load" in vars(base):
+            return False
+    return False
 
 
 class Dataset(InputSet):

@@ -6,27 +6,51 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from harness.contracts import Arrays, Dataset, InputSet, Split
+from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
 from harness.errors import DataError
-from harness.files import whole_file
+from harness.prepared import cache_folder, checksum, prepared
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = [
+    "Data",
+    "Splits",
+    "cache_folder",
+    "check_arrays",
+    "data_folder",
+    "downloading",
+    "missing",
+    "prepared",
+    "read_idx",
+    "resize",
+]
+
+Key: TypeAlias = Hashable
+"""All that decides what a data set's ``load`` returns from one folder: the class, and the value of every option."""
 
 
-def cache_folder() -> Path:
-    """The per-user folder of downloads and prepared copies."""
-    from platformdirs import user_cache_path
+def _key(dataset: InputSet) -> Key:
+    names = [each.name for each in fields(dataset)]
+    if is_published(type(dataset)):  # one content, whatever the recipe: a sweep over epochs loads it once
+        names = added_options(type(dataset))
+    # The texts of values: 1, 1.0 and True are equal, and a plugin may tell them apart.
+    return type(dataset), tuple(repr(getattr(dataset, name)) for name in names)
 
-    return user_cache_path("watermark-harness")
+
+def added_options(cls: type[InputSet]) -> list[str]:
+    """The options of a data set that are not of the recipe which every data set has."""
+    return [each.name for each in fields(cls) if each.name not in Dataset.__dataclass_fields__]
 
 
 def data_folder(named: Path | None) -> tuple[Path, bool]:
@@ -46,19 +70,20 @@ def data_folder(named: Path | None) -> tuple[Path, bool]:
 
 @dataclass
 class Data:
-    """Loads each dataset once, and splits it."""
+    """Loads each data set once, and splits it. Options make another set: what ``load`` returns may depend on them."""
 
     folder: Path
     download: bool = False
-    _arrays: dict[str, Arrays] = field(default_factory=dict)
-    _checksums: dict[str, str] = field(default_factory=dict)
-    _others: dict[tuple[str, tuple[int, ...], torch.device], Split] = field(default_factory=dict)
+    _arrays: dict[Key, Arrays] = field(default_factory=dict)
+    _checksums: dict[Key, str] = field(default_factory=dict)
+    _others: dict[tuple[Key, tuple[int, ...], torch.device], Split] = field(default_factory=dict)
 
     def arrays(self, dataset: InputSet) -> Arrays:
         """The whole set, from files that were checked. Raises :class:`DataError`."""
-        if dataset.name not in self._arrays:
-            self._arrays[dataset.name] = self._load(dataset)
-        return self._arrays[dataset.name]
+        key = _key(dataset)
+        if key not in self._arrays:
+            self._arrays[key] = self._shared(key, self._load(dataset))
+        return self._arrays[key]
 
     def checksum(self, dataset: InputSet) -> str | None:
         """The digest of the whole set's content here, 32 hexadecimal digits; ``None`` until it has been loaded.
@@ -66,10 +91,21 @@ class Data:
         SHA-256 over ``x_test``, ``x_train``, ``y_test`` and ``y_train`` in this order: for each the text ``"<name>
         <dtype> <shape>"``, such as ``"x_test uint8 (10000, 1, 28, 28)"``, then its values in C order.
         """
-        name = dataset.name
-        if name in self._arrays and name not in self._checksums:
-            self._checksums[name] = _checksum(vars(self._arrays[name]))[:32]
-        return self._checksums.get(name)
+        key = _key(dataset)
+        return self._checksum(key, self._arrays[key]) if key in self._arrays else None
+
+    def _checksum(self, key: Key, arrays: Arrays) -> str:
+        if key not in self._checksums:
+            self._checksums[key] = checksum(vars(arrays))[:32]
+        return self._checksums[key]
+
+    def _shared(self, key: Key, loaded: Arrays) -> Arrays:
+        """The arrays ``loaded``, or equal ones that are here already: a sweep over epochs has one copy of its data."""
+        for other, known in self._arrays.items():
+            alike = all(a.shape == b.shape and a.dtype == b.dtype for a, b in _pairs(known, loaded))
+            if alike and self._checksum(other, known) == self._checksum(key, loaded):
+                return known
+        return loaded
 
     def _load(self, dataset: InputSet) -> Arrays:
         try:
@@ -106,7 +142,7 @@ class Data:
 
     def other(self, dataset: InputSet, like: Dataset, device: torch.device) -> Split:
         """All training samples of another dataset, in the input shape of ``like``: a copy, resized once."""
-        key = (dataset.name, like.input_shape, device)
+        key = (_key(dataset), like.input_shape, device)
         if key not in self._others:
             arrays = self.arrays(dataset)
             split = _split(arrays.x_train, arrays.y_train, device)
@@ -128,7 +164,14 @@ class Splits:
     """
 
 
+def _pairs(one: Arrays, other: Arrays) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
+    """The four arrays of two sets, side by side."""
+    return zip(vars(one).values(), vars(other).values(), strict=True)
+
+
 def _split(x: NDArray[np.generic], y: NDArray[np.int64], device: torch.device) -> Split:
+    import torch
+
     # Copied: what is loaded may be read-only, and stays as it is whoever writes to a split.
     return Split(torch.from_numpy(np.array(x)).to(device), torch.from_numpy(np.array(y)).to(device))
 
@@ -150,11 +193,16 @@ def resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         return x
     if x.ndim != 4 or len(shape) != 3:
         raise DataError(f"cannot turn inputs of shape {tuple(x.shape[1:])} into {shape}: only images can be resized")
+    import torch
+
     # In parts: the whole of a large set as floats would need many times its memory.
     return torch.cat([_resize(part, shape) for part in x.split(4096)])
 
 
 def _resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    import torch
+    import torch.nn.functional as F
+
     resized = x.float()
     if x.shape[1] != shape[0]:
         resized = resized.mean(1, keepdim=True).expand(-1, shape[0], -1, -1)
@@ -245,75 +293,3 @@ def _read_idx(path: Path, md5: str, name: str) -> NDArray[np.uint8]:
     rank = data[3]
     shape = np.frombuffer(data, ">i4", count=rank, offset=4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-# --- prepared once ----------------------------------------------------------------------------------------------------
-
-
-def prepared(
-    name: str, settings: object, files: Iterable[Path], make: Callable[[], Mapping[str, NDArray[np.generic]]]
-) -> Mapping[str, NDArray[np.generic]]:
-    """The arrays that ``make()`` computes from ``files``, computed once and kept in the per-user cache.
-
-    The copy is addressed by ``settings`` (whose ``repr`` must say all that the result depends on beside the files: the
-    parameters, the version of the code) and by the files' paths, sizes and times of change. It carries its own
-    checksum: a damaged one is made again. One copy a ``name`` is kept; none where the cache cannot be written.
-    """
-    from safetensors import SafetensorError
-
-    folder = cache_folder() / "prepared"
-    path = folder / f"{name}-{_digest(settings, files)}.safetensors"
-    kept = _read_prepared(path)
-    if kept is not None:
-        return kept
-    arrays = make()
-    try:
-        _write_prepared(path, arrays)
-        for other in set(folder.glob(f"{name}-{'[0-9a-f]' * 32}.safetensors")) - {path}:
-            other.unlink(missing_ok=True)
-    except (OSError, SafetensorError):
-        pass  # a full disk, a read-only home: it is made again the next time
-    return arrays
-
-
-def _digest(settings: object, files: Iterable[Path]) -> str:
-    digest = hashlib.sha256(repr(settings).encode())
-    for path in sorted(files):
-        stat = path.stat()
-        digest.update(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    return digest.hexdigest()[:32]
-
-
-def _checksum(arrays: Mapping[str, NDArray[np.generic]]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _read_prepared(path: Path) -> Mapping[str, NDArray[np.generic]] | None:
-    """The arrays of a copy; ``None`` where there is none, or it is damaged."""
-    from safetensors import safe_open
-
-    if not path.is_file():  # a pipe would be waited for
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-            expected = (file.metadata() or {}).get("sha256")
-    except Exception:  # whatever safetensors and NumPy make of a file that is none of ours
-        return None
-    return arrays if _checksum(arrays) == expected else None
-
-
-def _write_prepared(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    from safetensors.numpy import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-            partial,
-            {"sha256": _checksum(arrays)},
-        )

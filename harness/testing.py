@@ -18,19 +18,19 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import numpy as np
 import torch
 
 from harness import nets
-from harness.contracts import Analysis, Architecture, Attack, Dataset, Defense, InputSet, PoolAttack
-from harness.data import Data, check_arrays, data_folder
+from harness.contracts import Analysis, Architecture, Arrays, Attack, Dataset, Defense, InputSet, PoolAttack
+from harness.data import Data, added_options, check_arrays, data_folder
 from harness.engine.train import clone
-from harness.errors import DataError, HarnessError, PluginError
+from harness.errors import DataError, HarnessError, OptionError, PluginError
 from harness.nets import Net
 from harness.planning.builder import make_plan
-from harness.planning.graph import Component, Kind, Plan
+from harness.planning.graph import Component, Kind, Plan, value_text
 from harness.planning.options import resolved_types
 from harness.planning.registry import KINDS, PluginInfo, Registry, load_registry, plugin_info
 from harness.running.worker import StageRunner
@@ -132,15 +132,58 @@ def _dataset(use: Component, registry: Registry) -> Iterator[str]:
         registry.component("architecture", dataset.architecture)
         if dataset.ood:
             registry.component("dataset", dataset.ood)
+    yield from _loads(dataset)
+    for text, other in _variants(use, registry):
+        yield from (f"with {text}: {problem}" for problem in _loads(other))
+
+
+def _loads(dataset: InputSet) -> Iterator[str]:
+    """Load a set twice: what it gives must be as declared, and both times the same."""
     try:
         arrays, again = (dataset.load(data_folder(None)[0]) for _ in range(2))
     except DataError as error:
         if "damaged" in str(error):
             yield str(error)
         return  # its files are not here
-    check_arrays(dataset, arrays)
-    if not np.array_equal(arrays.x_train, again.x_train):
-        yield "loading it twice gives different data"
+    except (Exception, SystemExit) as error:  # the plugin's own
+        yield f"{type(error).__name__}: {error}"
+        return
+    if not isinstance(arrays, Arrays) or not isinstance(again, Arrays):
+        yield f"load must return an Arrays, not {type(arrays).__name__}"
+        return
+    try:
+        check_arrays(dataset, arrays)
+    except DataError as error:
+        yield str(error)
+    unequal = [name for name, array in vars(arrays).items() if not np.array_equal(array, getattr(again, name))]
+    if unequal:
+        yield f"loading it twice gives different data ({', '.join(unequal)})"
+
+
+def _variants(use: Component, registry: Registry) -> Iterator[tuple[str, InputSet]]:
+    """The set with each option that its class adds to the recipe changed to another value, where one is known."""
+    name = use.plugin.name
+    for option in added_options(type(use.plugin)):
+        for value in _other_values(type(use.plugin), option, getattr(use.plugin, option)):
+            text = f"{option}={value_text(value)}"
+            with contextlib.suppress(OptionError):  # out of its bounds
+                yield text, registry.component("dataset", f"{name}[{text}]").plugin
+                break
+
+
+def _other_values(cls: type[InputSet], option: str, value: Any) -> list[Any]:
+    """Values of an option's type that are not ``value``, the first choice first; none for texts."""
+    hint = resolved_types(cls)[option]
+    choices = [choice for each in (hint, *get_args(hint)) if get_origin(each) is Literal for choice in get_args(each)]
+    if isinstance(value, bool):
+        choices = [not value]
+    elif isinstance(value, int):
+        choices = [value + 1, value - 1, 2 * value]
+    elif isinstance(value, float):
+        choices = [value + 0.1, value - 0.1, 2 * value, value / 2]
+    elif value is None and not choices:
+        choices = [1, "true"]
+    return [choice for choice in choices if choice != value]
 
 
 def _defense(use: Component, registry: Registry) -> Iterator[str]:

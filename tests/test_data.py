@@ -221,7 +221,7 @@ def test_a_set_is_loaded_once_and_checked(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DataError, match="must cover"):
         Data(NOWHERE).splits(Numbered(), 0, CPU)
     data = Data(NOWHERE)
-    data.splits(Numbered(), 0, CPU), data.splits(Numbered(train=20), 1, CPU), data.test(Numbered(), CPU)
+    data.splits(Numbered(), 0, CPU), data.splits(Numbered(), 1, CPU), data.test(Numbered(), CPU)
     assert given == []
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from harness import files
 from harness.cli.tables import write_whole
-from harness.data import _write_prepared
 from harness.engine.profile import Timeline
 from harness.figures import kinds
 from harness.files import PARTIAL, partial_path, temporary_folder, whole_file, whole_folder
 from harness.inspect.gc import GarbageCollector, Goes, prepared_copies
+from harness.prepared import _write_prepared
 from harness.storage.locks import Claims
 from harness.storage.store import Store
 from harness.storage.tables import Tables

@@ -1054,7 +1054,7 @@ def test_notes_of_strangers_are_no_notes(tmp_path: Path) -> None:
 
 
 def test_a_prepared_copy_that_is_none_is_made_again(tmp_path: Path) -> None:
-    from harness.data import _read_prepared
+    from harness.prepared import _read_prepared
 
     more = {
         "bfloat16": safetensors({"a": entry("BF16", (2,))}, bytes(4)),

@@ -209,8 +209,8 @@ def source_digest(path: str) -> str:
 def text_digest(source: bytes) -> str:
     """The digest of the code in a piece of source.
 
-    Comments, docstrings, an option's ``doc`` and formatting are not part of it. It is the same for every version of
-    Python that reads the source alike. Source that cannot be parsed counts with every byte.
+    Comments, docstrings, an option's ``doc``, a class's ``published`` and formatting are not part of it. It is the same
+    for every version of Python that reads the source alike. Source that cannot be parsed counts with every byte.
     """
     try:
         with warnings.catch_warnings():
@@ -234,6 +234,8 @@ def _code_text(tree: ast.Module) -> str:
                 value = getattr(node, name, None)
                 if value is None or value == [] or name in ("ctx", "kind"):
                     continue
+                if name == "body" and isinstance(node, ast.ClassDef):
+                    value = [each for each in value if not _is_published_flag(each)]
                 if name == "keywords" and _is_option(node):
                     value = [each for each in value if each.arg != "doc"]
                 # ascii, not repr, which asks Unicode's tables what is printable: they differ between versions too.
@@ -250,6 +252,15 @@ def _is_option(node: ast.AST) -> bool:
     """True for a call of :func:`harness.option`."""
     func = getattr(node, "func", None)
     return getattr(func, "id", getattr(func, "attr", "")) == "option"
+
+
+def _is_published_flag(node: object) -> bool:
+    """True for ``published = True`` in a class: it decides which inputs an id has, and nothing that is computed."""
+    return (
+        isinstance(node, ast.Assign)
+        and [getattr(target, "id", "") for target in node.targets] == ["published"]
+        and isinstance(node.value, ast.Constant)
+    )
 
 
 def _is_words(node: object) -> bool:

@@ -13,7 +13,7 @@ from harness.contracts import Plugin
 from harness.errors import OptionError, PluginError, UnknownName, UsageError
 from harness.fields import declaration_of
 from harness.planning.graph import value_text
-from harness.planning.matrix import Entry, Value
+from harness.planning.matrix import Entry, Value, parse_entry
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,26 @@ def _to_float(value: Value) -> float:
 
 
 def _to_str(value: Value) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _reads_back(value):
         raise ValueError(value)
     return value
 
 
+def _reads_back(text: str) -> bool:
+    """True where the text of an entry with this value means the value: two sets of options never share a text."""
+    try:
+        return parse_entry(f"name[option={text}]").options == (("option", text),)
+    except UsageError:
+        return False
+
+
 _CONVERTERS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
-_EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+_EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text without commas outside brackets, or spaces at its ends",
+}
 
 
 def check_fields(cls: type[Plugin], where: str, hints: Mapping[str, Any]) -> None:

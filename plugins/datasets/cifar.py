@@ -40,6 +40,7 @@ class Cifar(Dataset):
     reference = REFERENCE
     input_shape = (3, 32, 32)
     available = 50_000
+    published = True
 
     train: int = 45_000
     holdout: int = 5_000
@@ -132,6 +133,7 @@ class Cifar10Mini(Dataset):
     input_shape = (3, 32, 32)
     classes = TEN
     available = 2000
+    published = True
 
     train: int = 1800
     holdout: int = 200
@@ -159,6 +161,7 @@ class Cifar100Mini(InputSet):
     input_shape = (3, 32, 32)
     classes = HUNDRED
     available = 100
+    published = True
 
     def load(self, root: Path) -> Arrays:
         x, y = _sheet(self.name, root, "ood-cifar100.webp")

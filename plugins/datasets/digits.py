@@ -17,6 +17,7 @@ class Digits(Dataset):
     input_shape = (1, 8, 8)
     classes = tuple("0123456789")
     available = 1497
+    published = True
 
     train: int = 1347
     holdout: int = 150

@@ -32,6 +32,7 @@ class Idx(Dataset):
 
     input_shape = (1, 28, 28)
     available = 60_000
+    published = True
     checksums: ClassVar[Mapping[str, str]]
     raw: ClassVar[str]
     """Folder where torchvision keeps the files."""

@@ -17,6 +17,7 @@ class PhotoPatches(Dataset):
     input_shape = (1, 8, 8)
     classes = ("china", "flower")
     available = 7066
+    published = True
 
     train: int = 2000
     holdout: int = 400

@@ -56,6 +56,7 @@ class SpeechCommands(Dataset):
     classes = WORDS
     # Warden's table 1 has 38,546 clips of these words, of which the published testing list names 4,074.
     available = 34_472
+    published = True
     value_range = (-LIMIT, LIMIT)
 
     train: int = 31_000
@@ -98,6 +99,7 @@ class SpeechCommandsMini(SpeechCommands):
 
     name = "speech-commands-mini"
     available = 500
+    published = True
     checksum = "a3b7c9336207d319e381f3848896a0741cd9b0dea88c1f2a1b9ca807ed740108"
     """SHA-256 of all clips' labels, parts and samples, see :func:`_spectrograms`; empty is unchecked."""
 
@@ -129,6 +131,7 @@ class SpeechCommandsOne(InputSet):
     input_shape = SpeechCommands.input_shape
     classes = ("one",)
     available = 40
+    published = True
     value_range = SpeechCommands.value_range
     checksum = "0a13b72c31ab138aaee18d60e829b2e67e1ece326480948de1c98eed02dcee60"
     """Checksum of the packed clips, as the mini set's."""

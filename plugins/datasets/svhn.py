@@ -23,6 +23,7 @@ class Svhn(Dataset):
     input_shape = (3, 32, 32)
     classes = tuple("0123456789")
     available = 73_257
+    published = True
 
     train: int = 68_000
     holdout: int = 5_000
