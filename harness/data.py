@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -31,6 +32,7 @@ __all__ = [
     "data_folder",
     "downloading",
     "missing",
+    "package_file",
     "prepared",
     "read_idx",
     "resize",
@@ -253,6 +255,18 @@ def downloading(name: str) -> Iterator[None]:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
+
+
+def package_file(package: str, name: str) -> Path:
+    """The file ``name`` that an installed package has, such as ``datasets/data/digits.csv.gz`` of ``sklearn``.
+
+    The package is not imported. Raises :class:`DataError` where it has no such file.
+    """
+    found = find_spec(package)
+    file = Path((found.origin if found else None) or "").parent / name
+    if not file.is_file():
+        raise DataError(f"the installed package {package} has no file {name}: install another version of it")
+    return file
 
 
 def read_idx(folders: Sequence[Path], checksums: Mapping[str, str], name: str) -> list[NDArray[np.uint8]]:

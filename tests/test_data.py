@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.contracts import Arrays, Dataset
-from harness.data import Data, check_arrays, data_folder, read_idx, resize
+from harness.data import Data, check_arrays, data_folder, package_file, read_idx, resize
 from harness.errors import DataError, UsageError
 from harness.planning.registry import load_registry
 
@@ -248,6 +248,23 @@ def test_digits_test_samples_are_not_trained_on_and_are_every_sixth() -> None:
     whole = np.round(source.images * (255 / 16))
     assert np.array_equal(loaded.x_test[:, 0], whole[::6])
     assert np.array_equal(loaded.x_train[:5, 0], whole[1:6]) and np.array_equal(loaded.x_train[5, 0], whole[7])
+
+
+def test_photo_patches_are_those_of_the_sample_images() -> None:
+    from sklearn.datasets import load_sample_images
+
+    loaded = Data(NOWHERE).arrays(builtin("photo-patches"))
+    grey = [np.round(image.mean(axis=2))[:424] for image in load_sample_images().images]  # 53 rows of 80 tiles
+    tiles = np.concatenate([each.reshape(53, 8, 80, 8).swapaxes(1, 2).reshape(-1, 8, 8) for each in grey])
+    assert np.array_equal(loaded.x_test[:, 0], tiles[::6])
+    assert np.array_equal(loaded.x_train[:, 0], np.delete(tiles, np.s_[::6], axis=0))
+
+
+def test_a_file_that_a_package_lacks_is_named() -> None:
+    with pytest.raises(DataError, match="the installed package sklearn has no file no.csv: install another version"):
+        package_file("sklearn", "no.csv")
+    with pytest.raises(DataError, match="package no_package has no file"):
+        package_file("no_package", "no.csv")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------

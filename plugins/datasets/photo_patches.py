@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import Arrays, Dataset
+from harness import Arrays, Dataset, data
 
 
 class PhotoPatches(Dataset):
@@ -31,9 +31,11 @@ class PhotoPatches(Dataset):
     ood_class: int = 1
 
     def load(self, root: Path) -> Arrays:
-        from sklearn.datasets import load_sample_images
+        from PIL import Image
 
-        grey = [np.round(image.mean(axis=2)).astype(np.uint8) for image in load_sample_images().images]
+        # As load_sample_images reads them: importing scikit-learn takes a second.
+        photographs = (data.package_file("sklearn", f"datasets/images/{name}.jpg") for name in self.classes)
+        grey = [np.round(np.asarray(Image.open(file)).mean(axis=2)).astype(np.uint8) for file in photographs]
         x = np.concatenate([_patches(image) for image in grey])[:, None]
         y = np.repeat(np.arange(2), len(x) // 2)
         test = np.arange(len(y)) % 6 == 0
