@@ -1,4 +1,4 @@
-"""Untrusted text, made safe to print.
+"""Untrusted text, made safe to print; and any text, in the characters that a stream has.
 
 Names and reasons in results may come from anybody, and are read as they are: tables are joined by them, and compared
 with a plan. They are escaped at the doors through which text leaves: the message of every error
@@ -8,7 +8,55 @@ of tables, pages and pictures where these are made.
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+
+ASCII = {
+    **{"±": "+-", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "≥": ">=", "≤": "<=", "≠": "!=", "≈": "~", "·": "."},
+    **dict.fromkeys("\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{HYPHEN}\N{NON-BREAKING HYPHEN}─━", "-"),
+    **dict.fromkeys("\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}", "'"),
+    **dict.fromkeys("\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}", '"'),
+    **dict(zip("▁▂▃▄▅▆▇█", ".:-=+*#@", strict=True)),
+    **{"→": "->", "│": "|", "•": "*", "°": "deg", "ß": "ss", "æ": "ae", "ø": "o"},
+}
+"""Readable ASCII for characters that the harness writes, or that names often have."""
+
 
 def printable(text: object) -> str:
     """``text`` for a terminal: what would not show as a character, such as an escape sequence, stands as its code."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def legible(text: str, encoding: str | None = None) -> str:
+    """``text`` in the characters of an encoding, by default that of stdout: each other one as readable ASCII.
+
+    A letter loses its accent; what has no ASCII that resembles it is a question mark.
+    """
+    encoding = encoding or getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(c if _encodes(c, encoding) else _in_ascii(c) for c in text)
+    return text
+
+
+def spell(error: UnicodeError) -> tuple[str, int]:
+    """Go on where a stream's encoding lacks characters, as :func:`legible`: a handler for ``codecs.register_error``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _encodes(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _in_ascii(character: str) -> str:
+    if found := ASCII.get(character):
+        return found
+    plain = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+    return plain if plain and plain.isascii() else "?"

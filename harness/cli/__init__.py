@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -23,7 +24,7 @@ from harness.cli.reproduce import reproduce
 from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.submit import submit
-from harness.cli.text import say
+from harness.cli.text import echo, open_streams, say
 from harness.cli.why import why
 from harness.errors import PluginError, UsageError
 
@@ -56,20 +57,41 @@ for command in (
     cli.add_command(command)
 
 
+REFUSALS = {
+    **{errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota"},
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may read and write"),
+}
+"""Refusals of the system that are no bug, and the way out."""
+
+
 def main() -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2; a bug is a traceback."""
+    open_streams()
     try:
-        code = cli.main(prog_name="harness", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        say(error.format_message(), err=True)
+        code = _run()
+    except click.exceptions.Exit as ended:  # nobody reads the errors either
+        code = ended.exit_code
+    except UsageError:  # nor can they be written
         code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> object:
+    """Run what was typed; the exit code, or nothing."""
+    try:
+        return cli.main(prog_name="harness", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        echo(error.format_message(), err=True)
     except click.ClickException as error:
         where = f" (see {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
         say(f"harness: {error.format_message()}{where}", err=True)
-        code = 2
     except (UsageError, PluginError) as error:
         say(f"harness: {error}", err=True)
-        code = 2
     except (click.Abort, KeyboardInterrupt):
-        code = 130
-    sys.exit(code if isinstance(code, int) else 0)
+        return 130
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        say(f"harness: {error.strerror}{where}: {REFUSALS[error.errno]}", err=True)
+    return 2

@@ -10,6 +10,7 @@ import click
 
 from harness.cli.options import open_results, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
+from harness.cli.text import echo
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -47,6 +48,6 @@ def compare(
     if style in HUMAN:
         show(style, comparison_sheet(made))
     elif style == "json":
-        click.echo(json.dumps(made.as_dict(), indent=1))
+        echo(json.dumps(made.as_dict(), indent=1))
     else:
         write_rows(Compared, made.rows, output)

@@ -11,7 +11,7 @@ import click
 
 from harness import __version__
 from harness.cli.options import data_option, plugins_option, results_option
-from harness.cli.text import say
+from harness.cli.text import echo, say
 
 PACKAGES = (
     "torch",
@@ -47,7 +47,7 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
         card = torch.cuda.get_device_properties(i)
         say(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
-        click.echo("cuda: none; everything runs on the CPU")
+        echo("cuda: none; everything runs on the CPU")
     here = results_folder(results)
     there = next(p for p in (here, *here.absolute().parents) if p.exists())
     say(f"results: {results}, {shutil.disk_usage(there).free / 2**30:.0f} GiB free")

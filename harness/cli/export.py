@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import open_results, results_option
-from harness.cli.text import say
+from harness.cli.text import echo, say
 
 
 @click.command(epilog="Example: harness export 'digits / ewe / none #0' out --without-key")
@@ -27,4 +27,4 @@ def export(cell: str, folder: Path, results: str, without_key: bool) -> None:
     files = write(found, folder, not without_key)
     say(f"{found.words}: wrote {folder}: {', '.join(files)}")
     if not without_key:
-        click.echo("key.safetensors is the owner's secret: --without-key leaves it out")
+        echo("key.safetensors is the owner's secret: --without-key leaves it out")

@@ -17,7 +17,7 @@ from harness.cli.options import (
     plugins_option,
     results_option,
 )
-from harness.cli.text import say
+from harness.cli.text import echo, say
 from harness.planning.narrowing import Narrowing, planned
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _tell(goes: list[Goes]) -> None:
         say(f"{kind:9}  {count:6}  {size:>10} MiB")
     if goes:
         say(f"{'all':9}  {len(goes):6}  {_mib(goes):>10} MiB")
-        click.echo()
+        echo()
     for each in sorted(goes, key=lambda each: -each.size)[:SHOWN]:
         say(f"  {each.id[:8]:8}  {_mib([each]):>8} MiB  ", f"{each.kind}: {each.label}")
     if len(goes) > SHOWN:

@@ -10,6 +10,7 @@ import click
 
 from harness.cli.options import open_results, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
+from harness.cli.text import echo
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -63,7 +64,7 @@ def leaderboard(
         intervals=style not in HUMAN,  # people see no intervals of single rates, and there may be thousands
     )
     if style == "json":
-        click.echo(json.dumps(board.as_dict(), indent=1))
+        echo(json.dumps(board.as_dict(), indent=1))
     elif style not in HUMAN:
         write_rows(*rows_by(board, by), output)
     elif details or by:

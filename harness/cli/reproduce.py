@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,8 +13,8 @@ import click
 
 from harness.cli.options import format_option, load_plugins, open_results, results_option
 from harness.cli.running import execute, machine_options, report
-from harness.cli.tables import HUMAN, show
-from harness.cli.text import say
+from harness.cli.tables import HUMAN, csv_text, show
+from harness.cli.text import echo, say
 from harness.running.machine import Machine
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def reproduce(
         # One at a time where a person reads along; the other formats are one document.
         if style in HUMAN:
             show(style, _sheet(one), 120)
-            click.echo()
+            echo()
         if ended == 130:
             break
     if not no_run:
@@ -139,7 +138,7 @@ def _list(papers: list[Paper]) -> None:
             say(f"    {experiment.says}")
             say(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
     if papers:
-        click.echo()
+        echo()
         say(f"next: harness reproduce {papers[0].name} {next(iter(papers[0].experiments), 'all')}")
 
 
@@ -300,17 +299,14 @@ def _title(found: Found) -> str:
 
 
 def _csv(found: list[Found]) -> None:
-    import csv
-
     rows = [
         {"paper_name": each.paper.name, "experiment": each.experiment.id, "scale": each.scale, **row}
         for each in found
         for row in each.as_dict()["rows"]
     ]
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "values": " ".join(f"{s}:{v}" for s, v in row["values"].items())} for row in rows)
+    told = [{**row, "values": " ".join(f"{s}:{v}" for s, v in row["values"].items())} for row in rows]
+    echo(csv_text([list(rows[0]), *(row.values() for row in told)]), nl=False)
 
 
 def _json(found: list[Found]) -> None:
-    click.echo(json.dumps([each.as_dict() for each in found], indent=1))
+    echo(json.dumps([each.as_dict() for each in found], indent=1))

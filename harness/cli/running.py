@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import F, data_option, gathered, plugins_option
-from harness.cli.text import say
+from harness.cli.text import echo, say
 from harness.errors import UsageError
 from harness.running.machine import EXECUTORS, MAX_THREADS, PRECISIONS, WORKERS_A_GPU, Machine, parse_jobs
 
@@ -128,7 +128,7 @@ def execute(
     """Run what is left of a plan, with progress, until it ends or is interrupted."""
     from harness.running.start import run_plan, stop_on_interrupt
 
-    with stop_on_interrupt(partial(click.echo, err=True)) as stopping:
+    with stop_on_interrupt(partial(echo, err=True)) as stopping:
         return run_plan(
             plan,
             registry,
@@ -168,6 +168,6 @@ def report(outcome: Outcome, plan: Plan, results: str, err: bool, name: str = ""
     start = f"{name}: " if name else ""
     say(f"{start}{outcome.summary(len(plan.cells))}, tables in {results}/tables", err=err)
     if outcome.interrupted:
-        click.echo("interrupted: the same command goes on where this one stopped", err=True)
+        echo("interrupted: the same command goes on where this one stopped", err=True)
         return 130
     return 1 if outcome.failures else 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import matrix_options, plugins_option, results_option, surveyed
-from harness.cli.text import say
+from harness.cli.text import echo, say
 from harness.planning.narrowing import Narrowing
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def status(
     matrix, _, survey, address = surveyed(matrix_name, narrowing, plugin_folders, results)
     facts = _facts(survey, matrix.name, address)
     if style == "json":
-        click.echo(json.dumps(facts, indent=1))
+        echo(json.dumps(facts, indent=1))
     else:
         _terminal(facts)
 
@@ -98,17 +98,17 @@ def _terminal(facts: dict[str, Any]) -> None:
         say(f"{facts[what]['total']} {what}: {_counts(facts[what])}")
     say(_time_left(facts))
     if facts["actions"]:
-        click.echo()
+        echo()
         _table(facts["actions"])
     if facts["running"]:
-        click.echo("\nrunning now:")
+        echo("\nrunning now:")
         for row in facts["running"]:
             other = "" if row["of_this_matrix"] else ", of another matrix"
             since = "" if row["seconds"] is None else f"for {_duration(row['seconds'])}, "
             say("  ", f"{row['action'] or 'stage'}: {row['label'] or row['stage']}")
             say("    ", f"{since}in process {row['pid']} on {row['host']}{other}")
     if facts["failures"]:
-        click.echo("\nfailed:")
+        echo("\nfailed:")
         for failure in facts["failures"][:SHOWN]:
             say("  ", failure["what"])
             say("    ", failure["reason"])

@@ -12,7 +12,7 @@ import click
 from harness.cli.options import data_option, load_plugins, plugins_option
 from harness.cli.record import ranked
 from harness.cli.running import warn
-from harness.cli.text import say
+from harness.cli.text import echo, say
 from harness.running.machine import Machine
 
 
@@ -79,7 +79,7 @@ def submit(
     replayed = None
     if cells and not findings:
         machine = Machine(data_named, plugins=plugin_folders, device="cpu", jobs=1)
-        with stop_on_interrupt(partial(click.echo, err=True)) as stopping:
+        with stop_on_interrupt(partial(echo, err=True)) as stopping:
             replayed = replay(folder, cells, seed, tolerance, registry, machine, warn, stopping)
         findings = replayed.findings
     remarks = [] if findings else notes(folder)
@@ -88,7 +88,7 @@ def submit(
         if replayed:
             counts = {"equal": replayed.equal, "within": replayed.within, "most_points": replayed.most}
             told["replayed"] = counts
-        click.echo(json.dumps(told, indent=1))
+        echo(json.dumps(told, indent=1))
         return 1 if findings else 0
     for line in findings:
         say(line)

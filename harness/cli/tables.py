@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.text import say
+from harness.cli.text import echo, say
 
 if TYPE_CHECKING:
     from harness.ranking.columns import Sheet
@@ -43,18 +44,28 @@ def show(style: str, sheet: Sheet, width: int = 160, most: int | None = None) ->
     In a terminal in as many columns as it has, ``most`` at most.
     """
     from harness.ranking.latex import latex
-    from harness.ranking.render import markdown, print_sheet
+    from harness.ranking.render import markdown, print_sheet, spelled
 
     if style != "terminal":
-        click.echo({"markdown": markdown, "latex": latex}[style](sheet), nl=False)
+        echo({"markdown": markdown, "latex": latex}[style](sheet), nl=False)
         return
     from rich.console import Console
 
+    is_terminal, text = sys.stdout.isatty(), io.StringIO()
     # No markup and no emoji codes: names may be untrusted.
-    console = Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False, highlight=False)
+    console = Console(
+        file=text,
+        width=None if is_terminal else width,
+        force_terminal=is_terminal or None,
+        force_jupyter=False,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
     if most and console.width > most:
         console.width = most
-    print_sheet(sheet, console)
+    print_sheet(spelled(sheet, sys.stdout.encoding or "utf-8"), console)
+    echo(text.getvalue(), nl=False)
 
 
 def write_rows(kind: type[Any], records: Sequence[Any], output: Path | None) -> None:
@@ -63,11 +74,16 @@ def write_rows(kind: type[Any], records: Sequence[Any], output: Path | None) -> 
 
     columns, rows = flat_columns(kind), flat_rows(records)
     if output is None:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([_field(row.get(name)) for name in columns] for row in rows)
+        echo(csv_text([columns, *([_field(row.get(name)) for name in columns] for row in rows)]), nl=False)
     else:
         _write_parquet(columns, rows, output)
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _field(value: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from harness.ranking.columns import Sheet, Table
+from harness.ranking.columns import Column, Sheet, Table
+from harness.ranking.values import Value
 from harness.storage.store import plain
-from harness.text import printable
+from harness.text import ASCII, legible, printable
 from harness.verdicts.board import THREATS, Standing
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class Shown:
     sheet: Sheet
 
     def __repr__(self) -> str:
-        return text(self.sheet)
+        return legible(text(self.sheet, encoding=getattr(sys.stdout, "encoding", None) or "utf-8"))
 
     def _repr_html_(self) -> str:
         return html(self.sheet)
@@ -34,15 +36,33 @@ class Shown:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def text(sheet: Sheet, width: int = 100) -> str:
-    """The sheet as plain text of so many columns, without colours."""
+def text(sheet: Sheet, width: int = 100, encoding: str = "utf-8") -> str:
+    """The sheet as plain text of so many columns, without colours, in the characters of an encoding."""
     from rich.console import Console
 
     out = io.StringIO()
     # In a notebook rich would show it there and then, and leave the file empty.
     plain_text: dict[str, Any] = {"color_system": None, "force_jupyter": False, "force_terminal": False}
-    print_sheet(sheet, Console(file=out, width=width, markup=False, emoji=False, highlight=False, **plain_text))
+    console = Console(file=out, width=width, markup=False, emoji=False, highlight=False, **plain_text)
+    print_sheet(spelled(sheet, encoding), console)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def spelled(sheet: Sheet, encoding: str) -> Sheet:
+    """The sheet in the characters of an encoding: before it is laid out, since their fallbacks may be longer."""
+    glyphs = "".join(ASCII)
+    if legible(glyphs, encoding) == glyphs:
+        return sheet
+
+    def column(of: Column[Any]) -> Column[Any]:
+        def show(record: Any) -> Value:
+            shown, key = of.show(record)
+            return legible(shown, encoding), key
+
+        return replace(of, show=show)
+
+    tables = [replace(table, columns=tuple(map(column, table.columns))) for table in sheet.tables]
+    return replace(sheet, tables=tables)
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:

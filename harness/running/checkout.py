@@ -18,7 +18,7 @@ def commit() -> str | None:
     here = ["git", "-C", str(Path(__file__).parent)]
     with suppress(OSError):
         tracked = subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False)
-        found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        found = subprocess.run([*here, "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False)
         if tracked.returncode == found.returncode == 0:
             edited = subprocess.run([*here, "diff", "--quiet", "HEAD", "--", "."], capture_output=True, check=False)
             return found.stdout.strip() + "+" * bool(edited.returncode)

@@ -78,7 +78,7 @@ class Peaks:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         with suppress(OSError):
-            _CLEAR.write_text("5")  # Linux: the resident peak becomes what is resident now
+            _CLEAR.write_text("5", "ascii")  # Linux: the resident peak becomes what is resident now
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
