@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -100,6 +102,35 @@ def test_smoke_runs_ranks_and_then_has_nothing_to_do(cli: Cli, process: Cli, tmp
     assert (cells["victim_trigger_trials"] > 0).all() and (cells["null_trigger_trials"] > 0).all()
     board = json.loads(process("leaderboard", "--results", results, "--format", "json", code=0).out)
     assert {scheme["defense"] for scheme in board["schemes"]} == set(cells["defense"])
+
+
+def test_a_run_imports_neither_the_compiler_nor_scikit_learn(tmp_path: Path) -> None:
+    """A second each of every process."""
+    command = ["run", *arguments(tmp_path, "none", "retraining"), "--jobs", "1"]
+    without({"torch._dynamo.exc", "torch._inductor", "sympy", "sklearn"}, command)
+
+
+COMPILED = """
+import torch
+from harness.running.environment import postpone_compiler
+
+postpone_compiler()
+net, few = torch.nn.Linear(3, 2), torch.ones(4, 3)
+optimizer = torch.optim.Adam(net.parameters(), fused=True)
+for model in (net, torch.compile(net, backend="eager")):
+    optimizer.zero_grad()
+    model(few).sum().backward()
+    before = net.weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(before, net.weight)
+from torch._dynamo import config
+assert torch._dynamo.graph_break.__module__ == "torch._dynamo.decorators", torch._dynamo.graph_break
+"""
+
+
+def test_a_compiler_that_is_put_off_compiles() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_planning_and_ranking_and_a_finished_run_never_import_torch(tmp_path: Path, cli: Cli) -> None:

@@ -8,9 +8,11 @@ import platform
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
+from harness.planning.lazy import lazy_module
 from harness.running.checkout import commit
 from harness.storage.records import StageRecord
 
@@ -45,6 +47,17 @@ def _processor() -> str:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     name = name or platform.processor() or platform.machine()
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def postpone_compiler() -> None:
+    """Have torch's compiler imported when something is compiled, not by an optimizer's first step.
+
+    Importing ``torch._dynamo`` takes a second of a process, and an optimizer asks it for two functions alone, which
+    do nothing where nothing is compiled. Any other attribute imports it.
+    """
+    module = lazy_module("torch._dynamo")
+    if type(module) is not ModuleType:
+        vars(module).update(graph_break=lambda *args, **options: None, disable=lambda fn, *args, **options: fn)
 
 
 def keep_memory() -> None:

@@ -259,12 +259,13 @@ def _worker(
 
     from harness.data import Data, data_folder
     from harness.engine.train import set_matmul_precision
-    from harness.running.environment import keep_memory
+    from harness.running.environment import keep_memory, postpone_compiler
     from harness.running.worker import StageRunner
 
     torch.set_num_threads(machine.threads)
     set_matmul_precision(machine.precision)
     keep_memory()
+    postpone_compiler()
     if machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
         torch.use_deterministic_algorithms(True)

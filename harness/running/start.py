@@ -64,7 +64,8 @@ def _torch_settings_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(strict)
+        if torch.are_deterministic_algorithms_enabled() != strict:  # setting it imports torch's compiler
+            torch.use_deterministic_algorithms(strict)
         for each, allowed in zip(backends, tf32, strict=True):
             each.allow_tf32 = allowed  # type: ignore[attr-defined]
 
