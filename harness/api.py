@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.contracts import Analysis, Attack, Dataset, Defense, Plugin
 from harness.errors import UsageError
+from harness.files import user_path
 from harness.planning.narrowing import Narrowing, planned
 from harness.running.machine import Machine, Where, check_choice, parse_jobs
 
@@ -92,7 +93,7 @@ def run(
         "precision": precision,
     }
     where |= {"deterministic": deterministic, "profile": profile, "executor": executor, "address": address}
-    folder = None if data is None else Path(data).expanduser()
+    folder = None if data is None else user_path(data)
     machine = Machine(data=folder, jobs=parse_jobs(jobs), plugins=_folders(plugins), **where)
     asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
     return _run(asked, results, machine, rerun, fail_fast, progress)
@@ -462,7 +463,7 @@ def _texts(given: Texts) -> tuple[str, ...]:
 
 
 def _folders(plugins: Plugins) -> tuple[Path, ...]:
-    return tuple(Path(each).expanduser() for each in _each(plugins) if not isinstance(each, type))
+    return tuple(user_path(each) for each in _each(plugins) if not isinstance(each, type))
 
 
 def _seeds(seeds: Seeds | None) -> str | None:
@@ -483,8 +484,7 @@ def _nulls(nulls: int | None) -> int | None:
 def _open(results: str | Path) -> tuple[Store, Tables]:
     from harness.storage.remote import open_results
 
-    named = str(results)
-    store, tables = open_results(str(Path(named).expanduser()) if named.startswith("~") else named, _warn)
+    store, tables = open_results(str(results), _warn)
     store.check_format()
     return store, tables
 

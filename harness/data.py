@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
 from harness.errors import DataError
+from harness.files import user_path
 from harness.prepared import cache_folder, checksum, prepared
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def data_folder(named: Path | None) -> tuple[Path, bool]:
     text = str(named) if named else os.environ.get("HARNESS_DATA", "")
     if not text:
         return cache_folder(), True
-    folder = Path(text)
+    folder = user_path(text)
     if not folder.is_dir():
         raise DataError(f"no data folder {text!r}: --data and HARNESS_DATA name a folder that exists")
     return folder, False

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import open_results, results_option
+from harness.cli.options import UserPath, open_results, results_option
 from harness.cli.text import echo, say
 
 
 @click.command(epilog="Example: harness export 'digits / ewe / none #0' out --without-key")
 @click.argument("cell")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=UserPath())
 @results_option
 @click.option("--without-key", is_flag=True, help="Leave the owner's secret out.")
 def export(cell: str, folder: Path, results: str, without_key: bool) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.options import UserPath
 from harness.cli.text import say
 
 TEMPLATES = {
@@ -28,7 +29,7 @@ ALIASES = {"attack": "white-box-attack"}
 @click.command(epilog="Example: harness new defense my-mark ~/my-plugins")
 @click.argument("kind", type=click.Choice([*TEMPLATES, *ALIASES]))
 @click.argument("name")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=UserPath())
 def new(kind: str, name: str, folder: Path) -> None:
     """Write a plugin file that works as it is, named NAME, into FOLDER."""
     from importlib.resources import files
@@ -36,7 +37,7 @@ def new(kind: str, name: str, folder: Path) -> None:
     kind = ALIASES.get(kind, kind)
     _check_name(kind, name)
     template = (files("harness") / "templates" / f"{kind}.py.txt").read_text("utf-8")
-    path = folder.expanduser() / f"{name.replace('-', '_')}.py"
+    path = folder / f"{name.replace('-', '_')}.py"
     _write(path, template.replace("my-plugin", name).replace("MyPlugin", _class_name(kind, name)))
     say(f"wrote {path}")
     plugins = shlex.quote(str(path.parent))

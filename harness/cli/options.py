@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 
 from harness.cli.text import say
+from harness.errors import UsageError
+from harness.files import user_path
 from harness.planning.narrowing import Narrowing, planned
 
 if TYPE_CHECKING:
@@ -24,9 +26,28 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class UserPath(click.Path):
+    """A path, of which ``~`` and ``~user`` are home folders."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return user_path(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Results(UserPath):
+    """The folder of results as text, or a URL as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if "://" in value else str(super().convert(value, param, ctx))
+
+
 results_option = click.option(
     "--results",
     metavar="DIR|URL",
+    type=Results(),
     default="results",
     show_default=True,
     help="Folder of artifacts and tables: here, or where fsspec reaches, such as s3://bucket/folder.",
@@ -34,14 +55,14 @@ results_option = click.option(
 plugins_option = click.option(
     "--plugins",
     "plugin_folders",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     multiple=True,
     help="Folder of more plugin files; may be repeated. Also: HARNESS_PLUGINS.",
 )
 data_option = click.option(
     "--data",
     "data_named",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     help="Folder of data sets. Default: HARNESS_DATA, or else a per-user cache that downloads missing sets.",
 )
 format_option = click.option(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import load_plugins, open_results, results_option
+from harness.cli.options import UserPath, load_plugins, open_results, results_option
 from harness.cli.text import say
 
 
@@ -20,7 +20,7 @@ from harness.cli.text import say
 @click.option("--command", default="", metavar="TEXT", help="The command that made the results, for the page.")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="DIR",
     help="Folder instead of results/records/DATE-NAME. It must not exist.",
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import load_plugins, open_results, plugins_option, results_option, rules_options
+from harness.cli.options import UserPath, load_plugins, open_results, plugins_option, results_option, rules_options
 from harness.cli.tables import write_whole
 from harness.cli.text import say
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: harness report --results results --output report.html")
 @results_option
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="File to write; by default report.html in the results folder."
-)
+@click.option("--output", type=UserPath(), help="File to write; by default report.html in the results folder.")
 @rules_options()
 @plugins_option
 def report(results: str, output: Path | None, rules: Rules, plugin_folders: tuple[Path, ...]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from harness.cli.options import data_option, load_plugins, plugins_option
+from harness.cli.options import UserPath, data_option, load_plugins, plugins_option
 from harness.cli.record import ranked
 from harness.cli.running import warn
 from harness.cli.text import echo, say
@@ -17,7 +17,7 @@ from harness.running.machine import Machine
 
 
 @click.command(epilog="Example: harness submit results/records/2026-11-21-ewe --replay 2")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=UserPath())
 @click.option(
     "--min-seeds", type=click.IntRange(1), default=3, show_default=True, help="Seeds required of every scheme."
 )

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.options import UserPath
 from harness.cli.text import echo, say
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ format_option = click.option(
     show_default=True,
     help="Format of the output; parquet needs --output.",
 )
-output_option = click.option("--output", type=click.Path(path_type=Path), help="File for --format parquet.")
+output_option = click.option("--output", type=UserPath(), help="File for --format parquet.")
 
 
 def check_output(style: str, output: Path | None) -> None:

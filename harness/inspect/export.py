@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, UsageError
-from harness.files import whole_folder
+from harness.files import user_path, whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.select import pick, words
 from harness.storage.schema import CELLS
@@ -237,12 +237,15 @@ def load_model(path: str | Path, plugins: Sequence[str | Path] = ()) -> Net:
     from harness.planning.registry import load_registry
     from harness.storage.codec import unpack
 
+    path = user_path(path)
     try:
         with safe_open(path, framework="pt") as file:
             description = json.loads((file.metadata() or {})[SOURCE])
             weights = {f"model/{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         artifact = Artifact({"model": description}, weights)
-        net = unpack(artifact, load_registry([Path(folder) for folder in plugins]).component, torch.device("cpu")).net
+        net = unpack(
+            artifact, load_registry([user_path(folder) for folder in plugins]).component, torch.device("cpu")
+        ).net
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError, DamagedArtifact) as error:

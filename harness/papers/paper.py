@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MatrixError, UnknownName
-from harness.planning.matrix import FULL, Matrix, read_matrix
+from harness.files import user_path
+from harness.planning.matrix import FULL, Matrix, read_matrix, read_toml
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 NUMBER = r"[-+]?\d+(?:\.(\d+))?"
@@ -141,18 +141,10 @@ def papers() -> dict[str, Path]:
 
 def load_paper(name: str) -> Paper:
     """A paper by name, or a TOML file by path. Raises :class:`UnknownName` or :class:`MatrixError`."""
-    path = Path(name) if name.endswith(".toml") or "/" in name else papers().get(name)
+    path = user_path(name) if name.endswith(".toml") or "/" in name else papers().get(name)
     if path is None:
         raise UnknownName("paper", name, [*papers(), "PATH.toml"])
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise MatrixError(f"cannot read the paper {path}: {error.strerror}") from error
-    except ValueError as error:  # also that of bytes that are no UTF-8
-        raise MatrixError(f"{path}: {error}") from error
-    except RecursionError as error:
-        raise MatrixError(f"{path}: its values are nested too deeply") from error
-    return read_paper(document, path.stem, str(path))
+    return read_paper(read_toml(path, "paper"), path.stem, str(path))
 
 
 def read_paper(document: Mapping[str, Any], name: str, path: str) -> Paper:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from harness.errors import MatrixError, UnknownName, UsageError
+from harness.files import read_text, user_path
 
 Value: TypeAlias = "str | int | float | bool"
 T = TypeVar("T")
@@ -170,18 +171,24 @@ def load_matrix(name: str, scale: str = "") -> Matrix:
 
     Raises :class:`UnknownName` or :class:`MatrixError`.
     """
-    path = Path(name) if name.endswith(".toml") or "/" in name else presets().get(name)
+    path = user_path(name) if name.endswith(".toml") or "/" in name else presets().get(name)
     if path is None:
         raise UnknownName("matrix", name, [*presets(), "PATH.toml"])
+    return read_matrix(read_toml(path, "matrix"), path.stem, str(path), scale)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The document of a file that is to be ``what``. Raises :class:`MatrixError`."""
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
-        raise MatrixError(f"cannot read the matrix {path}: {error.strerror}") from error
-    except ValueError as error:  # tomllib's, that of bytes that are no UTF-8, and int's of thousands of digits
+        raise MatrixError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except UsageError as error:
+        raise MatrixError(str(error)) from error
+    except ValueError as error:  # tomllib's, and int's of thousands of digits
         raise MatrixError(f"{path}: {error}") from error
     except RecursionError as error:
         raise MatrixError(f"{path}: its values are nested too deeply") from error
-    return read_matrix(document, path.stem, str(path), scale)
 
 
 KEYS = {"description", "datasets", "defenses", "attacks", "seeds", "nulls", "analyses", "innocents"}

@@ -37,6 +37,7 @@ from harness.contracts import (
     Protected,
 )
 from harness.errors import PluginError, UnknownName, UsageError
+from harness.files import user_path
 from harness.planning.graph import Component, Kind, describe, make_id
 from harness.planning.lazy import lazy_module
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
@@ -192,7 +193,10 @@ def builtin_folder() -> Path:
 
 def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
     """The folders that the user named: the given ones, then those of ``HARNESS_PLUGINS``, each once. All must exist."""
-    folders = [*named, *(Path(p) for p in os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep) if p)]
+    folders = [
+        *map(user_path, named),
+        *(user_path(p) for p in os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep) if p),
+    ]
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(
@@ -343,6 +347,8 @@ def _load_file(path: Path) -> types.ModuleType:
     # the module that is there already, so that a process has one class of each plugin.
     # No dot: a plan is pickled for other processes, and pickle imports the package of a dotted name.
     source = path.read_bytes()
+    if b"\0" in source:
+        raise PluginError("is not text in UTF-8: save it as UTF-8")
     where = make_id(path.resolve(), hashlib.sha256(source).hexdigest())[:8]
     name = f"harness_plugin_{where}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
     if name in sys.modules:

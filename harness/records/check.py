@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import harness
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
+from harness.files import read_text
 from harness.planning.graph import make_id
 from harness.records.freeze import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
 from harness.records.lineage import check_lineage, same, text_of, told_inputs
@@ -234,7 +235,11 @@ def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
 def _numbers(folder: Path, board: Board | None, cells: pd.DataFrame) -> Iterator[str]:
     """Check that the page's block for machines agrees with the tables. Without a board, of an older record, the numbers
     that do not rest on its test."""
-    page = (folder / "README.md").read_text("utf-8", errors="replace")
+    try:
+        page = read_text(folder / "README.md")
+    except UsageError as error:
+        yield f"README.md: {error}"
+        return
     block = re.search(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     try:
         told = json.loads(block[1]) if block else None

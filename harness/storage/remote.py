@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, ResultsError
+from harness.files import user_path
 from harness.storage.mirror import FILES, Entry, Remote, Warn
 from harness.storage.schema import TABLES
 from harness.storage.store import MAX_RECORD, Artifact, Store
@@ -39,7 +40,8 @@ def is_url(named: str) -> bool:
 def open_results(named: str, warn: Warn = lambda message: None) -> tuple[Store, Tables]:
     """The artifacts and the tables of a results folder, or of a URL. Raises :class:`UsageError`."""
     if not is_url(named):
-        return Store(Path(named)), Tables(Path(named))
+        folder = user_path(named)
+        return Store(folder), Tables(folder)
     remote = Remote(named, warn)
     return RemoteStore(remote), RemoteTables(remote)
 
@@ -63,7 +65,7 @@ def read_table(results: str | Path, table: str) -> pd.DataFrame:
 
 def results_folder(named: str) -> Path:
     """The folder on this machine where results are worked on: of a URL the mirror."""
-    return Remote(named).folder if is_url(named) else Path(named)
+    return Remote(named).folder if is_url(named) else user_path(named)
 
 
 # --- artifacts and tables ---------------------------------------------------------------------------------------------

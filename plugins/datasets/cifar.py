@@ -205,7 +205,7 @@ def _tiles(path: Path) -> NDArray[np.uint8]:
 
 def _labels(path: Path, sheet: str) -> NDArray[np.int64]:
     """The labels of a sheet's tiles, by their position."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.DictReader(file) if row["sheet"] == sheet]
     rows.sort(key=lambda row: int(row["position"]))
     return np.array([int(row["label"]) for row in rows], dtype=np.int64)

@@ -203,7 +203,7 @@ def _packed(name: str, folder: Path, words: Sequence[str], parts: Mapping[str, L
     """The clips of the packed layout, whose ``manifest.csv`` has the columns file, word and split."""
     manifest = folder / "manifest.csv"
     try:
-        rows = list(csv.DictReader(manifest.read_text("utf-8").splitlines()))
+        rows = list(csv.DictReader(manifest.read_text("utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{name}: {manifest} cannot be read ({error}): put the original in its place") from error
     missing = {"file", "word", "split"}.difference(rows[0] if rows else ())
