@@ -10,6 +10,7 @@
     │   ├── DataError         a data set that is missing, damaged or another one than named
     │   └── ResultsError      a results folder that cannot be written, or of another schema version, or damaged
     ├── PluginError           a plugin that cannot be loaded, or breaks its contract
+    │   └── Blamed            the same of another plugin than the stage's own, which the message names
     ├── DamagedArtifact       an artifact whose checksum does not hold
     ├── OutOfMemory           a stage ran out of a device's memory that others used too
     ├── Refused               an oracle was asked more than it serves (answer type or budget)
@@ -65,6 +66,10 @@ class ResultsError(UsageError):
 
 class PluginError(HarnessError):
     """A plugin that cannot be loaded, or breaks its contract."""
+
+
+class Blamed(PluginError):
+    """A plugin that breaks its contract in another's stage: an API's answers, say. The message begins with its name."""
 
 
 class DamagedArtifact(HarnessError):

@@ -17,7 +17,7 @@ from harness.losses import Entanglement
 from harness.nets import Cnn, LeNet, Lstm, Mlp, Net, ResNet18, fresh_like
 from harness.planning.graph import make_id
 from harness.planning.registry import load_registry
-from harness.storage.codec import check_model, unpack
+from harness.storage.codec import pack_model, unpack
 from harness.storage.store import Store
 
 SHAPE = (1, 12, 8)
@@ -315,7 +315,7 @@ def test_a_trained_net_comes_back_from_the_store_as_it_was(kind: str, tmp_path: 
     with torch.no_grad():
         net.train()(images())  # moves the running means of batch norm
     net.eval()
-    description, state = check_model(net)
+    description, state = net.description, pack_model(net, load_registry().component, CPU).state
     store = Store(tmp_path)
     store.prepare()
     store.save(make_id("a net"), {"status": "ok", "model": description}, {f"model/{n}": t for n, t in state.items()})

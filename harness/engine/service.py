@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from harness.errors import PluginError, Refused, Skip
+from harness.errors import Blamed, PluginError, Refused, Skip
 
 PATIENCE = 1.0
 """Seconds that the end of a stage waits for an answer that is still being computed, as it may be after Ctrl-C."""
@@ -111,7 +111,7 @@ def _portable(error: BaseException) -> BaseException:
     Those that mean something to the harness keep their type, any other becomes a :class:`PluginError`.
     """
     told: BaseException = PluginError(f"{type(error).__name__}: {error}")
-    for kind in (PluginError, Refused, Skip, torch.OutOfMemoryError):
+    for kind in (PluginError, Blamed, Refused, Skip, torch.OutOfMemoryError):
         if isinstance(error, kind):
             told = kind(str(error))
     told.add_note("".join(traceback.format_exception(error)))

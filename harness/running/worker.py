@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,12 @@ from torch import Tensor
 from harness.contracts import (
     BlackBoxAttack,
     Dataset,
-    Defense,
-    Evasion,
     Key,
     Oracle,
     Pool,
     PoolAttack,
     Split,
     Task,
-    classes_of,
 )
 from harness.data import Data, Splits
 from harness.engine.epochs import measure_epochs
@@ -38,14 +36,15 @@ from harness.engine.memo import Lent, ResultCache, SharedInputs
 from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.service import serving
 from harness.engine.train import LOGITS, Counts, Engine, Precision, remembered
-from harness.errors import DamagedArtifact, OutOfMemory, PluginError, Skip
-from harness.metrics import accuracy, agreement
-from harness.nets import Net
-from harness.planning.graph import Component, Lookup, Stage
+from harness.errors import Blamed, DamagedArtifact, OutOfMemory, PluginError, Skip
+from harness.planning.graph import Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
+from harness.running.answers import of_owner, of_thief
 from harness.running.environment import Peaks, give_back, machine
-from harness.storage.codec import Loaded, check_model, pack_guard, pack_key, unpack
+from harness.running.measure import pack
+from harness.running.rebuilt import noise_like
+from harness.storage.codec import Loaded, unpack
 from harness.storage.locks import Claims
 from harness.storage.records import StageRecord, Status, about, check_record
 from harness.storage.store import Store, plain
@@ -53,8 +52,6 @@ from harness.values import Meter
 
 _READ_NO_DATA = ("judge", "verify", "ask")
 """Actions that read no data: their parents suffice."""
-POOL_SAMPLES = 1000
-"""The attacker's own inputs, so many at most, on which the accuracy of what the attack ended with is measured."""
 CACHED = 32
 """Number of artifacts kept in memory at least: a victim's children need it in turn."""
 CACHED_BYTES = 2**29
@@ -85,6 +82,7 @@ class StageRunner:
     _memory: ResultCache = field(default_factory=ResultCache)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
+    _noise: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self, stage: Stage) -> StageRecord:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
@@ -105,7 +103,7 @@ class StageRunner:
                     made = ACTIONS[stage.action](self, stage, parents, engine)
                 self._watch(stage, parents, engine)
                 made.record["curves"] = plain(engine.curves)
-                tensors = self._pack(stage, parents, made, engine)
+                tensors = pack(self, stage, parents, made, engine)
             except Skip as skip:
                 status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
             except OutOfMemory:  # of a parent that was computed again
@@ -117,7 +115,10 @@ class StageRunner:
                     give_back(self.device)
                     raise OutOfMemory(str(error)) from error
                 status, error_trace = "failed", traceback.format_exc()
-                reason = f"{stage.plugin or stage.dataset}: {type(error).__name__}: {error}"
+                blamed = (
+                    "" if isinstance(error, Blamed) else f"{stage.plugin or stage.dataset}: {type(error).__name__}: "
+                )
+                reason = f"{blamed}{error}"
         record: StageRecord = {
             **made.record,
             **about(stage),
@@ -210,51 +211,6 @@ class StageRunner:
             self.run(stage)
             return self._loaded(stage)
 
-    def _pack(
-        self, stage: Stage, parents: Mapping[str, Loaded], made: StageOutput, engine: Engine
-    ) -> dict[str, Tensor]:
-        """The tensors to store; of a model also its answers on the test set, which its record's numbers come from."""
-        tensors: dict[str, Tensor] = {}
-        if made.net is not None:
-            description, state = check_model(made.net)
-            test = self.test(stage)
-            raw, predictions = self._answered(stage, made, test.x, engine)
-            made.record |= {
-                "model": dict(description),
-                "accuracy": accuracy(predictions, test.y),
-                "raw_accuracy": accuracy(raw, test.y),
-                "pool_accuracy": self._pool_accuracy(stage, made, engine),
-                "test_samples": len(test),
-            }
-            victim = parents["embed"].predictions if "embed" in parents else None
-            if victim is not None:
-                made.record["agreement"] = agreement(predictions, victim.long())
-            tensors |= {f"model/{name}": tensor for name, tensor in state.items()}
-            tensors["test/predictions"] = predictions.to(torch.int16)
-        if made.key is not None:
-            tensors |= pack_key(made.key)
-        if made.guard is not None and stage.plugin is not None:
-            made.record["guard"] = stage.plugin.text
-            tensors |= pack_guard(made.guard)
-        return tensors | {f"found/{name}": tensor for name, tensor in made.tensors.items()}
-
-    def _answered(self, stage: Stage, made: StageOutput, x: Tensor, engine: Engine) -> tuple[Tensor, Tensor]:
-        """The classes that a model that was just made answers to ``x``, as the net itself, and as its API serves it."""
-        if made.net is None:
-            raise PluginError(f"{stage.label} made no model")
-        logits = engine.predict(made.net, x)
-        raw = classes_of(logits)  # first: a plugin may write into what it is given
-        if stage.action == "embed" and made.key is not None and stage.plugin is not None:
-            return raw, classes_of(_through(stage.plugin.plugin, x, logits, made.key))
-        return raw, classes_of(self._served(made.net, x, logits, stage.plugin, made.guard))
-
-    def _pool_accuracy(self, stage: Stage, made: StageOutput, engine: Engine) -> float | None:
-        """The served accuracy of what an attack ended with on its own inputs; ``None`` if these have other labels."""
-        if stage.action != "attack" or stage.plugin is None or stage.data is not None:
-            return None
-        own = self._inputs(stage, stage.plugin.plugin).first(POOL_SAMPLES)
-        return accuracy(self._answered(stage, made, own.x, engine)[1], own.y)
-
     # --- what plugins are given ---
 
     def _engine(
@@ -306,6 +262,12 @@ class StageRunner:
             self._tests[stage.dataset.text] = self.data.test(stage.dataset.plugin, self.device)
         return self._tests[stage.dataset.text]
 
+    def noise(self, stage: Stage) -> Tensor:
+        """Inputs of random values, on which a net that was returned is compared with the one that is stored."""
+        if stage.dataset.text not in self._noise:
+            self._noise[stage.dataset.text] = noise_like(self.test(stage).x, stage.dataset.plugin.value_range)
+        return self._noise[stage.dataset.text]
+
     def task(self, stage: Stage, triggers: Key) -> Task:
         """The owner's task, as copies, since the runner's own serve other stages too."""
         splits = self.splits(stage)
@@ -320,7 +282,7 @@ class StageRunner:
         The scheme and key that an attack knows are those of the parent ``key``, where there is one, or of ``embed``.
         """
         task: Dataset = stage.dataset.plugin
-        split = self._inputs(stage, attack).clone()
+        split = self.inputs(stage, attack).clone()
         scheme = key = None
         if attack.knows != "nothing":
             ids = dict(stage.parents)
@@ -338,7 +300,7 @@ class StageRunner:
             key,
         )
 
-    def _inputs(self, stage: Stage, attack: PoolAttack) -> Split:
+    def inputs(self, stage: Stage, attack: PoolAttack) -> Split:
         """The inputs that :meth:`pool` copies."""
         task: Dataset = stage.dataset.plugin
         if stage.data is None:
@@ -355,7 +317,7 @@ class StageRunner:
         """The results known of the model under attack and the attacker's inputs."""
         inputs = f"{stage.dataset} {attack.pool} {stage.data or ''} {stage.split_seed}"
         net = net_of(parents["model"])
-        return SharedInputs(self._memory, dict(stage.parents)["model"], net, inputs, self._inputs(stage, attack).x)
+        return SharedInputs(self._memory, dict(stage.parents)["model"], net, inputs, self.inputs(stage, attack).x)
 
     @contextmanager
     def lending(
@@ -389,16 +351,16 @@ class StageRunner:
     ) -> Callable[[Tensor], Tensor]:
         """The answers of the model that the stage ``id`` made: a victim's as its scheme serves them, with its own key;
         a surrogate's through its filter, where it has one."""
-        net, maker = net_of(model), self.stages[id]
-        guard = None if model.guard is None else self.lookup("attack", model.record["guard"])
+        net, served = net_of(model), self.served_as(self.stages[id], model)
+        return lambda x: served(x, engine.known(LOGITS, net, x, lent))
 
-        def answers(x: Tensor) -> Tensor:
-            logits: Tensor = engine.known(LOGITS, net, x, lent)
-            if maker.action == "embed" and maker.plugin is not None:
-                return _through(maker.plugin.plugin, x, logits, model.key)
-            return self._served(net, x, logits, guard, model.guard)
-
-        return answers
+    def served_as(self, maker: Stage, model: Loaded) -> Callable[[Tensor, Tensor], Tensor]:
+        """Answers to inputs ``x``, given the logits of the net, of the model that the stage ``maker`` made."""
+        if maker.action == "embed" and maker.plugin is not None:
+            return partial(of_owner, maker.plugin, model.key)
+        if model.guard is not None:
+            return partial(of_thief, self.lookup("attack", model.record["guard"]), net_of(model), model.guard)
+        return lambda x, logits: logits
 
     def suspect(self, id: str) -> Loaded | None:
         """The model that a stage made; ``None`` where it did not succeed."""
@@ -408,28 +370,6 @@ class StageRunner:
                 return None
         return self._parent(id)
 
-    def _served(
-        self, net: Net, x: Tensor, logits: Tensor, use: Component | None, guard: Mapping[str, Tensor] | None
-    ) -> Tensor:
-        """The answers of a thief's API: the net's logits, through the guard if there is one."""
-        if use is None or guard is None:
-            return logits
-        evasion: Evasion = use.plugin
-        return _rows(evasion.serve(net, x.clone(), logits, guard), logits, evasion)
-
     def _plugin_of(self, id: str) -> Any:
         use = self.stages[id].plugin
         return use.plugin if use else None
-
-
-def _through(defense: Defense, x: Tensor, logits: Tensor, key: Key) -> Tensor:
-    """The answers of the owner's API. It gets copies: the inputs, such as the test set, serve other stages too."""
-    return _rows(defense.serve(x.clone(), logits, key), logits, defense)
-
-
-def _rows(answers: Tensor, logits: Tensor, plugin: Defense | Evasion) -> Tensor:
-    """``answers``, if they are a row of numbers for each of ``logits``; else :class:`PluginError`."""
-    if not isinstance(answers, Tensor) or answers.shape != logits.shape:
-        found = tuple(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
-        raise PluginError(f"{plugin.name}.serve must return logits {tuple(logits.shape)}, not {found}")
-    return answers

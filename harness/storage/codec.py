@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness import nets
-from harness.contracts import Evasion, Key, Probe
+from harness.contracts import Architecture, Evasion, Key, Probe
 from harness.engine.train import on_device
 from harness.errors import DamagedArtifact, PluginError, UsageError
 from harness.nets import Net
 from harness.planning.graph import Lookup
 from harness.storage.store import Artifact
+from harness.storage.weights import unwrapped, weights_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
             raise DamagedArtifact(f"an artifact has no tensor {name!r}")
         groups[group][rest] = tensor.to(device)
     description = artifact.record.get("model")
-    net = on_device(_rebuild(description, groups["model"], lookup), device).eval() if description else None
+    net = _rebuild(description, groups["model"], lookup, device) if description else None
     key = Key(_probes(groups["probe"]), groups["tensor"])
     guarded = bool(groups["guard"]) or artifact.record.get("guard") is not None
     if guarded:
@@ -80,51 +81,92 @@ def _probes(tensors: Mapping[str, Tensor]) -> dict[str, Probe]:
     return probes
 
 
-def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup) -> Net:
+def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup, device: torch.device) -> Net:
     try:
-        text, shape, classes = (description[name] for name in ("architecture", "input_shape", "classes"))
-        if not all(type(size) is int and size > 0 for size in (*shape, classes)):
-            raise ValueError("its sizes are no whole numbers")
-        build = partial(nets.build, lookup("architecture", text).plugin, tuple(shape), classes)
-        with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
-            _check_shapes(build, state)
-            net = build()
-        net.load_state_dict(state)
+        architecture, shape, classes = _build_arguments(description, lookup)
+        _check_shapes(architecture, shape, classes, state)
+        return _filled(_built(description, lookup), state, device)
     except Exception as error:  # whatever torch, or an architecture, makes of an untrusted description and weights
         reason = str(error).partition("\n")[0]
         raise DamagedArtifact(f"its model cannot be built ({type(error).__name__}: {reason})") from error
-    net.description = {"architecture": text, "input_shape": list(shape), "classes": classes}
+
+
+def _build_arguments(description: Any, lookup: Lookup) -> tuple[Architecture, tuple[int, ...], int]:
+    text, shape, classes = (description[name] for name in ("architecture", "input_shape", "classes"))
+    if not all(type(size) is int and size > 0 for size in (*shape, classes)):
+        raise ValueError("its sizes are no whole numbers")
+    return lookup("architecture", text).plugin, tuple(shape), classes
+
+
+def _built(description: Any, lookup: Lookup) -> Net:
+    architecture, shape, classes = _build_arguments(description, lookup)
+    with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
+        net = nets.build(architecture, shape, classes)
+    net.description = {name: description[name] for name in ("architecture", "input_shape", "classes")}
     return net
 
 
-def _check_shapes(build: Callable[[], Net], state: Mapping[str, Tensor]) -> None:
-    """Raise ``ValueError`` unless ``state`` has the shapes of the net that ``build`` makes.
+def _filled(net: Net, state: Mapping[str, Tensor], device: torch.device) -> Net:
+    net.load_state_dict(state)
+    return on_device(net, device).eval()
 
-    A net without memory is asked: an untrusted description may be of one for which there is not enough.
-    """
-    try:
-        with torch.device("meta"):
-            shapes = {name: tensor.shape for name, tensor in build().state_dict().items()}
-    except Exception as error:
-        if "meta" in str(error):  # it computes with its numbers while it is built, which only the real one has
-            return
-        raise
-    if shapes != {name: tensor.shape for name, tensor in state.items()}:
+
+def _check_shapes(
+    architecture: Architecture, shape: tuple[int, ...], classes: int, state: Mapping[str, Tensor]
+) -> None:
+    """Raise ``ValueError`` unless ``state`` has the shapes of the net that ``architecture`` builds."""
+    shapes = _shapes(architecture, shape, classes)
+    if shapes is not None and shapes != {name: tensor.shape for name, tensor in state.items()}:
         raise ValueError("its weights are of other shapes than the architecture's")
 
 
-def check_model(net: nn.Module) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
-    """A model's description and weights. Raises :class:`PluginError` for one that cannot be stored."""
-    if not isinstance(net, Net) or not hasattr(net, "description"):
-        raise PluginError(
-            f"the model is a {type(net).__name__} that cannot be stored: build it with ctx.build(), "
-            "and write a class derived from harness.Architecture for another architecture"
-        )
-    state: dict[str, Tensor] = net.state_dict()
+@lru_cache(maxsize=64)
+def _shapes(architecture: Architecture, shape: tuple[int, ...], classes: int) -> dict[str, torch.Size] | None:
+    """The shapes of a net's tensors by name. A net without memory is asked: an untrusted description may be of one
+    for which there is not enough. ``None`` for one that computes with its numbers while it is built."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return {
+                name: tensor.shape for name, tensor in nets.build(architecture, shape, classes).state_dict().items()
+            }
+    except Exception as error:
+        if "meta" in str(error):
+            return None
+        raise
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A model as it is stored: its weights, the net that later stages rebuild of them, and what was returned."""
+
+    state: dict[str, Tensor]
+    net: Net
+    precision: str
+    """Precision of the weights that were returned, such as ``float32``, ``float16`` or ``qint8``."""
+
+
+def pack_model(net: nn.Module, lookup: Lookup, device: torch.device) -> Packed:
+    """The weights to store of a net that a plugin returned, and the net as it is rebuilt of them on ``device``.
+
+    Raises :class:`PluginError` for one that cannot be stored, or of which something would be lost.
+    """
+    inner = unwrapped(net)
+    check_model(inner)
+    fresh = _built(inner.description, lookup)
+    state, precision = weights_of(inner, fresh)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise PluginError(f"the model's {name} is not finite: training diverged")
-    return net.description, state
+    return Packed(state, _filled(fresh, state, device), precision)
+
+
+def check_model(net: nn.Module) -> None:
+    """Raise :class:`PluginError` for a model of which it is not known how it is built."""
+    if not isinstance(net, Net) or not hasattr(net, "description"):
+        raise PluginError(
+            f"the model is a {type(net).__name__} that cannot be stored: return the net that was given, or one of "
+            "ctx.build(), and write a class derived from harness.Architecture for another architecture"
+        )
 
 
 def pack_key(key: Key) -> dict[str, Tensor]:

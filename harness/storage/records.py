@@ -209,6 +209,8 @@ class StageRecord(TypedDict, total=False):
     """The inputs that the stage's id is a digest of; :func:`harness.planning.inputs.inputs_in` judges them."""
     model: Any
     """The description of the net that it made; :mod:`harness.storage.codec` judges it."""
+    returned: str
+    """Precision of the weights that a plugin returned, where it was not float32, in which they are stored."""
     agreement: float | None
     """Share of test inputs on which the model and the victim answer alike, 0..1."""
     guard: str

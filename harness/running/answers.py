@@ -1,0 +1,67 @@
+"""Answers of an API: what the ``serve`` of a defense or an evasion returned, checked and brought to one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from harness.contracts import Defense, Evasion, Key
+from harness.errors import Blamed, OutOfMemory, Skip
+from harness.nets import Net
+from harness.planning.graph import Component
+
+LEAST = torch.finfo(torch.float32).min
+"""The logit of a class that an API rules out."""
+
+
+def of_owner(use: Component, key: Key, x: Tensor, logits: Tensor) -> Tensor:
+    """The answers of the owner's API. It gets a copy of the inputs ``x``, which serve other stages too."""
+    defense: Defense = use.plugin
+    if type(defense).serve is Defense.serve:
+        return logits
+    return _checked(use, lambda: defense.serve(x.clone(), logits.clone(), key), logits)
+
+
+def of_thief(use: Component, net: Net, guard: Mapping[str, Tensor], x: Tensor, logits: Tensor) -> Tensor:
+    """The answers of a thief's API: those of ``net``, through its filter."""
+    evasion: Evasion = use.plugin
+    return _checked(use, lambda: evasion.serve(net, x.clone(), logits.clone(), guard), logits)
+
+
+def _checked(use: Component, serve: Callable[[], object], logits: Tensor) -> Tensor:
+    """``serve()``: float32 ``[n, classes]``, finite, or NaN in all of a row: a refusal.
+
+    Raises :class:`Blamed`, in the name of ``use``, where it fails or does not answer each row of ``logits``.
+    """
+    try:
+        answers = serve()
+    except (Skip, OutOfMemory, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise Blamed(f"{use}: {use.plugin.name}.serve fails ({type(error).__name__}: {error})") from error
+    if not isinstance(answers, Tensor):
+        odd = f"a {type(answers).__name__}"
+    elif answers.shape != logits.shape:
+        odd = f"{tuple(answers.shape)}"
+    elif not answers.is_floating_point():
+        odd = f"{str(answers.dtype).removeprefix('torch.')}: make them floats"
+    elif answers.device.type == "meta" or answers.layout is not torch.strided:
+        odd = f"a tensor of the layout {answers.layout} on the device {answers.device}"
+    else:
+        return finite(answers.detach().to(logits.device, torch.float32))
+    raise Blamed(f"{use}: {use.plugin.name}.serve must return logits {tuple(logits.shape)}, not {odd}")
+
+
+def finite(logits: Tensor) -> Tensor:
+    """``logits`` ``[n, classes]`` float32 without infinities, and with NaN in whole rows only.
+
+    A row with any NaN is a refusal. +inf is certainty: the classes that have it share the probability, no other has
+    any. -inf rules a class out; a row of nothing else is a refusal too.
+    """
+    sure = logits.isposinf()
+    refused = logits.isnan().any(dim=1, keepdim=True) | logits.isneginf().all(dim=1, keepdim=True)
+    certain = torch.where(sure, 0.0, LEAST)
+    kept = torch.where(sure.any(dim=1, keepdim=True), certain, logits).clamp_min(LEAST)
+    return kept.masked_fill(refused, torch.nan)
