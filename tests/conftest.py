@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import harness
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +119,30 @@ def process() -> Cli:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the whole preset ``smoke``, run once for all processes of the tests: copy them to change them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smoke"
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed: others wait for the one that runs it
+        if not (folder / "ended").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            assert command_line("run", "--matrix", "smoke", "--results", folder, "--quiet") == 0
+            (folder / "ended").touch()
+    return folder
+
+
+@pytest.fixture
+def tiny_smoke(tmp_path: Path) -> Path:
+    """The preset ``smoke`` with fewer digits: for texts that run it, in place of its name."""
+    preset = (Path(harness.__file__).parent / "matrices" / "smoke.toml").read_text("utf-8")
+    tiny, count = re.subn(r'"digits\[.*?\]"', f'"{TINY}"', preset)
+    assert count == 1
+    (tmp_path / "smoke.toml").write_text(tiny)
+    return tmp_path / "smoke.toml"
 
 
 @pytest.fixture

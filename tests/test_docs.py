@@ -102,12 +102,13 @@ RECORDS = ("2026-11-27-digits-twenty-seeds", "2026-11-24-table-1-small")
 
 
 def test_the_readmes_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, tiny_smoke: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     (source,) = [block for block in blocks(ROOT / "README.md", "python") if "harness.run" in block]
     assert len(source.splitlines()) <= 5
     monkeypatch.chdir(tmp_path)
-    exec(compile(source, "README.md", "exec"), {})
+    assert source.count('"smoke"') == 1
+    exec(compile(source.replace('"smoke"', repr(str(tiny_smoke))), "README.md", "exec"), {})
     first = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert first.count("ewe") == first.count("baseline") == 1, "a row each"
 

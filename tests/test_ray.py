@@ -23,7 +23,8 @@ import harness
 from harness.errors import UsageError
 from harness.planning.graph import Component
 from harness.running import ray as on_ray
-from tests.conftest import Cli, command_line
+from tests.conftest import TINY, Cli, command_line
+from tests.test_api import SCHEME, warm_script
 from tests.test_session import arguments, measured, ran
 from tests.test_workers import gone, stage
 from tests.warm import Started
@@ -155,6 +156,16 @@ def alike(one: Path, two: Path) -> None:
     files = {path.relative_to(one) for path in (one / "artifacts").glob("*/*/tensors.safetensors")}
     assert files and files == {path.relative_to(two) for path in (two / "artifacts").glob("*/*/tensors.safetensors")}
     assert all((one / file).read_bytes() == (two / file).read_bytes() for file in files)
+
+
+def test_a_script_runs_its_classes_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
+    where = f'jobs=1, executor="ray", address="{cluster.address}"'
+    call = f"""
+run = harness.run(None, datasets={TINY!r}, defenses=Wrong(count=9), attacks="none", nulls=1, {where})
+print(run)
+"""
+    done = warm_script(SCHEME + call, tmp_path)
+    assert "1 cells (1 ok)" in done.stdout, done.stderr
 
 
 # --- what dies --------------------------------------------------------------------------------------------------------
