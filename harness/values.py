@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
-from harness.errors import Refused
+from harness.errors import Refused, Skip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,9 +92,15 @@ class Split:
         return self[:count]
 
     def answered(self) -> Split:
-        """The samples that an API did not refuse: without a label of -1, or with NaN among the probabilities."""
+        """The samples that an API did not refuse: without a label of -1, or with NaN among the probabilities.
+
+        Raises :class:`Skip` where it refused all of them: there is nothing to learn from.
+        """
         kept = self.y >= 0 if self.y.ndim == 1 else ~self.y.isnan().any(dim=1)
-        return self if bool(kept.all()) else Split(self.x[kept], self.y[kept])
+        count = int(kept.sum())
+        if not count and len(self):
+            raise Skip(f"the API refused all {len(self)} queries: there is nothing to learn from")
+        return self if count == len(self) else Split(self.x[kept], self.y[kept])
 
     def ask(self, suspect: Oracle) -> Count:
         """Count the answers of ``suspect`` that match the labels."""
@@ -271,17 +277,22 @@ class Oracle:
         """The number of queries that were asked."""
         return cast("int", self._ask("queries"))
 
+    @property
+    def unanswered(self) -> int:
+        """The number of these queries that the API refused to answer."""
+        return cast("int", self._ask("unanswered"))
+
     def labels(self, x: Tensor) -> Tensor:
         """The class of each of the inputs ``x`` ``[n, ...]``: ``[n]`` int64, -1 where the API refused to answer."""
         return cast("Tensor", self._ask("labels", x))
 
     def top1(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The class ``[n]`` int64 of each input, and its probability ``[n]`` float32."""
+        """The class ``[n]`` int64 of each input, and its probability ``[n]`` float32; -1 and NaN where it refused."""
         label, probability = self._ask("top-1", x)
         return label, probability
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """The probabilities ``[n, classes]`` of each input."""
+        """The probabilities ``[n, classes]`` of each input; a row of NaN where the API refused to answer."""
         return cast("Tensor", self._ask("probabilities", x))
 
 
@@ -293,20 +304,30 @@ class Meter:
     answers: Answers
     budget: int | None
     queries: int = 0
+    refused: Tensor | None = None
+    """The number of queries that were not answered, on the device: it is read when it is asked for."""
 
     def __call__(self, what: str, x: Tensor | None = None) -> Any:
         """Answer to ``x``, of the type ``what``; without ``x`` the terms of service: their name is ``what``."""
         if x is None:
-            return {"answers": self.answers, "budget": self.budget, "queries": self.queries}[what]
+            return self._terms(what)
         self._charge(what, len(x))
         logits = self.logits(x).detach()  # a scheme's own graph would lead to what it is made of
+        labels = classes_of(logits)
+        refused = (labels < 0).sum()
+        self.refused = refused if self.refused is None else self.refused + refused
         if what == "labels":
-            return classes_of(logits)
+            return labels
         probabilities = logits.softmax(dim=1)
         if what == "probabilities":
             return probabilities
         best = probabilities.max(dim=1)
-        return best.indices, best.values
+        return best.indices.masked_fill(labels < 0, -1), best.values
+
+    def _terms(self, what: str) -> Any:
+        if what == "unanswered":
+            return 0 if self.refused is None else int(self.refused)
+        return {"answers": self.answers, "budget": self.budget, "queries": self.queries}[what]
 
     def _charge(self, what: str, count: int) -> None:
         order: tuple[str, ...] = get_args(Answers)

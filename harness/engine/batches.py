@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from harness.contracts import Stream
+from harness.contracts import Split, Stream
 
 
 def batches_per_pass(stream: Stream) -> int:
@@ -30,13 +30,19 @@ def schedule(streams: Sequence[Stream]) -> Iterator[int]:
                 yield number
 
 
+def _has_refused(part: Split) -> bool:
+    return bool((part.y < 0).any() if part.y.ndim == 1 else part.y.isnan().any())
+
+
 class Source:
     """The batches of one stream: ``count`` an epoch, passes over each part, of which a batch takes equal shares."""
 
     def __init__(self, stream: Stream, count: int, crop_flip: bool = False) -> None:
-        """``crop_flip`` augments the inputs. Raises ``ValueError`` where a part has no samples."""
+        """``crop_flip`` augments the inputs. Raises ``ValueError`` where a part has no samples, or none to learn."""
         if not all(len(part) for part in stream.parts):
             raise ValueError("a stream of no samples: the class or the trigger set is empty")
+        if stream.loss is None and any(_has_refused(part) for part in stream.parts):
+            raise ValueError("a label of -1 or NaN is a refused query: Split(x, labels).answered() leaves those out")
         self.stream, self.count = stream, count
         self.device = stream.parts[0].x.device
         self.size = sum(_width(stream, len(part)) for part in stream.parts)

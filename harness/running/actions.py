@@ -83,11 +83,11 @@ def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) 
 def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
     pool = worker.pool(stage, attack, parents)
-    queries = guard = None
+    queries = unanswered = guard = None
     if isinstance(attack, BlackBoxAttack):
         with worker.served(stage, parents, engine, attack) as oracle:
             surrogate = attack.run(oracle, pool, engine)
-            queries = oracle.queries
+            queries, unanswered = oracle.queries, oracle.unanswered
     elif isinstance(attack, Evasion):
         surrogate = clone(net_of(parents["model"]))
         with worker.lending(stage, parents, engine, attack):
@@ -97,7 +97,7 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
         with worker.lending(stage, parents, engine, attack):
             surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
-    return StageOutput(surrogate, guard=guard, record={"queries": queries})
+    return StageOutput(surrogate, guard=guard, record={"queries": queries, "unanswered": unanswered})
 
 
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:

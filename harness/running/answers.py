@@ -16,11 +16,14 @@ LEAST = torch.finfo(torch.float32).min
 """The logit of a class that an API rules out."""
 
 
+def serves(use: Component) -> bool:
+    """True if a defense's API answers otherwise than its net."""
+    return type(use.plugin).serve is not Defense.serve
+
+
 def of_owner(use: Component, key: Key, x: Tensor, logits: Tensor) -> Tensor:
     """The answers of the owner's API. It gets a copy of the inputs ``x``, which serve other stages too."""
     defense: Defense = use.plugin
-    if type(defense).serve is Defense.serve:
-        return logits
     return _checked(use, lambda: defense.serve(x.clone(), logits.clone(), key), logits)
 
 
@@ -50,18 +53,21 @@ def _checked(use: Component, serve: Callable[[], object], logits: Tensor) -> Ten
     elif answers.device.type == "meta" or answers.layout is not torch.strided:
         odd = f"a tensor of the layout {answers.layout} on the device {answers.device}"
     else:
-        return finite(answers.detach().to(logits.device, torch.float32))
+        return finite(answers.detach().to(logits.device))
     raise Blamed(f"{use}: {use.plugin.name}.serve must return logits {tuple(logits.shape)}, not {odd}")
 
 
 def finite(logits: Tensor) -> Tensor:
-    """``logits`` ``[n, classes]`` float32 without infinities, and with NaN in whole rows only.
+    """``logits`` ``[n, classes]`` of any float as float32 without infinities, and with NaN in whole rows only.
 
     A row with any NaN is a refusal. +inf is certainty: the classes that have it share the probability, no other has
     any. -inf rules a class out; a row of nothing else is a refusal too.
     """
-    sure = logits.isposinf()
-    refused = logits.isnan().any(dim=1, keepdim=True) | logits.isneginf().all(dim=1, keepdim=True)
-    certain = torch.where(sure, 0.0, LEAST)
-    kept = torch.where(sure.any(dim=1, keepdim=True), certain, logits).clamp_min(LEAST)
-    return kept.masked_fill(refused, torch.nan)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    sure = wide.isposinf()
+    refused = wide.isnan().any(dim=1, keepdim=True) | wide.isneginf().all(dim=1, keepdim=True)
+    kept = torch.where(sure.any(dim=1, keepdim=True), torch.where(sure, 0.0, LEAST), wide)
+    # A row of doubles beyond float32's range is moved into it, which changes no probability.
+    best = kept.amax(dim=1, keepdim=True)
+    kept = torch.where(best.abs() > -LEAST, kept - best, kept).clamp_min(LEAST)
+    return kept.masked_fill(refused, torch.nan).float()

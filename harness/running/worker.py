@@ -35,12 +35,12 @@ from harness.engine.epochs import measure_epochs
 from harness.engine.memo import Lent, ResultCache, SharedInputs
 from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.service import serving
-from harness.engine.train import LOGITS, Counts, Engine, Precision, remembered
+from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remembered
 from harness.errors import Blamed, DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.planning.graph import Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
-from harness.running.answers import of_owner, of_thief
+from harness.running.answers import of_owner, of_thief, serves
 from harness.running.environment import Peaks, give_back, machine
 from harness.running.measure import pack
 from harness.running.rebuilt import noise_like
@@ -356,10 +356,11 @@ class StageRunner:
 
     def served_as(self, maker: Stage, model: Loaded) -> Callable[[Tensor, Tensor], Tensor]:
         """Answers to inputs ``x``, given the logits of the net, of the model that the stage ``maker`` made."""
-        if maker.action == "embed" and maker.plugin is not None:
-            return partial(of_owner, maker.plugin, model.key)
+        if maker.action == "embed" and maker.plugin is not None and serves(maker.plugin):
+            return partial(of_owner, maker.plugin, model.key.clone())
         if model.guard is not None:
-            return partial(of_thief, self.lookup("attack", model.record["guard"]), net_of(model), model.guard)
+            guard = {name: tensor.clone() for name, tensor in model.guard.items()}
+            return partial(of_thief, self.lookup("attack", model.record["guard"]), clone(net_of(model)), guard)
         return lambda x, logits: logits
 
     def suspect(self, id: str) -> Loaded | None:

@@ -52,4 +52,5 @@ class Retraining(BlackBoxAttack):
             return victim.probabilities(x)
         label, probability = victim.top1(x)
         rest = (1 - probability) / (classes - 1)
-        return rest[:, None].expand(-1, classes).scatter(1, label[:, None], probability[:, None])
+        # A refused query has the class -1, and NaN for its whole row.
+        return rest[:, None].expand(-1, classes).scatter(1, label.clamp_min(0)[:, None], probability[:, None])
