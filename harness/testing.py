@@ -30,9 +30,9 @@ from harness.engine.train import clone
 from harness.errors import DataError, HarnessError, OptionError, PluginError
 from harness.nets import Net
 from harness.planning.builder import make_plan
-from harness.planning.graph import Component, Kind, Plan, value_text
+from harness.planning.graph import KINDS, Component, Kind, Plan, value_text
 from harness.planning.options import resolved_types
-from harness.planning.registry import KINDS, PluginInfo, Registry, load_registry, plugin_info
+from harness.planning.registry import PluginInfo, Registry, load_registry, plugin_info
 from harness.running.worker import StageRunner
 from harness.storage.store import Store, plain
 

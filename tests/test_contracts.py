@@ -46,8 +46,8 @@ from harness.data import Data
 from harness.errors import Refused, Unreadable
 from harness.nets import Mlp, Net, adapt
 from harness.planning.builder import make_plan
-from harness.planning.graph import EMBED, Plan, Role
-from harness.planning.registry import KINDS, PluginInfo, Registry
+from harness.planning.graph import EMBED, KINDS, Plan, Role
+from harness.planning.registry import PluginInfo, Registry
 from harness.running.actions import evidence_of
 from harness.running.worker import StageRunner
 from harness.storage.store import Store

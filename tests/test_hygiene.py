@@ -49,8 +49,8 @@ from harness.contracts import (
 from harness.data import Data, Splits
 from harness.engine.memo import ResultCache, SharedInputs
 from harness.planning.builder import make_plan
-from harness.planning.graph import Plan, Stage
-from harness.planning.registry import KINDS, PluginInfo, load_registry
+from harness.planning.graph import KINDS, Plan, Stage
+from harness.planning.registry import PluginInfo, load_registry
 from harness.running.worker import StageRunner
 from harness.storage.codec import Loaded
 from harness.storage.store import Store

@@ -1162,6 +1162,7 @@ EVIL = """
 from pathlib import Path
 (Path(__file__).parent / "ran").touch()
 raise SystemExit("a stranger's file ran")
+def harness_plugins(): ...
 """
 HIDING_PLACES = ("evil.py", "plugins/evil.py", "_builtin/evil.py", "artifacts/evil.py", "artifacts/01/evil.py")
 
@@ -1243,8 +1244,10 @@ IN_MEMORY = {
     "harness/running/processes.py": {"pickle"},
     "harness/testing.py": {"pickle"},
     "harness/planning/by_value.py": {"pickle", "cloudpickle"},
+    "harness/planning/loading.py": {"exec", "compile", "importlib.import_module"},
 }
-"""Pickles here go through a pipe to processes of our own, or nowhere: they never touch the disk."""
+"""Pickles here go through a pipe to processes of our own, or nowhere: they never touch the disk. What is executed is
+the plugin files of folders that the user named."""
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import harness
-from harness.planning.registry import builtin_folder
+from harness.planning.loading import builtin_folder
 
 SITE = os.environ.get("HARNESS_TEST_SITE", "")
 

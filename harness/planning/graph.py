@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -27,9 +26,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from harness.contracts import (
+    Analysis,
+    Architecture,
+    Attack,
+    Defense,
+    InputSet,
     Plugin,
     TriggerRecipe,
 )
+from harness.planning.syntax import UNREADABLE, parsed
 
 Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "ask", "analyse"]
 Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
@@ -37,6 +42,15 @@ ModelRole: TypeAlias = Literal["clean", "null", "attacked", "victim", "surrogate
 SuspectKind: TypeAlias = Literal["surrogate", "null", "attacked", "fresh", "same-data", "other-recipe", "other-owner"]
 """The models that are asked a key that is not theirs: those to compare with, and the innocent (see the table
 ``evidence``)."""
+
+KINDS: dict[Kind, type[Plugin]] = {
+    "dataset": InputSet,
+    "defense": Defense,
+    "attack": Attack,
+    "architecture": Architecture,
+    "analysis": Analysis,
+}
+"""The base class of each kind of plugin."""
 
 VERSIONS: dict[Action, int] = {
     **{"train": 2, "triggers": 3, "embed": 4, "attack": 4},
@@ -206,6 +220,7 @@ def source_digest(path: str) -> str:
     return text_digest(Path(path).read_bytes())
 
 
+@cache
 def text_digest(source: bytes) -> str:
     """The digest of the code in a piece of source.
 
@@ -213,10 +228,8 @@ def text_digest(source: bytes) -> str:
     for every version of Python that reads the source alike. Source that cannot be parsed counts with every byte.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes: importing the file says so
-            code = _code_text(ast.parse(source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        code = _code_text(parsed(source))
+    except UNREADABLE:
         code = source.hex()
     return hashlib.sha256(code.encode()).hexdigest()[:16]
 

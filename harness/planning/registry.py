@@ -6,51 +6,33 @@ plugin of these that is broken stops no other: it becomes a :class:`Problem`, an
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.util
 import inspect
 import os
 import re
-import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin
 
 import pluggy
 
-import harness
 from harness import hookspecs
-from harness.contracts import (
-    Analysis,
-    Architecture,
-    Attack,
-    Dataset,
-    Defense,
-    Family,
-    InputSet,
-    Knowledge,
-    Plugin,
-    Protected,
-)
+from harness.contracts import Dataset, Family, Knowledge, Plugin, Protected
 from harness.errors import PluginError, UnknownName, UsageError
 from harness.files import user_path
-from harness.planning.graph import Component, Kind, describe, make_id
+from harness.planning.finding import no_plugin, plugin_files
+from harness.planning.graph import KINDS, Component, Kind, describe, source_digest
+from harness.planning.homes import Home
 from harness.planning.lazy import lazy_module
+from harness.planning.loading import builtin_folder, load_file
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct, resolved_types
-from harness.planning.sources import digest_of
+from harness.planning.sources import came_with, digest_of, forget
+from harness.planning.syntax import parsed
 
-KINDS: dict[Kind, type[Plugin]] = {
-    "dataset": InputSet,
-    "defense": Defense,
-    "attack": Attack,
-    "architecture": Architecture,
-    "analysis": Analysis,
-}
 ENTRY_POINTS = "harness"
 
 
@@ -184,13 +166,6 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def builtin_folder() -> Path:
-    """Folder of the built-in plugins: beside the package in a checkout, inside it in a wheel."""
-    package = Path(harness.__file__).parent
-    inside = package / "_builtin"
-    return inside if inside.is_dir() else package.parent / "plugins"
-
-
 def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
     """The folders that the user named: the given ones, then those of ``HARNESS_PLUGINS``, each once. All must exist."""
     folders = [
@@ -210,6 +185,8 @@ def load_registry(named: Sequence[Path] = ()) -> Registry:
 
     Raises :class:`PluginError` when a built-in is broken; what is wrong with any other is in ``problems``.
     """
+    forget()
+    source_digest.cache_clear()
     for heavy in ("torch", "torchvision", "torchaudio"):
         lazy_module(heavy)
     registry = Registry()
@@ -221,6 +198,7 @@ def load_registry(named: Sequence[Path] = ()) -> Registry:
         loader.folder(folder, str(folder))
     for point in entry_points(group=ENTRY_POINTS):
         loader.entry_point(point)
+    parsed.cache_clear()
     return registry
 
 
@@ -233,41 +211,49 @@ class _Loader:
         self.manager.add_hookspecs(hookspecs)
 
     def folder(self, folder: Path, origin: str) -> None:
-        """Load the files of a folder. One that defines no plugin is somebody's helper module, and no problem."""
-        for path in sorted(folder.rglob("*.py")):
-            relative = path.relative_to(folder)
-            if not any(part.startswith(("_", ".")) for part in relative.parts):
-                self._isolated(f"{origin}: {relative}", lambda path=path: _load_file(path))
+        """Load the files of a folder that define plugins. All are executed before the first is registered, so that a
+        class which others only derive from is known to be no plugin.
+        """
+        home = Home((folder.resolve(),), nested=True)
+        files = list(plugin_files(home))
+        loaded = [_executed(partial(load_file, home, file)) if wrong is None else wrong for file, wrong in files]
+        derived = {base for each in loaded for cls in _plugins_in(each) for base in cls.__mro__[1:]}
+        for (file, _), each in zip(files, loaded, strict=True):
+            self._register(f"{origin}: {file.relative_to(home.roots[0])}", each, derived)
 
     def entry_point(self, point: Any) -> None:
         """Load the module that an installed package names."""
         package = point.dist.name if point.dist else "?"
-        self._isolated(f"package {package}: {point.value}", point.load, may_be_empty=False)
+        if point.dist:
+            came_with(point.dist, point.module)
+        self._register(f"package {package}: {point.value}", _executed(point.load), may_be_empty=False)
 
-    def _isolated(self, origin: str, load: Any, may_be_empty: bool = True) -> None:
-        """Load and register one module; whatever goes wrong is written down, and nothing of it stays registered."""
-        module = None
+    def _register(self, origin: str, loaded: Any, derived: Set[type] = frozenset(), may_be_empty: bool = True) -> None:
+        """Register one module; whatever goes wrong is written down, and nothing of it stays registered.
+
+        ``derived`` are classes that plugins of other modules derive from.
+        """
         try:
-            module = load()
-            self.manager.register(module, name=origin)
-            found = self._found(module, origin)
+            if isinstance(loaded, BaseException):
+                raise loaded
+            self.manager.register(loaded, name=origin)
+            found = self._found(loaded, origin, derived)
             if not (found or may_be_empty):
                 raise PluginError(
                     "registers nothing: define a plugin class in it, or harness_plugins() under @hookimpl"
                 )
-        # An untrusted module may raise anything at import, SystemExit included.
-        except (Exception, SystemExit) as error:
-            if module is not None and self.manager.is_registered(module):
-                self.manager.unregister(module)
+        except (Exception, SystemExit) as error:  # an untrusted module's hook may raise anything
+            if not isinstance(loaded, BaseException) and self.manager.is_registered(loaded):
+                self.manager.unregister(loaded)
             reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
             self.registry.problems.append(Problem(origin, " ".join(reason.split())))
         else:
             self.registry.found.update(found)
 
-    def _found(self, module: Any, origin: str) -> dict[tuple[Kind, str], PluginInfo]:
+    def _found(self, module: Any, origin: str, derived: Set[type]) -> dict[tuple[Kind, str], PluginInfo]:
         """The plugins of a module, checked, by kind and name."""
         found: dict[tuple[Kind, str], PluginInfo] = {}
-        for cls, kind in self._classes(module):
+        for cls, kind in self._classes(module, derived):
             info = plugin_info(cls, origin, kind)
             key = (info.kind, info.cls.name)
             if taken := self.registry.found.get(key) or found.get(key):
@@ -275,11 +261,11 @@ class _Loader:
             found[key] = info
         return found
 
-    def _classes(self, module: Any) -> Iterator[tuple[Any, Kind | None]]:
+    def _classes(self, module: Any, derived: Set[type]) -> Iterator[tuple[Any, Kind | None]]:
         """The classes that a module's hooks name, with the kind that a hook is for; without hooks, those it defines."""
         hooks = self._hooks(module)
         if not hooks:
-            yield from ((cls, None) for cls in defined_plugins(module))
+            yield from ((cls, None) for cls in defined_plugins(module, derived))
         for hook in hooks:
             classes = getattr(module, hook)()
             if not isinstance(classes, Iterable):
@@ -310,8 +296,27 @@ _HOOKS: dict[str, Kind | None] = {
 }
 
 
-def defined_plugins(module: types.ModuleType) -> list[type[Plugin]]:
+def _executed(load: Callable[[], Any]) -> Any:
+    """A loaded module; or the error that loading it raised. All top-level code of plugins runs in here: it may raise
+    anything, SystemExit included.
+    """
+    try:
+        return load()
+    except (Exception, SystemExit) as error:
+        return error
+
+
+def _plugins_in(module: Any) -> list[type[Plugin]]:
+    """The plugin classes that a module defines."""
+    values = vars(module).values() if isinstance(module, types.ModuleType) else ()
+    defined = (each for each in values if isinstance(each, type) and each.__module__ == module.__name__)
+    return [cls for cls in defined if issubclass(cls, Plugin)]
+
+
+def defined_plugins(module: types.ModuleType, derived: Set[type] = frozenset()) -> list[type[Plugin]]:
     """The plugins that a module without hooks defines: its public plugin classes, but those that only serve as a base.
+
+    ``derived`` are classes that plugins of other modules derive from.
 
     Raises :class:`PluginError` where a class looks like a plugin and derives from none.
     """
@@ -320,14 +325,14 @@ def defined_plugins(module: types.ModuleType) -> list[type[Plugin]]:
         for name, value in vars(module).items()
         if isinstance(value, type) and value.__module__ == module.__name__
     }
-    plugins = [cls for cls in defined.values() if issubclass(cls, Plugin)]
-    bases = {base for cls in plugins for base in cls.__mro__[1:]}
+    plugins = _plugins_in(module)
+    bases = {*derived, *(base for cls in plugins for base in cls.__mro__[1:])}
     unfinished = {cls for cls in plugins if cls in bases and (cls.__abstractmethods__ or not hasattr(cls, "name"))}
     public = dict.fromkeys(cls for name, cls in defined.items() if not name.startswith("_"))
     if not plugins and any(isinstance(value, type) and issubclass(value, Plugin) for value in vars(module).values()):
         for cls in public:
             if isinstance(getattr(cls, "name", None), str):
-                raise PluginError(_no_plugin(cls))
+                raise PluginError(no_plugin(getattr(cls, "__name__", cls)))
     meant = [cls for cls in public if cls in plugins and cls not in unfinished]
     for cls in meant:
         if cls.__abstractmethods__:
@@ -342,47 +347,6 @@ def _missing(cls: type[Plugin]) -> str:
     return ", ".join(sorted(cls.__abstractmethods__))
 
 
-def _load_file(path: Path) -> types.ModuleType:
-    # Path and content are part of the name: two folders may hold files of one name, and a file that has not changed is
-    # the module that is there already, so that a process has one class of each plugin.
-    # No dot: a plan is pickled for other processes, and pickle imports the package of a dotted name.
-    source = path.read_bytes()
-    if b"\0" in source:
-        raise PluginError("is not text in UTF-8: save it as UTF-8")
-    where = make_id(path.resolve(), hashlib.sha256(source).hexdigest())[:8]
-    name = f"harness_plugin_{where}_{re.sub(r'[^A-Za-z0-9_]', '_', path.stem)}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PluginError("is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    # Before it runs: dataclasses look their module up while they resolve postponed annotations.
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, NameError) and error.name in evaluated_names(source):
-            raise PluginError(
-                f"NameError: {error}, which an annotation names: import it outside `if TYPE_CHECKING:`, "
-                "or begin the file with `from __future__ import annotations`"
-            ) from error
-        raise
-    return module
-
-
-def evaluated_names(source: bytes) -> set[str]:
-    """Names in the annotations of a source file, where Python evaluates them: not under the postponing import."""
-    tree = ast.parse(source)
-    if any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body):
-        return set()
-    annotated = [*(node for node in ast.walk(tree) if isinstance(node, ast.arg | ast.AnnAssign))]
-    annotations = [node.annotation for node in annotated if node.annotation]
-    annotations += [node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.returns]
-    return {name.id for each in annotations for name in ast.walk(each) if isinstance(name, ast.Name)}
-
-
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
@@ -391,12 +355,7 @@ def kind_of(cls: type[Plugin]) -> Kind:
     for kind, base in KINDS.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return kind
-    raise PluginError(_no_plugin(cls))
-
-
-def _no_plugin(cls: Any) -> str:
-    bases = ", ".join(base.__name__ for base in KINDS.values())
-    return f"{getattr(cls, '__name__', cls)!r} is not a plugin: derive it from one of harness's {bases}"
+    raise PluginError(no_plugin(getattr(cls, "__name__", cls)))
 
 
 def plugin_info(cls: type[Plugin], origin: str, kind: Kind | None = None) -> PluginInfo:

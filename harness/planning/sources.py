@@ -1,9 +1,11 @@
 """Digests of classes: of what decides what they do.
 
-The digest of a class typed in ``__main__`` (a script, a notebook) covers its own source and, recursively, the
-functions, classes and constants of ``__main__`` that it names or derives from. It does not cover values that are
-reached in another way (``globals()``, an enclosing function's variables). A class of an imported module has the digest
-of that module's file.
+The digest of a class is that of its file; after it, by name, those of the modules of its own plugin folder or package
+that the file imports, directly or not, of data files that one of them may read, and the version of its package. The
+digest of a class typed in ``__main__`` (a script, a notebook) covers its own source and, recursively, the functions,
+classes and constants of ``__main__`` that it names or derives from, and the modules beside the script or notebook that
+these name or import. It does not cover values that are reached in another way (``globals()``, an enclosing function's
+variables), nor installed libraries.
 """
 
 from __future__ import annotations
@@ -11,35 +13,93 @@ from __future__ import annotations
 import ast
 import inspect
 import linecache
+import os
 import symtable
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import Distribution
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
+from urllib.parse import quote, unquote
 
 from harness.errors import UsageError
+from harness.planning import loading
 from harness.planning.by_value import dumps
 from harness.planning.graph import make_id, source_digest, text_digest
+from harness.planning.homes import Home, content, covered, data_state, home_of
 
 MAIN = "__main__"
 DIGESTS: dict[type, str] = {}
 """Digests of classes in ``__main__``; a worker process knows only those that it was sent."""
+MOST_NAMED = 20
+"""Number of files that a digest names; of more it has their number, and one digest of all."""
 
 
 def digest_of(cls: type) -> str:
-    """The digest of a class: its file's; for a class typed in ``__main__`` that of its source and all that this names.
+    """The digest of a class, such as ``44087f3d53e7815d,_helper.py=9e1b0c2f6d3a4b57``.
 
     Raises :class:`UsageError` where its source cannot be found.
     """
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if cls.__module__ != MAIN and file:
-        return source_digest(file)
+        return source_digest(file) + _beside(cls.__module__, file)
     if cls not in DIGESTS:
         found: dict[object, tuple[str, str]] = {}
         _add(cls, found)
         DIGESTS[cls] = make_id(*sorted(found.values()))[:16]
     return DIGESTS[cls]
+
+
+def parts_of(digest: str) -> tuple[str, dict[str, str]]:
+    """A digest taken apart: that of the source itself, and those of what lies beside it, by name."""
+    own, *beside = digest.split(",")
+    return own, {unquote(name): each for name, _, each in (text.rpartition("=") for text in beside)}
+
+
+def forget() -> None:
+    """Read all files again."""
+    loading.forget()
+    _beside.cache_clear()
+
+
+def came_with(distribution: Distribution, module: str) -> None:
+    """Remember that an entry point of an installed package named ``module``."""
+    listed = (distribution.read_text("top_level.txt") or "").split()
+    files = {file.parts[0].removesuffix(".py") for file in distribution.files or () if file.suffix == ".py"}
+    for name in (module.partition(".")[0], *listed, *files):
+        _DISTRIBUTIONS[name] = distribution, frozenset((*listed, *files))
+
+
+_DISTRIBUTIONS: dict[str, tuple[Distribution, frozenset[str]]] = {}
+"""Distributions that registered plugins, and their top-level names, by top-level name."""
+
+
+@cache
+def _beside(name: str, file: str) -> str:
+    """The part of a digest that tells what lies beside the file of the module ``name``."""
+    module = sys.modules[name]
+    distribution, more = _DISTRIBUTIONS.get(name.partition(".")[0], (None, frozenset()))
+    home = loading.home_of_loaded(module) or home_of(module, more)
+    parts = _parts(home, Path(file), Path(file).parent) if home else {}
+    if distribution is not None:
+        parts[f"package {distribution.name}"] = quote(distribution.version)
+    return _text(parts)
+
+
+def _parts(home: Home, file: Path, folder: Path) -> dict[str, str]:
+    """Digests of what decides, beside itself, what a file does: by path, as seen from ``folder``."""
+    found = covered(home, file)
+    digests = [*((each, text_digest(content(each))) for each in found.code), *data_state(found)]
+    return {Path(os.path.relpath(each, folder)).as_posix(): digest for each, digest in digests}
+
+
+def _text(parts: Mapping[str, str]) -> str:
+    if len(parts) > MOST_NAMED:
+        parts = {f"{len(parts)} files": make_id(*sorted(parts.items()))[:16]}
+    return "".join(f",{quote(name)}={digest}" for name, digest in sorted(parts.items()))
 
 
 def _add(given: type | FunctionType, found: dict[object, tuple[str, str]]) -> None:

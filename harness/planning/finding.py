@@ -1,0 +1,309 @@
+"""The files of a plugin folder that define plugins, found by reading them: nothing else in a folder is ever executed.
+
+A folder may be somebody's whole repository, with scripts that train for hours and virtual environments.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import harness
+from harness import contracts
+from harness.contracts import Plugin
+from harness.errors import PluginError
+from harness.planning.graph import KINDS
+from harness.planning.homes import Home, Spot, content, spot_in, walked
+from harness.planning.syntax import UNREADABLE, imported_words, parsed
+
+_PLUGINS = frozenset(
+    name for name, value in vars(contracts).items() if isinstance(value, type) and issubclass(value, Plugin)
+)
+HOOK = "harness_"
+
+
+def plugin_files(home: Home) -> Iterator[tuple[Path, PluginError | None]]:
+    """The files of a plugin folder that define plugins, sorted; with the reason, of one that only seems to."""
+    asking = _Asking(home)
+    for file, mentions in sorted(_candidates(home.roots[0])):
+        try:
+            if asking.defines_plugins(file):
+                yield file, None
+        except PluginError as error:
+            yield file, error
+        except UNREADABLE:
+            if mentions:
+                yield file, None  # Python says what is wrong
+
+
+# --- cheap tests ------------------------------------------------------------------------------------------------------
+
+
+def _candidates(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Files that mention the harness (True), or import one that does, directly or not: a base class may be there."""
+    mention: list[Path] = []
+    others: dict[Path, frozenset[str]] = {}
+    for here, _, files in walked(root):
+        for file in (here / name for name in files if name.endswith(".py")):
+            source = _read(file)
+            if b"harness" in source.replace(b"\0", b""):  # also in UTF-16, which loading complains of
+                mention.append(file)
+            elif b"import" in source:
+                others[file] = imported_words(source)
+    reached, new = list(mention), mention
+    while new:
+        names = frozenset(name for file in new for name in _names_of(root, file))
+        new = [file for file, words in others.items() if not words.isdisjoint(names)]
+        reached += new
+        for file in new:
+            del others[file]
+    known = set(mention)
+    yield from ((file, file in known) for file in reached if not _is_private(root, file))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # a broken link
+        return b""
+
+
+def _names_of(root: Path, file: Path) -> Iterator[str]:
+    """The names by which an import may mean a file: its own, and those of the packages that it lies in."""
+    yield from (*file.relative_to(root).parent.parts, file.stem, "*")
+
+
+def _is_private(root: Path, file: Path) -> bool:
+    return any(part.startswith(("_", ".")) for part in file.relative_to(root).parts)
+
+
+# --- what a module's names stand for ----------------------------------------------------------------------------------
+
+
+class _Imported(NamedTuple):
+    level: int
+    module: str
+    path: tuple[str, ...]
+    """The attribute of the module that a name stands for; empty for the module itself."""
+
+
+@dataclass
+class _Module:
+    """The names at the top of a module, and what each may stand for."""
+
+    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
+    values: dict[str, list[ast.expr]] = field(default_factory=dict)
+    imports: dict[str, list[_Imported]] = field(default_factory=dict)
+    stars: list[_Imported] = field(default_factory=list)
+    functions: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.classes, *self.values, *self.imports}
+
+    @property
+    def has_all(self) -> bool:
+        """True if it takes all names of the harness."""
+        return any(star.module == "harness" for star in self.stars)
+
+    @property
+    def hooks(self) -> bool:
+        """True if it has, or imports, a function that registers plugins."""
+        from_elsewhere = [*self.values, *(name for name, given in self.imports.items() if any(e.path for e in given))]
+        return any(name.startswith(HOOK) for name in (*self.functions, *from_elsewhere))
+
+
+@cache
+def _module(source: bytes) -> _Module:
+    module = _Module()
+    for node in _statements(parsed(source).body):
+        match node:
+            case ast.ClassDef(name=name):
+                module.classes[name] = node
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                module.functions.append(name)
+            case ast.Import():
+                for alias in node.names:
+                    name = alias.asname or alias.name.partition(".")[0]
+                    meant = _Imported(0, alias.name if alias.asname else name, ())
+                    module.imports.setdefault(name, []).append(meant)
+            case ast.ImportFrom():
+                for alias in node.names:
+                    meant = _Imported(node.level, node.module or "", (alias.name,))
+                    if alias.name == "*":
+                        module.stars.append(meant)
+                    else:
+                        module.imports.setdefault(alias.asname or alias.name, []).append(meant)
+            case ast.Assign(targets=targets, value=value):
+                for target in targets:
+                    if isinstance(target, ast.Name):
+                        module.values.setdefault(target.id, []).append(value)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                module.values.setdefault(name, []).append(value)
+    return module
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that importing a module runs, but those within functions and classes."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or _is_main(node):
+            continue
+        for inner in (getattr(node, name, ()) for name in ("body", "orelse", "finalbody", "handlers", "cases")):
+            for each in inner:
+                yield from _statements([each] if isinstance(each, ast.stmt) else each.body)
+
+
+def _is_main(node: ast.stmt) -> bool:
+    """True for ``if __name__ == "__main__":``, which an import does not run."""
+    return isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
+
+
+def _chains(expression: ast.expr) -> Iterator[tuple[str, ...]]:
+    """The dotted names in an expression."""
+    left: list[ast.AST] = [expression]
+    while left:
+        node = left.pop()
+        chain: list[str] = []
+        while isinstance(node, ast.Attribute):
+            chain.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name):
+            yield (node.id, *chain)
+        else:
+            left += ast.iter_child_nodes(node)
+
+
+# --- whether a file defines plugins -----------------------------------------------------------------------------------
+
+
+class _Asking:
+    """Asks the files of one folder.
+
+    Base classes are followed through its own modules first; through installed packages, which may be large, only for a
+    class that has a plugin's ``name``.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.abroad = False
+        self.known: dict[tuple[Path, tuple[str, ...], bool], bool] = {}
+
+    def defines_plugins(self, file: Path) -> bool:
+        """True if importing ``file`` makes a plugin. Raises :class:`PluginError` for one that only seems to."""
+        module = _module(content(file))
+        defined = [name for name in module.classes if self._is_plugin(self.home, file, (name,))]
+        made = [value for name, values in module.values.items() if not name.startswith("_") for value in values]
+        if module.hooks or any(not name.startswith("_") for name in defined) or self._any(file, _made(made)):
+            return True
+        named = [name for name, node in module.classes.items() if not name.startswith("_") and _has_name(node)]
+        if self._is_from_a_package(file, named):
+            return True
+        if named and not defined and (module.has_all or self._any(file, [(name,) for name in module.imports])):
+            raise PluginError(no_plugin(named[0]))
+        return False
+
+    def _is_from_a_package(self, file: Path, names: list[str]) -> bool:
+        self.abroad = True
+        try:
+            return self._any(file, [(name,) for name in names])
+        finally:
+            self.abroad = False
+
+    def _any(self, file: Path, chains: Iterable[tuple[str, ...]]) -> bool:
+        return any(self._is_plugin(self.home, file, chain) for chain in chains)
+
+    def _is_plugin(self, home: Home, file: Path, chain: tuple[str, ...]) -> bool:
+        """True if the dotted name stands for a plugin class, or for what is made of one, in the module of ``file``."""
+        key = file, chain, self.abroad
+        if key not in self.known:
+            self.known[key] = False  # in a circle
+            self.known[key] = any(self._meanings(home, file, chain[0], chain[1:]))
+        return self.known[key]
+
+    def _meanings(self, home: Home, file: Path, name: str, rest: tuple[str, ...]) -> Iterator[bool]:
+        try:
+            module = _module(content(file))
+        except UNREADABLE:
+            return
+        bases = [*module.classes[name].bases] if name in module.classes else []
+        for expression in (*bases, *module.values.get(name, ())) if not rest else ():
+            yield from (self._is_plugin(home, file, chain) for chain in _chains(expression))
+        for meant in module.imports.get(name, ()):
+            yield self._leads(home, file, meant, rest)
+        for star in module.stars if name not in module.names else ():
+            yield self._leads(home, file, star._replace(path=(name,)), rest)
+
+    def _leads(self, home: Home, file: Path, meant: _Imported, rest: tuple[str, ...]) -> bool:
+        """True if an imported name leads to a plugin class."""
+        path = (*meant.path, *rest)
+        if meant.level == 0 and meant.module.partition(".")[0] == "harness":
+            # A name that the harness has not: importing the file says so.
+            return bool(path) and (path[-1] in _PLUGINS or (self.abroad and not hasattr(harness, path[0])))
+        located = home.locate(file, meant.level, meant.module)
+        if located is None and self.abroad:
+            package = _installed(meant.module.partition(".")[0])
+            if package is None:
+                raise PluginError(not_found(self.home, file, "." * meant.level + meant.module))
+            home, located = package, package.locate(file, 0, meant.module)
+        if located is None or located.missing:
+            return False
+        return self._within(home, located.leaf, path)
+
+    def _within(self, home: Home, spot: Spot, path: tuple[str, ...]) -> bool:
+        inner = spot_in(spot.folder, path[0]) if spot.folder and path else None
+        if inner is not None and self._within(home, inner, path[1:]):
+            return True
+        if spot.file is None or spot.file.suffix != ".py" or not path:
+            return False
+        return self._is_plugin(home, spot.file, path)
+
+
+def _made(values: Iterable[ast.expr]) -> Iterator[tuple[str, ...]]:
+    """The bases of classes that are made by ``type("Mine", (Defense,), {...})``."""
+    for value in values:
+        match value:
+            case ast.Call(func=ast.Name(id="type"), args=[_, bases, _]):
+                yield from _chains(bases)
+
+
+def _has_name(node: ast.ClassDef) -> bool:
+    """True for a class that sets ``name`` to text, as plugins do."""
+    for each in node.body:
+        match each:
+            case ast.Assign(targets=[ast.Name(id="name")], value=ast.Constant(value=str())):
+                return True
+            case ast.AnnAssign(target=ast.Name(id="name"), value=ast.Constant(value=str())):
+                return True
+    return False
+
+
+def _installed(name: str) -> Home | None:
+    """The home of an installed package; ``None`` where there is none."""
+    try:
+        spec = importlib.util.find_spec(name) if name else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return None
+    places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
+    return Home(tuple(Path(place).parent for place in places), frozenset((name,)))
+
+
+def not_found(home: Home, file: Path, name: str) -> str:
+    """The message about a module that a file of a plugin folder imports, and that is nowhere."""
+    folder = home.roots[0]
+    return (
+        f"No module named {name!r}: {file.relative_to(folder)} imports it, and it is neither installed nor in {folder}"
+    )
+
+
+def no_plugin(name: object) -> str:
+    """The message about a class that is not a plugin."""
+    bases = ", ".join(base.__name__ for base in KINDS.values())
+    return f"{name!r} is not a plugin: derive it from one of harness's {bases}"
