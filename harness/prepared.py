@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DataError
-from harness.files import whole_file
+from harness.errors import DataError, UsageError
+from harness.files import user_path, whole_file
 
 KEPT = 4
 """Copies kept of one name: versions of a set that are used in turn are not computed again each time."""
@@ -22,10 +22,15 @@ BLOCK = 2**20
 
 
 def cache_folder() -> Path:
-    """The per-user folder of downloads and prepared copies."""
+    """The per-user folder of downloads and prepared copies. Raises :class:`DataError` for a user without a home."""
     from platformdirs import user_cache_path
 
-    return user_cache_path("watermark-harness")
+    try:
+        return user_path(user_cache_path("watermark-harness"))
+    except (RuntimeError, UsageError) as error:  # by the version of platformdirs
+        raise DataError(
+            "no home folder is known here, and so no cache of data: set HOME, or name a folder with --data"
+        ) from error
 
 
 def prepared(
@@ -40,7 +45,11 @@ def prepared(
     """
     from safetensors import SafetensorError
 
-    path = _folder() / f"{name}-{_digest(name, settings, files)}.safetensors"
+    digest = _digest(name, settings, files)
+    try:
+        path = _folder() / f"{name}-{digest}.safetensors"
+    except DataError:  # no home folder
+        return make()
     kept = _read_prepared(path)
     if kept is not None:
         with suppress(OSError):

@@ -27,7 +27,7 @@ from harness import nets
 from harness.contracts import Analysis, Architecture, Arrays, Attack, Dataset, Defense, InputSet, PoolAttack
 from harness.data import Data, added_options, check_arrays, data_folder
 from harness.engine.train import clone
-from harness.errors import DataError, HarnessError, OptionError, PluginError
+from harness.errors import DataError, HarnessError, OptionError, PluginError, UsageError
 from harness.nets import Net
 from harness.planning.builder import make_plan
 from harness.planning.graph import KINDS, Component, Kind, Plan, value_text
@@ -66,7 +66,10 @@ def check_architecture(cls: type[Architecture]) -> None:
 
 
 def _check(cls: type[Any], kind: Kind) -> None:
-    found = plugin_info(cls, "under test", kind)
+    try:
+        found = plugin_info(cls, "under test", kind)
+    except UsageError:  # typed at a prompt: no source is found, and results, which need one, are not kept
+        found = PluginInfo(kind, cls, "under test", "no source")
     registry = load_registry()
     registry.found[kind, cls.name] = found
     problems = check_plugin(found, registry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,52 @@ def test_a_notebook_runs_its_classes_shows_runs_and_boards_and_can_be_interrupte
     assert "True ran 1 stages" in text(outputs["is interrupted"])
     assert "interrupted: the same call goes on" in text(outputs["is interrupted"])
     assert "ran 2 stages: 2 cells (2 ok)" in text(outputs["goes on"])
+
+
+DRAWN = """
+import os, sys
+from click.testing import CliRunner
+from harness.cli import cli
+before = os.environ["MPLBACKEND"]
+done = CliRunner().invoke(cli, ["figures", "--results", "results", "--only", "cost"])
+assert done.exit_code == 0, done.output
+assert os.environ["MPLBACKEND"] == before
+import matplotlib.pyplot as plt
+print(plt.get_backend())
+"""
+
+
+def test_a_notebook_checks_its_classes_and_keeps_its_backend(tmp_path: Path) -> None:
+    cells = [
+        SCHEME + WITHOUT_METHODS + "from harness import testing",
+        "testing.check_attack(Same)\nprint('checked')",
+        RUN.replace("Wrong(count=9)", "'baseline'").replace("['none', Same]", "'none'"),
+        DRAWN,
+    ]
+    outputs = executed(cells, tmp_path)
+    assert "checked" in text(outputs[1])
+    assert "inline" in text(outputs[3])
+
+
+PROMPT = (
+    SCHEME
+    + WITHOUT_METHODS
+    + f"""
+from harness import testing
+testing.check_attack(Same)
+try:
+    {RUN}
+except harness.UsageError as error:
+    print(error)
+"""
+)
+
+
+def test_classes_without_a_source_are_checked_and_a_run_says_what_they_need(tmp_path: Path) -> None:
+    """As typed into ``python -``: Python before 3.13 keeps no source of it."""
+    done = subprocess.run(
+        [sys.executable, "-"], input=PROMPT, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = "the source of Wrong cannot be found, and results are addressed by it: put the class into a file"
+    assert said in done.stdout or sys.version_info >= (3, 13)

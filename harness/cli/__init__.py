@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import getpass
+import os
 import sys
 
 import click
@@ -67,6 +69,7 @@ REFUSALS = {
 def main() -> None:
     """Run the command line. A user's mistake is one line on stderr and exit code 2; a bug is a traceback."""
     open_streams()
+    _name_user()
     try:
         code = _run()
     except click.exceptions.Exit as ended:  # nobody reads the errors either
@@ -74,6 +77,14 @@ def main() -> None:
     except UsageError:  # nor can they be written
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _name_user() -> None:
+    """Give a user without a name one, as in a container that runs under any number: torch's compiler asks for it."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = "nobody"
 
 
 def _run() -> object:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import tempfile
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from harness.errors import UsageError
 from harness.files import whole_file
 from harness.text import printable
 
@@ -91,12 +96,57 @@ def places_of(data: pd.DataFrame) -> Any:
     return data.groupby(panel_columns(data), sort=False).ngroup().to_numpy()
 
 
+def import_matplotlib() -> None:
+    """Import matplotlib without a word on its caches, and without the backend that ``MPLBACKEND`` names: pictures need
+    none, and it may not be here. A notebook, whose kernel names one, finds it set afterwards.
+
+    Raises :class:`harness.UsageError` where no folder can be written, not even one for temporary files.
+    """
+    import logging
+
+    logger = logging.getLogger("matplotlib")
+    level, backend = logger.level, os.environ.pop("MPLBACKEND", None)
+    is_first = "matplotlib" not in sys.modules
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib
+
+        if is_first and backend:
+            with suppress(ValueError):  # one that is not here
+                matplotlib.rcParams["backend"] = backend
+        with _fontconfig_in(matplotlib.get_cachedir()):
+            import matplotlib.font_manager
+    except OSError as error:
+        raise UsageError(f"pictures need a folder for temporary files: set TMPDIR ({error.strerror})") from error
+    finally:
+        logger.setLevel(level)
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+@contextmanager
+def _fontconfig_in(folder: str) -> Iterator[None]:
+    """Have fontconfig keep its cache in matplotlib's where that is a temporary one: the home folder is read-only."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    is_temporary = Path(folder).is_relative_to(tempfile.gettempdir())
+    if is_temporary:
+        os.environ["XDG_CACHE_HOME"] = folder
+    try:
+        yield
+    finally:
+        if is_temporary and before is None:
+            del os.environ["XDG_CACHE_HOME"]
+        elif is_temporary and before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
 def printing() -> Any:
     """The style of all pictures, for a ``with``; the caller's own and that of the machine have no say in it. A letter
     that the font lacks is a box there, and no warning."""
     import warnings
     from contextlib import ExitStack
 
+    import_matplotlib()
     from matplotlib import rc_context, rcdefaults, rcParams
 
     stack = ExitStack()
