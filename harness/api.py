@@ -13,19 +13,19 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from harness.asked import Asked, folders, texts
+from harness.asked import asked as asked_for
 from harness.contracts import Analysis, Attack, Dataset, Defense, Plugin
-from harness.errors import UsageError
 from harness.files import user_path
-from harness.planning.narrowing import Narrowing, planned
 from harness.running.machine import Machine, Where, check_choice, parse_jobs
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.engine.train import Precision
-    from harness.planning.graph import Kind, Plan, Stage
-    from harness.planning.matrix import Chain, Matrix
-    from harness.planning.registry import Registry
+    from harness.planning.content import Contents
+    from harness.planning.graph import Plan, Stage
+    from harness.planning.matrix import Matrix
     from harness.ranking.compare import Comparison
     from harness.ranking.render import Shown
     from harness.running.session import Outcome, Rerun
@@ -86,28 +86,30 @@ def run(
     second one at once by ``KeyboardInterrupt``; finished stages are kept. Raises :class:`harness.UsageError` for a
     mistake in the arguments, :class:`harness.DataError` for missing data.
     """
-    where: dict[str, Any] = {
-        "device": device,
-        "threads": threads,
-        "stage_timeout": stage_timeout,
-        "precision": precision,
-    }
-    where |= {"deterministic": deterministic, "profile": profile, "executor": executor, "address": address}
+    where: dict[str, Any] = {"device": device, "threads": threads, "precision": precision}
+    where |= {"stage_timeout": stage_timeout, "deterministic": deterministic, "profile": profile, "executor": executor}
     folder = None if data is None else user_path(data)
-    machine = Machine(data=folder, jobs=parse_jobs(jobs), plugins=_folders(plugins), **where)
-    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
-    return _run(asked, results, machine, rerun, fail_fast, progress)
+    machine = Machine(data=folder, jobs=parse_jobs(jobs), plugins=folders(plugins), address=address, **where)
+    stored = _open(results)
+    named = (datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
+    asked = asked_for(matrix, *named, _contents(folder, stored[1], fetch=True))
+    return _run(asked, *stored, machine, rerun, fail_fast, progress)
 
 
 def _run(
-    asked: _Asked, results: str | Path, machine: Machine, rerun: Rerun, fail_fast: bool, progress: bool | None
+    asked: Asked,
+    store: Store,
+    tables: Tables,
+    machine: Machine,
+    rerun: Rerun,
+    fail_fast: bool,
+    progress: bool | None,
 ) -> Run:
     from harness.running.progress import python_watcher
     from harness.running.session import Options
     from harness.running.start import run_plan, stop_on_interrupt
 
     options = Options(rerun, fail_fast)
-    store, tables = _open(results)
     watch = partial(python_watcher, wanted=progress)
     with stop_on_interrupt(_say) as stopping:
         outcome = run_plan(
@@ -137,11 +139,14 @@ def plan(
     innocents: bool = True,
     scale: str = "full",
     results: str | Path = "results",
+    data: str | Path | None = None,
     plugins: Plugins = (),
 ) -> Planned:
     """Plan a matrix without running it, as ``harness plan`` does. Arguments are those of :func:`run`."""
-    asked = _asked(matrix, datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
-    store, _ = _open(results)
+    folder = None if data is None else user_path(data)
+    store, tables = _open(results)
+    named = (datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
+    asked = asked_for(matrix, *named, _contents(folder, tables))
     return Planned(asked.matrix, asked.plan, frozenset(store.ids()))
 
 
@@ -170,9 +175,9 @@ def leaderboard(
     board = read_board(
         _open(results)[1],
         Rules(test, confidence, min_margin, max_drop, max_cost, gamma, fpr, budget),
-        datasets=_texts(datasets),
-        defenses=_texts(defenses),
-        attacks=_texts(attacks),
+        datasets=texts(datasets),
+        defenses=texts(defenses),
+        attacks=texts(attacks),
     )
     return Leaderboard(board)
 
@@ -195,7 +200,7 @@ def compare(
 
     rules = Rules(test=test, confidence=confidence, max_drop=max_drop, fpr=fpr)
     tables = _open(results)[1]
-    made = read_comparison(tables, first, second, rules, datasets=_texts(datasets), attacks=_texts(attacks))
+    made = read_comparison(tables, first, second, rules, datasets=texts(datasets), attacks=texts(attacks))
     return PairedComparison(made)
 
 
@@ -375,118 +380,19 @@ def _lines_html(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-# --- what is given ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A matrix as asked for, the registry that has its plugins, and its plan."""
-
-    registry: Registry
-    matrix: Matrix
-    plan: Plan
-
-
-def _asked(
-    matrix: str | Path | None,
-    datasets: Datasets,
-    defenses: Defenses,
-    attacks: Attacks,
-    analyses: Analyses,
-    seeds: Seeds | None,
-    nulls: int | None,
-    innocents: bool,
-    scale: str,
-    plugins: Plugins,
-) -> _Asked:
-    from harness.planning.graph import source_digest
-    from harness.planning.live import register
-    from harness.planning.registry import load_registry
-
-    source_digest.cache_clear()  # in a long session files are edited between two calls
-    classes = [each for each in _each(plugins) if isinstance(each, type)]
-    axes = {
-        "datasets": _axis("dataset", datasets, classes),
-        "defenses": _axis("defense", defenses, classes),
-        "attacks": _axis("attack", attacks, classes),
-        "analyses": _axis("analysis", analyses, classes),
-    }
-    registry = load_registry(_folders(plugins))
-    for problem in registry.problems:
-        _warn(f"plugin not loaded: {problem}")
-    register(registry, classes)
-    narrowing = Narrowing(scale=scale, **axes, seeds=_seeds(seeds), nulls=_nulls(nulls), innocents=innocents)
-    made = narrowing.of(None if matrix is None else str(matrix))
-    return _Asked(registry, made, planned(registry, made))
-
-
-def _axis(kind: Kind, given: Any, classes: list[type[Plugin]]) -> tuple[str | Chain, ...]:
-    """The chains of one axis; classes of entries that are not text are added to ``classes``."""
-    chains: list[str | Chain] = []
-    for each in _each(given):
-        if isinstance(each, str):
-            chains.append(each)
-        elif isinstance(each, tuple | list):
-            if kind != "attack" or not each:
-                raise UsageError(f"{kind}: {each!r} is a chain: only attacks chain, and of at least one")
-            chains.append(tuple(link for part in each for link in _links(kind, part, classes)))
-        else:
-            chains.append(_links(kind, each, classes))
-    return tuple(chains)
-
-
-def _links(kind: Kind, given: object, classes: list[type[Plugin]]) -> Chain:
-    from harness.planning.live import entry_of
-    from harness.planning.matrix import parse_chain
-    from harness.planning.registry import kind_of
-
-    if isinstance(given, str):
-        return parse_chain(given)
-    entry, cls = entry_of(given)
-    if (found := kind_of(cls)) != kind:
-        raise UsageError(f"{cls.__qualname__} is a plugin of kind {found}, where {kind} is expected")
-    classes.append(cls)
-    return (entry,)
-
-
-def _each(given: Any) -> list[Any]:
-    """Things given as one alone, or as an iterable."""
-    if isinstance(given, str | Path | Plugin | type):
-        return [given]
-    if isinstance(given, Iterable):
-        return list(given)
-    raise UsageError(f"expected a name, a plugin class or object, or a list of these, not {given!r}")
-
-
-def _texts(given: Texts) -> tuple[str, ...]:
-    return tuple(map(str, _each(given)))
-
-
-def _folders(plugins: Plugins) -> tuple[Path, ...]:
-    return tuple(user_path(each) for each in _each(plugins) if not isinstance(each, type))
-
-
-def _seeds(seeds: Seeds | None) -> str | None:
-    """Seeds as the command line writes them, which checks them."""
-    if seeds is None or isinstance(seeds, str):
-        return seeds
-    return ",".join(map(str, [seeds] if not isinstance(seeds, Iterable) else seeds))
-
-
-def _nulls(nulls: int | None) -> int | None:
-    from harness.planning.matrix import MAX_NULLS
-
-    if nulls is not None and (isinstance(nulls, bool) or not isinstance(nulls, int) or not 0 <= nulls <= MAX_NULLS):
-        raise UsageError(f"nulls: expected a whole number from 0 to {MAX_NULLS}, not {nulls!r}")
-    return nulls
-
-
 def _open(results: str | Path) -> tuple[Store, Tables]:
     from harness.storage.remote import open_results
 
     store, tables = open_results(str(results), _warn)
     store.check_format()
     return store, tables
+
+
+def _contents(folder: Path | None, tables: Tables, *, fetch: bool = False) -> Contents:
+    from harness.planning.content import Contents
+    from harness.storage.contents import StoredContents
+
+    return Contents(folder, StoredContents(tables).latest, _warn, fetch)
 
 
 def _warn(message: str) -> None:

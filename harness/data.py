@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
-from harness.errors import DataError
+from harness.errors import BrokenDataset, DataError, MissingData
 from harness.files import user_path
 from harness.prepared import cache_folder, checksum, prepared
 
@@ -79,13 +79,23 @@ class Data:
     download: bool = False
     _arrays: dict[Key, Arrays] = field(default_factory=dict)
     _checksums: dict[Key, str] = field(default_factory=dict)
+    _broken: dict[Key, BrokenDataset] = field(default_factory=dict)
     _others: dict[tuple[Key, tuple[int, ...], torch.device], Split] = field(default_factory=dict)
 
     def arrays(self, dataset: InputSet) -> Arrays:
-        """The whole set, from files that were checked. Raises :class:`DataError`."""
+        """The whole set, from files that were checked.
+
+        Raises :class:`DataError` where they are missing or damaged, :class:`BrokenDataset` for other faults.
+        """
         key = _key(dataset)
+        if key in self._broken:
+            raise self._broken[key]
         if key not in self._arrays:
-            self._arrays[key] = self._shared(key, self._load(dataset))
+            try:
+                self._arrays[key] = self._shared(key, self._load(dataset))
+            except BrokenDataset as error:
+                self._broken[key] = error
+                raise
         return self._arrays[key]
 
     def checksum(self, dataset: InputSet) -> str | None:
@@ -112,16 +122,23 @@ class Data:
 
     def _load(self, dataset: InputSet) -> Arrays:
         try:
-            arrays = dataset.load(self.folder)
+            arrays = _loaded(dataset, self.folder)
         except DataError as missing:
             if type(dataset).fetch is InputSet.fetch:
                 raise
             if not self.download:
-                raise DataError(f"{missing}; or unset HARNESS_DATA and --data, and it is downloaded") from missing
+                if isinstance(missing, MissingData):
+                    raise
+                raise MissingData(dataset.name, str(missing), download=True) from missing
             self.folder.mkdir(parents=True, exist_ok=True)
             dataset.fetch(self.folder)
-            arrays = dataset.load(self.folder)
-        check_arrays(dataset, arrays)
+            arrays = _loaded(dataset, self.folder)
+        try:
+            check_arrays(dataset, arrays)
+        except DataError as error:
+            raise BrokenDataset(str(error)) from error
+        except Exception as error:  # parts that are no arrays, or empty
+            raise BrokenDataset(f"{dataset.name}: its arrays: {type(error).__name__}: {error}") from error
         return arrays
 
     def splits(self, dataset: Dataset, seed: int, device: torch.device) -> Splits:
@@ -165,6 +182,19 @@ class Splits:
     """Other samples, as many as ``train`` (fewer where the set ends): the pool of an attacker who has none of the
     owner's.
     """
+
+
+def _loaded(dataset: InputSet, folder: Path) -> Arrays:
+    """The arrays that ``load`` returns. Raises :class:`BrokenDataset` for errors but its :class:`DataError`."""
+    try:
+        arrays = dataset.load(folder)
+    except DataError:
+        raise
+    except (Exception, SystemExit) as error:  # the plugin's own
+        raise BrokenDataset(f"{dataset.name}: load: {type(error).__name__}: {error}") from error
+    if not isinstance(arrays, Arrays):
+        raise BrokenDataset(f"{dataset.name}: load must return an Arrays, not {type(arrays).__name__}")
+    return arrays
 
 
 def _pairs(one: Arrays, other: Arrays) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
@@ -287,15 +317,10 @@ def _find(folders: Sequence[Path], file: str, name: str) -> Path:
     raise missing(name, f"{file}.gz", folders)
 
 
-def missing(name: str, file: str, folders: Iterable[Path], note: str = "", *, download: bool = True) -> DataError:
+def missing(name: str, file: str, folders: Iterable[Path], note: str = "", *, download: bool = True) -> MissingData:
     """The error that the set ``name`` has no ``file`` in any of ``folders``; ``note`` says more of them."""
-    looked = ", ".join(map(str, folders))
-    fetch = (
-        f", or type: harness data fetch {name}" if download else "; it is a packed subset, which cannot be downloaded"
-    )
-    return DataError(
-        f"{name}: no {file} in {looked}{note}; name the folder above with --data DIR or HARNESS_DATA{fetch}"
-    )
+    packed = "" if download else " (a packed subset, which cannot be downloaded)"
+    return MissingData(name, f"{name}: no {file} in {', '.join(map(str, folders))}{note}{packed}", download=download)
 
 
 def _read_idx(path: Path, md5: str, name: str) -> NDArray[np.uint8]:

@@ -8,9 +8,11 @@
     │   ├── OptionError       an option of the wrong type or out of range
     │   ├── MatrixError       a matrix file that is malformed
     │   ├── DataError         a data set that is missing, damaged or another one than named
+    │   │   └── MissingData   a data set that has no files here
     │   └── ResultsError      a results folder that cannot be written, or of another schema version, or damaged
     ├── PluginError           a plugin that cannot be loaded, or breaks its contract
     │   └── Blamed            the same of another plugin than the stage's own, which the message names
+    │       └── BrokenDataset a data set whose load fails, or gives other data than its class declares
     ├── DamagedArtifact       an artifact whose checksum does not hold
     ├── OutOfMemory           a stage ran out of a device's memory that others used too
     ├── Refused               an oracle was asked more than it serves (answer type or budget)
@@ -60,6 +62,21 @@ class DataError(UsageError):
     """A data set that is missing, damaged, or not the one that its name says."""
 
 
+class MissingData(DataError):
+    """A data set that has no files here: ``fact`` says what was looked for where, the message also what to type."""
+
+    def __init__(self, name: str, fact: str, *, download: bool) -> None:
+        self.name, self.fact, self.download = name, fact, download
+        super().__init__(f"{fact}; {how_to_find([name] if download else [])}")
+
+
+def how_to_find(names: Iterable[str]) -> str:
+    """Words on what to type where data sets are missing, of which these can be downloaded."""
+    fetch = " ".join(names)
+    named = "name the folder above with --data DIR or HARNESS_DATA"
+    return f"{named}, or type: harness data fetch {fetch}" if fetch else named
+
+
 class ResultsError(UsageError):
     """A results folder that cannot be written, holds another schema version, or is damaged."""
 
@@ -70,6 +87,13 @@ class PluginError(HarnessError):
 
 class Blamed(PluginError):
     """A plugin that breaks its contract in another's stage: an API's answers, say. The message begins with its name."""
+
+
+class BrokenDataset(Blamed):
+    """A data set whose ``load`` raises an error of its own, or gives other data than its class declares.
+
+    It fails its cells. Files that are missing or damaged (:class:`DataError`) end a run at its start instead.
+    """
 
 
 class DamagedArtifact(HarnessError):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from harness.contracts import Arrays, Dataset
 from harness.data import Data, check_arrays, data_folder, package_file, read_idx, resize
-from harness.errors import DataError, UsageError
+from harness.errors import BrokenDataset, DataError, UsageError
 from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
@@ -218,7 +218,7 @@ def test_what_is_as_declared_passes() -> None:
 def test_a_set_is_loaded_once_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     given = [arrays(y_train=LABELS % 4), arrays()]
     monkeypatch.setattr(Numbered, "load", lambda self, root: given.pop(0))
-    with pytest.raises(DataError, match="must cover"):
+    with pytest.raises(BrokenDataset, match="must cover"):
         Data(NOWHERE).splits(Numbered(), 0, CPU)
     data = Data(NOWHERE)
     data.splits(Numbered(), 0, CPU), data.splits(Numbered(), 1, CPU), data.test(Numbered(), CPU)

@@ -74,7 +74,7 @@ def settle(record: Path) -> None:
     tables = Tables(record)
     page, block = (record / "README.md").read_text(), json.dumps(numbers(board_of(tables)))
     (record / "README.md").write_text(re.sub(r"```json\n.*?\n```", f"```json\n{block}\n```", page, flags=re.DOTALL))
-    say(record, **measured(tables.read("stages")))
+    say(record, **measured(tables.read("stages"), tables.read("cells")))
     seal(record)
 
 
@@ -750,5 +750,5 @@ def test_other_data_under_the_same_ids_are_found(tmp_path: Path, cli: Cli) -> No
     cli("record", "two", "--results", results, "--output", tmp_path / "two", code=0)
     (found,) = cli("submit", tmp_path / "two", *few, *here, code=1).out.splitlines()
     known = json.loads((tmp_path / "two" / "environment.json").read_text())["data"]["scans"]
-    assert found == f"data: scans was not the same for all stages: checksums {', '.join(known)}" and len(known) == 2
+    assert found == f"data: scans was not the same for all cells: checksums {', '.join(known)}" and len(known) == 2
     assert f"scans {' and '.join(known)} (not always the same content!)" in (tmp_path / "two" / "README.md").read_text()

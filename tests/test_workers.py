@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -248,7 +249,9 @@ def test_missing_data_are_told_before_a_worker_starts(
     for command in (("run",), ("reproduce", "ewe-2021", "table-1")):
         rest = chosen if command == ("run",) else chosen[2:]
         said = cli(*command, *rest, "--jobs", 2, code=2)
-        assert said.err.startswith("harness: ") and len(said.err.splitlines()) == 1
+        *facts, last = said.err.splitlines()  # a short line for each of several sets, and once what to type
+        assert last.startswith("harness: ") and "harness data fetch mnist" in last and len(facts) == len(set(facts)) > 1
+        assert all(re.fullmatch(r"warning: [a-z-]+: no \S+ in [^;]+", fact) for fact in facts)
 
 
 # --- how many, and where ----------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import (
-    load_plugins,
+    data_option,
     narrowing_options,
     open_results,
+    planning_registry,
     plugins_option,
     results_option,
 )
@@ -38,6 +39,7 @@ SHOWN = 20
 @narrowing_options
 @results_option
 @plugins_option
+@data_option
 @click.option("--prepared", is_flag=True, help="Also the decoded copies of data sets in the per-user cache.")
 @click.option("--delete", is_flag=True, help="Delete it; without this it is only listed.")
 def gc(
@@ -45,6 +47,7 @@ def gc(
     narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
+    data_named: Path | None,
     prepared: bool,
     delete: bool,
 ) -> None:
@@ -58,9 +61,9 @@ def gc(
     from harness.storage.locks import Claims
 
     names = matrix_names or (("quick",) if narrowing else ())
-    registry = load_plugins(plugin_folders)
-    plans = [planned(registry, narrowing.of(name)) for name in names]
     store, tables = open_results(results)
+    registry = planning_registry(plugin_folders, data_named, tables)
+    plans = [planned(registry, narrowing.of(name)) for name in names]
     claims = Claims(store.results)
     keeper = GarbageCollector(store, tables, claims, plans, began)
     _refuse_unplanned(keeper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import wraps
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from harness.cli.text import say
 from harness.errors import UsageError
@@ -239,9 +241,46 @@ def open_results(named: str) -> tuple[Store, Tables]:
     """The artifacts and tables that ``--results`` names, of a format that this harness reads."""
     from harness.storage import remote
 
-    store, tables = remote.open_results(named, lambda message: say(f"warning: {message}", err=True))
+    store, tables = remote.open_results(named, _warn)
     store.check_format()
     return store, tables
+
+
+def planning_registry(
+    folders: tuple[Path, ...], data_named: Path | None, tables: Tables, *, fetch: bool = False
+) -> Registry:
+    """The registry for plans: what addresses a stage covers the content of data sets that may change.
+
+    ``fetch`` downloads missing ones into the per-user cache.
+    """
+    from harness.planning.content import Contents
+    from harness.storage.contents import StoredContents
+
+    registry = load_plugins(folders)
+    registry.contents = Contents(data_named, StoredContents(tables).latest, _warn, fetch)
+    return registry
+
+
+def run_command() -> str:
+    """The ``harness run`` that takes the options of the command that was typed, as far as it has them."""
+    from harness.cli.run import run
+
+    context = click.get_current_context()
+    words = ["harness", "run"]
+    for option in run.params:
+        if context.get_parameter_source(option.name or "") is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[option.name or ""]
+        if isinstance(value, bool):
+            words += (option.opts if value else option.secondary_opts)[:1]
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [option.opts[-1], str(each)]
+    return shlex.join(words)
+
+
+def _warn(message: str) -> None:
+    say(f"warning: {message}", err=True)
 
 
 def load_plugins(folders: tuple[Path, ...]) -> Registry:
@@ -254,12 +293,20 @@ def load_plugins(folders: tuple[Path, ...]) -> Registry:
     return registry
 
 
-def surveyed(matrix_name: str, narrowing: Narrowing, plugin_folders: tuple[Path, ...], results: str) -> Surveyed:
-    """Survey a matrix in a results folder, also while other processes run."""
+def surveyed(
+    matrix_name: str, narrowing: Narrowing, plugin_folders: tuple[Path, ...], results: str, data_named: Path | None
+) -> Surveyed:
+    """Survey a matrix in a results folder, also while other processes run. Data sets that changed are named."""
     from harness.inspect.status import Survey
+    from harness.planning.graph import keys_of
+    from harness.storage.contents import StoredContents, changes
     from harness.storage.locks import Claims
 
     matrix = narrowing.of(matrix_name)
-    plan = planned(load_plugins(plugin_folders), matrix)
     store, tables = open_results(results)
+    registry = planning_registry(plugin_folders, data_named, tables)
+    plan = planned(registry, matrix)
+    known = registry.contents.known if registry.contents else {}
+    for line in changes(StoredContents(tables), known, keys_of(plan), run_command()):
+        _warn(line)
     return Surveyed(matrix, plan, Survey(plan, store, tables, Claims(store.results)), store.address)

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from harness.cli.options import (
-    load_plugins,
+    data_option,
     matrix_options,
     open_results,
+    planning_registry,
     plugins_option,
     results_option,
 )
@@ -21,19 +22,21 @@ from harness.planning.narrowing import Narrowing, planned
 @matrix_options
 @results_option
 @plugins_option
+@data_option
 @click.option("--stages", "list_stages", is_flag=True, help="List every stage.")
 def plan(
     matrix_name: str,
     narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
+    data_named: Path | None,
     list_stages: bool,
 ) -> None:
     """Show a matrix's cells and stages, the number that is stored, and the cells that are skipped and why."""
     from harness.inspect.outline import outline
 
     matrix = narrowing.of(matrix_name)
-    plan = planned(load_plugins(plugin_folders), matrix)
-    store, _ = open_results(results)
+    store, tables = open_results(results)
+    plan = planned(planning_registry(plugin_folders, data_named, tables), matrix)
     for line in outline(matrix, plan, store.ids(), stages=list_stages):
         say(line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import format_option, load_plugins, open_results, results_option
+from harness.cli.options import format_option, open_results, planning_registry, results_option
 from harness.cli.running import execute, machine_options, report
 from harness.cli.tables import HUMAN, csv_text, show
 from harness.cli.text import echo, say
@@ -159,8 +159,8 @@ class _Bench:
 
         self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
         self.machine, self.quiet = machine, quiet
-        self.registry: Registry = load_plugins(machine.plugins)
         self.store, self.tables = open_results(results)
+        self.registry: Registry = planning_registry(machine.plugins, machine.data, self.tables, fetch=not no_run)
         refuse_record(self.store.results)  # pictures are written there, also where nothing is run
 
     def reproduce(self, experiment: Experiment) -> tuple[int, Found]:

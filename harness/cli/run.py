@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from harness.cli.options import load_plugins, matrix_options, open_results, results_option
+from harness.cli.options import matrix_options, open_results, planning_registry, results_option
 from harness.cli.running import execute, machine_options, report, warn
 from harness.cli.text import say
 from harness.planning.narrowing import Narrowing, planned
@@ -48,14 +48,16 @@ def run(
 ) -> int:
     """Run a matrix: every dataset x defense x attack x seed. Finished stages are not run again."""
     from harness.running.session import Options, Session
+    from harness.running.start import changed_data
 
-    registry = load_plugins(machine.plugins)
-    plan = planned(registry, narrowing.of(matrix_name))
+    matrix = narrowing.of(matrix_name)
     store, tables = open_results(results)
+    registry = planning_registry(machine.plugins, machine.data, tables, fetch=not dry_run)
+    plan = planned(registry, matrix)
     options = Options(rerun, fail_fast or machine.debug)
     if dry_run:
         session = Session(plan, store, tables, options)
-        for warning in session.warnings:
+        for warning in (*session.warnings, *changed_data(plan, registry, tables)):
             warn(warning)
         say(f"{len(plan.cells)} cells, {len(plan.stages)} stages: {len(session.todo)} to run")
         return 0

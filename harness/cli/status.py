@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli.options import matrix_options, plugins_option, results_option, surveyed
+from harness.cli.options import data_option, matrix_options, plugins_option, results_option, surveyed
 from harness.cli.text import echo, say
 from harness.planning.narrowing import Narrowing
 
@@ -25,6 +25,7 @@ SHOWN = 10
 @matrix_options
 @results_option
 @plugins_option
+@data_option
 @click.option(
     "--format",
     "style",
@@ -38,13 +39,14 @@ def status(
     narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
+    data_named: Path | None,
     style: str,
 ) -> None:
     """Show how many cells and stages are done, running, failed or waiting, and the time left.
 
     It may be asked while other processes run; it writes nothing.
     """
-    matrix, _, survey, address = surveyed(matrix_name, narrowing, plugin_folders, results)
+    matrix, _, survey, address = surveyed(matrix_name, narrowing, plugin_folders, results, data_named)
     facts = _facts(survey, matrix.name, address)
     if style == "json":
         echo(json.dumps(facts, indent=1))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from harness.cli.options import UserPath, data_option, load_plugins, plugins_option
+from harness.cli.options import UserPath, data_option, load_plugins, planning_registry, plugins_option
 from harness.cli.record import ranked
 from harness.cli.running import warn
 from harness.cli.text import echo, say
@@ -71,6 +71,7 @@ def submit(
     from harness.records.check import check, notes
     from harness.records.replay import replay
     from harness.running.start import stop_on_interrupt
+    from harness.storage.tables import Tables
 
     if tolerance and not cells:
         raise UsageError("--tolerance is for cells that are run again: type --replay K, too")
@@ -79,6 +80,7 @@ def submit(
     replayed = None
     if cells and not findings:
         machine = Machine(data_named, plugins=plugin_folders, device="cpu", jobs=1)
+        registry = planning_registry(plugin_folders, data_named, Tables(folder), fetch=True)
         with stop_on_interrupt(partial(echo, err=True)) as stopping:
             replayed = replay(folder, cells, seed, tolerance, registry, machine, warn, stopping)
         findings = replayed.findings
@@ -86,8 +88,7 @@ def submit(
     if as_json:
         told: dict[str, Any] = {"accepted": not findings, "findings": findings, "notes": remarks}
         if replayed:
-            counts = {"equal": replayed.equal, "within": replayed.within, "most_points": replayed.most}
-            told["replayed"] = counts
+            told["replayed"] = {"equal": replayed.equal, "within": replayed.within, "most_points": replayed.most}
         echo(json.dumps(told, indent=1))
         return 1 if findings else 0
     for line in findings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import matrix_options, plugins_option, results_option, surveyed
+from harness.cli.options import data_option, matrix_options, plugins_option, results_option, surveyed
 from harness.cli.text import say
 from harness.planning.narrowing import Narrowing
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 @matrix_options
 @results_option
 @plugins_option
+@data_option
 def why(
     what: str,
     matrix_name: str,
     narrowing: Narrowing,
     results: str,
     plugin_folders: tuple[Path, ...],
+    data_named: Path | None,
 ) -> None:
     """Explain why a stage or cell of a matrix is done, waits or is to be run again.
 
@@ -33,7 +35,7 @@ def why(
     """
     from harness.inspect.why import Asked
 
-    matrix, plan, survey, _ = surveyed(matrix_name, narrowing, plugin_folders, results)
+    matrix, plan, survey, _ = surveyed(matrix_name, narrowing, plugin_folders, results, data_named)
     answer = Asked(plan, matrix.name, survey).answer(what)
     say("", answer.title)
     for name, fact in answer.facts:

@@ -133,14 +133,21 @@ def _differ(name: str, then: Any, now: Any) -> str:
         return f"the harness computes it in another way (version {then} before, {now} now)"
     if name not in _PLUGINS:
         return f"its {name.replace('_', ' ')} is another one ({then} before, {now} now)"
-    (old, old_digest), (new, new_digest) = _text_and_digest(then), _text_and_digest(now)
+    (old, *before), (new, *after) = _text_and_digests(then), _text_and_digests(now)
     if old != new:
         return f"its {name} is another one ({old} before, {new} now)"
-    kind = "recipe " if name == "recipe" else ""
-    return f"the source of the {kind}{new} was edited (digest {old_digest} before, {new_digest} now)"
+    facts = []
+    if before[0] != after[0]:
+        kind = "recipe " if name == "recipe" else ""
+        facts.append(f"the source of the {kind}{new} was edited (digest {before[0]} before, {after[0]} now)")
+    if before[1] != after[1]:
+        was, now_is = (content or "unknown" for content in (before[1], after[1]))
+        facts.append(f"the data of {new.partition(' ')[2]} changed (content {was} before, {now_is} now)")
+    return ", and ".join(facts)
 
 
-def _text_and_digest(identity: Any) -> tuple[str, str]:
-    """The kind and text of a plugin, and the beginning of its source's digest."""
+def _text_and_digests(identity: Any) -> tuple[str, str, str]:
+    """The kind and text of a plugin, and the beginnings of the digests of its source and of its data's content."""
     text, _, digest = str(identity).rpartition(" ")
-    return text or "none", digest[:8]
+    source, _, content = digest.partition(":")
+    return text or "none", source[:8], content[:8]

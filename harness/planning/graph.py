@@ -61,12 +61,23 @@ VERSIONS: dict[Action, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """A plugin with its options: ``text`` is its canonical name, ``digest`` that of its source."""
+    """A plugin with its options; ``text`` is its canonical name."""
 
     kind: Kind
     text: str
     digest: str
+    """The digest of its source; of a data set that may change, a colon and the digest of its content after that."""
     plugin: Any = field(compare=False)
+
+    @property
+    def source(self) -> str:
+        """The digest of its source."""
+        return self.digest.partition(":")[0]
+
+    @property
+    def content(self) -> str:
+        """The digest of a data set's content, where it is part of what addresses stages; else empty."""
+        return self.digest.partition(":")[2]
 
     def __hash__(self) -> int:
         return hash(self.text)  # strings keep their hash: a plan looks components up millions of times
@@ -185,6 +196,11 @@ class Plan:
     def asked(self) -> int:
         """Number of pairs of a key and a model that ``ask`` stages compare."""
         return sum(len(stage.suspects) for stage in self.stages.values())
+
+
+def keys_of(plan: Plan) -> set[tuple[str, str, str, int]]:
+    """Dataset, defense, attack and seed of each cell: the key of its row."""
+    return {(cell.dataset, cell.defense, cell.attack, cell.seed) for cell in plan.cells}
 
 
 Lookup: TypeAlias = Callable[[Kind, str], Component]

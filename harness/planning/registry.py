@@ -20,9 +20,10 @@ from typing import Any, ClassVar, get_args, get_origin
 import pluggy
 
 from harness import hookspecs
-from harness.contracts import Dataset, Family, Knowledge, Plugin, Protected
+from harness.contracts import Dataset, Family, InputSet, Knowledge, Plugin, Protected
 from harness.errors import PluginError, UnknownName, UsageError
 from harness.files import user_path
+from harness.planning.content import Contents
 from harness.planning.finding import no_plugin, plugin_files
 from harness.planning.graph import KINDS, Component, Kind, describe, source_digest
 from harness.planning.homes import Home
@@ -68,6 +69,8 @@ class Registry:
 
     found: dict[tuple[Kind, str], PluginInfo] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    contents: Contents | None = None
+    """The content of data sets, for plans; ``None`` leaves it out of what addresses a component."""
     _components: dict[tuple[Kind, str], Component] = field(default_factory=dict)
 
     def names(self, kind: Kind) -> list[str]:
@@ -93,7 +96,8 @@ class Registry:
         text = f"{entry.name}[{options}]" if options else entry.name
         if isinstance(plugin, Dataset):
             self.component("architecture", plugin.architecture)
-        return Component(kind, text, found.digest, plugin)
+        content = self.contents.of(text, plugin) if self.contents and isinstance(plugin, InputSet) else ""
+        return Component(kind, text, f"{found.digest}:{content}" if content else found.digest, plugin)
 
     def components(self, kind: Kind, entries: Iterable[Entry]) -> list[Component]:
         """The plugins of entries and globs with their options, each once, in order."""

@@ -22,9 +22,10 @@ from harness.errors import HarnessError, UsageError
 from harness.files import read_text
 from harness.planning.graph import make_id
 from harness.records.freeze import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
-from harness.records.lineage import check_lineage, same, text_of, told_inputs
+from harness.records.lineage import check_lineage, content_of, same, text_of, told_inputs
 from harness.records.replay import SHARES
 from harness.running.checkout import commit
+from harness.storage.contents import CONTENTS, contents_in
 from harness.storage.schema import OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES
 from harness.storage.tables import Tables
 from harness.verdicts.families import is_unmarked
@@ -64,10 +65,10 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
         *_counts(cells, evidence),
         *_strays(tables),
         *_ids(folder, cells, stages, evidence),
-        *_data(stages),
+        *_data(folder, stages, cells),
         *_enough(cells, seeds, nulls),
         *_numbers(folder, board if schema == SCHEMA_VERSION else None, cells),
-        *_environment(folder, board, stages),
+        *_environment(folder, board, stages, cells),
         *_pictures(folder),
     ]
     return found or (list(_pages(folder, tables, registry, ranking)) if schema == SCHEMA_VERSION else [])
@@ -214,10 +215,24 @@ def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.D
             yield f"cell {cell.cell}: its id is no digest of why it was skipped"
 
 
-def _data(stages: pd.DataFrame) -> Iterator[str]:
-    for name, found in checksums(stages).items():
-        if len(found) > 1:
-            yield f"data: {name} was not the same for all stages: checksums {', '.join(found)}"
+def _data(folder: Path, stages: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
+    """Check that each data set had one content for all cells, and the content that ids say for their stages."""
+    told = _json(folder / "ids.json")
+    inputs = told_inputs(told if isinstance(told, dict) else {}, stages)
+    in_ids = {id: content_of(made["dataset"]) for id, made in inputs.items()}
+    plain = stages[~stages["stage"].map(in_ids).fillna("").astype(bool)]
+    for what, found in (("stages", checksums(plain, cells[:0])), ("cells", checksums(plain[:0], cells))):
+        for name, each in found.items():
+            if len(each) > 1:
+                yield f"data: {name} was not the same for all {what}: checksums {', '.join(each)}"
+    known = stages.set_index("stage")["data_checksum"].dropna()
+    for id, checksum in known.items():
+        if (content := in_ids.get(str(id))) and content != checksum:
+            yield f"stage {id}: its data have the checksum {checksum}, and {content} in its id"
+    for row in cells[cells[CONTENTS].notna()].itertuples():
+        told = contents_in(getattr(row, CONTENTS)).get(str(row.dataset), "").split()
+        if row.model in known.index and known[row.model] not in told:
+            yield f"cell {row.cell}: its contents are not those that its model's stage read"
 
 
 def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
@@ -288,7 +303,7 @@ def _close(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[str]:
+def _environment(folder: Path, board: Board, stages: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
     """Check that ``environment.json`` agrees with the tables about machines, versions and data."""
     said = _json(folder / "environment.json")
     texts = ("command", "recorded_with", "recorded_at")
@@ -299,7 +314,7 @@ def _environment(folder: Path, board: Board, stages: pd.DataFrame) -> Iterator[s
     ):
         yield "environment.json: no environment of a record"
         return
-    for name, ours in {"measured_on": board.machines, **measured(stages)}.items():
+    for name, ours in {"measured_on": board.machines, **measured(stages, cells)}.items():
         if said.get(name) != ours:
             yield f"environment.json: {name} {said.get(name)!r:.80}, the tables say {ours!r:.80}"
 

@@ -22,6 +22,7 @@ from harness.planning.inputs import inputs_in
 from harness.planning.registry import Registry
 from harness.report import About, Results, render
 from harness.running.checkout import commit
+from harness.storage.contents import CONTENTS, contents_in
 from harness.storage.schema import SCHEMA_VERSION, TABLES
 from harness.storage.store import plain
 from harness.storage.tables import Tables
@@ -53,7 +54,7 @@ def record(
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder} is there already, and a record is never overwritten: choose another name")
     board, stages = board_of(tables), tables.read("stages")
-    environment = {**_made_by(command), "measured_on": board.machines, **measured(stages)}
+    environment = {**_made_by(command), "measured_on": board.machines, **measured(stages, tables.read("cells"))}
     try:
         with whole_folder(folder) as partial:
             for name in TABLES:
@@ -113,27 +114,52 @@ def _share(share: Share | None) -> dict[str, Any]:
     return {"marked": share.count if share else None, "of": share.of if share else 0}
 
 
-def measured(stages: pd.DataFrame) -> dict[str, Any]:
+def measured(stages: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
     """The part of ``environment.json`` from the stages: ``versions``, and the ``data`` by their checksums."""
     parts = stages["machine"].str.extract(r"^(?P<platform>[^,]+),.* Python (?P<python>\S+)$")
     told = {**parts, "torch": stages["torch"], "harness": stages["harness"], "commit": stages["commit"]}
     versions = {name: sorted(values.dropna().unique()) for name, values in told.items()}
-    return {"versions": versions, "data": checksums(stages)}
+    return {"versions": versions, "data": checksums(stages, cells)}
 
 
-def checksums(stages: pd.DataFrame) -> dict[str, list[str]]:
-    """The checksums of each data set's content, by its name, in order.
+def checksums(stages: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The checksums of each data set's content, in order: by its name, with its options where these decide.
 
-    There is one, unless its files changed between runs; none where the stages do not say.
+    There is one, unless its files changed between runs of the cells; none where neither these nor the stages say.
     """
+    found = _checksums(stages)
+    for text, told in _contents(cells).items():
+        found[text] = told  # of the cells that count: others, of stages that nothing needs, are left out
+    texts: dict[str, list[str]] = {}
+    for text in sorted(found):
+        texts.setdefault(text.partition("[")[0], []).append(text)
+    named: dict[str, list[str]] = {}
+    for name, own in texts.items():
+        together = sorted(set().union(*(found[text] for text in own)))
+        is_by_options = len(together) > 1 and all(len(found[text]) < 2 for text in own)
+        named |= {text: sorted(found[text]) for text in own} if is_by_options else {name: together}
+    return named
+
+
+def _checksums(stages: pd.DataFrame) -> dict[str, set[str]]:
+    """The contents of data sets that any stage read, by their texts."""
     own, other = (
         stages[list(pair)].set_axis(["name", "checksum"], axis=1).dropna(subset="name")
         for pair in (("dataset", "data_checksum"), ("other_dataset", "other_checksum"))
     )
     found: dict[str, set[str]] = {}
     for name, checksum in {*own.itertuples(index=False, name=None), *other.itertuples(index=False, name=None)}:
-        found.setdefault(name.partition("[")[0], set()).update([checksum] if isinstance(checksum, str) else [])
-    return {name: sorted(found[name]) for name in sorted(found)}
+        found.setdefault(name, set()).update([checksum] if isinstance(checksum, str) else [])
+    return found
+
+
+def _contents(cells: pd.DataFrame) -> dict[str, set[str]]:
+    """The contents of data sets that cells were computed from, by their texts."""
+    found: dict[str, set[str]] = {}
+    for told in cells[CONTENTS].dropna().unique():
+        for text, contents in contents_in(told).items():
+            found.setdefault(text, set()).update(contents.split())
+    return found
 
 
 def report(tables: Tables, environment: Mapping[str, Any], registry: Registry) -> str:

@@ -29,6 +29,11 @@ def text_of(identity: Any) -> str:
     return str(identity).partition(" ")[2].rpartition(" ")[0]
 
 
+def content_of(identity: Any) -> str:
+    """The content of a data set within an input about it; empty where it is no part of the id."""
+    return str(identity).rpartition(" ")[2].partition(":")[2]
+
+
 def told_inputs(told: Mapping[str, Any], stages: pd.DataFrame) -> dict[str, Inputs]:
     """The inputs from ``ids.json`` of stages that ended ok, by id; without those whose id is not their digest."""
     ids = stages.loc[stages["status"] == "ok", "stage"]

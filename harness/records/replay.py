@@ -114,7 +114,7 @@ def _run_again(
 def compare(record: Tables, chosen: pd.DataFrame, here: Tables, tolerance: float) -> Replayed:
     """Compare the ``chosen`` cells of a record with those that were run ``here``. Detectors' scores, which are not
     shares, are compared only where there is no tolerance."""
-    made = Replayed(tolerance)
+    made, changed = Replayed(tolerance), _changed(record, here)
     cells = here.read("cells")
     theirs, ours = (
         _told(tables, rows, bool(tolerance))
@@ -122,15 +122,21 @@ def compare(record: Tables, chosen: pd.DataFrame, here: Tables, tolerance: float
     )
     for key, told in theirs.items():
         words = "replay {} / {} / {} #{}".format(*key)
-        if key in ours:
+        if key in ours and ours[key]["model"] != told["model"] and {key[0], key[0].partition("[")[0]} & changed.keys():
+            made.findings.append(f"{words}: made of other data (its model has another id here)")
+        elif key in ours:
             _compare(words, told, ours[key], made)
         else:
             made.findings.append(f"{words}: did not end ok here")
-    known = checksums(record.read("stages"))
-    for name, found in checksums(here.read("stages")).items():
-        if (before := known.get(name)) and before != found:
-            made.findings.append(f"replay: {name} has the checksum {', '.join(found)} here, not {', '.join(before)}")
+    for name, (before, found) in changed.items():
+        made.findings.append(f"replay: {name} has the checksum {', '.join(found)} here, not {', '.join(before)}")
     return made
+
+
+def _changed(record: Tables, here: Tables) -> dict[str, tuple[list[str], list[str]]]:
+    """The data sets whose content is another one here, with the checksums there and here."""
+    theirs, ours = (checksums(tables.read("stages"), tables.read("cells")) for tables in (record, here))
+    return {name: (theirs[name], found) for name, found in ours.items() if theirs.get(name, found) not in ([], found)}
 
 
 def _told(tables: Tables, cells: pd.DataFrame, is_rough: bool) -> dict[tuple[Any, ...], Told]:

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from harness.errors import UnknownName, UsageError
+from harness.errors import BrokenDataset, DataError, MissingData, UnknownName, UsageError, how_to_find
 
 if TYPE_CHECKING:
+    from harness.data import Data
     from harness.engine.train import Precision
     from harness.planning.graph import Lookup, Plan, Stage
     from harness.planning.registry import Registry
@@ -110,7 +111,8 @@ def make_executor(
         return Serial(_nothing)
     # The nodes have the devices of a cluster: its head need not have one.
     here = replace(machine, device="cpu") if machine.executor == "ray" else machine
-    worker = _worker(here, store, registry.component, plan.stages, warn)
+    data = registry.contents.data if registry.contents else None  # those that planning read
+    worker = _worker(here, store, registry.component, plan.stages, warn, data=data)
     _load_data(worker, session.todo)
     if machine.executor == "ray":
         return _on_ray(session, store, registry, plan, machine, warn)
@@ -124,10 +126,26 @@ def make_executor(
 
 
 def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
-    """Have every data set that the stages need. Raises :class:`harness.UsageError` for one that is not there."""
-    # A dict, not a set: of two sets that are missing it is always the same one that is named.
+    """Have every data set that the stages need. Raises :class:`harness.DataError` for those that are not there.
+
+    One that is broken fails its own stages.
+    """
+    missing: dict[str, DataError] = {}  # by what is said of them: other options of a set miss the same files
+    # A dict, not a set: missing sets are always named in the same order.
     for dataset in dict.fromkeys(use for stage in stages for use in (stage.dataset, stage.data) if use):
-        worker.data.arrays(dataset.plugin)
+        try:
+            worker.data.arrays(dataset.plugin)
+        except BrokenDataset:
+            pass
+        except DataError as error:
+            missing.setdefault(error.fact if isinstance(error, MissingData) else str(error), error)
+    if len(missing) == 1:
+        raise next(iter(missing.values()))
+    if missing:
+        for fact in missing:
+            worker.warn(fact)
+        found = [each.name for each in missing.values() if isinstance(each, MissingData) and each.download]
+        raise DataError(f"{len(missing)} data sets are missing or damaged: {how_to_find(found)}")
 
 
 def _on_ray(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine, warn: Warn) -> Executor:
@@ -253,8 +271,10 @@ def _worker(
     stages: Mapping[str, Stage],
     warn: Warn,
     number: int | None = None,
+    *,
+    data: Data | None = None,
 ) -> StageRunner:
-    """The stage runner of this process, which may be the worker process ``number``."""
+    """The stage runner of this process, which may be the worker process ``number``. ``data`` is what it has loaded."""
     import torch
 
     from harness.data import Data, data_folder
@@ -274,7 +294,7 @@ def _worker(
         device = _shared(device, number)
     return StageRunner(
         store,
-        Data(*data_folder(machine.data)),
+        data or Data(*data_folder(machine.data)),
         stages,
         lookup,
         device,

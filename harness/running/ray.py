@@ -317,9 +317,9 @@ class _Site:
             here = self.lookup(use.kind, use.text)
         except UsageError as error:
             raise UsageError(f"{error}; {_SHARE}") from error
-        if here.digest != use.digest:
+        if here.source != use.source:
             raise UsageError(f"the {use.kind} {use.text} has another source than where the run was started; {_SHARE}")
-        return here
+        return replace(use, plugin=here.plugin)
 
     def _said(self, message: Message) -> list[Message]:
         said, self.warnings[:] = [*self.warnings, message], []

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from harness.planning.graph import EMBED, SURROGATE, Cell, Role, Stage, Suspect
+from harness.storage.contents import contents_text
 from harness.storage.options import options_text
 from harness.storage.records import StageRecord, about
 from harness.storage.schema import STAGES
@@ -62,6 +63,7 @@ def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
         "threat": cell.threat,
         "knows": cell.knows,
         "labelled": cell.labelled,
+        "contents": contents_text([records[id] for id in _read_by(cell, stages) if id in records]),
         "status": status,
         "reason": reason,
     }
@@ -95,6 +97,14 @@ def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
         "embed_seconds": victim.get("seconds"),
         "attack_seconds": sum(record.get("seconds") or 0.0 for record in attacks),
     }
+
+
+def _read_by(cell: Cell, stages: Stages) -> Iterator[str]:
+    """The stages of a cell, and those that made the models that its key was asked of."""
+    for _, id in cell.stages:
+        yield id
+        for suspect in stages[id].suspects:
+            yield from (suspect.model, suspect.base)
 
 
 def _asked(cell: Cell, records: Records, stages: Stages, about: str) -> Iterator[tuple[Suspect, Mapping[str, Any]]]:

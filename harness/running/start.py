@@ -42,7 +42,7 @@ def run_plan(
     for path in tables.mend():
         warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written again")
     session = Session(plan, store, tables, options)
-    for warning in session.warnings:
+    for warning in (*session.warnings, *changed_data(plan, registry, tables)):
         warn(warning)
     with _torch_settings_kept() if session.todo else nullcontext():
         executor = make_executor(session, store, registry, plan, machine, warn)
@@ -50,6 +50,15 @@ def run_plan(
         store.prepare()
         with watch(len(session.todo)) as watcher:
             return session.run(executor, watcher, stopping)
+
+
+def changed_data(plan: Plan, registry: Registry, tables: Tables) -> Iterator[str]:
+    """A line for each data set whose content differs from that of stored cells, which a run computes again."""
+    from harness.planning.graph import keys_of
+    from harness.storage.contents import StoredContents, changes
+
+    if registry.contents and registry.contents.known:
+        yield from changes(StoredContents(tables), registry.contents.known, keys_of(plan), "this run")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from harness.engine.memo import Lent, ResultCache, SharedInputs
 from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.service import serving
 from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remembered
-from harness.errors import Blamed, DamagedArtifact, OutOfMemory, PluginError, Skip
+from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.planning.graph import Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
@@ -97,7 +97,7 @@ class StageRunner:
         with self._warning(stage) as warn:
             try:
                 with trace.span("load parents"):
-                    parents = {role: self._parent(id) for role, id in stage.required}
+                    parents = self._parents(stage)
                 engine = self._engine(stage, parents, trace, counts, warn)
                 with trace.span(stage.action, plugin=str(stage.plugin or "")):
                     made = ACTIONS[stage.action](self, stage, parents, engine)
@@ -164,7 +164,7 @@ class StageRunner:
                 self.warn(f"{stage.label}: no timeline ({error.strerror})")
 
     def _data_read(self, stage: Stage) -> StageRecord:
-        """The data that the stage read, as columns of the table ``stages``: their content is no part of its id."""
+        """The data that the stage read, as columns of the table ``stages``."""
         if stage.action in _READ_NO_DATA:
             return {}
         read: StageRecord = {}
@@ -175,6 +175,22 @@ class StageRunner:
             if known := self.data.checksum(stage.data.plugin):
                 read["other_checksum"] = known
         return read
+
+    def _parents(self, stage: Stage) -> dict[str, Loaded]:
+        """The parents by role, once it is known that the data are those that the stage's id says."""
+        self._check_content(stage)
+        return {role: self._parent(id) for role, id in stage.required}
+
+    def _check_content(self, stage: Stage) -> None:
+        """Raise :class:`BrokenDataset` where a set that the stage reads has not the content that its id says."""
+        for use in (stage.dataset, stage.data):
+            if use is not None and use.content and stage.action not in _READ_NO_DATA:
+                self.data.arrays(use.plugin)
+                if (found := self.data.checksum(use.plugin)) != use.content:
+                    raise BrokenDataset(
+                        f"{use}: its files changed since the run was planned "
+                        f"(content {use.content[:8]} then, {found} now): run again"
+                    )
 
     # --- artifacts and objects ---
 

@@ -90,6 +90,13 @@ CELLS = Table(
         Column("threat", "string", "What the chain's first attack has of the victim: the same words.", since=6),
         Column("knows", "string", "What the chain is given of the defense: `nothing`, `scheme` or `key`.", since=6),
         Column("labelled", "bool", "True if one of the chain's attacks has true labels of its pool.", since=6),
+        Column(
+            "contents",
+            "string",
+            "Contents of the data sets that its stages read, those of its unmarked models too, as JSON: `{dataset: "
+            "checksum}`, checksums as `data_checksum` in `stages`; several of one data set with spaces between them.",
+            since=7,
+        ),
         *_STATUS,
         Column("null_accuracy", "double", "Mean test accuracy of the null models, 0..1."),
         Column("victim_accuracy", "double", "Test accuracy of the victim as its scheme serves it, 0..1."),

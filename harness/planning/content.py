@@ -1,0 +1,58 @@
+"""The content of data sets as a part of what addresses a stage: planning reads the files of a user's own sets.
+
+A set that says ``published`` refuses any other content, so nothing of it is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.contracts import InputSet, is_published
+from harness.errors import BrokenDataset, DataError
+
+if TYPE_CHECKING:
+    from harness.data import Data
+
+
+@dataclass
+class Contents:
+    """Digests of data sets, by their text. The run uses the arrays that were loaded for them."""
+
+    folder: Path | None
+    """The folder of data sets that ``--data`` names."""
+    before: Callable[[str], str]
+    """The content of the latest stored results of a data set, by its text; empty where none is known."""
+    warn: Callable[[str], None]
+    fetch: bool = False
+    """True to download missing sets into the per-user cache."""
+    known: dict[str, str] = field(default_factory=dict)
+    """Contents that are in ids, by the data set's text."""
+
+    @cached_property
+    def data(self) -> Data:
+        """The data sets of the folder. Raises :class:`DataError` where a named folder does not exist."""
+        from harness.data import Data, data_folder
+
+        folder, is_cache = data_folder(self.folder)
+        return Data(folder, is_cache and self.fetch)
+
+    def of(self, text: str, dataset: InputSet) -> str:
+        """The digest of a set's content, 32 hexadecimal digits; empty for a published set, and where it is not known.
+
+        Where the files are not here, it is that of the latest results.
+        """
+        if is_published(type(dataset)):
+            return ""
+        try:
+            self.data.arrays(dataset)
+            content = self.data.checksum(dataset) or ""
+        except (DataError, BrokenDataset) as error:
+            content = self.before(text)
+            how = f"with the content of its latest results, {content[:8]}" if content else "without its content"
+            self.warn(f"{error}: planned {how}")
+        self.known[text] = content
+        return content
