@@ -63,6 +63,12 @@ class Groups:
         made[self.places[order], within] = values[order]
         return made
 
+    def parts(self, values: FloatArray) -> list[FloatArray]:
+        """Each group's rows of ``values``, of shape [rows, columns], in their order."""
+        order = np.argsort(self.places, kind="stable")
+        sizes = np.bincount(self.places, minlength=self.count)
+        return np.split(values[order], np.cumsum(sizes)[:-1])[: self.count]  # of no groups it makes one part
+
     def mean_rows(self, values: FloatArray) -> FloatArray:
         """Means of each group's rows of ``values``, of shape [rows, columns]; NaN where a group has none."""
         order = np.argsort(self.places, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from harness.verdicts.standings import Arms, standings_of
 
 if TYPE_CHECKING:
     from harness.statistics.intervals import Summary
+    from harness.statistics.validate import FloatArray
     from harness.verdicts.rules import Rules
 
     Over = list[Summary | None]
@@ -57,7 +59,8 @@ def schemes_of(scored: Scored, attacked: list[Attacked], of_attacks: Groups, sta
     victims, owners = found.scored.rows, found.groups
     survival = rows["counts"] & rows["kind"].eq("survival")
     ranked = survival & ~np.array([bool(each.no_attack) for each in attacked], dtype=bool)[of_attacks.places]
-    fidelity = [_fidelity(victims[owners.places == group], scored.rules) for group in range(groups.count)]
+    accuracies = victims[["victim_accuracy", "victim_raw_accuracy", "null_accuracy"]].to_numpy(dtype=float)
+    fidelity = [_fidelity(each, scored.rules) for each in owners.parts(accuracies)]
     useless = (rate > MAX_FALSE for rate in owners.means(victims["null_rate"].fillna(0.0)))
     shown = {
         **keys,
@@ -75,11 +78,16 @@ def schemes_of(scored: Scored, attacked: list[Attacked], of_attacks: Groups, sta
     }
     unsaid = owners.first(victims["victim_verdict"])
     standings = _standings(scored, attacked, shown, unsaid)
+    rivals = Counter(keys["dataset"])
+    attacks: dict[tuple[str, str], list[Attacked]] = {}
+    for each in attacked:
+        attacks.setdefault((each.dataset, each.defense), []).append(each)
     made = []
     for row, verdict in zip(rows_of(shown), unsaid, strict=True):
-        mine = standings[row["dataset"]][row["defense"]]
-        rivals = sum(name == row["dataset"] for name in keys["dataset"])
-        no_rank = _no_rank(row, mine, verdict or _unranked(row, attacked), rivals, scored.rules)
+        dataset, defense = row["dataset"], row["defense"]
+        mine = standings[dataset][defense]
+        verdict = verdict or _unranked(attacks.get((dataset, defense), []))
+        no_rank = _no_rank(row, mine, verdict, rivals[dataset], scored.rules)
         made.append(Scheme(**row, standings=mine, no_rank=no_rank))
     return made
 
@@ -96,9 +104,12 @@ def no_share() -> Share:
     return Share(0.0, 0, 0.0, 1.0)
 
 
-def _fidelity(victims: pd.DataFrame, rules: Rules) -> dict[str, Any]:
-    """Cost in served accuracy and its gate, and the cost of the net itself where that is another."""
-    served, raw, null = (victims[f"{name}_accuracy"].to_numpy(dtype=float) for name in ("victim", "victim_raw", "null"))
+def _fidelity(accuracies: FloatArray, rules: Rules) -> dict[str, Any]:
+    """Cost in served accuracy and its gate, and the cost of the net itself where that is another.
+
+    ``accuracies``, of shape [victims, 3], are those of the victims as served, of their nets, and of unmarked models.
+    """
+    served, raw, null = accuracies.T
     other = not np.isnan(raw).all() and not np.allclose(raw, served, atol=1e-12, equal_nan=True)
     return {
         "cost": estimate(cost_interval(null - served, rules.confidence)),
@@ -168,10 +179,9 @@ def _no_rank(
     return f"needs {needed} seeds, has {has}" if has < needed else "shares too few seeds with other schemes"
 
 
-def _unranked(row: Mapping[str, Any], attacked: list[Attacked]) -> str:
-    """The reason why none of a scheme's attacks enters a rank; empty where one does."""
-    mine = [each for each in attacked if (each.dataset, each.defense) == (row["dataset"], row["defense"])]
-    mine = [each for each in mine if each.threat is not None and each.n]
+def _unranked(attacked: list[Attacked]) -> str:
+    """The reason why none of one scheme's attacks enters a rank; empty where one does."""
+    mine = [each for each in attacked if each.threat is not None and each.n]
     if any(not each.no_attack for each in mine):
         return ""
     return f"{mine[0].attack} {mine[0].no_attack}" if mine else "no attack on it has finished"
