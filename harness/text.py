@@ -8,8 +8,11 @@ of tables, pages and pictures where these are made.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
 
 ASCII = {
     **{"±": "+-", "\N{MULTIPLICATION SIGN}": "x", "…": "...", "≥": ">=", "≤": "<=", "≠": "!=", "≈": "~", "·": "."},
@@ -25,6 +28,35 @@ ASCII = {
 def printable(text: object) -> str:
     """``text`` for a terminal: what would not show as a character, such as an escape sequence, stands as its code."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def command_line(*words: object, results: str = "", plugins: Iterable[object] = ()) -> str:
+    """A command of the harness as it is pasted into a shell: ``command_line("leaderboard", results="a folder")`` is
+    ``harness leaderboard --results 'a folder'``. ``results`` is left out where it is the default.
+    """
+    named = {"--results": [results] if results and Path(results).absolute() != Path("results").absolute() else []}
+    named["--plugins"] = list(map(str, plugins))
+    options = [word for name, values in named.items() for value in values for word in _option(name, value)]
+    return " ".join(map(quoted, ["harness", *map(str, words), *options]))
+
+
+def _option(name: str, value: str) -> list[str]:
+    """An option as words: one that begins with a dash would be taken for an option of its own."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
+def quoted(word: str) -> str:
+    """One word for a shell: what would not print as a character as its bytes, in the quotes that read their codes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_in_quotes, word)) + "'"
+
+
+def _in_quotes(character: str) -> str:
+    if character.isprintable():
+        return f"\\{character}" if character in "\\'" else character
+    data = character.encode("utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "replace")
+    return "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def legible(text: str, encoding: str | None = None) -> str:

@@ -63,10 +63,13 @@ def matrix_file(folder: Path, *lines: str) -> Path:
     return path
 
 
+BROKEN = "import no_such_module\nfrom harness import Defense\n\n\nclass Mark(Defense):\n    name = 'mark'\n"
+
+
 def broken_plugin(folder: Path) -> Path:
     """A folder with a plugin that cannot be imported."""
     (folder / "plugins").mkdir()
-    (folder / "plugins" / "mark.py").write_text("import no_such_module", "utf-8")
+    (folder / "plugins" / "mark.py").write_text(BROKEN, "utf-8")
     return folder / "plugins"
 
 
@@ -196,7 +199,8 @@ def test_a_broken_plugin_is_a_warning_and_the_command_goes_on(cli: Cli, tmp_path
     ended = cli("plan", *ONE_CELL, "--plugins", folder, code=0)
     assert "1 cells" in ended.out
     cause = "ModuleNotFoundError: No module named 'no_such_module'"
-    assert ended.err == f"warning: plugin not loaded: {folder}: mark.py: {cause}\n"
+    hint = f"mark.py imports it, and it is neither installed nor in {folder}"
+    assert ended.err == f"warning: plugin not loaded: {folder}: mark.py: {cause}: {hint}\n"
 
 
 @pytest.mark.parametrize("args", [["plan", "--defense", "mark"], ["plugins", "check", "mark"]], ids=typed)

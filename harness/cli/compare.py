@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import open_results, results_option, rules_options
+from harness.cli.options import open_results, plugins_unread, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 from harness.cli.text import echo
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("first")
 @click.argument("second")
 @results_option
+@plugins_unread
 @click.option("--dataset", "datasets", multiple=True, help="Data sets to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
 @rules_options("test", "confidence", "max_drop", "fpr")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import UserPath, open_results, results_option
+from harness.cli.options import UserPath, open_results, plugins_unread, results_option
 from harness.cli.text import echo, say
 
 
@@ -14,6 +14,7 @@ from harness.cli.text import echo, say
 @click.argument("cell")
 @click.argument("folder", metavar="DIR", type=UserPath())
 @results_option
+@plugins_unread
 @click.option("--without-key", is_flag=True, help="Leave the owner's secret out.")
 def export(cell: str, folder: Path, results: str, without_key: bool) -> None:
     """Write the victim, the key and the surrogate of a cell into the new folder DIR, with a page on how to load them.

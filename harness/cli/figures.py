@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import load_plugins, open_results, results_option, rules_options
+from harness.cli.options import load_plugins, open_results, plugins_option, results_option, rules_options
 from harness.cli.text import say
+from harness.text import command_line
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: harness figures --format pdf --only success --only matrix")
 @results_option
+@plugins_option
 @click.option(
     "--format",
     "style",
@@ -28,21 +31,32 @@ if TYPE_CHECKING:
     "--list", "listing", is_flag=True, help="List the pictures and what the missing ones lack, without drawing."
 )
 @rules_options("test", "confidence", "min_margin", "max_drop", "fpr")
-def figures(results: str, style: str, only: tuple[str, ...], listing: bool, rules: Rules) -> None:
+def figures(
+    results: str,
+    plugin_folders: tuple[Path, ...],
+    style: str,
+    only: tuple[str, ...],
+    listing: bool,
+    rules: Rules,
+) -> None:
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
     from harness.figures.catalogue import PICTURES, collect, draw_all
     from harness.figures.shown import Shown
 
     store, tables = open_results(results)
-    collected = collect(Shown(tables, load_plugins(()).component, rules), only)
+    shown = Shown(tables, load_plugins(plugin_folders).component, rules)
+    collected = collect(shown, only)
+    for missing in shown.missing:
+        say(f"warning: {missing}", err=True)
+    where = command_line(results=store.address).removeprefix("harness")  # behind the command that each needs
     if listing:
         wide = max(map(len, collected))
         for name, data in collected.items():
-            said = PICTURES[name].title if len(data) else f"no: it needs {PICTURES[name].needs}"
+            said = PICTURES[name].title if len(data) else f"no: it needs {PICTURES[name].needs}{where}"
             say(f"{name:<{wide}} {said}")
         return
     paths = draw_all(collected, store.results / "figures", style)
     store.flush()
     for name in (name for name, data in collected.items() if data.empty):
-        say(f"{name}: not drawn: it needs {PICTURES[name].needs}", err=True)
+        say(f"{name}: not drawn: it needs {PICTURES[name].needs}{where}", err=True)
     say(f"wrote {len(paths)} figures to {store.address}/figures: {', '.join(path.name for path in paths)}")

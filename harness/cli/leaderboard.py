@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.options import open_results, results_option, rules_options
+from harness.cli.options import open_results, plugins_unread, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
 from harness.cli.text import echo
 
@@ -21,6 +21,7 @@ WIDTH = 100
 
 @click.command(epilog="Example: harness leaderboard --dataset digits --details")
 @results_option
+@plugins_unread
 @click.option("--dataset", "datasets", multiple=True, help="Data sets to keep, as globs; by default all.")
 @click.option("--defense", "defenses", multiple=True, help="Schemes to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import keyword
 import re
-import shlex
 from pathlib import Path
 
 import click
 
 from harness.cli.options import UserPath
 from harness.cli.text import say
+from harness.text import command_line
 
 TEMPLATES = {
     "dataset": "--dataset {name}",
@@ -40,10 +40,9 @@ def new(kind: str, name: str, folder: Path) -> None:
     path = folder / f"{name.replace('-', '_')}.py"
     _write(path, template.replace("my-plugin", name).replace("MyPlugin", _class_name(kind, name)))
     say(f"wrote {path}")
-    plugins = shlex.quote(str(path.parent))
-    tried = " ".join(map(shlex.quote, TEMPLATES[kind].format(name=name).split()))
-    say(f"next: harness plugins check {name} --plugins {plugins}")
-    say(f"then: harness run --matrix smoke {tried} --plugins {plugins}")
+    tried = TEMPLATES[kind].format(name=name).split()
+    say(f"next: {command_line('plugins', 'check', name, plugins=[path.parent])}")
+    say(f"then: {command_line('run', '--matrix', 'smoke', *tried, plugins=[path.parent])}")
 
 
 def _check_name(kind: str, name: str) -> None:

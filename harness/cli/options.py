@@ -61,6 +61,24 @@ plugins_option = click.option(
     multiple=True,
     help="Folder of more plugin files; may be repeated. Also: HARNESS_PLUGINS.",
 )
+
+
+def _check_folders(context: click.Context, option: click.Parameter, folders: tuple[Path, ...]) -> None:
+    from harness.planning.registry import plugin_folders
+
+    if folders:
+        plugin_folders(folders)
+
+
+plugins_unread = click.option(
+    "--plugins",
+    type=UserPath(),
+    multiple=True,
+    expose_value=False,
+    callback=_check_folders,
+    help="Folder of more plugin files, as of other commands: here the results say all that is needed.",
+)
+"""The option of commands that need no plugin, so that a command line is edited to another one in one word."""
 data_option = click.option(
     "--data",
     "data_named",

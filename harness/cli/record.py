@@ -10,13 +10,15 @@ from pathlib import Path
 
 import click
 
-from harness.cli.options import UserPath, load_plugins, open_results, results_option
+from harness.cli.options import UserPath, load_plugins, open_results, plugins_option, results_option
 from harness.cli.text import say
+from harness.text import command_line
 
 
 @click.command(epilog="Example: harness record 'EWE on digits' --command 'harness run --matrix quick'")
 @click.argument("name")
 @results_option
+@plugins_option
 @click.option("--command", default="", metavar="TEXT", help="The command that made the results, for the page.")
 @click.option(
     "--output",
@@ -24,7 +26,7 @@ from harness.cli.text import say
     metavar="DIR",
     help="Folder instead of results/records/DATE-NAME. It must not exist.",
 )
-def record(name: str, results: str, command: str, output: Path | None) -> None:
+def record(name: str, results: str, plugin_folders: tuple[Path, ...], command: str, output: Path | None) -> None:
     """Freeze tables, figures, ranking, report, versions and checksums of a results folder as the record NAME.
 
     Its README.md is to be completed by hand.
@@ -36,8 +38,10 @@ def record(name: str, results: str, command: str, output: Path | None) -> None:
     if not slug or not name.isprintable():
         raise UsageError(f"a record's name needs letters or digits, on one line, not {name!r}")
     folder = output or Path("results") / "records" / f"{datetime.now(UTC):%Y-%m-%d}-{slug}"
-    files = write(*open_results(results), folder, name, command, load_plugins(()), ranked(results))
-    say(f"wrote {len(files)} files to {folder}; complete its README.md, then: harness submit {folder}")
+    registry = load_plugins(plugin_folders)
+    files = write(*open_results(results), folder, name, command, registry, ranked(results))
+    then = command_line("submit", "--", folder) if str(folder).startswith("-") else command_line("submit", folder)
+    say(f"wrote {len(files)} files to {folder}; complete its README.md, then: {then}")
 
 
 def ranked(results: str) -> str:

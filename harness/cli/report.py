@@ -10,6 +10,7 @@ import click
 from harness.cli.options import UserPath, load_plugins, open_results, plugins_option, results_option, rules_options
 from harness.cli.tables import write_whole
 from harness.cli.text import say
+from harness.text import command_line
 
 if TYPE_CHECKING:
     from harness.report import About
@@ -31,9 +32,10 @@ def report(results: str, output: Path | None, rules: Rules, plugin_folders: tupl
 
     path = output or (Path() if is_url(results) else Path(results)) / "report.html"
     _check(path)
+    registry = load_plugins(plugin_folders)
     _, tables = open_results(results)
     read = Results.of(tables, rules)
-    page = render(read, _about(results, rules), load_plugins(plugin_folders))
+    page = render(read, _about(results, rules), registry)
     write_whole(path, lambda handle: handle.write(page.encode()))
     say(str(path))
 
@@ -49,7 +51,6 @@ def _check(path: Path) -> None:
 
 
 def _about(results: str, rules: Rules) -> About:
-    import shlex
     from datetime import UTC, datetime
 
     import harness
@@ -58,6 +59,6 @@ def _about(results: str, rules: Rules) -> About:
 
     told = {name: value for name, value in vars(rules).items() if value is not None}
     options = [word for name, value in told.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = shlex.join(["harness", "report", "--results", results, *options])
+    command = command_line("report", "--results", results, *options)
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     return About(results, command, now, f"watermark-harness {harness.__version__}", commit() or "")

@@ -16,6 +16,7 @@ from harness.cli.running import execute, machine_options, report
 from harness.cli.tables import HUMAN, csv_text, show
 from harness.cli.text import echo, say
 from harness.running.machine import Machine
+from harness.text import command_line
 
 if TYPE_CHECKING:
     from harness.papers.paper import Experiment, Paper
@@ -91,18 +92,19 @@ def reproduce(
     from harness.papers.paper import load_paper, papers
 
     if listing and not names:
-        _list([load_paper(name) for name in ([paper_name] if paper_name else papers())])
+        _list([load_paper(name) for name in ([paper_name] if paper_name else papers())], paper_name)
         return 0
     if paper_name is None:
         raise UsageError(f"name a paper: {', '.join(papers())}, or PATH.toml; --list lists their experiments")
     paper = load_paper(paper_name)
     if not names:
-        raise UsageError(f"name experiments of {paper_name}, or all: harness reproduce {paper_name} --list lists them")
+        listed = command_line("reproduce", paper_name, "--list")
+        raise UsageError(f"name experiments of {paper_name}, or all: {listed} lists them")
     experiments = paper.chosen(names)
     if scale not in paper.scales:
         raise UnknownName("scale", scale, paper.scales)
     if listing:
-        _list([replace(paper, experiments={each.id: each for each in experiments})])
+        _list([replace(paper, experiments={each.id: each for each in experiments})], paper_name)
         return 0
     bench = _Bench(paper, scale, seeds, no_run, results, machine, quiet)
     code, found = 0, []
@@ -124,9 +126,8 @@ def reproduce(
     return code
 
 
-def _list(papers: list[Paper]) -> None:
+def _list(papers: list[Paper], asked: str | None) -> None:
     """Print every experiment: the paper's claim, and its number of cells at each scale."""
-
     for paper in papers:
         say(f"{paper.name}: {paper.title}")
         say(paper.source)
@@ -139,7 +140,7 @@ def _list(papers: list[Paper]) -> None:
             say(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
     if papers:
         echo()
-        say(f"next: harness reproduce {papers[0].name} {next(iter(papers[0].experiments), 'all')}")
+        say(f"next: {command_line('reproduce', asked or papers[0].name, next(iter(papers[0].experiments), 'all'))}")
 
 
 class _Bench:

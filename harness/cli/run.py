@@ -11,6 +11,7 @@ from harness.cli.running import execute, machine_options, report, warn
 from harness.cli.text import say
 from harness.planning.narrowing import Narrowing, planned
 from harness.running.machine import Machine
+from harness.text import command_line
 
 
 @click.command(epilog="Example: harness run --matrix smoke --defense 'ewe*' --seeds 0-4")
@@ -67,6 +68,5 @@ def run(
     if machine.profile and outcome.ran:
         say(f"timelines in {store.profiles}", err=True)
     if outcome.counts["ok"] and not outcome.interrupted:
-        where = "" if store.address == "results" else f" --results {store.address}"
-        say(f"next: harness leaderboard{where}", err=log_json)
+        say(f"next: {command_line('leaderboard', results=store.address)}", err=log_json)
     return code

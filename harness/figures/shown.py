@@ -57,6 +57,14 @@ class Shown:
         """The options of what the cells were made of."""
         return RecordedOptions(self._scored, self.lookup)
 
+    @property
+    def missing(self) -> list[str]:
+        """Reasons why pictures may lack what depends on options: plugins that are not here."""
+        return [
+            f"the {kind} {name} is not here, and the tables do not have its options: name its folder with --plugins"
+            for name, kind in self.options.unknown.items()
+        ]
+
     def _classes(self, dataset: str) -> tuple[Any, Any]:
         options = [self.options.of("dataset", entry) for entry in chain_of(dataset)]
         return (options[0].get("source"), options[0].get("target")) if options else (None, None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from harness.verdicts.reading import chosen, read_evidence
+from harness.verdicts.reading import chosen, read_cells, read_evidence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +26,7 @@ def read_comparison(
     from harness.ranking.compare import make_comparison
     from harness.verdicts.scoring import CELL_COLUMNS
 
-    rows = tables.read("cells", CELL_COLUMNS)
-    if rows.empty:
-        raise UsageError("no results yet: type harness run --matrix smoke")
+    rows = read_cells(tables, CELL_COLUMNS)
     ours, theirs = _only(rows, first), _only(rows, second)
     rows = chosen(chosen(rows, "dataset", datasets), "attack", attacks)
     return make_comparison(rows.reset_index(drop=True), read_evidence(tables), ours, theirs, rules)

@@ -28,6 +28,7 @@ from harness.running.checkout import commit
 from harness.storage.contents import CONTENTS, contents_in
 from harness.storage.schema import OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES
 from harness.storage.tables import Tables
+from harness.text import command_line
 from harness.verdicts.families import is_unmarked
 from harness.verdicts.scoring import fewest
 
@@ -372,7 +373,7 @@ def _other_harness(folder: Path, environment: Mapping[str, Any]) -> str:
     if there == here:
         return ""
     named, own = (f"{version} at commit {(state or 'unknown')[:12]}" for version, state in (there, here))
-    again = f"harness record NAME --results {folder} --output NEW records it again"
+    again = f"{command_line('record', 'NAME', '--results', folder, '--output', 'NEW')} records it again"
     return f": it was recorded with watermark-harness {named}, this is {own}; {again}"
 
 

@@ -12,7 +12,7 @@ from harness.planning.matrix import Entry, parse_chain
 from harness.report.page import Tags
 from harness.storage.options import RecordedOptions
 from harness.text import printable
-from harness.verdicts.reading import read_evidence
+from harness.verdicts.reading import read_cells, read_evidence
 from harness.verdicts.rules import Rules
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Results:
     @classmethod
     def of(cls, tables: Tables, rules: Rules) -> Results:
         """The tables of a results folder, by these rules."""
-        cells, detections, stages = map(tables.read, ("cells", "detections", "stages"))
-        return cls(cells, read_evidence(tables), detections, stages, rules)
+        detections, stages = map(tables.read, ("detections", "stages"))
+        return cls(read_cells(tables), read_evidence(tables), detections, stages, rules)
 
 
 @dataclass(frozen=True)

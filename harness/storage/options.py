@@ -45,6 +45,8 @@ class RecordedOptions:
     def __init__(self, cells: pd.DataFrame, lookup: Lookup) -> None:
         """``cells`` are rows of the table. Raises :class:`ResultsError` for options that no run would have written."""
         self.lookup = lookup
+        self.unknown: dict[str, Kind] = {}
+        """Names of plugins whose options are neither recorded nor, since they are not here, known."""
         self._known: dict[tuple[Kind, str], Options] = {}
         told = cells.reindex(columns=["dataset", "defense", "attack", "options"]).drop_duplicates()
         for dataset, defense, attack, text in told.itertuples(index=False):
@@ -72,6 +74,7 @@ class RecordedOptions:
         try:
             return options_of(self.lookup(kind, str(entry)).plugin)
         except UsageError:
+            self.unknown[entry.name] = kind
             return dict(entry.options)
 
 

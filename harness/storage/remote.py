@@ -212,6 +212,10 @@ class RemoteTables(Tables):
         self.remote = remote
         self._is_mirrored = False
 
+    @property
+    def address(self) -> str:
+        return self.remote.url
+
     def append(self, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self._part(table, run)
         name = path.relative_to(self.remote.folder).as_posix()

@@ -37,6 +37,11 @@ class Tables:
     def __init__(self, results: Path) -> None:
         self.folder = results / "tables"
 
+    @property
+    def address(self) -> str:
+        """The results folder or URL, as ``--results`` names it."""
+        return str(self.folder.parent)
+
     def append(self, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write ``rows`` as one more file of ``run``; nothing when there are none. Missing columns are null."""
         import pyarrow as pa

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from harness.errors import UnknownName
+from harness.errors import UnknownName, UsageError
+from harness.text import command_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,7 @@ def read_board(
     from harness.verdicts.schemes import COST_COLUMNS
     from harness.verdicts.scoring import CELL_COLUMNS
 
-    rows = tables.read("cells", CELL_COLUMNS)
+    rows = read_cells(tables, CELL_COLUMNS)
     if cells is not None:
         rows = rows[rows["cell"].isin(list(cells))]
     for column, wanted in (("dataset", datasets), ("defense", defenses), ("attack", attacks)):
@@ -42,6 +43,15 @@ def read_board(
     found, stages = tables.read("detections"), tables.read("stages", [*STAGE_COLUMNS, *COST_COLUMNS])
     evidence = read_evidence(tables)
     return make_board(rows.reset_index(drop=True), evidence, found, stages, rules, intervals=intervals)
+
+
+def read_cells(tables: Tables, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    """The cells of a results folder. Raises :class:`UsageError` where there are none."""
+    rows = tables.read("cells", columns)
+    if rows.empty:
+        first = command_line("run", "--matrix", "smoke", results=tables.address)
+        raise UsageError(f"no results yet in {tables.address}: type {first}")
+    return rows
 
 
 def read_evidence(tables: Tables) -> pd.DataFrame:
