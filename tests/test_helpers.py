@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from harness.planning import homes
 from harness.planning.loading import PREFIX
 from harness.planning.registry import Registry, load_registry
 from harness.planning.sources import parts_of
+from harness.planning.syntax import reads
 from tests.conftest import TINY, Cli
-from tests.test_registry import write
+from tests.test_api import warm_script
+from tests.test_registry import install, write
 
 MARK = """
 from __future__ import annotations
@@ -244,3 +248,195 @@ class Few(TriggerRecipe):
     assert "1 cells (1 ok)" in process("run", *args, code=0).out
     files(folder, {"_sizes.py": FIVE + "# as it was\n"})
     assert process("run", *args, code=0).out.startswith("nothing to do")
+
+
+def test_why_names_the_helper_that_was_edited(tmp_path: Path, cli: Cli) -> None:
+    folder = files(tmp_path / "plugins", {"mark.py": mark("from _sizes import five", "five()"), "_sizes.py": FIVE})
+    args = (*RUN[:-2], "--defense", "mine", "--plugins", folder, "--results", tmp_path / "results")
+    cli("run", *args, "--device", "cpu", code=0)
+    files(folder, {"_sizes.py": FIVE.replace("5", "6")})
+    told = cli("why", f"embed: {TINY} mine #0", *args, code=0).out
+    assert "the source of the defense mine's helper _sizes.py was edited (digest " in told
+    files(
+        folder, {"_sizes.py": FIVE, "mark.py": mark("import _more\nfrom _sizes import five", "five()"), "_more.py": ""}
+    )
+    told = cli("why", f"embed: {TINY} mine #0", *args, code=0).out
+    assert "the source of the defense mine was edited" in told and "the defense mine reads _more.py now" in told
+
+
+# --- data files -------------------------------------------------------------------------------------------------------
+
+READING = {
+    "by its own place": "from pathlib import Path\nTABLE = Path(__file__).parent / 'tables' / 'size.txt'",
+    "as a resource": "from importlib import resources\nTABLE = resources.files('json') / '..' / '..' / TABLES",
+    "by pkgutil": (
+        "import pkgutil\nclass TABLE:\n    read_text = lambda: pkgutil.get_data(__name__, 'tables/size.txt').decode()"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", READING)
+def test_data_files_beside_a_module_that_reads_them_count(tmp_path: Path, case: str) -> None:
+    helper = READING[case].replace("TABLES", repr(str(tmp_path / "plugins/tables/size.txt")))
+    helper += "\n\ndef five():\n    return int(TABLE.read_text())\n"
+    folder = files(tmp_path / "plugins", {"mark.py": mark("from _sizes import five", "five()"), "_sizes.py": helper})
+    files(folder, {"tables/size.txt": "5", "results/format.json": "", "results/artifacts/x": "", ".hidden/x": ""})
+    assert size(folder) == 5
+    first = loaded(folder).component("defense", "mine").digest
+    assert set(parts_of(first)[1]) == {"_sizes.py", "tables/size.txt"}
+    files(folder, {"results/artifacts/y": "", ".hidden/x": "changed", "mark.pyc": ""})
+    assert loaded(folder).component("defense", "mine").digest == first
+    files(folder, {"tables/size.txt": "6"})
+    assert size(folder) == 6
+    assert loaded(folder).component("defense", "mine").digest != first
+
+
+def test_data_files_that_are_too_large_count_by_their_names_and_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homes, "MOST_BYTES", 100)
+    helper = "from pathlib import Path\nHERE = Path(__file__).parent\n"
+    files(tmp_path, {"mark.py": mark(helper), "a.bin": b"a" * 60})
+    digests = [loaded(tmp_path).component("defense", "mine").digest]
+    for name, size in (("b.bin", 60), ("b.bin", 60), ("b.bin", 61)):
+        files(tmp_path, {name: os.urandom(size)})
+        digests.append(loaded(tmp_path).component("defense", "mine").digest)
+    assert digests[1] == digests[2] and len(set(digests)) == 3
+
+
+def test_what_a_module_imports_in_a_way_that_cannot_be_read_counts_whole(tmp_path: Path) -> None:
+    computed = "import importlib\n\ndef five():\n    return importlib.import_module('_si' + 'zes').five()\n"
+    files(tmp_path, {"mark.py": mark(computed, "five()"), "_sizes.py": FIVE, "deep/other.py": "", "venv/x.py": ""})
+    files(tmp_path, {"venv/pyvenv.cfg": ""})
+    assert size(tmp_path) == 5
+    first = loaded(tmp_path).component("defense", "mine").digest
+    assert set(parts_of(first)[1]) == {"_sizes.py", "deep/other.py"}
+    files(tmp_path, {"_sizes.py": FIVE.replace("5", "7")})
+    assert size(tmp_path) == 7
+    many = {f"many/file_{number}.py": "" for number in range(30)}
+    assert set(parts_of(loaded(files(tmp_path, many)).component("defense", "mine").digest)[1]) == {"32 files"}
+
+
+UNREADABLE = {
+    "code in a string": "exec('from _sizes import five')",
+    "a file by its path": "import runpy\nfive = runpy.run_path('_sizes.py')['five']",
+    "a changed path": "import sys\nsys.path.insert(0, 'lib')",
+    "all modules": "import pkgutil\nALL = list(pkgutil.iter_modules(['.']))",
+    "a spec": "from importlib.util import spec_from_file_location",
+    "another name for it": "from importlib import import_module as load",
+    "the function as a value": "load = __import__",
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_what_cannot_be_read_is_seen(case: str) -> None:
+    assert reads(UNREADABLE[case].encode()).dynamic
+
+
+@pytest.mark.parametrize(
+    "source", ["import sys\nsys.exit", "net.eval()", "from pkgutil import get_data", "importlib.import_module('_x')"]
+)
+def test_what_can_be_read_is_not_dynamic(source: str) -> None:
+    assert not reads(source.encode()).dynamic
+
+
+# --- installed packages -----------------------------------------------------------------------------------------------
+
+PACKAGE: dict[str, str | bytes] = {
+    "marks/__init__.py": "from . import settings\n",
+    "marks/settings.py": "import os\n",
+    "marks/plugin.py": mark("from marks.core import five", "five()"),
+    "marks/core.py": "import numpy\nfrom .inner.deep import *\n",
+    "marks/inner/deep.py": FIVE,
+    "marks/unused.py": "",
+    "other/__init__.py": "",
+}
+
+
+def test_a_package_s_own_modules_and_its_version_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(files(tmp_path, PACKAGE), "my-marks", {"mark": "marks.plugin"}, monkeypatch)
+    digest = load_registry().found["defense", "mine"].digest
+    assert set(parts_of(digest)[1]) == {"__init__.py", "core.py", "inner/deep.py", "settings.py", "package my-marks"}
+    assert parts_of(digest)[1]["package my-marks"] == "1.0"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "marks"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_an_edited_module_of_a_package_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: Cli
+) -> None:
+    install(files(tmp_path / "site", PACKAGE), "my-marks", {"mark": "marks.plugin"}, monkeypatch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=os.pathsep)
+    args = ("run", *RUN, "--defense", "mine", "--results", tmp_path / "results")
+    assert "1 cells (1 ok)" in process(*args, code=0).out
+    files(tmp_path / "site", {"marks/inner/deep.py": FIVE.replace("5", "77")})
+    assert "1 cells (1 ok)" in process(*args, code=0).out
+    files(tmp_path / "site", {"marks/inner/deep.py": FIVE, "marks/unused.py": "x = 1"})
+    assert process(*args, code=0).out.startswith("nothing to do")
+    metadata = tmp_path / "site" / "my_marks-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text("utf-8").replace("1.0", "1.1"), "utf-8")
+    assert "1 cells (1 ok)" in process(*args, code=0).out
+
+
+# --- scripts and notebooks --------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+import harness
+IMPORT
+
+def number():
+    return SIZE
+
+class Mine(harness.Defense):
+    name = "mine"
+    def embed(self, task, ctx):
+        few = task.train.first(number())
+        trigger = harness.Split(few.x, (few.y + 1) % 10)
+        net = ctx.train(ctx.build(), [ctx.stream(task.train + trigger)], 1)
+        return harness.Marked(net, harness.Key({"trigger": trigger}))
+
+def plan():
+    return harness.plan(None, datasets=DATA, defenses=Mine, attacks="none", nulls=0).plan.cells[0].stages
+
+print(*plan())
+""".replace("DATA", repr(TINY))
+LIVE = {
+    "a module": ("import my_helpers", "my_helpers.five()"),
+    "a name": ("from my_helpers import five", "five()"),
+    "within the function": ("", "__import__('my_helpers').five()"),
+    "a module that imports it": ("import between", "between.five()"),
+    "a module of a package": ("import package.inner", "package.inner.five()"),
+}
+
+
+@pytest.mark.parametrize("case", LIVE)
+def test_a_class_of_a_script_runs_again_when_a_module_beside_it_was_edited(tmp_path: Path, case: str) -> None:
+    text = SCRIPT.replace("IMPORT", LIVE[case][0]).replace("SIZE", LIVE[case][1])
+    files(tmp_path, {"my_helpers.py": FIVE, "between.py": "from my_helpers import five\n"})
+    files(tmp_path, {"package/__init__.py": "", "package/inner.py": "from my_helpers import *\n"})
+    first = warm_script(text, tmp_path)
+    assert first.returncode == 0, first.stderr
+    files(tmp_path, {"unused.py": "x = 2", "my_helpers.py": FIVE + "# a comment\n"})
+    assert warm_script(text, tmp_path).stdout == first.stdout
+    files(tmp_path, {"my_helpers.py": FIVE.replace("5", "7")})
+    assert warm_script(text, tmp_path).stdout != first.stdout
+
+
+def test_an_edit_after_the_import_is_not_taken_for_what_runs(tmp_path: Path) -> None:
+    text = SCRIPT.replace("IMPORT", "import my_helpers").replace("SIZE", "my_helpers.five()")
+    text += """
+open("my_helpers.py", "w").write("def five():\\n    return 7  # other\\n")
+try:
+    plan()
+except harness.UsageError as error:
+    print(error)
+import importlib
+importlib.reload(my_helpers)
+print(*plan())
+"""
+    done = warm_script(text, files(tmp_path, {"my_helpers.py": FIVE}))
+    assert done.returncode == 0, done.stderr
+    first, said, second = done.stdout.splitlines()
+    assert said.startswith("my_helpers.py was edited after it was imported: restart Python, or call importlib.reload(")
+    assert first != second

@@ -6,7 +6,7 @@ Where two stages differ in a parent, the parents are compared, down to the edit 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from harness.errors import DamagedArtifact
 from harness.planning.graph import Plan, Stage
 from harness.planning.inputs import Inputs, inputs_in, inputs_of
+from harness.planning.sources import parts_of
 from harness.storage.store import Store
 from harness.storage.tables import Tables
 
@@ -136,10 +137,8 @@ def _differ(name: str, then: Any, now: Any) -> str:
     (old, *before), (new, *after) = _text_and_digests(then), _text_and_digests(now)
     if old != new:
         return f"its {name} is another one ({old} before, {new} now)"
-    facts = []
-    if before[0] != after[0]:
-        kind = "recipe " if name == "recipe" else ""
-        facts.append(f"the source of the {kind}{new} was edited (digest {before[0]} before, {after[0]} now)")
+    kind = "recipe " if name == "recipe" else ""
+    facts = [*_edits(f"{kind}{new}", before[0], after[0])]
     if before[1] != after[1]:
         was, now_is = (content or "unknown" for content in (before[1], after[1]))
         facts.append(f"the data of {new.partition(' ')[2]} changed (content {was} before, {now_is} now)")
@@ -147,7 +146,24 @@ def _differ(name: str, then: Any, now: Any) -> str:
 
 
 def _text_and_digests(identity: Any) -> tuple[str, str, str]:
-    """The kind and text of a plugin, and the beginnings of the digests of its source and of its data's content."""
+    """The kind and text of a plugin, the digest of its source, and the beginning of that of its data's content."""
     text, _, digest = str(identity).rpartition(" ")
     source, _, content = digest.partition(":")
-    return text or "none", source[:8], content[:8]
+    return text or "none", source, content[:8]
+
+
+def _edits(plugin: str, then: str, now: str) -> Iterator[str]:
+    """The edits between two digests of a plugin: of its own source, and of each file beside it."""
+    (own_then, beside_then), (own_now, beside_now) = parts_of(then), parts_of(now)
+    if own_then != own_now:
+        yield f"the source of the {plugin} was edited (digest {own_then[:8]} before, {own_now[:8]} now)"
+    for name in sorted({*beside_then, *beside_now}):
+        old, new = beside_then.get(name), beside_now.get(name)
+        if old == new:
+            continue
+        if name.startswith("package "):
+            yield f"the {name} of the {plugin} has another version ({old or 'none'} before, {new or 'none'} now)"
+        elif old and new:
+            yield f"the source of the {plugin}'s helper {name} was edited (digest {old[:8]} before, {new[:8]} now)"
+        else:
+            yield f"the {plugin} reads {name} now" if new else f"the {plugin} read {name} before"

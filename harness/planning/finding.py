@@ -6,7 +6,8 @@ A folder may be somebody's whole repository, with scripts that train for hours a
 from __future__ import annotations
 
 import ast
-import importlib.util
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,8 +19,8 @@ from harness import contracts
 from harness.contracts import Plugin
 from harness.errors import PluginError
 from harness.planning.graph import KINDS
-from harness.planning.homes import Home, Spot, content, spot_in, walked
-from harness.planning.syntax import UNREADABLE, imported_words, parsed
+from harness.planning.homes import Home, Spot, content, home_of_name, spot_in, walked
+from harness.planning.syntax import UNREADABLE, dotted_names, imported_words, parsed
 
 _PLUGINS = frozenset(
     name for name, value in vars(contracts).items() if isinstance(value, type) and issubclass(value, Plugin)
@@ -34,20 +35,21 @@ def plugin_files(home: Home) -> Iterator[tuple[Path, PluginError | None]]:
         try:
             if asking.defines_plugins(file):
                 yield file, None
-        except PluginError as error:
-            yield file, error
-        except UNREADABLE:
-            if mentions:
-                yield file, None  # Python says what is wrong
+        except (PluginError, *UNREADABLE) as error:
+            if mentions:  # else it is none of our business; what is wrong with its syntax, Python says
+                yield file, error if isinstance(error, PluginError) else None
 
 
 # --- cheap tests ------------------------------------------------------------------------------------------------------
 
 
 def _candidates(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Files that mention the harness (True), or import one that does, directly or not: a base class may be there."""
+    """Files that mention the harness (True), or that may have a plugin's base class from elsewhere (False): they import
+    one that does, directly or not, or have a class with a name.
+    """
     mention: list[Path] = []
     others: dict[Path, frozenset[str]] = {}
+    named: set[Path] = set()
     for here, _, files in walked(root):
         for file in (here / name for name in files if name.endswith(".py")):
             source = _read(file)
@@ -55,6 +57,8 @@ def _candidates(root: Path) -> Iterator[tuple[Path, bool]]:
                 mention.append(file)
             elif b"import" in source:
                 others[file] = imported_words(source)
+                if _NAMED.search(source):
+                    named.add(file)
     reached, new = list(mention), mention
     while new:
         names = frozenset(name for file in new for name in _names_of(root, file))
@@ -62,8 +66,12 @@ def _candidates(root: Path) -> Iterator[tuple[Path, bool]]:
         reached += new
         for file in new:
             del others[file]
+    reached += [file for file in others if file in named]
     known = set(mention)
     yield from ((file, file in known) for file in reached if not _is_private(root, file))
+
+
+_NAMED = re.compile(rb"^[ \t]+name\b[^=\n]*=[ \t]*[\"']", re.MULTILINE)
 
 
 def _read(file: Path) -> bytes:
@@ -164,21 +172,6 @@ def _is_main(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
 
 
-def _chains(expression: ast.expr) -> Iterator[tuple[str, ...]]:
-    """The dotted names in an expression."""
-    left: list[ast.AST] = [expression]
-    while left:
-        node = left.pop()
-        chain: list[str] = []
-        while isinstance(node, ast.Attribute):
-            chain.insert(0, node.attr)
-            node = node.value
-        if isinstance(node, ast.Name):
-            yield (node.id, *chain)
-        else:
-            left += ast.iter_child_nodes(node)
-
-
 # --- whether a file defines plugins -----------------------------------------------------------------------------------
 
 
@@ -198,8 +191,7 @@ class _Asking:
         """True if importing ``file`` makes a plugin. Raises :class:`PluginError` for one that only seems to."""
         module = _module(content(file))
         defined = [name for name in module.classes if self._is_plugin(self.home, file, (name,))]
-        made = [value for name, values in module.values.items() if not name.startswith("_") for value in values]
-        if module.hooks or any(not name.startswith("_") for name in defined) or self._any(file, _made(made)):
+        if module.hooks or any(not name.startswith("_") for name in defined):
             return True
         named = [name for name, node in module.classes.items() if not name.startswith("_") and _has_name(node)]
         if self._is_from_a_package(file, named):
@@ -233,7 +225,7 @@ class _Asking:
             return
         bases = [*module.classes[name].bases] if name in module.classes else []
         for expression in (*bases, *module.values.get(name, ())) if not rest else ():
-            yield from (self._is_plugin(home, file, chain) for chain in _chains(expression))
+            yield from (self._is_plugin(home, file, chain) for chain in dotted_names(expression))
         for meant in module.imports.get(name, ()):
             yield self._leads(home, file, meant, rest)
         for star in module.stars if name not in module.names else ():
@@ -246,14 +238,16 @@ class _Asking:
             # A name that the harness has not: importing the file says so.
             return bool(path) and (path[-1] in _PLUGINS or (self.abroad and not hasattr(harness, path[0])))
         located = home.locate(file, meant.level, meant.module)
-        if located is None and self.abroad:
-            package = _installed(meant.module.partition(".")[0])
-            if package is None:
-                raise PluginError(not_found(self.home, file, "." * meant.level + meant.module))
-            home, located = package, package.locate(file, 0, meant.module)
-        if located is None or located.missing:
-            return False
-        return self._within(home, located.leaf, path)
+        if located is None and self.abroad and not meant.level:
+            package = home_of_name(meant.module.partition(".")[0])
+            located = package.locate(file, 0, meant.module) if package else None
+            if package and located:
+                home = package
+        if located is not None and not located.missing:
+            return self._within(home, located.leaf, path)
+        if self.abroad and home == self.home and meant.module.partition(".")[0] not in sys.stdlib_module_names:
+            raise PluginError(not_found(self.home, file, "." * meant.level + meant.module))
+        return False
 
     def _within(self, home: Home, spot: Spot, path: tuple[str, ...]) -> bool:
         inner = spot_in(spot.folder, path[0]) if spot.folder and path else None
@@ -262,14 +256,6 @@ class _Asking:
         if spot.file is None or spot.file.suffix != ".py" or not path:
             return False
         return self._is_plugin(home, spot.file, path)
-
-
-def _made(values: Iterable[ast.expr]) -> Iterator[tuple[str, ...]]:
-    """The bases of classes that are made by ``type("Mine", (Defense,), {...})``."""
-    for value in values:
-        match value:
-            case ast.Call(func=ast.Name(id="type"), args=[_, bases, _]):
-                yield from _chains(bases)
 
 
 def _has_name(node: ast.ClassDef) -> bool:
@@ -281,18 +267,6 @@ def _has_name(node: ast.ClassDef) -> bool:
             case ast.AnnAssign(target=ast.Name(id="name"), value=ast.Constant(value=str())):
                 return True
     return False
-
-
-def _installed(name: str) -> Home | None:
-    """The home of an installed package; ``None`` where there is none."""
-    try:
-        spec = importlib.util.find_spec(name) if name else None
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None:
-        return None
-    places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
-    return Home(tuple(Path(place).parent for place in places), frozenset((name,)))
 
 
 def not_found(home: Home, file: Path, name: str) -> str:

@@ -17,7 +17,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.planning.syntax import Import, Reads, exported, may_read, reads
 
@@ -322,13 +322,23 @@ def home_of(module: ModuleType, more: Iterable[str] = ()) -> Home | None:
     file, top = getattr(module, "__file__", None), module.__name__.partition(".")[0]
     if not file or top == "harness":
         return None
-    places = getattr(sys.modules.get(top), "__path__", None) if "." in module.__name__ or _is_package(module) else None
-    roots = tuple(dict.fromkeys(Path(each).parent for each in places or [file]))
+    within = "." in module.__name__ or hasattr(module, "__path__")
+    return _home(top, (getattr(sys.modules.get(top), "__path__", None) if within else None) or [file], more)
+
+
+def home_of_name(name: str) -> Home | None:
+    """The home of a package or module that an import by its top-level name finds; ``None`` where there is none."""
+    try:
+        spec = importlib.util.find_spec(name) if name else None
+    except (ImportError, ValueError):
+        spec = None
+    places = spec and (spec.submodule_search_locations or ([str(spec.origin)] if spec.has_location else None))
+    return _home(name, places, ()) if places else None
+
+
+def _home(top: str, places: Iterable[Any], more: Iterable[str]) -> Home:
+    roots = tuple(dict.fromkeys(Path(each).parent for each in places))
     return Home(roots, frozenset((top, *more)) if any(map(_is_shared, roots)) else None)
-
-
-def _is_package(module: ModuleType) -> bool:
-    return hasattr(module, "__path__")
 
 
 def _is_shared(root: Path) -> bool:

@@ -17,7 +17,7 @@ import os
 import symtable
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -29,7 +29,8 @@ from harness.errors import UsageError
 from harness.planning import loading
 from harness.planning.by_value import dumps
 from harness.planning.graph import make_id, source_digest, text_digest
-from harness.planning.homes import Home, content, covered, data_state, home_of
+from harness.planning.homes import Home, content, covered, data_state, home_of, home_of_name
+from harness.planning.syntax import Import, dotted_names, reads
 
 MAIN = "__main__"
 DIGESTS: dict[type, str] = {}
@@ -47,9 +48,9 @@ def digest_of(cls: type) -> str:
     if cls.__module__ != MAIN and file:
         return source_digest(file) + _beside(cls.__module__, file)
     if cls not in DIGESTS:
-        found: dict[object, tuple[str, str]] = {}
-        _add(cls, found)
-        DIGESTS[cls] = make_id(*sorted(found.values()))[:16]
+        typed = _Typed()
+        typed.add(cls)
+        DIGESTS[cls] = make_id(*sorted(typed.found.values()))[:16] + _text(typed.beside)
     return DIGESTS[cls]
 
 
@@ -82,7 +83,10 @@ def _beside(name: str, file: str) -> str:
     """The part of a digest that tells what lies beside the file of the module ``name``."""
     module = sys.modules[name]
     distribution, more = _DISTRIBUTIONS.get(name.partition(".")[0], (None, frozenset()))
-    home = loading.home_of_loaded(module) or home_of(module, more)
+    home = loading.home_of_loaded(module)
+    if home is None:
+        home = home_of(module, more)
+        _see(*((Path(file), *covered(home, Path(file)).code) if home else ()))
     parts = _parts(home, Path(file), Path(file).parent) if home else {}
     if distribution is not None:
         parts[f"package {distribution.name}"] = quote(distribution.version)
@@ -102,27 +106,101 @@ def _text(parts: Mapping[str, str]) -> str:
     return "".join(f",{quote(name)}={digest}" for name, digest in sorted(parts.items()))
 
 
-def _add(given: type | FunctionType, found: dict[object, tuple[str, str]]) -> None:
-    """Add name and digest of a class or function, and of all in its module that it names or derives from."""
-    source = source_of(given)
-    if source is None:
-        raise UsageError(
-            f"the source of {given.__qualname__} cannot be found, and results are addressed by it: "
-            "put the class into a file and name its folder, plugins=['FOLDER']"
-        )
-    found[given] = given.__qualname__, text_digest(source.encode())
-    module = vars(sys.modules[given.__module__]) if given.__module__ in sys.modules else {}
-    # Bases by themselves: their names may stand for something else by now, as after `class Mine(Mine)`.
-    values: dict[object, Any] = {base: base for base in given.__bases__} if isinstance(given, type) else {}
-    values |= {name: module[name] for name in _names(source) if name in module}
-    for key, value in values.items():
+# --- of what is typed in __main__ -------------------------------------------------------------------------------------
+
+
+class _Typed:
+    """All that a class typed in ``__main__`` names, directly or not."""
+
+    def __init__(self) -> None:
+        self.found: dict[object, tuple[str, str]] = {}
+        """Names and digests of what is in ``__main__`` too."""
+        self.beside: dict[str, str] = {}
+        """Digests of the modules beside the script or notebook, by path."""
+        script = getattr(sys.modules[MAIN], "__file__", None)
+        self.folders = tuple(dict.fromkeys((*((Path(script).resolve().parent,) if script else ()), Path.cwd())))
+
+    def add(self, given: type | FunctionType) -> None:
+        """Add a class or function, and all in its module that it names or derives from."""
+        source = source_of(given)
+        if source is None:
+            raise UsageError(
+                f"the source of {given.__qualname__} cannot be found, and results are addressed by it: "
+                "put the class into a file and name its folder, plugins=['FOLDER']"
+            )
+        self.found[given] = given.__qualname__, text_digest(source.encode())
+        module = vars(sys.modules[given.__module__]) if given.__module__ in sys.modules else {}
+        # Bases by themselves: their names may stand for something else by now, as after `class Mine(Mine)`.
+        values: dict[object, Any] = {base: base for base in given.__bases__} if isinstance(given, type) else {}
+        values |= {name: module[name] for name in _names(source) if name in module}
+        for key, value in values.items():
+            self._add_value(given.__module__, key, value)
+        for each in reads(source.encode()).imports:
+            self._add_import(each)
+        for chain in _chains(source):
+            self._add_modules(module, chain)
+
+    def _add_value(self, module: str, key: object, value: Any) -> None:
         if isinstance(value, type | FunctionType):
-            if value.__module__ == given.__module__ and value not in found:
-                _add(value, found)
-        elif not isinstance(value, ModuleType) and key not in found:
-            found[key] = str(key), _value_digest(value)
-            if type(value).__module__ == given.__module__ and type(value) not in found:
-                _add(type(value), found)
+            if value.__module__ != module:
+                self._add_module(sys.modules.get(value.__module__))
+            elif value not in self.found:
+                self.add(value)
+        elif not isinstance(value, ModuleType) and key not in self.found:
+            self.found[key] = str(key), _value_digest(value)
+            if type(value).__module__ == module and type(value) not in self.found:
+                self.add(type(value))
+
+    def _add_modules(self, names: Mapping[str, Any], chain: Sequence[str]) -> None:
+        """Add the modules on the way of ``package.module.name``."""
+        for name in chain:
+            value = names.get(name)
+            if not isinstance(value, ModuleType):
+                break
+            self._add_module(value)
+            names = vars(value)
+
+    def _add_import(self, given: Import) -> None:
+        home = None if given.level else home_of_name(given.name.partition(".")[0])
+        located = home.locate(home.roots[0] / MAIN, 0, given.name) if home else None
+        for file in located.files if home and located else ():
+            self._add_file(home, file)
+
+    def _add_module(self, module: ModuleType | None) -> None:
+        file = getattr(module, "__file__", None)
+        home = home_of(module) if module and file and not loading.home_of_loaded(module) else None
+        if home and file:
+            self._add_file(home, Path(file))
+
+    def _add_file(self, home: Home | None, file: Path) -> None:
+        """Add a file that lies beside the script or notebook, and what it imports from there."""
+        folder = next((each for each in self.folders if each in file.parents), None)
+        if home and folder and home.names is None:
+            _see(file, *covered(home, file).code)
+            here = Path(os.path.relpath(file, folder)).as_posix()
+            self.beside |= {here: text_digest(content(file)), **_parts(home, file, folder)}
+
+
+_SEEN: dict[Path, tuple[object, str]] = {}
+"""Modules that Python itself has imported, by file: with the import that made each, and the digest that it had then."""
+
+
+def _see(*files: Path) -> None:
+    """Raise :class:`UsageError` where a file was edited since its module was imported, which still is the old one."""
+    # Not by getattr, at which some stand-ins import what they stand for.
+    modules = {getattr(each, "__dict__", {}).get("__file__"): each for each in [*sys.modules.values()]}
+    for file in files:
+        module, digest = modules.get(str(file)), text_digest(content(file))
+        if module is None:
+            continue
+        imported, before = _SEEN.get(file, (None, digest))
+        if imported is module.__spec__ and before != digest:
+            name = module.__name__
+            raise UsageError(
+                f"{file.name} was edited after it was imported: restart Python, or call importlib.reload({name}) and "
+                "run again what imports from it"
+            )
+        _SEEN[file] = module.__spec__, digest
 
 
 def source_of(given: type | FunctionType) -> str | None:
@@ -173,6 +251,13 @@ def _names(source: str) -> Iterator[str]:
         table = tables.pop()
         yield from (symbol.get_name() for symbol in table.get_symbols() if symbol.is_global())
         tables += table.get_children()
+
+
+def _chains(source: str) -> Iterator[tuple[str, ...]]:
+    try:
+        yield from dotted_names(ast.parse(source))
+    except SyntaxError:  # as in _names
+        return
 
 
 def _value_digest(value: object) -> str:

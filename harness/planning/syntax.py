@@ -175,3 +175,18 @@ def exported(source: bytes) -> tuple[str, ...]:
     ]
     constants = [each for node in given for each in ast.walk(node) if isinstance(each, ast.Constant)]
     return tuple(each.value for each in constants if isinstance(each.value, str))
+
+
+def dotted_names(tree: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Names in a syntax tree, each with the attributes that are read of it: ``("harness", "Defense")``."""
+    left: list[ast.AST] = [tree]
+    while left:
+        node = left.pop()
+        chain: list[str] = []
+        while isinstance(node, ast.Attribute):
+            chain.insert(0, node.attr)
+            node = node.value
+        if isinstance(node, ast.Name):
+            yield (node.id, *chain)
+        else:
+            left += ast.iter_child_nodes(node)
