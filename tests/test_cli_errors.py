@@ -14,8 +14,10 @@ import click
 import pyarrow.parquet as pq
 import pytest
 
+import harness
 from harness import __version__
 from harness.cli import cli as command_line
+from harness.errors import UsageError
 from harness.storage.schema import SCHEMA_VERSION, VERSION_KEY
 from harness.storage.store import Store
 from harness.storage.tables import Tables
@@ -281,11 +283,23 @@ def test_an_unknown_device_is_refused(refused: Refused, device: str) -> None:
     assert f"no device {device!r} here (" in line and line.endswith(": auto, cpu, cuda or cuda:N")
 
 
+ALL_WITH_RESULTS = [
+    *(["run", *ONE_CELL], ["plan", *ONE_CELL], ["status", *ONE_CELL], ["why", "x", *ONE_CELL], ["leaderboard"]),
+    *(["compare", "ewe", "adi"], ["report"], ["figures"], ["record", "mine"], ["export", "x", "out"], ["gc"]),
+    ["reproduce", "ewe-2021", "table-1", "--no-run"],
+]
+
+
 def test_a_results_folder_that_is_a_file_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        line = refused("run", *ONE_CELL, "--results", folder)
-        assert f"cannot write to the results folder '{folder}': " in line and "choose another with --results" in line
+    folder = tmp_path / "file" / "below"
+    line = refused("run", *ONE_CELL, "--results", folder)
+    assert f"cannot write to the results folder '{folder}': " in line and "choose another with --results" in line
+    said = f"'{tmp_path / 'file'}' is a file, not a folder of results: name another with --results"
+    for words in ALL_WITH_RESULTS:
+        assert said in refused(*words, "--results", tmp_path / "file")
+    with pytest.raises(UsageError, match="is a file, not a folder of results"):
+        harness.read_table(tmp_path / "file", "cells")
 
 
 @pytest.fixture
@@ -353,6 +367,54 @@ def test_a_damaged_table_is_named(
     path.write_bytes({"not Parquet": b"PAR1, or so it says", "cut short": whole[:-9], "empty": b""}[damage])
     line = refused(*command, "--results", tmp_path / "old")
     assert f"{path} is damaged (" in line and line.endswith(", and `harness run` writes it again from the artifacts")
+
+
+TOO_LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["leaderboard", "--results", TOO_LONG], ["plan", "--matrix", f"{TOO_LONG}.toml"], ["submit", TOO_LONG]),
+        *(
+            ["plan", "--plugins", TOO_LONG],
+            ["data", "list", "--data", TOO_LONG],
+            ["new", "defense", "my-mark", TOO_LONG],
+        ),
+        ["run", *ONE_CELL, "--results", TOO_LONG],
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_name_that_is_too_long_is_one_line(refused: Refused, args: list[str]) -> None:
+    assert "File name too long" in refused(*args)
+
+
+def test_a_plugin_file_in_place_of_its_folder_says_what_to_type(refused: Refused, tmp_path: Path) -> None:
+    folder = tmp_path / "my plugins"
+    folder.mkdir()
+    (folder / "mark.py").touch()
+    line = refused("plan", "--plugins", folder / "mark.py")
+    assert line.endswith(f"mark.py' is a file: name its folder, --plugins '{folder}'")
+
+
+def test_a_folder_in_place_of_a_file_is_named(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").mkdir()
+    assert "cannot read the matrix mine.toml: Is a directory" in refused("plan", "--matrix", "mine.toml")
+    assert "cannot read the paper mine.toml: Is a directory" in refused("reproduce", "mine.toml", "all")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["record", "a\nb"], ["new", "defense", "a\nb", "."], ["plan", "--defense", "a\nb"]),
+        *(["plan", "--matrix", "a\nb.toml"], ["leaderboard", "--results", "a\nb"], ["plan", "--plugins", "a\nb"]),
+        *(["why", "a\nb"], ["export", "a\nb", "out"], ["runn\n"], ["compare", "a\nb", "c"]),
+    ],
+    ids=lambda args: args[0],
+)
+def test_a_name_of_two_lines_is_one_line(cli: Cli, args: list[str]) -> None:
+    ended = cli(*args)
+    assert ended.code == 2 and len(ended.err.splitlines()) == 1
 
 
 # --- the process ---

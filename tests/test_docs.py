@@ -174,3 +174,41 @@ def test_sources_name_no_machine_and_print_nothing() -> None:
     for path in [*ROOT.glob("harness/**/*.py"), *ROOT.glob("plugins/**/*.py"), *PAGES, *ROOT.glob("tests/*.py")]:
         text = path.read_text("utf-8")
         assert not re.search(r"(?<![\w.])/(?:work|root|home)/", text.replace("(?:work|root|home)", "")), path
+
+
+def test_the_table_of_options_is_that_of_the_commands() -> None:
+    """Options that several commands share are where the page says, and where a user looks for them."""
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    head, _, *rows = [
+        [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        for line in text.partition("## Options by command")[2].partition("\n## ")[0].splitlines()
+        if line.startswith("|")
+    ]
+    known = {" ".join(path): {name for p in each.params for name in p.opts} for path, each in _commands(group).items()}
+    assert [row[0] for row in rows] == list(known)
+    shown = {row[0]: {name for name, mark in zip(head[1:], row[1:], strict=True) if mark} for row in rows}
+    assert shown == {command: options & set(head) for command, options in known.items()}
+    for command, options in shown.items():
+        if "--results" in options or "--data" in options:
+            assert "--plugins" in options, f"{command} lacks --plugins"
+        if "--matrix" in options:
+            assert {"--results", "--data", "--plugins"} <= options, command
+
+
+def _commands(group: click.Group) -> dict[tuple[str, ...], click.Command]:
+    found: dict[tuple[str, ...], click.Command] = {}
+    for name, command in group.commands.items():
+        inner = command.commands if isinstance(command, click.Group) else {}
+        found |= {(name, each): one for each, one in inner.items()} or {(name,): command}
+    return found
+
+
+def test_shared_options_are_the_same_everywhere() -> None:
+    """One help text, one type and one default for an option, whichever command takes it."""
+    told: dict[str, set[tuple[str, str]]] = {}
+    for command in _commands(group).values():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.opts[-1] in ("--results", "--data", "--scale", "--plugins"):
+                told.setdefault(option.opts[-1], set()).add((str(option.help), str(option.default)))
+    assert len(told["--results"]) == len(told["--data"]) == 1
+    assert len(told["--plugins"]) == 2, "those that read plugins, and those that do not need them"

@@ -61,6 +61,7 @@ for command in (
 
 REFUSALS = {
     **{errno.ENOSPC: "free some space", errno.EDQUOT: "free some of your quota"},
+    errno.ENAMETOOLONG: "choose a shorter name",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that you may read and write"),
 }
 """Refusals of the system that are no bug, and the way out."""

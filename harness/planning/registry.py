@@ -33,6 +33,7 @@ from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, par
 from harness.planning.options import check_fields, construct, resolved_types
 from harness.planning.sources import came_with, digest_of, forget
 from harness.planning.syntax import parsed
+from harness.text import command_line
 
 ENTRY_POINTS = "harness"
 
@@ -177,11 +178,18 @@ def plugin_folders(named: Sequence[Path] = ()) -> list[Path]:
         *(user_path(p) for p in os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep) if p),
     ]
     for folder in folders:
+        if folder.is_file():
+            raise UsageError(f"{str(folder)!r} is a file: name its folder, {_named(folder.parent)}")
         if not folder.is_dir():
             raise UsageError(
                 f"no plugin folder {str(folder)!r}: --plugins and HARNESS_PLUGINS name folders of .py files"
             )
     return list({folder.resolve(): folder for folder in folders}.values())
+
+
+def _named(folder: Path) -> str:
+    """The option that names a plugin folder, for a shell."""
+    return command_line(plugins=[folder]).removeprefix("harness ")
 
 
 def load_registry(named: Sequence[Path] = ()) -> Registry:

@@ -41,6 +41,8 @@ def open_results(named: str, warn: Warn = lambda message: None) -> tuple[Store, 
     """The artifacts and the tables of a results folder, or of a URL. Raises :class:`UsageError`."""
     if not is_url(named):
         folder = user_path(named)
+        if folder.exists() and not folder.is_dir():
+            raise ResultsError(f"{str(folder)!r} is a file, not a folder of results: name another with --results")
         return Store(folder), Tables(folder)
     remote = Remote(named, warn)
     return RemoteStore(remote), RemoteTables(remote)
