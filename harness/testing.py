@@ -11,29 +11,34 @@ uses.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import pickle
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from harness import nets
 from harness.contracts import Analysis, Architecture, Arrays, Attack, Dataset, Defense, InputSet, PoolAttack
 from harness.data import Data, added_options, check_arrays, data_folder
-from harness.engine.train import clone
+from harness.engine.train import predict
 from harness.errors import DataError, HarnessError, OptionError, PluginError, UsageError
 from harness.nets import Net
 from harness.planning.builder import make_plan
 from harness.planning.graph import KINDS, Component, Kind, Plan, value_text
 from harness.planning.options import resolved_types
 from harness.planning.registry import PluginInfo, Registry, load_registry, plugin_info
+from harness.running.rebuilt import check_rebuilt, noise_like
 from harness.running.worker import StageRunner
+from harness.silencing import firing
+from harness.storage.codec import Packed
 from harness.storage.store import Store, plain
 
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
@@ -93,8 +98,8 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
         **{"dataset": _dataset, "defense": _defense, "attack": _attack},
         **{"architecture": _architecture, "analysis": _analysis},
     }
-    # Importing scikit-learn draws random numbers: not the plugin's doing.
-    Data(Path()).arrays(registry.component("dataset", TINY).plugin)
+    with contextlib.suppress(ImportError):  # importing it draws random numbers: not the plugin's doing
+        importlib.import_module("sklearn.ensemble")
     before = _global_state()
     spoken = io.StringIO()
     try:
@@ -276,7 +281,8 @@ def _architecture(use: Component, registry: Registry) -> Iterator[str]:
     if architecture.skip(dataset):
         return
     with torch.random.fork_rng(devices=[]):
-        net = nets.build(architecture, dataset.input_shape, len(dataset.classes))
+        torch.manual_seed(1)
+        net, other = (nets.build(architecture, dataset.input_shape, len(dataset.classes)) for _ in range(2))
     x = torch.randint(0, 256, (3, *dataset.input_shape), generator=torch.Generator().manual_seed(0)).byte()
     logits, activations = net.eval().activations(x)
     if tuple(logits.shape) != (3, len(dataset.classes)):
@@ -293,27 +299,34 @@ def _architecture(use: Component, registry: Registry) -> Iterator[str]:
         yield f"hidden = {net.hidden} and last = {net.last!r} do not all name submodules"
     if activations and next(reversed(activations.values())).ndim != 2:
         yield f"its last tap {net.taps[-1]!r} must be [n, units]: the penultimate layer"
-    yield from _pruning_problems(net, x, activations)
+    yield from _pruning_problems(net, dataset.input_shape)
+    yield from _storing_problems(net, other.eval(), x)
 
 
-def _pruning_problems(net: Net, x: torch.Tensor, activations: Mapping[str, torch.Tensor]) -> Iterator[str]:
-    """Every other unit of each hidden layer is silenced, and must answer 0 to the inputs ``x``."""
+def _pruning_problems(net: Net, input_shape: Sequence[int]) -> Iterator[str]:
+    """Silenced units of each hidden layer must answer 0, whatever the net's other weights are."""
+    for name in net.hidden:
+        try:
+            words = firing(net, name, input_shape)
+        except Exception as error:
+            words = f"silence({name!r}, units) fails ({type(error).__name__}: {error}): override it"
+        if words:
+            yield words
+
+
+def _storing_problems(net: Net, other: Net, x: torch.Tensor) -> Iterator[str]:
+    """A net is stored as its weights: another net of the architecture, given these, must answer ``x`` as it does."""
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name in net.hidden:
-            pruned = clone(net)
-            # As if trained: fresh biases and means are 0, and would hide a batch norm that silencing forgets.
-            for tensor in pruned.state_dict().values():
-                if tensor.is_floating_point() and tensor.ndim == 1:
-                    tensor += 0.1 + 0.1 * torch.rand(tensor.shape, generator=generator)
-            units = torch.arange(activations[name].shape[1]) % 2 == 0
-            try:
-                pruned.silence(name, units)
-            except Exception as error:
-                yield f"silence({name!r}, units) fails ({type(error).__name__}: {error}): override it"
-                continue
-            if bool(pruned.activations(x)[1][name].relu()[:, units].any()):
-                yield f"silenced units of {name!r} go on firing: put a norm after it into the same submodule"
+    for tensor in net.state_dict().values():  # as if trained: weights that were left as they are built prove nothing
+        if tensor.is_floating_point():
+            tensor += 0.1 * torch.rand(tensor.shape, generator=generator)
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in net.state_dict().items()}
+    state = safetensors.torch.load(safetensors.torch.save(tensors))
+    try:
+        other.load_state_dict(state)
+        check_rebuilt(net, Packed(state, other, "float32"), predict(other, x), x, noise_like(x, (0, 1)))
+    except (PluginError, RuntimeError) as error:
+        yield str(error)
 
 
 def _global_state() -> tuple[Any, ...]:

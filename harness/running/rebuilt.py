@@ -155,6 +155,9 @@ def _changed(module: nn.Module, fresh: nn.Module) -> Iterator[str]:
     for name in sorted(module._non_persistent_buffers_set):
         if not _equal(module._buffers.get(name), fresh._buffers.get(name)):
             yield f" has a buffer {name!r} that is not persistent: register it with persistent=True"
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor) and not _equal(value, vars(fresh).get(name)):
+            yield f" has a tensor {name!r} that is not stored: make it a buffer by register_buffer"
     before = _plain(fresh)
     for name, value in _plain(module).items():
         if value != before.get(name) or type(value) is not type(before.get(name)):
@@ -180,8 +183,8 @@ def _plain(module: nn.Module) -> Mapping[str, object]:
     }
 
 
-def _equal(ours: Tensor | None, theirs: Tensor | None) -> bool:
-    if ours is None or theirs is None:
+def _equal(ours: Tensor | None, theirs: object) -> bool:
+    if ours is None or not isinstance(theirs, Tensor):
         return ours is theirs
     return ours.shape == theirs.shape and torch.equal(ours.to(theirs.device, theirs.dtype), theirs)
 

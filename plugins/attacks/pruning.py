@@ -24,7 +24,8 @@ class Pruning(WhiteBoxAttack):
     )
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
-        return prune(victim, pool.x, self.fraction, self.layers, ctx)
+        prune(victim, pool.x, self.fraction, self.layers, ctx)
+        return victim
 
 
 class FinePruning(Pruning):
@@ -39,17 +40,25 @@ class FinePruning(Pruning):
         # Asked before it is pruned: the attacker has no labels, and the whole model knows better than what is left.
         labels = ctx.predict(victim, pool.x).argmax(1)
         pruned = prune(victim, pool.x, self.fraction, self.layers, ctx)
-        return ctx.train(pruned, [ctx.stream(Split(pool.x, labels))], self.epochs)
+        tuned = ctx.train(victim, [ctx.stream(Split(pool.x, labels))], self.epochs)
+        for layer, units in pruned.items():  # without a ReLU after it, training revives a unit
+            tuned.silence(layer, units)
+        return tuned
 
 
-def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str, ctx: Context) -> nets.Net:
-    """Silence, in place, the units of each chosen layer that are active on the smallest shares of ``x``."""
+def prune(net: nets.Net, x: torch.Tensor, fraction: float, layers: str, ctx: Context) -> dict[str, torch.Tensor]:
+    """Silence, in place, the units of each chosen layer that are active on the smallest shares of ``x``.
+
+    Returns the masks ``[units]`` by layer.
+    """
+    pruned = {}
     for layer, frequency in ctx.activation_frequencies(net, x).items():
         if layer in _chosen(net, layers):
             count = min(int(fraction * len(frequency)), len(frequency) - 1)
             least = frequency.argsort()[:count]
-            net.silence(layer, torch.zeros_like(frequency, dtype=torch.bool).index_fill(0, least, True))
-    return net
+            pruned[layer] = torch.zeros_like(frequency, dtype=torch.bool).index_fill(0, least, True)
+            net.silence(layer, pruned[layer])
+    return pruned
 
 
 def _chosen(net: nets.Net, layers: str) -> tuple[str, ...]:
