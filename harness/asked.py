@@ -56,8 +56,8 @@ def asked(
         "analyses": _axis("analysis", analyses, classes),
     }
     registry = load_registry(folders(plugins))
-    for problem in registry.problems:
-        contents.warn(f"plugin not loaded: {problem}")
+    for warning in (*(f"plugin not loaded: {problem}" for problem in registry.problems), *registry.warnings):
+        contents.warn(warning)
     register(registry, classes)
     registry.contents = contents
     narrowing = Narrowing(scale=scale, **axes, seeds=_seeds(seeds), nulls=_nulls(nulls), innocents=innocents)

@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
 from harness.errors import BrokenDataset, DataError, MissingData
 from harness.files import user_path
+from harness.isolation import Guard, Interrupted, describe_error
 from harness.prepared import cache_folder, checksum, prepared
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Data:
 
     folder: Path
     download: bool = False
+    warn: Callable[[str], None] = lambda message: None
+    """Receiver of sentences on what a data set's class changed in the process."""
     _arrays: dict[Key, Arrays] = field(default_factory=dict)
     _checksums: dict[Key, str] = field(default_factory=dict)
     _broken: dict[Key, BrokenDataset] = field(default_factory=dict)
@@ -122,7 +125,7 @@ class Data:
 
     def _load(self, dataset: InputSet) -> Arrays:
         try:
-            arrays = _loaded(dataset, self.folder)
+            arrays = self._loaded(dataset)
         except DataError as missing:
             if type(dataset).fetch is InputSet.fetch:
                 raise
@@ -132,13 +135,30 @@ class Data:
                 raise MissingData(dataset.name, str(missing), download=True) from missing
             self.folder.mkdir(parents=True, exist_ok=True)
             dataset.fetch(self.folder)
-            arrays = _loaded(dataset, self.folder)
+            arrays = self._loaded(dataset)
         try:
             check_arrays(dataset, arrays)
         except DataError as error:
             raise BrokenDataset(str(error)) from error
         except Exception as error:  # parts that are no arrays, or empty
             raise BrokenDataset(f"{dataset.name}: its arrays: {type(error).__name__}: {error}") from error
+        return arrays
+
+    def _loaded(self, dataset: InputSet) -> Arrays:
+        """The arrays that ``load`` returns. Raises :class:`BrokenDataset` for errors but its :class:`DataError`."""
+        guard = Guard(seed=0)
+        try:
+            with guard:
+                arrays = dataset.load(self.folder)
+        except (DataError, Interrupted):
+            raise
+        except BaseException as error:  # the plugin's own, and its ways to leave
+            raise BrokenDataset(f"{dataset.name}: load: {describe_error(error)}") from error
+        finally:
+            for warning in guard.warnings(f"dataset {dataset.name}, loading,"):
+                self.warn(warning)
+        if not isinstance(arrays, Arrays):
+            raise BrokenDataset(f"{dataset.name}: load must return an Arrays, not {type(arrays).__name__}")
         return arrays
 
     def splits(self, dataset: Dataset, seed: int, device: torch.device) -> Splits:
@@ -182,19 +202,6 @@ class Splits:
     """Other samples, as many as ``train`` (fewer where the set ends): the pool of an attacker who has none of the
     owner's.
     """
-
-
-def _loaded(dataset: InputSet, folder: Path) -> Arrays:
-    """The arrays that ``load`` returns. Raises :class:`BrokenDataset` for errors but its :class:`DataError`."""
-    try:
-        arrays = dataset.load(folder)
-    except DataError:
-        raise
-    except (Exception, SystemExit) as error:  # the plugin's own
-        raise BrokenDataset(f"{dataset.name}: load: {type(error).__name__}: {error}") from error
-    if not isinstance(arrays, Arrays):
-        raise BrokenDataset(f"{dataset.name}: load must return an Arrays, not {type(arrays).__name__}")
-    return arrays
 
 
 def _pairs(one: Arrays, other: Arrays) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:

@@ -11,12 +11,11 @@ uses.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import pickle
-import random
 import tempfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args, get_origin
@@ -30,6 +29,7 @@ from harness.contracts import Analysis, Architecture, Arrays, Attack, Dataset, D
 from harness.data import Data, added_options, check_arrays, data_folder
 from harness.engine.train import predict
 from harness.errors import DataError, HarnessError, OptionError, PluginError, UsageError
+from harness.isolation import Guard, Interrupted, describe_error
 from harness.nets import Net
 from harness.planning.builder import make_plan
 from harness.planning.graph import KINDS, Component, Kind, Plan, value_text
@@ -98,22 +98,41 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
         **{"dataset": _dataset, "defense": _defense, "attack": _attack},
         **{"architecture": _architecture, "analysis": _analysis},
     }
-    with contextlib.suppress(ImportError):  # importing it draws random numbers: not the plugin's doing
-        importlib.import_module("sklearn.ensemble")
-    before = _global_state()
-    spoken = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(spoken):
-            problems += checks[found.kind](use, registry)
-    except HarnessError as error:
-        problems.append(str(error))
-    except (Exception, SystemExit) as error:  # the plugin's own
-        problems.append(f"{type(error).__name__}: {error}")
-    if _global_state() != before:
-        problems.append("it changes the global random state: draw from ctx.generator and from nothing else")
-    if spoken.getvalue():
-        problems.append(f"it prints: {spoken.getvalue().strip()[:60]!r}")
-    return problems
+    guard = Guard(strict=True)
+    with _captured() as spoken:
+        try:
+            with guard:
+                problems += checks[found.kind](use, registry)
+        except HarnessError as error:
+            problems.append(str(error))
+        except BaseException as error:  # the plugin's own
+            if isinstance(error, Interrupted):
+                raise
+            problems.append(describe_error(error))
+    problems += _changes(guard.changed)
+    if said := spoken():
+        problems.append(f"it prints: {said[:60]!r}")
+    return list(dict.fromkeys(problems))
+
+
+def _changes(names: Iterable[str]) -> Iterator[str]:
+    """Problems that say what a plugin changed in the process."""
+    for name in names:
+        if name == "global random state":
+            yield "it changes the global random state: draw from ctx.generator and from nothing else"
+        elif name.startswith(("thread ", "process ")):
+            yield f"it leaves a {name} running"
+        else:
+            yield f"it changes the process's {name}: put it back, also where an error is raised"
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[Callable[[], str]]:
+    """Collect what is printed through ``sys.stdout`` and ``sys.stderr``, without warnings; a function that gives it."""
+    content = io.BytesIO()
+    spoken = io.TextIOWrapper(content, "utf-8", "replace", write_through=True)
+    with contextlib.redirect_stdout(spoken), contextlib.redirect_stderr(spoken), warnings.catch_warnings(record=True):
+        yield lambda: content.getvalue().decode("utf-8", "replace").strip()
 
 
 def _object_problems(found: PluginInfo, registry: Registry) -> Iterator[str]:
@@ -219,11 +238,12 @@ def _twice(plan: Plan, registry: Registry, use: Component) -> Iterator[str]:
     if reason:
         return  # it says that it cannot be tried on digits, which is its right
     with tempfile.TemporaryDirectory() as folder:
-        first, second = (_run(plan, registry, Path(folder) / name) for name in ("first", "second"))
+        first, second = (_run(plan, registry, Path(folder), number) for number in (1, 2))
     for stage in plan.stages.values():
         record, again = first.records.get(stage.id), second.records.get(stage.id)
         if record is None or again is None:
             continue
+        yield from _changes(filter(None, record.get("changed", "").split(", ")))
         if record["status"] == "failed":
             yield f"{stage.action}: {record['reason']}"
         elif record.get("tensors_sha256") != again.get("tensors_sha256"):
@@ -244,11 +264,12 @@ class _Trial:
     key: dict[str, torch.Tensor] | None = None
 
 
-def _run(plan: Plan, registry: Registry, folder: Path) -> _Trial:
+def _run(plan: Plan, registry: Registry, folder: Path, number: int) -> _Trial:
     """Run a plan's stages, stored below ``folder``, up to the first that fails."""
-    store = Store(folder)
+    store = Store(folder / str(number))
     store.prepare()
-    worker = StageRunner(store, Data(data_folder(None)[0]), plan.stages, registry.component, torch.device("cpu"))
+    data = Data(data_folder(None)[0])
+    worker = StageRunner(store, data, plan.stages, registry.component, torch.device("cpu"), trial=number)
     trial = _Trial()
     for stage in plan.stages.values():
         worker.run(stage)
@@ -327,11 +348,6 @@ def _storing_problems(net: Net, other: Net, x: torch.Tensor) -> Iterator[str]:
         check_rebuilt(net, Packed(state, other, "float32"), predict(other, x), x, noise_like(x, (0, 1)))
     except (PluginError, RuntimeError) as error:
         yield str(error)
-
-
-def _global_state() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state(legacy=False)
-    return (torch.random.get_rng_state().numpy().tobytes(), repr(numpy_state), random.getstate())
 
 
 __all__ = ["check_analysis", "check_architecture", "check_attack", "check_dataset", "check_defense", "check_plugin"]

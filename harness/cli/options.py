@@ -308,6 +308,8 @@ def load_plugins(folders: tuple[Path, ...]) -> Registry:
     registry = load_registry(folders)
     for problem in registry.problems:
         say(f"warning: plugin not loaded: {problem}", err=True)
+    for warning in registry.warnings:
+        say(f"warning: {warning}", err=True)
     return registry
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from harness.contracts import Attack, Dataset, Defense, PoolAttack
 from harness.errors import UsageError
+from harness.isolation import Guard, Interrupted, describe_error
 from harness.planning.chains import Chain
 from harness.planning.graph import (
     EMBED,
@@ -67,7 +68,8 @@ def make_plan(
         # First what the cells are about, then the models to compare with: a broken plugin is found at once.
         for each in asked:
             builder.own_stages(*each)
-        return Plan(builder.stages, tuple(builder.cell(*each) for each in asked))
+        cells = tuple(builder.cell(*each) for each in asked)
+        return Plan(builder.stages, cells, tuple(dict.fromkeys(builder.warnings)))
 
 
 @contextmanager
@@ -130,6 +132,8 @@ class _Builder(StageMaker):
     seeds: tuple[int, ...]
     """In order."""
     analyses: tuple[Component, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+    """Sentences on what plugins changed in the process."""
     _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
     _impossible: dict[tuple[Component, Component, Chain], str] = field(default_factory=dict)
     _broken: set[tuple[Component, Component]] = field(default_factory=set)
@@ -204,21 +208,24 @@ class _Builder(StageMaker):
         """The reason why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
+            guard = Guard()
             try:
-                self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
-            except UsageError:
+                with guard:
+                    self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
+            except (UsageError, Interrupted):
                 raise
-            # A plugin that breaks while it is asked fails its own cells only.
-            except Exception as error:
-                self._reasons[key] = f"{use}: {type(error).__name__}: {error}"
+            # A plugin that breaks while it is asked, or leaves, fails its own cells only.
+            except BaseException as error:
+                self._reasons[key] = f"{use}: {describe_error(error)}"
                 self._broken.add(key)
+            self.warnings += guard.warnings(f"{use.kind} {use.plugin.name}, asked for its stages,")
         return self._reasons[key]
 
     def _problems(self, dataset: Component, plugin: Defense | Attack) -> Iterator[str | None]:
         task: Dataset = dataset.plugin
         yield plugin.skip(task)
         yield self.architecture(dataset, plugin).plugin.skip(task)
-        if isinstance(plugin, Defense) and (recipe := plugin.triggers(task)):
+        if isinstance(plugin, Defense) and (recipe := self.recipe(dataset, plugin)):
             yield recipe.skip(task)
             yield self._no_data(dataset, recipe.data)
         if isinstance(plugin, PoolAttack):

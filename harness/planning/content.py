@@ -38,7 +38,7 @@ class Contents:
         from harness.data import Data, data_folder
 
         folder, is_cache = data_folder(self.folder)
-        return Data(folder, is_cache and self.fetch)
+        return Data(folder, is_cache and self.fetch, self.warn)
 
     def of(self, text: str, dataset: InputSet) -> str:
         """The digest of a set's content, 32 hexadecimal digits; empty for a published set, and where it is not known.

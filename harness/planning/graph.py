@@ -191,6 +191,8 @@ class Plan:
 
     stages: dict[str, Stage]
     cells: tuple[Cell, ...]
+    warnings: tuple[str, ...] = ()
+    """Sentences that say what plugins changed in the process while they were asked."""
 
     @property
     def asked(self) -> int:

@@ -12,6 +12,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from harness.isolation import arrived
+
 
 class _LazyModule(ModuleType):
     """Stands in ``sys.modules`` for a module that has not run yet, and becomes it on the first attribute asked."""
@@ -28,6 +30,7 @@ class _LazyModule(ModuleType):
         except BaseException:
             sys.modules.pop(self.__name__, None)
             raise
+        arrived()
         return getattr(self, attribute)
 
 

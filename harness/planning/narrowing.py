@@ -73,16 +73,19 @@ def _single(asked: Sequence[Asked], own: Sequence[Entry]) -> tuple[Entry, ...]:
 
 def planned(registry: Registry, matrix: Matrix) -> Plan:
     """The plan of a matrix, every name and option checked. Raises :class:`harness.UsageError`."""
+    from harness.isolation import Guard
     from harness.planning.builder import make_plan
     from harness.planning.registry import resolve
 
-    axes = resolve(registry, matrix)
-    return make_plan(
-        axes.datasets,
-        axes.defenses,
-        axes.chains,
-        matrix.seeds,
-        matrix.nulls,
-        registry.component,
-        analyses=axes.analyses,
-    )
+    # Plugins are constructed and asked: what they print, and how they leave, is theirs.
+    with Guard():
+        axes = resolve(registry, matrix)
+        return make_plan(
+            axes.datasets,
+            axes.defenses,
+            axes.chains,
+            matrix.seeds,
+            matrix.nulls,
+            registry.component,
+            analyses=axes.analyses,
+        )

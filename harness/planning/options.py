@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness.contracts import Plugin
 from harness.errors import OptionError, PluginError, UnknownName, UsageError
 from harness.fields import declaration_of
+from harness.isolation import Interrupted, describe_error
 from harness.planning.graph import value_text
 from harness.planning.matrix import Entry, Value, parse_entry
 
@@ -71,6 +72,10 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
         return cls(**options)
     except (OptionError, ValueError, TypeError) as error:
         raise OptionError(f"{entry}: {error}") from error
+    except BaseException as error:
+        if isinstance(error, Exception | Interrupted):  # a bug, and Ctrl-C
+            raise
+        raise OptionError(f"{entry}: {describe_error(error)}") from error
 
 
 def _unknown_option(cls: type[Plugin], name: str, key: str, known: list[str]) -> UsageError:

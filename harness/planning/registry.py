@@ -11,6 +11,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -23,6 +24,7 @@ from harness import hookspecs
 from harness.contracts import Dataset, Family, InputSet, Knowledge, Plugin, Protected
 from harness.errors import PluginError, UnknownName, UsageError
 from harness.files import user_path
+from harness.isolation import Guard, Interrupted, describe_error
 from harness.planning.content import Contents
 from harness.planning.finding import no_plugin, plugin_files
 from harness.planning.graph import KINDS, Component, Kind, describe, source_digest
@@ -72,6 +74,8 @@ class Registry:
     problems: list[Problem] = field(default_factory=list)
     contents: Contents | None = None
     """The content of data sets, for plans; ``None`` leaves it out of what addresses a component."""
+    warnings: list[str] = field(default_factory=list)
+    """Sentences on what plugins changed in the process while they were loaded."""
     _components: dict[tuple[Kind, str], Component] = field(default_factory=dict)
 
     def names(self, kind: Kind) -> list[str]:
@@ -219,6 +223,8 @@ class _Loader:
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self.guard: Guard | None = None
+        """The guard of the call before."""
         self.manager = pluggy.PluginManager("harness")
         self.manager.add_hookspecs(hookspecs)
 
@@ -228,17 +234,44 @@ class _Loader:
         """
         home = Home((folder.resolve(),), nested=True)
         files = list(plugin_files(home))
-        loaded = [_executed(partial(load_file, home, file)) if wrong is None else wrong for file, wrong in files]
+        names = [f"{origin}: {file.relative_to(home.roots[0])}" for file, _ in files]
+        loaded = [
+            wrong or self._executed(name, partial(load_file, home, file))
+            for name, (file, wrong) in zip(names, files, strict=True)
+        ]
         derived = {base for each in loaded for cls in _plugins_in(each) for base in cls.__mro__[1:]}
-        for (file, _), each in zip(files, loaded, strict=True):
-            self._register(f"{origin}: {file.relative_to(home.roots[0])}", each, derived)
+        for name, each in zip(names, loaded, strict=True):
+            self._register(name, each, derived)
 
     def entry_point(self, point: Any) -> None:
         """Load the module that an installed package names."""
         package = point.dist.name if point.dist else "?"
         if point.dist:
             came_with(point.dist, point.module)
-        self._register(f"package {package}: {point.value}", _executed(point.load), may_be_empty=False)
+        origin = f"package {package}: {point.value}"
+        self._register(origin, self._executed(origin, point.load), may_be_empty=False)
+
+    def _executed(self, origin: str, load: Callable[[], Any]) -> Any:
+        """A loaded module; or the error that loading it raised. All top-level code of plugins runs in here: it may
+        raise anything, and leave in any way.
+        """
+        try:
+            with self._guarded(origin):
+                return load()
+        except Interrupted:
+            raise
+        except BaseException as error:
+            return error
+
+    @contextmanager
+    def _guarded(self, origin: str) -> Iterator[None]:
+        """Put back what a plugin changes in the process, and note it."""
+        self.guard = Guard(after=self.guard)
+        try:
+            with self.guard:
+                yield
+        finally:
+            self.registry.warnings += self.guard.warnings(f"loading {origin}")
 
     def _register(self, origin: str, loaded: Any, derived: Set[type] = frozenset(), may_be_empty: bool = True) -> None:
         """Register one module; whatever goes wrong is written down, and nothing of it stays registered.
@@ -248,16 +281,19 @@ class _Loader:
         try:
             if isinstance(loaded, BaseException):
                 raise loaded
-            self.manager.register(loaded, name=origin)
-            found = self._found(loaded, origin, derived)
+            with self._guarded(origin):
+                self.manager.register(loaded, name=origin)
+                found = self._found(loaded, origin, derived)
             if not (found or may_be_empty):
                 raise PluginError(
                     "registers nothing: define a plugin class in it, or harness_plugins() under @hookimpl"
                 )
-        except (Exception, SystemExit) as error:  # an untrusted module's hook may raise anything
+        except Interrupted:
+            raise
+        except BaseException as error:  # an untrusted module's hook may raise anything, and leave in any way
             if not isinstance(loaded, BaseException) and self.manager.is_registered(loaded):
                 self.manager.unregister(loaded)
-            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, PluginError) else describe_error(error, at_import=True)
             self.registry.problems.append(Problem(origin, " ".join(reason.split())))
         else:
             self.registry.found.update(found)
@@ -306,16 +342,6 @@ _HOOKS: dict[str, Kind | None] = {
     "harness_architectures": "architecture",
     "harness_analyses": "analysis",
 }
-
-
-def _executed(load: Callable[[], Any]) -> Any:
-    """A loaded module; or the error that loading it raised. All top-level code of plugins runs in here: it may raise
-    anything, SystemExit included.
-    """
-    try:
-        return load()
-    except (Exception, SystemExit) as error:
-        return error
 
 
 def _plugins_in(module: Any) -> list[type[Plugin]]:

@@ -26,6 +26,14 @@ class StageMaker:
 
     lookup: Lookup
     stages: dict[str, Stage] = field(default_factory=dict)
+    _recipes: dict[tuple[Component, int], TriggerRecipe | None] = field(default_factory=dict)
+
+    def recipe(self, dataset: Component, scheme: Defense) -> TriggerRecipe | None:
+        """The trigger inputs of a scheme, asked for once: they depend on no seed."""
+        key = (dataset, id(scheme))  # an object's own hash is its plugin's
+        if key not in self._recipes:
+            self._recipes[key] = scheme.triggers(dataset.plugin)
+        return self._recipes[key]
 
     def analyse(
         self, dataset: Component, defense: Component, analysis: Component, seed: int, embed: str, model: str, label: str
@@ -75,7 +83,7 @@ class StageMaker:
         """The victim, after its triggers and the clean model that it starts from."""
         scheme: Defense = defense.plugin
         split = derive_seed("seed", seed, "split")
-        recipe = scheme.triggers(dataset.plugin)
+        recipe = self.recipe(dataset, scheme)
         parents: list[tuple[str, str]] = []
         if scheme.from_clean or (recipe and recipe.from_clean):
             parents.append(("clean", self.clean(dataset, defense, seed)))

@@ -294,7 +294,7 @@ def _worker(
         device = _shared(device, number)
     return StageRunner(
         store,
-        data or Data(*data_folder(machine.data)),
+        data or Data(*data_folder(machine.data), warn),
         stages,
         lookup,
         device,

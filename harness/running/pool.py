@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from harness.errors import HarnessError, OutOfMemory, UsageError
+from harness.isolation import stays_here
 from harness.planning.graph import Stage
 from harness.running.executor import Control, Record, Work, unstored
 from harness.running.queue import Queue
@@ -273,7 +274,7 @@ def answer(work: Work, stage: Stage) -> Message:
         return "broken", traceback.format_exc()
     if record is None:
         return "claimed", None
-    return "last" if _is_short_of_files() else "record", record
+    return "last" if stays_here() or _is_short_of_files() else "record", record
 
 
 def _is_short_of_files() -> bool:

@@ -19,6 +19,8 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from harness.errors import UsageError
+from harness.isolation import Guard, describe_error, end_freely, real_exit
+from harness.isolation.output import for_life
 from harness.planning.by_value import dumps
 from harness.planning.graph import Stage
 from harness.running.executor import Control, Work
@@ -203,6 +205,8 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     Thread(target=_leave_with_the_run, daemon=True).start()
+    end_freely()
+    for_life()
     stages: dict[str, Stage] = {}
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # there is no more to do, or nobody to tell
         try:
@@ -218,9 +222,10 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
 
 def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, Any]:
     try:
-        id, sent = pickle.loads(message)
-    except Exception as error:  # whatever a plugin's object raises
-        return "unread", f"{type(error).__name__}: {error}"
+        with Guard():
+            id, sent = pickle.loads(message)
+    except BaseException as error:  # whatever a plugin's object raises
+        return "unread", describe_error(error)
     stages.update((stage.id, stage) for stage in sent)
     return answer(work, stages[id])
 
@@ -230,4 +235,4 @@ def _leave_with_the_run() -> None:
     run = parent_process()
     if run is not None:
         wait([run.sentinel])
-        os._exit(1)
+        real_exit(1)

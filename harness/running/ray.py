@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 
 from harness import __version__
 from harness.errors import UsageError
+from harness.isolation import end_freely
 from harness.planning.graph import Component, Lookup, Stage
 from harness.running.executor import Control, Work
 from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
@@ -288,6 +289,7 @@ class _Site:
     """The worker's end on a node. It describes an error, rather than raise it: Ray would make a traceback of it."""
 
     def __init__(self, version: str, folder: Path | None, stamp: int | None) -> None:
+        end_freely()
         self.host = platform.node()
         self.stages: dict[str, Stage] = {}
         self.warnings: list[Message] = []

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
+from harness.isolation import Interrupted
+from harness.isolation.torch_settings import random_states, set_random_states
 from harness.running.machine import Machine, make_executor
 from harness.running.progress import Quiet
 from harness.running.session import Options, Outcome, Session, Watcher
@@ -41,8 +43,9 @@ def run_plan(
     """
     for path in tables.mend():
         warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written again")
+    warn = _once(warn)
     session = Session(plan, store, tables, options)
-    for warning in (*session.warnings, *changed_data(plan, registry, tables)):
+    for warning in (*plan.warnings, *session.warnings, *changed_data(plan, registry, tables)):
         warn(warning)
     with _torch_settings_kept() if session.todo else nullcontext():
         executor = make_executor(session, store, registry, plan, machine, warn)
@@ -61,14 +64,28 @@ def changed_data(plan: Plan, registry: Registry, tables: Tables) -> Iterator[str
         yield from changes(StoredContents(tables), registry.contents.known, keys_of(plan), "this run")
 
 
+def _once(warn: Warn) -> Warn:
+    """``warn``, which says each thing once, however many workers have it to say."""
+    said: set[str] = set()
+
+    def warn_once(message: str) -> None:
+        if message not in said:
+            said.add(message)
+            warn(message)
+
+    return warn_once
+
+
 @contextmanager
 def _torch_settings_kept() -> Iterator[None]:
-    """Give this process back its threads and precision, which a run sets: a notebook goes on with its own."""
+    """Give this process back its threads, precision and random states, which a run sets: a notebook goes on with its
+    own."""
     import torch
 
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     tf32 = [each.allow_tf32 for each in backends]
+    states = random_states()
     try:
         yield
     finally:
@@ -77,6 +94,7 @@ def _torch_settings_kept() -> Iterator[None]:
             torch.use_deterministic_algorithms(strict)
         for each, allowed in zip(backends, tf32, strict=True):
             each.allow_tf32 = allowed  # type: ignore[attr-defined]
+        set_random_states(states)
 
 
 @contextmanager
@@ -90,7 +108,7 @@ def stop_on_interrupt(say: Callable[[str], object]) -> Iterator[Callable[[], boo
     def handle(signum: int, frame: object) -> None:
         nonlocal asked
         if asked:
-            raise KeyboardInterrupt
+            raise Interrupted
         asked = True
         say("\nstopping after the stages that run now (Ctrl-C again: at once)")
 

@@ -37,7 +37,8 @@ from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.service import serving
 from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remembered
 from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
-from harness.planning.graph import Lookup, Stage
+from harness.isolation import Guard, Interrupted, describe_error
+from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.answers import of_owner, of_thief, serves
@@ -78,11 +79,18 @@ class StageRunner:
     shares_device: bool = False
     """True if other stages run on this device at the same time: one that runs out of memory may then try again alone.
     """
+    trial: int | None = None
+    """Number of the trial, where plugins are checked: global random states differ from trial to trial, and a plugin
+    that draws from them is named among those that change the process.
+    """
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
     _memory: ResultCache = field(default_factory=ResultCache)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
     _noise: dict[str, Tensor] = field(default_factory=dict)
+    _guard: Guard | None = None
+    """The guard of the stage before."""
+    _guarded_once: set[tuple[str, Component | None]] = field(default_factory=set)
 
     def run(self, stage: Stage) -> StageRecord:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
@@ -94,13 +102,14 @@ class StageRunner:
         status: Status = "ok"
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
-        with self._warning(stage) as warn:
+        with self._guarded(stage) as guard, self._warning(stage) as warn:
             try:
                 with trace.span("load parents"):
                     parents = self._parents(stage)
                 engine = self._engine(stage, parents, trace, counts, warn)
                 with trace.span(stage.action, plugin=str(stage.plugin or "")):
                     made = ACTIONS[stage.action](self, stage, parents, engine)
+                guard.put_back()  # before what it made is measured
                 self._watch(stage, parents, engine)
                 made.record["curves"] = plain(engine.curves)
                 tensors = pack(self, stage, parents, made, engine)
@@ -108,17 +117,15 @@ class StageRunner:
                 status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
             except OutOfMemory:  # of a parent that was computed again
                 raise
-            except Exception as error:
-                if self.debug:
+            except BaseException as error:  # also of a plugin that leaves: by sys.exit, say
+                if self.debug or isinstance(error, Interrupted):
                     raise
                 if self.shares_device and isinstance(error, torch.OutOfMemoryError):
                     give_back(self.device)
                     raise OutOfMemory(str(error)) from error
                 status, error_trace = "failed", traceback.format_exc()
-                blamed = (
-                    "" if isinstance(error, Blamed) else f"{stage.plugin or stage.dataset}: {type(error).__name__}: "
-                )
-                reason = f"{blamed}{error}"
+                blamed = "" if isinstance(error, Blamed) else f"{stage.plugin or stage.dataset}: "
+                reason = f"{blamed}{error if isinstance(error, Blamed) else describe_error(error)}"
         record: StageRecord = {
             **made.record,
             **about(stage),
@@ -126,6 +133,7 @@ class StageRunner:
             **{"started": started.isoformat(), "seconds": time.perf_counter() - begin},
             **peaks.read(),
             **self._seen(stage, counts),
+            **_changed(guard),
         }
         if not made.lacks:
             with trace.span("store"):
@@ -134,6 +142,26 @@ class StageRunner:
         self._cache.pop(stage.id, None)
         give_back(self.device)
         return record
+
+    @contextmanager
+    def _guarded(self, stage: Stage) -> Iterator[Guard]:
+        """The guard of the plugins that ``stage`` calls; afterwards the user is told what they changed."""
+        known = (stage.action, stage.plugin)
+        guard = Guard(
+            seed=stage.seed + (self.trial or 0),
+            interactive=self.debug,
+            after=self._guard,
+            quick=known in self._guarded_once,
+            strict=self.trial is not None,
+        )
+        self._guarded_once.add(known)
+        try:
+            with guard:
+                yield guard
+        finally:
+            self._guard = guard
+            for warning in guard.warnings(f"{stage.action} {_name(stage)}"):
+                self.warn(warning)
 
     @contextmanager
     def _warning(self, stage: Stage) -> Iterator[Callable[[str], None]]:
@@ -390,3 +418,12 @@ class StageRunner:
     def _plugin_of(self, id: str) -> Any:
         use = self.stages[id].plugin
         return use.plugin if use else None
+
+
+def _changed(guard: Guard) -> StageRecord:
+    return {"changed": ", ".join(guard.changed)} if guard.changed else {}
+
+
+def _name(stage: Stage) -> str:
+    """The name of the plugin that a stage runs, without its options; else of its recipe or data set."""
+    return type(stage.recipe).__name__ if stage.recipe else (stage.plugin or stage.dataset).plugin.name
