@@ -36,11 +36,11 @@ def command_line(*words: object, results: str = "", plugins: Iterable[object] = 
     """
     named = {"--results": [results] if results and Path(results).absolute() != Path("results").absolute() else []}
     named["--plugins"] = list(map(str, plugins))
-    options = [word for name, values in named.items() for value in values for word in _option(name, value)]
+    options = [word for name, values in named.items() for value in values for word in option_words(name, value)]
     return " ".join(map(quoted, ["harness", *map(str, words), *options]))
 
 
-def _option(name: str, value: str) -> list[str]:
+def option_words(name: str, value: str) -> list[str]:
     """An option as words: one that begins with a dash would be taken for an option of its own."""
     return [f"{name}={value}"] if value.startswith("-") else [name, value]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import wraps
@@ -16,6 +15,7 @@ from harness.cli.text import say
 from harness.errors import UsageError
 from harness.files import user_path
 from harness.planning.narrowing import Narrowing, planned
+from harness.text import command_line, option_words
 
 if TYPE_CHECKING:
     from harness.inspect.status import Survey
@@ -284,7 +284,7 @@ def run_command() -> str:
     from harness.cli.run import run
 
     context = click.get_current_context()
-    words = ["harness", "run"]
+    words = ["run"]
     for option in run.params:
         if context.get_parameter_source(option.name or "") is not ParameterSource.COMMANDLINE:
             continue
@@ -293,8 +293,8 @@ def run_command() -> str:
             words += (option.opts if value else option.secondary_opts)[:1]
             continue
         for each in value if isinstance(value, tuple) else (value,):
-            words += [option.opts[-1], str(each)]
-    return shlex.join(words)
+            words += option_words(option.opts[-1], str(each))
+    return command_line(*words)
 
 
 def _warn(message: str) -> None:
