@@ -199,11 +199,15 @@ def test_a_folder_named_twice_is_loaded_once(tmp_path: Path, monkeypatch: pytest
 
 def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path, "mark.py", DEFENSE)
-    for folder in (tmp_path / "gone", file):
-        with pytest.raises(UsageError, match=r"no plugin folder .* --plugins and HARNESS_PLUGINS name folders"):
+    wrong = {
+        tmp_path / "gone": r"no plugin folder .* --plugins and HARNESS_PLUGINS name folders",
+        file: f"is a file: name its folder, --plugins {tmp_path}",
+    }
+    for folder, said in wrong.items():
+        with pytest.raises(UsageError, match=said):
             load_registry([folder])
         monkeypatch.setenv("HARNESS_PLUGINS", str(folder))
-        with pytest.raises(UsageError, match="no plugin folder"):
+        with pytest.raises(UsageError, match=said):
             load_registry()
 
 

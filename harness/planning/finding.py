@@ -12,20 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import harness
-from harness import contracts
+from harness import contracts, hookspecs
 from harness.contracts import Plugin
 from harness.errors import PluginError
-from harness.planning.graph import KINDS
+from harness.planning.graph import KINDS, text_digest
 from harness.planning.homes import Home, Spot, content, home_of_name, spot_in, walked
 from harness.planning.syntax import UNREADABLE, dotted_names, imported_words, parsed
 
 _PLUGINS = frozenset(
     name for name, value in vars(contracts).items() if isinstance(value, type) and issubclass(value, Plugin)
 )
-HOOK = "harness_"
+_HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("harness_"))
 
 
 def plugin_files(home: Home) -> Iterator[tuple[Path, PluginError | None]]:
@@ -34,6 +34,7 @@ def plugin_files(home: Home) -> Iterator[tuple[Path, PluginError | None]]:
     for file, mentions in sorted(_candidates(home.roots[0])):
         try:
             if asking.defines_plugins(file):
+                text_digest(content(file))  # which needs the syntax tree, while that is at hand
                 yield file, None
         except (PluginError, *UNREADABLE) as error:
             if mentions:  # else it is none of our business; what is wrong with its syntax, Python says
@@ -48,30 +49,41 @@ def _candidates(root: Path) -> Iterator[tuple[Path, bool]]:
     one that does, directly or not, or have a class with a name.
     """
     mention: list[Path] = []
-    others: dict[Path, frozenset[str]] = {}
-    named: set[Path] = set()
+    others: dict[Path, bytes] = {}
     for here, _, files in walked(root):
         for file in (here / name for name in files if name.endswith(".py")):
             source = _read(file)
             if b"harness" in source.replace(b"\0", b""):  # also in UTF-16, which loading complains of
                 mention.append(file)
             elif b"import" in source:
-                others[file] = imported_words(source)
-                if _NAMED.search(source):
-                    named.add(file)
-    reached, new = list(mention), mention
-    while new:
-        names = frozenset(name for file in new for name in _names_of(root, file))
-        new = [file for file, words in others.items() if not words.isdisjoint(names)]
-        reached += new
-        for file in new:
-            del others[file]
-    reached += [file for file in others if file in named]
+                others[file] = source
+    reached = [*mention, *_importing(root, mention, others)]
+    reached += [
+        file for file in others.keys() - reached if b"class " in (source := others[file]) and _NAMED.search(source)
+    ]
     known = set(mention)
     yield from ((file, file in known) for file in reached if not _is_private(root, file))
 
 
-_NAMED = re.compile(rb"^[ \t]+name\b[^=\n]*=[ \t]*[\"']", re.MULTILINE)
+_NAMED = re.compile(rb"\n[ \t]+name(?:[ \t]*:[^=\n]*)?[ \t]*=[ \t]*[\"']")
+
+
+def _importing(root: Path, files: list[Path], others: dict[Path, bytes]) -> Iterator[Path]:
+    """Those of ``others``, with their sources, that may import one of the files, directly or not."""
+    left, words = dict(others), dict[Path, frozenset[str]]()
+    while files:
+        names = frozenset(name for file in files for name in _names_of(root, file))
+        if len(names) < 20:  # which are looked for in less time than a file's imports
+            asked = [
+                f for f, source in left.items() if b"import *" in source or any(n.encode() in source for n in names)
+            ]
+        else:
+            asked = list(left)
+        words |= {file: imported_words(left[file]) for file in asked if file not in words}
+        files = [file for file in asked if not words[file].isdisjoint({*names, "*"})]
+        for file in files:
+            del left[file]
+        yield from files
 
 
 def _read(file: Path) -> bytes:
@@ -83,7 +95,7 @@ def _read(file: Path) -> bytes:
 
 def _names_of(root: Path, file: Path) -> Iterator[str]:
     """The names by which an import may mean a file: its own, and those of the packages that it lies in."""
-    yield from (*file.relative_to(root).parent.parts, file.stem, "*")
+    yield from (*file.relative_to(root).parent.parts, file.stem)
 
 
 def _is_private(root: Path, file: Path) -> bool:
@@ -93,10 +105,14 @@ def _is_private(root: Path, file: Path) -> bool:
 # --- what a module's names stand for ----------------------------------------------------------------------------------
 
 
+Dotted: TypeAlias = tuple[str, ...]
+"""A name with the attributes that are read of it."""
+
+
 class _Imported(NamedTuple):
     level: int
     module: str
-    path: tuple[str, ...]
+    path: Dotted
     """The attribute of the module that a name stands for; empty for the module itself."""
 
 
@@ -104,37 +120,37 @@ class _Imported(NamedTuple):
 class _Module:
     """The names at the top of a module, and what each may stand for."""
 
-    classes: dict[str, ast.ClassDef] = field(default_factory=dict)
-    values: dict[str, list[ast.expr]] = field(default_factory=dict)
+    classes: dict[str, list[Dotted]] = field(default_factory=dict)
+    """Names in the bases of each class."""
+    values: dict[str, list[Dotted]] = field(default_factory=dict)
     imports: dict[str, list[_Imported]] = field(default_factory=dict)
     stars: list[_Imported] = field(default_factory=list)
-    functions: list[str] = field(default_factory=list)
-
-    @property
-    def names(self) -> set[str]:
-        return {*self.classes, *self.values, *self.imports}
+    named: list[str] = field(default_factory=list)
+    """Public classes with a ``name``, as plugins have."""
+    hooks: bool = False
+    """True if it has a function that registers plugins."""
 
     @property
     def has_all(self) -> bool:
         """True if it takes all names of the harness."""
         return any(star.module == "harness" for star in self.stars)
 
-    @property
-    def hooks(self) -> bool:
-        """True if it has, or imports, a function that registers plugins."""
-        from_elsewhere = [*self.values, *(name for name, given in self.imports.items() if any(e.path for e in given))]
-        return any(name.startswith(HOOK) for name in (*self.functions, *from_elsewhere))
+    def meanings(self, name: str) -> Iterator[Dotted]:
+        """Names of this module that a class derives from, or that a value is made of."""
+        yield from (*self.classes.get(name, ()), *self.values.get(name, ()))
 
 
 @cache
-def _module(source: bytes) -> _Module:
+def _names_at_the_top(source: bytes) -> _Module:
     module = _Module()
     for node in _statements(parsed(source).body):
         match node:
-            case ast.ClassDef(name=name):
-                module.classes[name] = node
+            case ast.ClassDef(name=name, bases=bases):
+                module.classes[name] = [chain for base in bases for chain in dotted_names(base)]
+                if not name.startswith("_") and _has_name(node):
+                    module.named.append(name)
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                module.functions.append(name)
+                module.hooks |= name.startswith("harness_")
             case ast.Import():
                 for alias in node.names:
                     name = alias.asname or alias.name.partition(".")[0]
@@ -147,12 +163,12 @@ def _module(source: bytes) -> _Module:
                         module.stars.append(meant)
                     else:
                         module.imports.setdefault(alias.asname or alias.name, []).append(meant)
-            case ast.Assign(targets=targets, value=value):
-                for target in targets:
-                    if isinstance(target, ast.Name):
-                        module.values.setdefault(target.id, []).append(value)
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-                module.values.setdefault(name, []).append(value)
+            case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for name in (each.id for each in targets if isinstance(each, ast.Name)):
+                    if isinstance(value, ast.Name | ast.Attribute | ast.Call | ast.IfExp | ast.Subscript):
+                        module.values.setdefault(name, []).extend(dotted_names(value))
+    module.hooks |= not _HOOKS.isdisjoint((*module.values, *module.imports))
     return module
 
 
@@ -169,7 +185,10 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _is_main(node: ast.stmt) -> bool:
     """True for ``if __name__ == "__main__":``, which an import does not run."""
-    return isinstance(node, ast.If) and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(node.test))
+    match node:
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"), ops=[ast.Eq()])):
+            return True
+    return False
 
 
 # --- whether a file defines plugins -----------------------------------------------------------------------------------
@@ -185,15 +204,15 @@ class _Asking:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.abroad = False
-        self.known: dict[tuple[Path, tuple[str, ...], bool], bool] = {}
+        self.known: dict[tuple[Path, Dotted, bool], bool] = {}
 
     def defines_plugins(self, file: Path) -> bool:
         """True if importing ``file`` makes a plugin. Raises :class:`PluginError` for one that only seems to."""
-        module = _module(content(file))
+        module = _names_at_the_top(content(file))
         defined = [name for name in module.classes if self._is_plugin(self.home, file, (name,))]
         if module.hooks or any(not name.startswith("_") for name in defined):
             return True
-        named = [name for name, node in module.classes.items() if not name.startswith("_") and _has_name(node)]
+        named = module.named
         if self._is_from_a_package(file, named):
             return True
         if named and not defined and (module.has_all or self._any(file, [(name,) for name in module.imports])):
@@ -207,10 +226,10 @@ class _Asking:
         finally:
             self.abroad = False
 
-    def _any(self, file: Path, chains: Iterable[tuple[str, ...]]) -> bool:
+    def _any(self, file: Path, chains: Iterable[Dotted]) -> bool:
         return any(self._is_plugin(self.home, file, chain) for chain in chains)
 
-    def _is_plugin(self, home: Home, file: Path, chain: tuple[str, ...]) -> bool:
+    def _is_plugin(self, home: Home, file: Path, chain: Dotted) -> bool:
         """True if the dotted name stands for a plugin class, or for what is made of one, in the module of ``file``."""
         key = file, chain, self.abroad
         if key not in self.known:
@@ -218,20 +237,19 @@ class _Asking:
             self.known[key] = any(self._meanings(home, file, chain[0], chain[1:]))
         return self.known[key]
 
-    def _meanings(self, home: Home, file: Path, name: str, rest: tuple[str, ...]) -> Iterator[bool]:
+    def _meanings(self, home: Home, file: Path, name: str, rest: Dotted) -> Iterator[bool]:
         try:
-            module = _module(content(file))
+            module = _names_at_the_top(content(file))
         except UNREADABLE:
             return
-        bases = [*module.classes[name].bases] if name in module.classes else []
-        for expression in (*bases, *module.values.get(name, ())) if not rest else ():
-            yield from (self._is_plugin(home, file, chain) for chain in dotted_names(expression))
+        if not rest:
+            yield from (self._is_plugin(home, file, chain) for chain in module.meanings(name))
         for meant in module.imports.get(name, ()):
             yield self._leads(home, file, meant, rest)
-        for star in module.stars if name not in module.names else ():
+        for star in module.stars if name not in module.classes else ():
             yield self._leads(home, file, star._replace(path=(name,)), rest)
 
-    def _leads(self, home: Home, file: Path, meant: _Imported, rest: tuple[str, ...]) -> bool:
+    def _leads(self, home: Home, file: Path, meant: _Imported, rest: Dotted) -> bool:
         """True if an imported name leads to a plugin class."""
         path = (*meant.path, *rest)
         if meant.level == 0 and meant.module.partition(".")[0] == "harness":
@@ -249,7 +267,7 @@ class _Asking:
             raise PluginError(not_found(self.home, file, "." * meant.level + meant.module))
         return False
 
-    def _within(self, home: Home, spot: Spot, path: tuple[str, ...]) -> bool:
+    def _within(self, home: Home, spot: Spot, path: Dotted) -> bool:
         inner = spot_in(spot.folder, path[0]) if spot.folder and path else None
         if inner is not None and self._within(home, inner, path[1:]):
             return True

@@ -34,7 +34,6 @@ from harness.planning.loading import builtin_folder, load_file
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct, resolved_types
 from harness.planning.sources import came_with, digest_of, forget
-from harness.planning.syntax import parsed
 from harness.text import command_line
 
 ENTRY_POINTS = "harness"
@@ -214,7 +213,6 @@ def load_registry(named: Sequence[Path] = ()) -> Registry:
         loader.folder(folder, str(folder))
     for point in entry_points(group=ENTRY_POINTS):
         loader.entry_point(point)
-    parsed.cache_clear()
     return registry
 
 

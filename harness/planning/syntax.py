@@ -7,14 +7,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 """Exceptions of :func:`parsed` for source that is not Python."""
 
 
-@cache
+@lru_cache(maxsize=2)  # trees are large, and many objects
 def parsed(source: bytes) -> ast.Module:
     """The syntax tree of a source file. Raises one of :data:`UNREADABLE`."""
     with warnings.catch_warnings():
