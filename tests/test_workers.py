@@ -23,8 +23,8 @@ import torch
 import harness
 from harness.errors import HarnessError, UsageError
 from harness.planning.graph import Component, Stage
+from harness.running import cores, machine
 from harness.running import environment as resources
-from harness.running import machine
 from harness.running.executor import unstored
 from harness.running.processes import Local, Queue
 from tests.conftest import Cli
@@ -79,6 +79,13 @@ def make(number, stages, warn):
             raise ResultsError(rest)
         if word == "warn":
             warn(rest)
+        if word == "load":
+            warn.clock("loading")
+            time.sleep(float(rest))
+            warn.clock("began")
+        if word == "hang":
+            warn.clock("loading"), warn.clock("began")
+            time.sleep(60)
         if word == "sleep":
             with open(rest, "a") as file:
                 file.write(f"{os.getpid()}\\n")
@@ -259,6 +266,7 @@ def test_missing_data_are_told_before_a_worker_starts(
 
 def test_auto_is_a_worker_a_cpu_and_some_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(cores, "_GROUPS", Path("no such file"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(resources, "available_memory", lambda: None)
     assert [machine._suitable(torch.device("cpu"), threads) for threads in (1, 2, 4, 12)] == [6, 3, 1, 1]
@@ -344,6 +352,14 @@ def test_a_worker_that_dies_fails_its_stage_and_is_replaced(work: Any) -> None:
     assert books.ended["a"]["reason"] == "dots: the worker process ended with exit code 3"
     assert books.ended["b"]["reason"].startswith("dots: the worker process was killed by SIGKILL")
     assert books.ended["c"]["reason"] == books.ended["a"]["reason"] and "c" not in books.began
+
+
+def test_the_time_limit_of_a_stage_does_not_count_what_it_loads(work: Any) -> None:
+    books = Books()
+    stages = [stage("a", "load 1.5"), stage("b", "hang")]
+    Local(1, work.make, {each.id: each for each in stages}, print, 1.0).run(stages, books)
+    assert books.ended["a"]["status"] == "ok"
+    assert books.ended["b"]["reason"] == "dots: took longer than --stage-timeout 1 s"
 
 
 def test_a_stage_that_cannot_be_sent_or_read_fails_alone(work: Any) -> None:

@@ -38,11 +38,12 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     from harness.data import Data, data_folder
     from harness.errors import DataError
     from harness.planning.registry import load_registry
+    from harness.running.cores import usable_cores
     from harness.storage.remote import results_folder
 
     say(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
     say("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    say(f"cpu: {torch.get_num_threads()} threads")
+    say(f"cpu: {usable_cores()} cores for this process, {torch.get_num_threads()} threads of torch")
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
         say(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")

@@ -193,12 +193,12 @@ def _suitable(device: Any, threads: int) -> int:
     """Number of workers that suits the machine."""
     import torch
 
+    from harness.running.cores import usable_cores
     from harness.running.environment import available_memory
 
     if device.type == "cuda":
         return WORKERS_A_GPU * (torch.cuda.device_count() if device.index is None else 1)
-    # Those that this process may use, where the system tells: a container has fewer than the machine.
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = usable_cores()
     memory = available_memory()
     return max(1, min(cpus // threads, cpus if memory is None else memory // WORKER_MEMORY))
 
@@ -222,10 +222,14 @@ def _work_of(
     warn: Warn,
 ) -> Work:
     """The function that runs stages in the worker process ``number``, which has no plugins yet."""
+    from harness.running.processes import Teller
     from harness.storage.remote import open_store
 
     lookup = _plugins(machine, live)
-    return _claimed(_worker(machine, open_store(address, warn), lookup, stages, warn, number), seen)
+    worker = _worker(machine, open_store(address, warn), lookup, stages, warn, number)
+    if machine.stage_timeout is not None and isinstance(warn, Teller):
+        worker.clock = warn.clock
+    return _claimed(worker, seen)
 
 
 def _plugins(machine: Machine, live: bytes) -> Lookup:

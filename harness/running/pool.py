@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args
 
 from harness.errors import HarnessError, OutOfMemory, UsageError
 from harness.isolation import stays_here
@@ -24,10 +24,13 @@ from harness.running.queue import Queue
 
 Warn: TypeAlias = Callable[[str], None]
 Message: TypeAlias = tuple[str, Any]
-"""A kind and its subject: ``ready``, ``warning``, ``record``, ``last`` (a record, of a worker that can do no more),
-``claimed`` (another process has the stage), ``crowded`` (out of a device's memory), ``unread`` (the stage could not be
-read), ``usage`` (a user's mistake) or ``broken``.
+"""A kind and its subject: ``ready``, ``warning``, ``loading`` and ``began`` (of a stage), ``record``, ``last``
+(a record, of a worker that can do no more), ``claimed`` (another process has the stage), ``crowded`` (out of a device's
+memory), ``unread`` (the stage could not be read), ``usage`` (a user's mistake) or ``broken``.
 """
+
+Clock: TypeAlias = Literal["loading", "began"]
+"""Messages of a worker on its stage: what it loads does not count, and its time limit starts where it begins."""
 
 HELD = 8
 """Number of a worker's latest artifacts that count as loaded there: fewer than it caches."""
@@ -42,6 +45,8 @@ class WorkerHandle(ABC):
         """True once it has started up."""
         self.stage: Stage | None = None
         self.since = 0.0
+        self.timed = True
+        """False while it loads what its stage needs, which does not count."""
         self.held: tuple[str, ...] = ()
         """The stages whose artifacts it made or loaded, the latest first."""
         self.sent: set[str] = set()
@@ -65,7 +70,7 @@ class WorkerHandle(ABC):
             self.send(stage.id, unsent)
         except Exception as error:  # whatever a plugin's object raises
             return _failed(stage, f"it cannot be sent to a worker process: {type(error).__name__}: {error}")
-        self.stage, self.since = stage, time.monotonic()
+        self.stage, self.since, self.timed = stage, time.monotonic(), True
         self.sent.update(each.id for each in unsent)
         parents = (id for _, id in stage.parents)
         self.held = tuple(dict.fromkeys((stage.id, *parents, *self.held)))[:HELD]
@@ -142,7 +147,7 @@ class WorkerPool(ABC, Generic[W]):
 
     def _time_left(self, worker: W) -> float | None:
         """The seconds that the stage of a worker still has; ``None`` for no limit."""
-        if self.limit is None or worker.stage is None:
+        if self.limit is None or worker.stage is None or not worker.timed:
             return None
         return max(0.0, worker.since + self.limit - time.monotonic())
 
@@ -198,6 +203,8 @@ class WorkerPool(ABC, Generic[W]):
             del self.lost[worker.number]
         elif kind == "warning":
             self.warn(value)
+        elif kind in get_args(Clock):
+            worker.timed, worker.since = kind == "began", time.monotonic()
         elif kind == "record":
             self._done(worker.free(), value)
         elif kind == "last":

@@ -24,7 +24,7 @@ from harness.isolation.output import for_life
 from harness.planning.by_value import dumps
 from harness.planning.graph import Stage
 from harness.running.executor import Control, Work
-from harness.running.pool import Message, Warn, WorkerHandle, WorkerPool, answer
+from harness.running.pool import Clock, Message, Warn, WorkerHandle, WorkerPool, answer
 from harness.running.queue import Queue as Queue
 
 Make: TypeAlias = Callable[[int, Mapping[str, Stage], Warn], Work]
@@ -210,7 +210,7 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
     stages: dict[str, Stage] = {}
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # there is no more to do, or nobody to tell
         try:
-            work = make(number, stages, lambda text: connection.send(("warning", text)))
+            work = make(number, stages, Teller(connection))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             connection.send(("usage", f"a worker process cannot start: {reason}; {_WITHOUT}"))
@@ -218,6 +218,19 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
         connection.send(("ready", None))
         while True:
             connection.send(_answer(connection.recv_bytes(), stages, work))
+
+
+class Teller:
+    """A worker's word to the process of the run: its warnings, and where the clock of its stage stands."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def __call__(self, warning: str) -> None:
+        self.connection.send(("warning", warning))
+
+    def clock(self, state: Clock) -> None:
+        self.connection.send((state, None))
 
 
 def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, Any]:

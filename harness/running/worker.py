@@ -44,6 +44,7 @@ from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.answers import of_owner, of_thief, serves
 from harness.running.environment import Peaks, give_back, machine
 from harness.running.measure import pack
+from harness.running.pool import Clock
 from harness.running.rebuilt import noise_like
 from harness.storage.codec import Loaded, unpack
 from harness.storage.locks import Claims
@@ -79,6 +80,8 @@ class StageRunner:
     shares_device: bool = False
     """True if other stages run on this device at the same time: one that runs out of memory may then try again alone.
     """
+    clock: Callable[[Clock], None] | None = None
+    """Receiver of what the time limit of a stage depends on; ``None`` where there is no limit."""
     trial: int | None = None
     """Number of the trial, where plugins are checked: global random states differ from trial to trial, and a plugin
     that draws from them is named among those that change the process.
@@ -105,7 +108,7 @@ class StageRunner:
         with self._guarded(stage) as guard, self._warning(stage) as warn:
             try:
                 with trace.span("load parents"):
-                    parents = self._parents(stage)
+                    parents = self._untimed(stage)
                 engine = self._engine(stage, parents, trace, counts, warn)
                 with trace.span(stage.action, plugin=str(stage.plugin or "")):
                     made = ACTIONS[stage.action](self, stage, parents, engine)
@@ -142,6 +145,18 @@ class StageRunner:
         self._cache.pop(stage.id, None)
         give_back(self.device)
         return record
+
+    def _untimed(self, stage: Stage) -> dict[str, Loaded]:
+        """The parents, loaded; with a limit also the data, since the time of loading is not the stage's."""
+        if self.clock is None:
+            return self._parents(stage)
+        self.clock("loading")
+        parents = self._parents(stage)
+        for use in (stage.dataset, stage.data):
+            if use is not None and stage.action not in _READ_NO_DATA:
+                self.data.arrays(use.plugin)
+        self.clock("began")
+        return parents
 
     @contextmanager
     def _guarded(self, stage: Stage) -> Iterator[Guard]:
