@@ -7,8 +7,8 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
+from harness.downloads import downloading, fetch
 from harness.errors import BrokenDataset, DataError, MissingData
 from harness.files import user_path
 from harness.isolation import Guard, Interrupted, describe_error
@@ -125,7 +126,7 @@ class Data:
 
     def _load(self, dataset: InputSet) -> Arrays:
         try:
-            arrays = self._loaded(dataset)
+            arrays = self._loaded(dataset, self.folder)
         except DataError as missing:
             if type(dataset).fetch is InputSet.fetch:
                 raise
@@ -133,23 +134,24 @@ class Data:
                 if isinstance(missing, MissingData):
                     raise
                 raise MissingData(dataset.name, str(missing), download=True) from missing
-            self.folder.mkdir(parents=True, exist_ok=True)
-            dataset.fetch(self.folder)
-            arrays = self._loaded(dataset)
+            fetch(dataset, self.folder, partial(self._loaded, dataset))
+            arrays = self._loaded(dataset, self.folder)
         try:
             check_arrays(dataset, arrays)
         except DataError as error:
+            if is_published(type(dataset)):  # its files are at fault, not what it declares
+                raise
             raise BrokenDataset(str(error)) from error
         except Exception as error:  # parts that are no arrays, or empty
             raise BrokenDataset(f"{dataset.name}: its arrays: {type(error).__name__}: {error}") from error
         return arrays
 
-    def _loaded(self, dataset: InputSet) -> Arrays:
+    def _loaded(self, dataset: InputSet, folder: Path) -> Arrays:
         """The arrays that ``load`` returns. Raises :class:`BrokenDataset` for errors but its :class:`DataError`."""
         guard = Guard(seed=0)
         try:
             with guard:
-                arrays = dataset.load(self.folder)
+                arrays = dataset.load(folder)
         except (DataError, Interrupted):
             raise
         except BaseException as error:  # the plugin's own, and its ways to leave
@@ -280,16 +282,6 @@ def _check_part(dataset: InputSet, name: str, x: NDArray[np.generic], y: NDArray
             raise DataError(
                 f"{dataset.name}: {name} inputs are in {low:g}..{high:g}, declared value_range = {dataset.value_range}"
             )
-
-
-@contextmanager
-def downloading(name: str) -> Iterator[None]:
-    """Turn errors while the set ``name`` is downloaded into a :class:`DataError`."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

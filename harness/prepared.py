@@ -90,7 +90,7 @@ def _last_used(path: Path) -> int:
 
 def _digest(name: str, settings: object, files: Iterable[Path]) -> str:
     """The address of a copy. Files count by their paths from the folder that holds them all, so a set may move."""
-    paths = sorted(files)
+    paths = sorted(path.absolute() for path in files)
     above = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
     digest = hashlib.sha256(repr(settings).encode(errors="backslashreplace"))
     for path in paths:

@@ -278,3 +278,81 @@ def test_ids_of_published_sets_have_no_content(tmp_path: Path) -> None:
     for name in registry.names("dataset"):
         assert not registry.component("dataset", name).content
     assert warned == []
+
+
+# --- pages of cells of two contents -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(place: Place) -> Place:
+    """Seed 0 of the old data, seed 1 of the new."""
+    place.run("--seeds", 0)
+    write(place.data, shift=1)
+    place.run("--seeds", 1)
+    return place
+
+
+NOTE = re.compile(
+    r"The data of mine changed between these cells: 1 cell of content [0-9a-f]{8} and 1 cell of content [0-9a-f]{8}\. "
+    r"To compute them from the same: harness run --dataset mine --defense baseline --attack none --seeds 0-1 --nulls 1 "
+    r"--no-innocents \(with the --results, --plugins and --data of before\)"
+)
+
+
+def test_every_page_of_two_contents_says_so_until_all_is_run_again(mixed: Place) -> None:
+    asked = ("--results", mixed.results)
+    pages: list[tuple[object, ...]] = [("leaderboard", *asked), ("leaderboard", "--details", *asked)]
+    pages += [("leaderboard", "--format", style, *asked) for style in ("markdown", "latex", "csv", "json")]
+    pages += [("figures", "--only", "success", *asked), ("record", "two", "--output", mixed.results / "two", *asked)]
+
+    def told(*words: object) -> str:
+        said = mixed.cli(*words, code=0)
+        return " ".join((said.out + said.err).replace("\\{}", "").replace("-{}", "-").split())
+
+    for words in pages:
+        assert NOTE.search(told(*words)), words
+    mixed.cli("report", *asked, code=0)
+    assert NOTE.search((mixed.results / "report.html").read_text())
+    assert NOTE.search((mixed.results / "two" / "leaderboard.md").read_text())
+    assert NOTE.search(repr(harness.leaderboard(mixed.results)).replace("\n", " "))
+
+    command = NOTE.search(told(*pages[0]))
+    assert command is not None
+    words = re.search(r"harness (run .*) \(with", command[0])
+    assert words is not None
+    where = ("--results", mixed.results, "--plugins", mixed.plugins, "--data", mixed.data, "--quiet")
+    assert "2 cells" in mixed.cli(*words[1].split(), *where, code=0).out
+    for words in pages[:-1]:
+        assert "changed between" not in told(*words), words
+    mixed.cli("record", "one", "--output", mixed.results / "one", *asked, code=0)
+    said = mixed.cli("submit", mixed.results / "one", "--min-seeds", 2, "--min-nulls", 1, code=0)
+    assert "accepted" in said.out
+    said = mixed.cli("submit", mixed.results / "two", "--min-seeds", 2, "--min-nulls", 1, code=1)
+    assert "data: mine was not the same for all cells: checksums" in said.out
+
+
+def test_a_comparison_of_two_contents_says_so(place: Place) -> None:
+    place.run("--seeds", 0)
+    place.run("--seeds", 0, defense="adi")
+    write(place.data, shift=1)
+    place.run("--seeds", 0, defense="adi")
+    said = place.cli("compare", "adi", "baseline", "--results", place.results, code=0)
+    assert "The data of mine changed between these cells: 1 cell of content" in " ".join(said.out.split())
+    assert harness.compare("adi", "baseline", results=place.results).comparison.notes
+
+
+def test_options_that_make_other_data_are_no_mix(place: Place) -> None:
+    source = PLUGIN.replace("    class Others", "    class Others", 1).replace(
+        'return read(root / "mine.npz")', 'return read(root / f"{self.file}.npz")'
+    )
+    source = source.replace("    ood: str", '    file: Literal["mine", "more"] = "mine"\n    ood: str')
+    (place.plugins / "mine.py").write_text("from typing import Literal\n" + source)
+    write(place.data, "mine"), shutil.copy(place.data / "mine.npz", place.data / "more.npz")
+    write(place.data, "mine", seed=3)
+    place.run("--dataset", "mine[file=more]")
+    assert place.stages()["data_checksum"].nunique() == 2
+    said = place.cli("leaderboard", "--results", place.results, code=0)
+    assert "changed between" not in said.out
+    place.cli("record", "x", "--results", place.results, "--output", place.results / "x", code=0)
+    said = place.cli("submit", place.results / "x", "--min-seeds", 1, "--min-nulls", 1, code=0)
+    assert "accepted" in said.out

@@ -300,6 +300,29 @@ def no_samples(folder: Path) -> None:
     write(first(folder), np.zeros(0))
 
 
+def cut_under_a_mended_header(folder: Path) -> None:
+    content = bytearray(first(folder).read_bytes()[:-2000])
+    content[4:8] = (len(content) - 8).to_bytes(4, "little")
+    first(folder).write_bytes(content)
+
+
+def cut_in_its_header(folder: Path) -> None:
+    first(folder).write_bytes(first(folder).read_bytes()[:41])
+
+
+def cut_as(kind: str, format: str, share: float) -> Callable[[Path], None]:
+    """A clip in another format, of which a share is left."""
+
+    def spoil(folder: Path) -> None:
+        samples, rate = soundfile.read(first(folder))
+        soundfile.write(first(folder), samples, rate, format=format)
+        content = first(folder).read_bytes()
+        first(folder).write_bytes(content[: int(share * len(content))])
+
+    spoil.__name__ = f"cut_{kind}"
+    return spoil
+
+
 BAD: Mapping[Callable[[Path], None], str] = {
     remove_word: "has no folder 'stop'",
     empty_word: "stop has no clip",
@@ -307,6 +330,13 @@ BAD: Mapping[Callable[[Path], None], str] = {
     cut_to_nothing: ORIGINAL,
     text: ORIGINAL,
     no_samples: ORIGINAL,
+    cut_under_a_mended_header: ORIGINAL,
+    cut_in_its_header: ORIGINAL,
+    cut_as("flac", "FLAC", 0.5): ORIGINAL,
+    cut_as("the end of a flac", "FLAC", 0.98): ORIGINAL,
+    cut_as("ogg", "OGG", 0.6): ORIGINAL,
+    cut_as("aiff", "AIFF", 0.7): ORIGINAL,
+    cut_as("au", "AU", 0.7): ORIGINAL,
 }
 
 

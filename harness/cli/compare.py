@@ -10,7 +10,7 @@ import click
 
 from harness.cli.options import open_results, plugins_unread, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
-from harness.cli.text import echo
+from harness.cli.text import echo, say
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -51,4 +51,6 @@ def compare(
     elif style == "json":
         echo(json.dumps(made.as_dict(), indent=1))
     else:
+        for note in made.notes:
+            say(f"warning: {note}", err=True)
         write_rows(Compared, made.rows, output)

@@ -42,6 +42,7 @@ def figures(
     """Draw what the tables show into figures/ of the results folder, as wide as a column of a paper."""
     from harness.figures.catalogue import PICTURES, collect, draw_all
     from harness.figures.shown import Shown
+    from harness.storage.contents import CONTENTS, mixed
 
     store, tables = open_results(results)
     shown = Shown(tables, load_plugins(plugin_folders).component, rules)
@@ -55,6 +56,8 @@ def figures(
             said = PICTURES[name].title if len(data) else f"no: it needs {PICTURES[name].needs}{where}"
             say(f"{name:<{wide}} {said}")
         return
+    for line in mixed(tables.read("cells", ["nulls", CONTENTS])):
+        say(f"warning: {line}", err=True)
     paths = draw_all(collected, store.results / "figures", style)
     store.flush()
     for name in (name for name, data in collected.items() if data.empty):

@@ -33,13 +33,17 @@ def record(name: str, results: str, plugin_folders: tuple[Path, ...], command: s
     """
     from harness.errors import UsageError
     from harness.records.freeze import record as write
+    from harness.storage.contents import CONTENTS, mixed
 
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not slug or not name.isprintable():
         raise UsageError(f"a record's name needs letters or digits, on one line, not {name!r}")
     folder = output or Path("results") / "records" / f"{datetime.now(UTC):%Y-%m-%d}-{slug}"
     registry = load_plugins(plugin_folders)
-    files = write(*open_results(results), folder, name, command, registry, ranked(results))
+    store, tables = open_results(results)
+    for line in mixed(tables.read("cells", ["nulls", CONTENTS])):
+        say(f"warning: {line}", err=True)
+    files = write(store, tables, folder, name, command, registry, ranked(results))
     then = command_line("submit", "--", folder) if str(folder).startswith("-") else command_line("submit", folder)
     say(f"wrote {len(files)} files to {folder}; complete its README.md, then: {then}")
 

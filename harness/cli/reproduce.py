@@ -42,6 +42,8 @@ class Found:
     machines: list[str]
     picture: Path | None
     no_picture: str
+    mixed: list[str]
+    """Lines on data sets of which its cells have several contents."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a number that is not finite is null."""
@@ -51,7 +53,7 @@ class Found:
             {
                 **{"paper": self.paper.name, "experiment": self.experiment.id, "title": self.experiment.title},
                 **{"says": self.experiment.says, "scale": self.scale, "cells": dict(self.ends)},
-                **{"reasons": self.reasons, "machines": self.machines},
+                **{"reasons": self.reasons, "machines": self.machines, "mixed": self.mixed},
                 "picture": str(self.picture) if self.picture else None,
                 "rows": [each.as_dict() for each in self.compared],
             }
@@ -200,9 +202,12 @@ class _Bench:
     def _found(
         self, experiment: Experiment, compared: list[Compared], frames: Frames | None, plan: Plan | None
     ) -> Found:
+        from harness.storage.contents import mixed
+
         ends, reasons, machines = _ends(frames, plan, self.tables)
         picture, why = self._draw(experiment, compared, frames)
-        return Found(self.paper, experiment, self.scale, compared, ends, reasons, machines, picture, why)
+        mixes = [] if frames is None else mixed(frames.cells)
+        return Found(self.paper, experiment, self.scale, compared, ends, reasons, machines, picture, why, mixes)
 
     def _draw(self, experiment: Experiment, compared: list[Compared], frames: Frames | None) -> tuple[Path | None, str]:
         """The picture's file, or the reason why there is no file."""
@@ -287,6 +292,7 @@ def _notes(found: Found) -> list[str]:
     if useless := max((each.useless for each in found.compared), default=0):
         lost = "accuracy is more than 5 points below that of the victim or of unmarked models, the lower"
         notes.append(f"Up to {useless} cells a row have no useful model, and their successes do not count: its {lost}.")
+    notes += found.mixed
     notes += [f"Not ok: {reason}" for reason in found.reasons]
     notes += [f"Measured on {machine}." for machine in found.machines]
     notes.append(f"Picture: {found.picture}" if found.picture else f"No picture: {found.no_picture}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from harness.errors import UsageError
 from harness.statistics.paired import fewest_seeds, paired_difference, seeds_to_settle
 from harness.statistics.tests import SLACK, holm
 from harness.statistics.worst_case import worst_case
+from harness.storage.contents import mixed
 from harness.storage.store import plain
 from harness.verdicts.board import THREATS, Threat
 from harness.verdicts.families import is_unmarked, of_each, plugins_of
@@ -78,6 +79,8 @@ class Comparison:
     theirs: str
     rules: Rules
     rows: list[Compared]
+    notes: list[str] = field(default_factory=list)
+    """Notes that a reader needs of the cells as a whole."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a finite number is null."""
@@ -105,7 +108,8 @@ def make_comparison(cells: pd.DataFrame, evidence: pd.DataFrame, ours: str, thei
     known = [place for place, row in enumerate(rows) if math.isfinite(row.p_value)]
     for place, p_value in zip(known, holm([rows[place].p_value for place in known]), strict=True):
         rows[place] = _with_p_value(rows[place], float(p_value), rules)
-    return Comparison(ours, theirs, rules, rows)
+    of_both = cells[cells["dataset"].isin(both) & cells["defense"].isin([ours, theirs])]
+    return Comparison(ours, theirs, rules, rows, mixed(of_both))
 
 
 def _scored(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> pd.DataFrame:

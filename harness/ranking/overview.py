@@ -25,7 +25,7 @@ MORE = "More: harness leaderboard --details (all tables) and --explain (what the
 def overview_sheet(board: Board, *, explain: bool = False) -> Sheet:
     """The overview of each data set; with the meanings of its words where asked."""
     made = [overview(board, setting) for setting in board.settings]
-    return Sheet(made, terms(made, board.rules) if explain else (), [MORE])
+    return Sheet(made, terms(made, board.rules) if explain else (), [*map(printable, board.notes), MORE])
 
 
 def overview(board: Board, setting: Setting) -> Table:

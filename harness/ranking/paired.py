@@ -62,4 +62,4 @@ def comparison_sheet(comparison: Comparison) -> Sheet:
     more = {**names, "fewest": fewest_seeds(comparison.rules.confidence)}
     words = [*dict.fromkeys(filter(None, map(term_of, comparison.rows))), *(each.name for each in COMPARED[1:])]
     terms = [(word, comparison_meaning(word, comparison.rules, **more)) for word in words]
-    return Sheet(tables, terms, [MARGINS])
+    return Sheet(tables, terms, [MARGINS, *map(printable, comparison.notes)])

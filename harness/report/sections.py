@@ -56,7 +56,12 @@ def page_of(board: Board, scored: pd.DataFrame, results: Results, about: About, 
         background.provenance(results, board, about),
     ]
     small = len(board.schemes) + len(board.attacks) <= 2 * ROWS
-    return Page(_lead(cells), known.filters(), [each for each in made if each], board.as_dict() if small else {})
+    return Page(
+        " ".join([_lead(cells), *map(printable, board.notes)]),
+        known.filters(),
+        [each for each in made if each],
+        board.as_dict() if small else {},
+    )
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:

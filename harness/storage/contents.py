@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.storage.records import StageRecord
+from harness.text import command_line, option_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,24 +106,28 @@ def changes(stored: StoredContents, known: Contents, keys: set[tuple[Any, ...]],
             )
 
 
-def mixed(cells: pd.DataFrame, results: str) -> list[str]:
+def mixed(cells: pd.DataFrame) -> list[str]:
     """A line for each data set of which these cells, rows of the table, have several contents."""
-    if CONTENTS not in cells:
+    if CONTENTS not in cells:  # rows that somebody made
         return []
-    told = [contents_in(text) for text in cells[CONTENTS]]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for each in told:
-        for name, content in each.items():
-            counts[name][content] += 1
-    lines = []
-    for name, found in counts.items():
-        if len(found) > 1:
-            parts = " and ".join(f"{count} cells of content {short(content)}" for content, count in found.items())
-            of_it = cells[[name in each for each in told]]
-            lines.append(
-                f"The data of {name} changed between these cells: {parts}. To mend it: {mends(of_it, results)}"
-            )
-    return lines
+    having: dict[str, list[str]] = defaultdict(list)
+    for told, count in cells[CONTENTS].value_counts(sort=False).items():
+        for name, contents in contents_in(told).items():
+            counts[name][contents] += count
+            having[name].append(str(told))
+    return [
+        f"The data of {name} changed between these cells: {_counted(counts[name])}. "
+        f"To compute them from the same: {mends(cells[cells[CONTENTS].isin(having[name])])}"
+        for name in counts
+        if len(counts[name]) > 1
+    ]
+
+
+def _counted(contents: Counter[str]) -> str:
+    return " and ".join(
+        f"{count} cell{'s' * (count != 1)} of content {short(content)}" for content, count in contents.items()
+    )
 
 
 def short(contents: str) -> str:
@@ -131,20 +135,18 @@ def short(contents: str) -> str:
     return " and ".join(each[:8] for each in contents.split())
 
 
-def mends(cells: pd.DataFrame, results: str) -> str:
+def mends(cells: pd.DataFrame) -> str:
     """The command that computes cells, rows of the table, again where they are not of today's data."""
-    words = ["harness", "run"]
-    for option, column in (("--dataset", "dataset"), ("--defense", "defense"), ("--attack", "attack")):
-        for value in dict.fromkeys(cells[column]):
-            words += [option, str(value)]
+    words = ["run"]
+    for option in ("dataset", "defense", "attack"):
+        for value in dict.fromkeys(cells[option]):
+            words += option_words(f"--{option}", str(value))
     words += ["--seeds", seeds_text(sorted(set(map(int, cells["seed"]))))]
     nulls = cells["nulls"].dropna() if "nulls" in cells else ()
     if len(nulls):
         words += ["--nulls", str(int(max(nulls)))]
-    words.append("--no-innocents")  # those that there are stand among the defenses
-    if results and results != "results":
-        words += ["--results", results]
-    return f"{shlex.join(words)} (with the --plugins and --data of before)"
+    # The innocents that there are stand among the defenses.
+    return f"{command_line(*words, '--no-innocents')} (with the --results, --plugins and --data of before)"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UsageError
+from harness.storage.contents import mixed
 from harness.verdicts.attacked import Scored, attacked_of
 from harness.verdicts.board import Board, Scheme
 from harness.verdicts.families import is_unmarked, of_each
@@ -69,7 +70,7 @@ def make_board(
         evasions=evaded_of(scored.of(hidden), intervals=intervals) if hidden.any() else [],
         detections=detected_of(found, detections) if len(found) else [],
         machines=machines(stages),
-        notes=_notes(scored.rows, bool(references.attacked.known.any()), rules),
+        notes=[*mixed(cells), *_notes(scored.rows, bool(references.attacked.known.any()), rules)],
     )
 
 

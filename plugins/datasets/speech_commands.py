@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import struct
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,8 +285,9 @@ def _samples(name: str, path: Path) -> NDArray[np.float32]:
     import soundfile
 
     try:
-        frames, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        whole = len(frames) > 0 and not _is_cut(path)
+        with soundfile.SoundFile(path) as file:
+            frames, rate = file.read(dtype="float32", always_2d=True), file.samplerate
+            whole = 0 < len(frames) == file.frames and not _is_cut(path, file.extra_info)
     except (OSError, soundfile.SoundFileError) as error:
         raise DataError(f"{name}: {path} cannot be read ({error}): put the original in its place") from error
     if not whole:
@@ -299,8 +300,11 @@ def _samples(name: str, path: Path) -> NDArray[np.float32]:
     return np.pad(samples, (0, RATE - len(samples)))
 
 
-def _is_cut(path: Path) -> bool:
-    """True if a WAV file ends before its header says: libsndfile reads what is there, without a word."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    return head[:4] == b"RIFF" and struct.unpack("<I", head[4:8])[0] + 8 > path.stat().st_size
+def _is_cut(path: Path, log: str) -> bool:
+    """True if a file ends before it says: libsndfile reads what is there, and only its ``log`` tells."""
+    sizes = re.findall(r":\s*(\d+)\s*\(should be (\d+)\)", log)
+    if any(int(said) > int(there) for said, there in sizes):
+        return True
+    content = path.read_bytes()
+    last = content[content.rfind(b"OggS") :] if content.startswith(b"OggS") else b""
+    return bool(last) and not (len(last) > 5 and last[5] & 4)  # the last page of an Ogg file has a flag
