@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sized
@@ -64,7 +65,7 @@ class Streams:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("encodings") / NAME
+    folder = tmp_path_factory.mktemp("encodings") / (NAME + os.fsdecode(b"\xfc"))  # not UTF-8 at all
     assert command_line("run", *NARROW, "--results", folder, "--quiet") == 0
     assert command_line("record", NAME, "--results", folder, "--output", folder.parent / "record") == 0
     return folder

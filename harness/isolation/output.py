@@ -107,7 +107,7 @@ def _is_real(stream: TextIO | None, descriptor: int) -> bool:
 
 def _empty() -> TextIO:
     if not _EMPTY or _EMPTY[0].closed:
-        _EMPTY[:] = [io.TextIOWrapper(io.BytesIO())]
+        _EMPTY[:] = [io.TextIOWrapper(io.BytesIO(), "utf-8")]
     return _EMPTY[0]
 
 

@@ -191,7 +191,8 @@ def _freeze(frame: pd.DataFrame, table: str, folder: Path) -> None:
     data = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(schema.metadata)
     path = folder / "tables" / table / "merged.parquet"
     path.parent.mkdir(parents=True)
-    pq.write_table(data, path, compression="zstd", write_page_checksum=True)
+    with path.open("wb") as file:
+        pq.write_table(data, file, compression="zstd", write_page_checksum=True)
 
 
 def _ids(store: Store, stages: pd.Series[str]) -> dict[str, Any]:

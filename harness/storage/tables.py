@@ -55,8 +55,9 @@ class Tables:
         path = self._part(table, run)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as partial:
-                pq.write_table(data, partial, compression="zstd", write_page_checksum=True)
+            # Opened here: pyarrow takes no name that is not UTF-8.
+            with whole_file(path) as partial, partial.open("wb") as file:
+                pq.write_table(data, file, compression="zstd", write_page_checksum=True)
         except OSError as error:
             raise ResultsError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
