@@ -87,10 +87,15 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
 
     A dataset whose files are not here is checked as far as it goes without them.
     """
+    guard = Guard()
     try:
-        problems = list(_object_problems(found, registry))
-    except Exception as error:  # the plugin's own: its fields, hash or arms
-        problems = [f"{type(error).__name__}: {error}"]
+        with guard:
+            problems = list(_object_problems(found, registry))
+    except Interrupted:
+        raise
+    except BaseException as error:  # the plugin's own: its fields, hash or arms
+        problems = [describe_error(error)]
+    problems += _changes(guard.changed)
     if problems:
         return problems
     use = registry.component(found.kind, found.cls.name)

@@ -57,23 +57,29 @@ def known_plugins(registry: Registry, names: tuple[str, ...]) -> None:
 
 @plugins.command(epilog="Example: harness plugins check ewe baseline")
 @click.argument("names", nargs=-1)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time limit of the check of a plugin.",
+)
 @plugins_option
-def check(names: tuple[str, ...], plugin_folders: tuple[Path, ...]) -> int:
-    """Run the contract checks on the named plugins, or on all; exit code 1 if one fails."""
+def check(names: tuple[str, ...], timeout: float, plugin_folders: tuple[Path, ...]) -> int:
+    """Run the contract checks on the named plugins, or on all, in a process of their own.
+
+    Exit code 1 if one fails.
+    """
+    from harness.checking import check_apart
+
     registry = load_plugins(plugin_folders)
     known_plugins(registry, names)
-    import torch
-
-    from harness.testing import check_plugin
-
-    torch.set_num_threads(1)  # as a run does: the checks are small, and threads would only wait for each other
     failed = len(registry.problems) if not names else 0
-    for (kind, name), found in sorted(registry.found.items()):
-        if names and name not in names:
-            continue
-        problems = check_plugin(found, registry)
-        say(f"{'ok' if not problems else 'FAILED':7} {kind} {name}")
-        for problem in problems:
+    asked = [(kind, name) for kind, name in sorted(registry.found) if name in names or not names]
+    for checked in check_apart(asked, plugin_folders, timeout):
+        say(f"{'FAILED' if checked.problems else 'ok':7} {checked.kind} {checked.name}")
+        for problem in checked.problems:
             say(f"        {problem}")
-        failed += bool(problems)
+        failed += bool(checked.problems)
     return 1 if failed else 0

@@ -116,8 +116,7 @@ class _WorkerHandle(WorkerHandle):
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, local.make, number), name=f"worker {number}")
         try:
-            # In this order: the second starts a process too.
-            with _not_from_here(), _no_interrupts(), _without_main():
+            with starting():
                 self.process.start()
         except OSError as error:
             raise UsageError(f"cannot start a worker process ({error}); {_WITHOUT}") from error
@@ -136,14 +135,23 @@ class _WorkerHandle(WorkerHandle):
         self.process.join(PATIENCE)
         self.process.kill()
         self.process.join()
-        return _end(self.process.exitcode or 0)
+        return describe_end(self.process.exitcode or 0)
 
 
-def _end(code: int) -> str:
+def describe_end(code: int) -> str:
+    """The end of a process in words, such as ``ended with exit code 1``."""
     if code >= 0:
         return f"ended with exit code {code}"
     name = {each.value: each.name for each in signal.Signals}.get(-code, f"signal {-code}")
     return f"was killed by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Have a new interpreter import nothing from here, hear no Ctrl-C, and not run this process's script."""
+    # In this order: the second starts a process too.
+    with _not_from_here(), _no_interrupts(), _without_main():
+        yield
 
 
 @contextmanager
@@ -204,7 +212,7 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    Thread(target=_leave_with_the_run, daemon=True).start()
+    Thread(target=leave_with_the_run, daemon=True).start()
     end_freely()
     for_life()
     stages: dict[str, Stage] = {}
@@ -243,7 +251,7 @@ def _answer(message: bytes, stages: dict[str, Stage], work: Work) -> tuple[str, 
     return answer(work, stages[id])
 
 
-def _leave_with_the_run() -> None:
+def leave_with_the_run() -> None:
     """End with the process of the run, also where that was killed in the middle of a stage."""
     run = parent_process()
     if run is not None:
