@@ -114,12 +114,15 @@ class InputSet(Plugin):
     def load(self, root: Path) -> Arrays:
         """Read the whole set below the folder ``root``, checked against its own checksums.
 
-        A set that is not a task may have no test samples. Raises :class:`harness.DataError` when files are missing or
-        are not this set's.
+        Nothing but the files and the options decides what it returns. A set that is not a task may have no test
+        samples. Raises :class:`harness.DataError` when files are missing or are not this set's.
         """
 
     def fetch(self, root: Path) -> None:
-        """Download the set below ``root``. By default there is nothing to fetch it from."""
+        """Download the set below ``root``, a new folder, from which it is loaded before it is kept.
+
+        By default there is nothing to fetch it from.
+        """
         raise DataError(f"{self.name} cannot be downloaded")
 
 

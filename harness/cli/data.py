@@ -21,21 +21,28 @@ def data() -> None:
 def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
     """List every dataset: found and checked, or missing with the reason."""
     from harness.data import Data, data_folder
-    from harness.errors import DataError
+    from harness.errors import BrokenDataset, DataError, MissingData, how_to_find
 
     registry = load_plugins(plugin_folders)
     folder, _ = data_folder(data_named)
     say(f"data folder: {folder}")
-    names = registry.names("dataset")
+    names, missing = registry.names("dataset"), list[str]()
     width = max(map(len, names))
     for name in names:
         dataset = registry.component("dataset", name).plugin
         try:
             arrays = Data(folder).arrays(dataset)
+        except MissingData as error:
+            say(f"  {name:{width}} missing: {error.fact.removeprefix(f'{name}: ')}")
+            missing += [name] if error.download else []
         except DataError as error:
-            say(f"  {name:{width}} missing: {error}")
+            say(f"  {name:{width}} missing: {str(error).removeprefix(f'{name}: ')}")
+        except BrokenDataset as error:
+            say(f"  {name:{width}} broken: {str(error).removeprefix(f'{name}: ')}")
         else:
             say(f"  {name:{width}} {len(arrays.y_train)} train, {len(arrays.y_test)} test, {arrays.x_train.shape[1:]}")
+    if missing:
+        say(f"of those that are missing: {how_to_find(missing)}")
 
 
 @data.command(epilog="Example: harness data fetch mnist fashion-mnist")

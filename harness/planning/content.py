@@ -43,14 +43,17 @@ class Contents:
     def of(self, text: str, dataset: InputSet) -> str:
         """The digest of a set's content, 32 hexadecimal digits; empty for a published set, and where it is not known.
 
-        Where the files are not here, it is that of the latest results.
+        Where the files are not here, it is that of the latest results; of a set that is broken it is not known.
         """
         if is_published(type(dataset)):
             return ""
         try:
             self.data.arrays(dataset)
             content = self.data.checksum(dataset) or ""
-        except (DataError, BrokenDataset) as error:
+        except BrokenDataset as error:
+            content = ""
+            self.warn(f"{error}: its cells fail")
+        except DataError as error:
             content = self.before(text)
             how = f"with the content of its latest results, {content[:8]}" if content else "without its content"
             self.warn(f"{error}: planned {how}")

@@ -182,8 +182,8 @@ class StageRecord(TypedDict, total=False):
     data_checksum: Annotated[
         str,
         Doc(
-            "Which content the dataset's files had: the first 32 hexadecimal digits of a SHA-256 over the whole set, "
-            "whatever the options. It covers `x_test`, `x_train`, `y_test` and `y_train` in this order: of each the "
+            "Content of the dataset: the first 32 hexadecimal digits of a SHA-256 over the whole set, as its "
+            "own options load it. It covers `x_test`, `x_train`, `y_test` and `y_train` in this order: of each the "
             "text `<name> <dtype> <shape>` (`x_test uint8 (10000, 1, 28, 28)`; labels are `int64 (10000,)`), then its "
             "values in C order, little-endian. Null where the stage read no data (`verify`, `judge`), and in files of "
             "schema version 3.",
