@@ -302,6 +302,8 @@ def test_data_files_that_are_too_large_count_by_their_names_and_sizes(
         files(tmp_path, {name: os.urandom(size)})
         digests.append(loaded(tmp_path).component("defense", "mine").digest)
     assert digests[1] == digests[2] and len(set(digests)) == 3
+    (warning,) = loaded(tmp_path).warnings
+    assert warning.startswith("the data beside mark.py are more than ") and "count by their names and sizes" in warning
 
 
 def test_what_a_module_imports_in_a_way_that_cannot_be_read_counts_whole(tmp_path: Path) -> None:

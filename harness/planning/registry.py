@@ -33,7 +33,7 @@ from harness.planning.lazy import lazy_module
 from harness.planning.loading import builtin_folder, load_file
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct, resolved_types
-from harness.planning.sources import came_with, digest_of, forget
+from harness.planning.sources import came_with, digest_of, forget, unread_data
 from harness.text import command_line
 
 ENTRY_POINTS = "harness"
@@ -305,6 +305,8 @@ class _Loader:
             if taken := self.registry.found.get(key) or found.get(key):
                 raise PluginError(f"{info.kind} {info.cls.name!r} exists already ({taken.origin})")
             found[key] = info
+            if (warning := unread_data(cls)) and warning not in self.registry.warnings:
+                self.registry.warnings.append(warning)
         return found
 
     def _classes(self, module: Any, derived: Set[type]) -> Iterator[tuple[Any, Kind | None]]:

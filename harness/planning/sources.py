@@ -29,7 +29,7 @@ from harness.errors import UsageError
 from harness.planning import loading
 from harness.planning.by_value import dumps
 from harness.planning.graph import make_id, source_digest, text_digest
-from harness.planning.homes import Home, content, covered, data_state, home_of, home_of_name
+from harness.planning.homes import MOST_BYTES, Home, content, covered, data_state, home_of, home_of_name
 from harness.planning.syntax import Import, dotted_names, reads
 
 MAIN = "__main__"
@@ -81,16 +81,32 @@ _DISTRIBUTIONS: dict[str, tuple[Distribution, frozenset[str]]] = {}
 @cache
 def _beside(name: str, file: str) -> str:
     """The part of a digest that tells what lies beside the file of the module ``name``."""
-    module = sys.modules[name]
-    distribution, more = _DISTRIBUTIONS.get(name.partition(".")[0], (None, frozenset()))
-    home = loading.home_of_loaded(module)
-    if home is None:
-        home = home_of(module, more)
-        _see(*((Path(file), *covered(home, Path(file)).code) if home else ()))
-    parts = _parts(home, Path(file), Path(file).parent) if home else {}
+    home, path = _home_of(name), Path(file)
+    if home and loading.home_of_loaded(sys.modules[name]) is None:
+        _see(path, *covered(home, path).code)
+    parts = _parts(home, path, path.parent) if home else {}
+    distribution, _ = _DISTRIBUTIONS.get(name.partition(".")[0], (None, None))
     if distribution is not None:
         parts[f"package {distribution.name}"] = quote(distribution.version)
     return _text(parts)
+
+
+def _home_of(name: str) -> Home | None:
+    """The home of the imported module ``name``."""
+    _, more = _DISTRIBUTIONS.get(name.partition(".")[0], (None, frozenset()))
+    return loading.home_of_loaded(sys.modules[name]) or home_of(sys.modules[name], more)
+
+
+def unread_data(cls: type) -> str:
+    """A sentence on data beside the module of a class that are too large to be read; empty where there are none."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    home = _home_of(cls.__module__) if file and cls.__module__ != MAIN else None
+    if file and home and covered(home, Path(file)).too_large:
+        return (
+            f"the data beside {Path(file).name} are more than {MOST_BYTES // 1024**2} MiB: "
+            "they count by their names and sizes, so another content of the same size is not seen"
+        )
+    return ""
 
 
 def _parts(home: Home, file: Path, folder: Path) -> dict[str, str]:
