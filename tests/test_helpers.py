@@ -284,11 +284,19 @@ def test_data_files_beside_a_module_that_reads_them_count(tmp_path: Path, case: 
     assert size(folder) == 5
     first = loaded(folder).component("defense", "mine").digest
     assert set(parts_of(first)[1]) == {"_sizes.py", "tables/size.txt"}
-    files(folder, {"results/artifacts/y": "", ".hidden/x": "changed", "mark.pyc": ""})
+    files(folder, {"results/artifacts/y": "", ".hidden/x": "changed", "mark.pyc": "", "run.log": "", "began": ""})
     assert loaded(folder).component("defense", "mine").digest == first
     files(folder, {"tables/size.txt": "6"})
     assert size(folder) == 6
     assert loaded(folder).component("defense", "mine").digest != first
+
+
+def test_data_that_are_read_at_the_top_are_read_again(tmp_path: Path) -> None:
+    helper = "from pathlib import Path\nFIVE = int(Path(__file__).with_suffix('.txt').read_text())\n"
+    files(tmp_path, {"mark.py": mark("from _sizes import FIVE", "FIVE"), "_sizes.py": helper, "_sizes.txt": "5"})
+    assert size(tmp_path) == 5
+    files(tmp_path, {"_sizes.txt": "7"})
+    assert size(tmp_path) == 7
 
 
 def test_data_files_that_are_too_large_count_by_their_names_and_sizes(

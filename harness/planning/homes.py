@@ -187,7 +187,10 @@ _MOST_FILES = 10_000
 class Covered(NamedTuple):
     """Files beside a plugin's own that decide what it does."""
 
-    code: tuple[Path, ...] = ()
+    imported: tuple[Path, ...] = ()
+    """Modules that it imports, directly or not, as its text tells."""
+    perhaps: tuple[Path, ...] = ()
+    """Other modules, which it may execute by a name that it computes."""
     data: tuple[Path, ...] = ()
 
     @property
@@ -200,17 +203,24 @@ class Covered(NamedTuple):
 def covered(home: Home, file: Path) -> Covered:
     """Files that decide, beside itself, what the module in ``file`` does."""
     inits = [] if home.nested else [spot.file for spot in home.around(file.parent) if spot.file]
-    left, seen = [file, *inits], dict.fromkeys([file, *inits])
-    data: dict[Path, None] = {}
+    imported = _followed(home, [file, *inits])
+    computed = [each for reader in imported if _reads(home, reader).dynamic for each in _all_code(home, reader)]
+    reached = _followed(home, [*imported, *computed]) if computed else imported
+    data = {each for reader in reached if _reads(home, reader).data for each in _all_data(home, reader)}
+    return Covered(
+        tuple(sorted(imported.keys() - {file})), tuple(sorted(reached.keys() - imported.keys())), tuple(sorted(data))
+    )
+
+
+def _followed(home: Home, files: Iterable[Path]) -> dict[Path, None]:
+    """Files, and all that they import, directly or not."""
+    seen = dict.fromkeys(files)
+    left = list(seen)
     while left:
-        each = left.pop()
-        told = _reads(home, each)
-        found = [*_imported(home, each), *(_all_code(home, each) if told.dynamic else ())]
-        left += [new for new in dict.fromkeys(found) if new not in seen]
-        seen.update(dict.fromkeys(found))
-        if told.data:
-            data.update(dict.fromkeys(_all_data(home, each)))
-    return Covered(tuple(sorted(each for each in seen if each != file)), tuple(sorted(data)))
+        new = [each for each in _imported(home, left.pop()) if each not in seen]
+        left += new
+        seen.update(dict.fromkeys(new))
+    return seen
 
 
 @cache
@@ -286,7 +296,7 @@ def _all_code(home: Home, file: Path) -> Iterator[Path]:
 
 
 def _all_data(home: Home, file: Path) -> Iterator[Path]:
-    """Every file that is not code below the package that ``file`` lies in, or else its folder: so many at most."""
+    """Every data file below the package that ``file`` lies in, or else its folder: so many at most."""
     root = _package(home, file) or (file.parent if home.names is None else None)
     return islice(_data_below(root), _MOST_FILES) if root else iter(())
 
@@ -296,10 +306,22 @@ def _data_below(root: Path) -> Iterator[Path]:
         if "format.json" in files and {"artifacts", "tables"} & {*folders}:  # a results folder
             folders.clear()
             continue
-        yield from (here / name for name in files if not name.startswith(".") and not name.endswith(_CODE))
+        yield from (here / name for name in files if _is_data(name))
 
 
-_CODE = (".py", ".pyc", ".pyo", ".pyi", *EXTENSION_SUFFIXES)
+_NO_DATA = frozenset(
+    (
+        *(".py", ".pyc", ".pyo", ".pyi", ".so", ".pyd", ".ipynb"),
+        *(".log", ".out", ".err", ".pid", ".lock", ".tmp", ".part", ".bak", ".orig", ".swp", ".md", ".rst"),
+    )
+)
+"""Endings of code, of what programs leave where they run, and of texts for people."""
+
+
+def _is_data(name: str) -> bool:
+    """True for a file that has the name of data: with an ending, and one that tells of nothing else."""
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122 - ten times as fast as a Path
+    return bool(ending) and ending not in _NO_DATA and not name.startswith(".") and not name.endswith("~")
 
 
 def _package(home: Home, file: Path) -> Path | None:

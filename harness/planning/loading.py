@@ -42,7 +42,7 @@ def builtin_folder() -> Path:
 
 def load_file(home: Home, file: Path) -> ModuleType:
     """The module of a plugin file, executed unless it was. Raises whatever its code raises."""
-    beside = covered(home, file).code
+    beside = covered(home, file).imported
     for package in home.around(file.parent):  # as Python does; nobody needs those of a file that imports nothing of it
         if package.file in beside:
             _execute(home, package.file)
@@ -84,11 +84,21 @@ def _execute(home: Home, file: Path) -> ModuleType:
 def _name(home: Home, file: Path) -> str:
     """The name of a module in ``sys.modules``."""
     beside = covered(home, file)
-    code = [(str(each), hashlib.sha256(content(each)).hexdigest()) for each in (file, *beside.code)]
-    where = make_id(home.roots if beside.code else (), code, data_state(beside))[:12]
+    code = [(str(each), _digest(each)) for each in (file, *beside.imported)]
+    where = make_id(home.roots if beside.imported else (), code)[:12]
     name = f"{PREFIX}{where}_{_plain(file)}"
     _KNOWN[name] = home, file
+    # Not part of the name: a plugin may write beside itself, scripts beside it may be edited while it runs, and a
+    # worker that starts later needs the same name.
+    others = [*((each, _digest(each)) for each in beside.perhaps), *data_state(beside)]
+    if _OTHERS.setdefault(name, others) != others:
+        _OTHERS[name] = others
+        sys.modules.pop(name, None)  # it may have read them when it was executed
     return name
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(content(file)).hexdigest()
 
 
 def _plain(file: Path) -> str:
@@ -97,6 +107,10 @@ def _plain(file: Path) -> str:
 
 _KNOWN: dict[str, tuple[Home, Path]] = {}
 """Modules by name. A process that only unpickles a class may not have asked for its module by file yet."""
+
+
+_OTHERS: dict[str, list[tuple[Path, str]]] = {}
+"""Files that each module may read, as they were when its name was asked for last."""
 
 
 class _Finder:

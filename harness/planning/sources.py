@@ -83,7 +83,7 @@ def _beside(name: str, file: str) -> str:
     """The part of a digest that tells what lies beside the file of the module ``name``."""
     home, path = _home_of(name), Path(file)
     if home and loading.home_of_loaded(sys.modules[name]) is None:
-        _see(path, *covered(home, path).code)
+        _see(path, *covered(home, path).imported)
     parts = _parts(home, path, path.parent) if home else {}
     distribution, _ = _DISTRIBUTIONS.get(name.partition(".")[0], (None, None))
     if distribution is not None:
@@ -112,7 +112,7 @@ def unread_data(cls: type) -> str:
 def _parts(home: Home, file: Path, folder: Path) -> dict[str, str]:
     """Digests of what decides, beside itself, what a file does: by path, as seen from ``folder``."""
     found = covered(home, file)
-    digests = [*((each, text_digest(content(each))) for each in found.code), *data_state(found)]
+    digests = [*((each, text_digest(content(each))) for each in (*found.imported, *found.perhaps)), *data_state(found)]
     return {Path(os.path.relpath(each, folder)).as_posix(): digest for each, digest in digests}
 
 
@@ -192,7 +192,7 @@ class _Typed:
         """Add a file that lies beside the script or notebook, and what it imports from there."""
         folder = next((each for each in self.folders if each in file.parents), None)
         if home and folder and home.names is None:
-            _see(file, *covered(home, file).code)
+            _see(file, *covered(home, file).imported)
             here = Path(os.path.relpath(file, folder)).as_posix()
             self.beside |= {here: text_digest(content(file)), **_parts(home, file, folder)}
 
