@@ -139,6 +139,21 @@ def test_legible_keeps_what_the_encoding_has_and_resembles_the_rest() -> None:
     assert all(each.isascii() for each in ASCII.values())
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "x"])
+def test_a_terminal_of_no_width_and_a_notebook_s_colours_spoil_no_table(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-color", "COLUMNS": columns}.items():
+        monkeypatch.setenv(name, value)
+    streams = Streams(monkeypatch, "utf-8")
+    command_line("leaderboard", "--results", RECORD)
+    assert "\x1b" not in streams.text(), "a file shows the codes of colours"
+    streams = Streams(monkeypatch, "utf-8")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    command_line("leaderboard", "--results", RECORD)
+    assert max(map(len, streams.text().splitlines())) > 60
+
+
 def test_a_board_prints_in_a_script_too(monkeypatch: pytest.MonkeyPatch) -> None:
     streams = Streams(monkeypatch, "ascii")
     board = harness.leaderboard(RECORD)

@@ -73,4 +73,6 @@ def leaderboard(
     elif details or by:
         show(style, details_sheet(board, by, explain=explain))
     else:
-        show(style, overview_sheet(board, explain=explain), WIDTH, most=WIDTH)
+        # A table for a page does not say where its folder was.
+        named = results if style == "terminal" else ""
+        show(style, overview_sheet(board, explain=explain, results=named), WIDTH, most=WIDTH)

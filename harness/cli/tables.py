@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HUMAN = ("terminal", "markdown", "latex")
 """Formats that people read."""
+LEAST = 20
+"""Columns of a terminal: one that says it has fewer does not know."""
 
 format_option = click.option(
     "--format",
@@ -57,7 +59,7 @@ def show(style: str, sheet: Sheet, width: int = 160, most: int | None = None) ->
     console = Console(
         file=text,
         width=None if is_terminal else width,
-        force_terminal=is_terminal or None,
+        force_terminal=is_terminal,  # whatever FORCE_COLOR says: a notebook exports it, and a file shows the codes
         force_jupyter=False,
         markup=False,
         emoji=False,
@@ -65,6 +67,8 @@ def show(style: str, sheet: Sheet, width: int = 160, most: int | None = None) ->
     )
     if most and console.width > most:
         console.width = most
+    if console.width < LEAST:  # COLUMNS=0, as in some containers
+        console.width = width
     print_sheet(spelled(sheet, sys.stdout.encoding or "utf-8"), console)
     echo(text.getvalue(), nl=False)
 

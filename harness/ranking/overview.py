@@ -14,18 +14,18 @@ from harness.ranking.columns import Column, Sheet, Table
 from harness.ranking.glossary import TEST_NAMES, fraction
 from harness.ranking.values import Value
 from harness.ranking.views import costs, remarks, survived, terms
-from harness.text import printable
+from harness.text import command_line, printable
 from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
 from harness.verdicts.families import is_unmarked
 from harness.verdicts.rules import POOLED, Rules
 
-MORE = "More: harness leaderboard --details (all tables) and --explain (what the words mean)."
 
-
-def overview_sheet(board: Board, *, explain: bool = False) -> Sheet:
-    """The overview of each data set; with the meanings of its words where asked."""
+def overview_sheet(board: Board, *, explain: bool = False, results: str = "") -> Sheet:
+    """The overview of each data set; with the meanings of its words where asked, and how to see more of ``results``."""
     made = [overview(board, setting) for setting in board.settings]
-    return Sheet(made, terms(made, board.rules) if explain else (), [*map(printable, board.notes), MORE])
+    details = command_line("leaderboard", "--details", results=results)
+    more = f"More: {details} (all tables) and --explain (what the words mean)."
+    return Sheet(made, terms(made, board.rules) if explain else (), [*map(printable, board.notes), more])
 
 
 def overview(board: Board, setting: Setting) -> Table:
