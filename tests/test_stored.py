@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from harness import nets
@@ -24,9 +25,10 @@ from harness.planning.graph import Plan
 from harness.planning.registry import PluginInfo, Registry, load_registry
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
-from tests.conftest import TINY
 
 CPU = torch.device("cpu")
+TRAINED = "digits[train=400,holdout=100,epochs=8,pretrain=4,batch_size=32,learning_rate=0.003"
+"""Digits enough that a victim tells them apart: what changes its answers shows."""
 Change = Callable[[Any, Tensor], Any]
 """A change of a net, given the attacker's inputs; what it returns is returned by the attack."""
 
@@ -138,7 +140,7 @@ def attack(folder: Path) -> Callable[..., Ran]:
     def run(*chain: str, architecture: str = "cnn") -> Ran:
         """One chain on the baseline's victim; the stages that are stored already are not run again."""
         use = registry().component
-        dataset = use("dataset", TINY.replace("]", f",architecture={architecture}]"))
+        dataset = use("dataset", f"{TRAINED},architecture={architecture}]")
         attacks = tuple(
             use("attack", each if "[" in each or each == "retraining" else f"change[how={each}]") for each in chain
         )
@@ -200,6 +202,37 @@ def _buffer(net: Any, x: Tensor) -> Any:
     return net
 
 
+def _class(net: Any, x: Tensor) -> Any:
+    forward = nets.Cnn.activations
+    nets.Cnn.activations = lambda self, x: (forward(self, x)[0].roll(1, 1), forward(self, x)[1])  # type: ignore[method-assign]
+    return net
+
+
+def _class_of_torch(net: Any, x: Tensor) -> Any:
+    nn.Linear.forward = lambda self, x: F.linear(x, self.weight).sign()  # type: ignore[method-assign]
+    return net
+
+
+def _added_to_class(net: Any, x: Tensor) -> Any:
+    nets.Cnn.forward = lambda self, x: self.activations(x)[0].roll(1, 1)  # type: ignore[method-assign]
+    return net
+
+
+def _double_hook(net: Any, x: Tensor) -> Any:
+    return _hook(net, x).double()
+
+
+def _coarse(net: Any, x: Tensor) -> Any:
+    quantized = _static(net, x)
+    quantized.quant.scale.fill_(1e-6)  # as if calibrated on black images
+    return quantized
+
+
+def _kept_tensor(net: Any, x: Tensor) -> Any:
+    net.module.temperature = torch.tensor(7.0)
+    return net
+
+
 def _random(net: Any, x: Tensor) -> Any:
     net.register_forward_hook(lambda module, inputs, output: output + torch.randn_like(output))
     return net
@@ -222,14 +255,33 @@ LOST = {
     "adapted-hook": (_inner_hook, "plain", "its module 'dense' has a forward pre-hook"),
     "attribute": (_attribute, "plain", "the model has temperature = 3.0, as its architecture builds it 1.0"),
     "buffer": (_buffer, "plain", "the model has a buffer 'shift' that is not persistent"),
+    "double-hook": (_double_hook, "cnn", "the model has a forward hook: remove it"),
+    "coarse": (_coarse, "cnn", "calibrate it on inputs like the pool's"),
+    "tensor": (_kept_tensor, "plain", "the model has a tensor 'temperature' that is not stored"),
     "untied": (_untied, "tied", "are one tensor in the architecture, and two in the model"),
 }  # fmt: skip
+
+
+CLASSES = {
+    "class": (_class, "it replaced Cnn.activations of the class"),
+    "class-of-torch": (_class_of_torch, "it replaced Linear.forward of the class"),
+    "added-to-class": (_added_to_class, "it replaced Cnn.forward of the class"),
+}
+
+
+@pytest.mark.parametrize("how", CLASSES)
+def test_a_class_of_nets_is_put_back_and_its_change_fails_the_stage(how: str, attack: Callable[..., Ran]) -> None:
+    before = [(cls, dict(vars(cls))) for cls in (nets.Cnn, nn.Linear)]
+    record = attack(how)["attack:0"]
+    assert record["status"] == "failed" and CLASSES[how][1] in record["reason"]
+    assert all(vars(cls) == known for cls, known in before)
+    assert attack("copied")["attack:0"]["status"] == "ok"
 
 
 @pytest.mark.parametrize("how", LOST)
 def test_what_counts_and_is_not_in_the_weights_fails_its_own_stage(how: str, attack: Callable[..., Ran]) -> None:
     record = attack(how, architecture=LOST[how][1])["attack:0"]
-    assert record["status"] == "failed" and record["reason"].startswith(f"change[how={how}]: PluginError: the model is")
+    assert record["status"] == "failed" and record["reason"].startswith(f"change[how={how}]: PluginError: the model ")
     assert LOST[how][2] in record["reason"], record["reason"]
 
 
@@ -458,10 +510,11 @@ def test_a_net_that_can_be_stored_is_measured_as_it_is_rebuilt(how: str, attack:
     test, net = ran.worker.test(stage), ran.net("attack:0")
     assert {tensor.dtype for tensor in net.parameters()} == {torch.float32}
     if architecture != "noisy":
+        assert record["accuracy"] > (0.1 if how == "views" else 0.5)
         answered = predict(net, test.x).argmax(1)
         assert float((answered == test.y).double().mean()) == record["accuracy"] == record["raw_accuracy"]
         stored = ran.worker.store.load(ran.id("attack:0")).tensors["test/predictions"]
         assert torch.equal(stored.long(), answered)
 
 
-CHANGES: dict[str, Change] = {how: each[0] for group in (LOST, MISFITS, KEPT) for how, each in group.items()}  # type: ignore[attr-defined]
+CHANGES: dict[str, Change] = {how: each[0] for group in (LOST, CLASSES, MISFITS, KEPT) for how, each in group.items()}  # type: ignore[attr-defined]

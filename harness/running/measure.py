@@ -63,10 +63,11 @@ def _measured(
     returned, test = made.net, worker.test(stage)
     if returned is None:
         raise PluginError(f"{stage.label} made no model")
-    packed = pack_model(returned, worker.lookup, worker.device)
+    packed = pack_model(returned, worker.lookup, worker.device, worker.templates)
     logits: Tensor = engine.known(LOGITS, packed.net, test.x, None)
     try:
-        check_rebuilt(returned, packed, logits[:SAMPLED], test.x, worker.noise(stage))
+        if warning := check_rebuilt(returned, packed, logits[:SAMPLED], test.x, worker.noise(stage)):
+            engine.warn(warning)
     except PluginError as error:
         if stage.plugin is None:  # a plain training: no plugin had a hand in it but the architecture
             raise Blamed(f"{packed.net.description['architecture']}: {error}") from error

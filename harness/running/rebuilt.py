@@ -16,14 +16,15 @@ from harness.engine.train import predict
 from harness.errors import PluginError
 from harness.nets import Adapted, Net, as_float
 from harness.storage.codec import Packed
-from harness.storage.weights import unwrapped
+from harness.storage.weights import OWN, is_plain, unwrapped
 
 SAMPLED = 512
 """Test inputs, at most, on which the two nets are compared."""
 NOISE = 32
 """Further inputs of random values."""
-TOLERANCE = 1e-3
-"""Largest difference of logits, as a share of the largest logit: layouts and devices sum in other orders."""
+TOLERANCE = {"cpu": 1e-3, "cuda": 1e-2}
+"""Largest difference of logits, as a share of the largest logit: layouts sum in other orders, on a GPU partly in TF32.
+"""
 REDUCED = 0.02
 """Share of test inputs whose class may differ where the returned net computes in another precision than float32: int8
 activations are rounded too, those of the rebuilt net are not."""
@@ -39,16 +40,20 @@ def noise_like(x: Tensor, value_range: tuple[float, float]) -> Tensor:
     return (low + (high - low) * torch.rand(shape, generator=generator)).to(x.device, x.dtype)
 
 
-def check_rebuilt(returned: nn.Module, packed: Packed, known: Tensor, x: Tensor, noise: Tensor) -> None:
+def check_rebuilt(returned: nn.Module, packed: Packed, known: Tensor, x: Tensor, noise: Tensor) -> str:
     """Raise :class:`PluginError` unless ``returned`` answers as the net of ``packed`` does.
 
     ``known`` ``[n, classes]`` are that net's logits for the first n test inputs ``x``; ``noise`` are more inputs.
+    Returns a warning where something is around ``returned`` that changed none of these answers; else nothing.
     """
+    if packed.net is unwrapped(returned):  # known to be alike
+        return ""
     both = torch.cat([x[: len(known)], noise])
     ours = _asked(returned, both)
     theirs = torch.cat([known, predict(packed.net, noise)])
+    around = next(_around(_parts(unwrapped(returned))), "")
     if packed.precision != "float32":
-        _check_classes(ours[: len(known)], known, packed.precision)
+        _check_classes(ours[: len(known)], known, packed.precision, around)
     elif not _alike(ours, theirs):
         # Nets that draw random numbers are compared by the same ones.
         ours, again, theirs = (
@@ -61,15 +66,16 @@ def check_rebuilt(returned: nn.Module, packed: Packed, known: Tensor, x: Tensor,
                 "the model is stored as its weights, and as rebuilt of them it gives other logits, "
                 f"and {share:.0%} of inputs another class: {random}{_cause(returned, packed.net)}"
             )
+    return around and f"{around}: it is not stored with the weights, and changed none of the answers that were compared"
 
 
-def _check_classes(ours: Tensor, theirs: Tensor, precision: str) -> None:
+def _check_classes(ours: Tensor, theirs: Tensor, precision: str, around: str) -> None:
     differ = int((classes_of(ours) != classes_of(theirs)).sum())
     if differ > max(1, REDUCED * len(theirs)):
+        remedy = f"{around}: {_HOOK}" if around else _CALIBRATE
         raise PluginError(
             f"the model of {precision} is stored as its weights in float32, which answer {differ} of {len(theirs)} "
-            f"test inputs otherwise than it does (at most {REDUCED:.0%} may): calibrate it on inputs like the pool's, "
-            "or write an Architecture that computes in that precision"
+            f"test inputs otherwise than it does (at most {REDUCED:.0%} may): {remedy}"
         )
 
 
@@ -77,8 +83,8 @@ def _alike(ours: Tensor, theirs: Tensor) -> bool:
     """True if two models' logits ``[n, classes]`` are the same but for rounding."""
     if ours.shape != theirs.shape:
         return False
-    largest = theirs.abs().max() if len(theirs) else theirs.sum()
-    return bool(((ours - theirs).abs() <= TOLERANCE * largest).all()) or torch.equal(ours, theirs)
+    ours, theirs = ours.nan_to_num(0, 0, 0), theirs.nan_to_num(0, 0, 0)
+    return bool(((ours - theirs).abs() <= TOLERANCE.get(theirs.device.type, 1e-2) * theirs.abs().max()).all())
 
 
 def _asked(net: nn.Module, x: Tensor) -> Tensor:
@@ -114,14 +120,13 @@ def _cause(returned: nn.Module, rebuilt: Net) -> str:
 
 
 _UNKNOWN = "keep in weights what counts, or write an Architecture that computes so"
+_CALIBRATE = "calibrate it on inputs like the pool's, or write an Architecture that computes in that precision"
 _HOOK = "remove it before you return the model (a filter of answers is an Evasion, another forward an Architecture's)"
 
 
 def _causes(returned: nn.Module, rebuilt: Net) -> Iterator[str]:
     ours, fresh = _parts(returned), _parts(rebuilt)
-    for where, module in ours.items():
-        for what in _put_around(module):
-            yield f"{where} has {what}: {_HOOK}"
+    yield from (f"{words}: {_HOOK}" for words in _around(ours))
     yield from _tied(returned, rebuilt)
     for where, module in ours.items():
         if where not in fresh:
@@ -140,12 +145,16 @@ def _parts(net: nn.Module) -> dict[str, nn.Module]:
     return parts
 
 
-def _put_around(module: nn.Module) -> Iterator[str]:
-    if module._forward_hooks:
-        yield "a forward hook"
-    if module._forward_pre_hooks:
-        yield "a forward pre-hook"
-    yield from (f"a replaced {name!r}" for name in ("forward", "activations", "__call__") if name in vars(module))
+def _around(parts: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Words on hooks and replaced methods."""
+    for where, module in parts.items():
+        if module._forward_hooks:
+            yield f"{where} has a forward hook"
+        if module._forward_pre_hooks:
+            yield f"{where} has a forward pre-hook"
+        for name in ("forward", "activations", "__call__"):
+            if name in vars(module):
+                yield f"{where} has a replaced {name!r}"
 
 
 def _changed(module: nn.Module, fresh: nn.Module) -> Iterator[str]:
@@ -174,13 +183,7 @@ def _kind(module: nn.Module) -> tuple[str, str]:
 
 def _plain(module: nn.Module) -> Mapping[str, object]:
     """The attributes of a module that are plain values."""
-    plain = (bool, int, float, complex, str, bytes, tuple, type(None))
-    hidden = ("training", "description")
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if isinstance(value, plain) and name not in hidden and not name.startswith("_")
-    }
+    return {name: value for name, value in vars(module).items() if is_plain(value) and name not in OWN}
 
 
 def _equal(ours: Tensor | None, theirs: object) -> bool:

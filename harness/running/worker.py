@@ -38,10 +38,12 @@ from harness.engine.service import serving
 from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remembered
 from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.isolation import Guard, Interrupted, describe_error
+from harness.nets import Net
 from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.answers import of_owner, of_thief, serves
+from harness.running.classes import NetClasses
 from harness.running.environment import Peaks, give_back, machine
 from harness.running.measure import pack
 from harness.running.pool import Clock
@@ -91,6 +93,9 @@ class StageRunner:
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
     _noise: dict[str, Tensor] = field(default_factory=dict)
+    templates: dict[str, Net] = field(default_factory=dict)
+    """A net of each architecture, with which those that plugins return are compared."""
+    _classes: NetClasses = field(default_factory=NetClasses)
     _guard: Guard | None = None
     """The guard of the stage before."""
     _guarded_once: set[tuple[str, Component | None]] = field(default_factory=set)
@@ -110,7 +115,7 @@ class StageRunner:
                 with trace.span("load parents"):
                     parents = self._untimed(stage)
                 engine = self._engine(stage, parents, trace, counts, warn)
-                with trace.span(stage.action, plugin=str(stage.plugin or "")):
+                with trace.span(stage.action, plugin=str(stage.plugin or "")), self._classes.kept(parents.values()):
                     made = ACTIONS[stage.action](self, stage, parents, engine)
                 guard.put_back()  # before what it made is measured
                 self._watch(stage, parents, engine)
@@ -127,8 +132,11 @@ class StageRunner:
                     give_back(self.device)
                     raise OutOfMemory(str(error)) from error
                 status, error_trace = "failed", traceback.format_exc()
-                blamed = "" if isinstance(error, Blamed) else f"{stage.plugin or stage.dataset}: "
-                reason = f"{blamed}{error if isinstance(error, Blamed) else describe_error(error)}"
+                reason = (
+                    str(error)
+                    if isinstance(error, Blamed)
+                    else f"{stage.plugin or stage.dataset}: {describe_error(error)}"
+                )
         record: StageRecord = {
             **made.record,
             **about(stage),

@@ -17,7 +17,7 @@ from harness.errors import DamagedArtifact, PluginError, UsageError
 from harness.nets import Net
 from harness.planning.graph import Lookup
 from harness.storage.store import Artifact
-from harness.storage.weights import unwrapped, weights_of
+from harness.storage.weights import FLOAT, is_alike, unwrapped, weights_of
 
 
 @dataclass(frozen=True)
@@ -145,28 +145,35 @@ class Packed:
     """Precision of the weights that were returned, such as ``float32``, ``float16`` or ``qint8``."""
 
 
-def pack_model(net: nn.Module, lookup: Lookup, device: torch.device) -> Packed:
+def pack_model(net: nn.Module, lookup: Lookup, device: torch.device, templates: dict[str, Net] | None = None) -> Packed:
     """The weights to store of a net that a plugin returned, and the net as it is rebuilt of them on ``device``.
 
-    Raises :class:`PluginError` for one that cannot be stored, or of which something would be lost.
+    ``templates`` keeps a net of each architecture for the next call. A net that is known to compute as a rebuilt one
+    is that itself. Raises :class:`PluginError` for one that cannot be stored.
     """
-    inner = unwrapped(net)
-    check_model(inner)
-    fresh = _built(inner.description, lookup)
-    state, precision = weights_of(inner, fresh)
+    inner = check_model(unwrapped(net))
+    templates = {} if templates is None else templates
+    known = str(inner.description)
+    if known not in templates:
+        templates[known] = _built(inner.description, lookup)
+    template = templates[known]
+    state, precision = weights_of(inner, template)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise PluginError(f"the model's {name} is not finite: training diverged")
-    return Packed(state, _filled(fresh, state, device), precision)
+    if precision == FLOAT and net is inner and is_alike(inner, template):
+        return Packed(state, on_device(inner, device).eval(), precision)
+    return Packed(state, _filled(_built(inner.description, lookup), state, device), precision)
 
 
-def check_model(net: nn.Module) -> None:
-    """Raise :class:`PluginError` for a model of which it is not known how it is built."""
+def check_model(net: nn.Module) -> Net:
+    """``net``, if it is known how it is built. Raises :class:`PluginError` for any other model."""
     if not isinstance(net, Net) or not hasattr(net, "description"):
         raise PluginError(
             f"the model is a {type(net).__name__} that cannot be stored: return the net that was given, or one of "
             "ctx.build(), and write a class derived from harness.Architecture for another architecture"
         )
+    return net
 
 
 def pack_key(key: Key) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import PluginError
-from harness.nets import Net
+from harness.nets import Adapted, Net
 from harness.tracing import LAYERS, run_once
 
 _WRAPPERS = {
@@ -22,7 +22,7 @@ _WRAPPERS = {
     **{"OptimizedModule": "_orig_mod", "QuantWrapper": "module"},
 }
 """Modules around a net, and the attribute that holds it: several devices, averaged weights, a compiler, int8."""
-_FLOAT = "float32"
+FLOAT = "float32"
 
 
 def unwrapped(net: nn.Module) -> nn.Module:
@@ -48,7 +48,7 @@ def weights_of(net: nn.Module, fresh: Net) -> tuple[dict[str, Tensor], str]:
         raise PluginError(problem)
     found |= {_name(state[name].dtype) for name in like if state[name].dtype != like[name].dtype}
     stored = {name: state[name].detach().to(tensor.dtype) for name, tensor in like.items()}
-    return stored, "+".join(sorted(found)) or _FLOAT
+    return stored, "+".join(sorted(found)) or FLOAT
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -192,3 +192,43 @@ _OLD_STYLE = (
     ("_u", "_orig", "spectral norm", "remove_spectral_norm"),
 )
 """Endings of two tensors that stand for a weight, what computes it from them, and what undoes that."""
+
+
+# --- likeness ---------------------------------------------------------------------------------------------------------
+
+
+def is_alike(net: Net, fresh: Net) -> bool:
+    """True if ``net`` computes as ``fresh``, which its architecture built, does with the same weights: its modules are
+    of the same classes, with the same plain attributes, and nothing is around them.
+
+    False where that is not certain: of classes that a function makes at each build, or attributes of other types.
+    """
+    if len(list(net.parameters())) != len(list(fresh.parameters())):  # some are tied
+        return False
+    ours, theirs = list(net.named_modules()), list(fresh.named_modules())
+    if isinstance(net, Adapted) and isinstance(fresh, Adapted):
+        ours, theirs = [*ours, ("", net.module)], [*theirs, ("", fresh.module)]
+    return [name for name, _ in ours] == [name for name, _ in theirs] and all(
+        _is_module_alike(module, fresh) for (_, module), (_, fresh) in zip(ours, theirs, strict=True)
+    )
+
+
+def _is_module_alike(module: nn.Module, fresh: nn.Module) -> bool:
+    if type(module) is not type(fresh) or module._non_persistent_buffers_set:
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or module._state_dict_hooks or module._state_dict_pre_hooks:
+        return False
+    ours, theirs = vars(module), vars(fresh)
+    return all(
+        name in theirs and is_plain(value) and value == theirs[name] for name, value in ours.items() if name not in OWN
+    )
+
+
+OWN = {*vars(nn.Module()), "description", "_looked", "_sources", "module"}
+"""Attributes of every module, and of nets, that say nothing of what it computes."""
+
+
+def is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
