@@ -127,8 +127,9 @@ def test_filters_choose_rows_and_name_what_is_unknown(cli: Cli, tmp_path: Path) 
 
 
 def test_no_results_is_one_line_that_says_what_to_type(cli: Cli, tmp_path: Path) -> None:
-    assert cli("leaderboard", "--results", tmp_path / "none", code=2).err == (
-        "harness: no results yet: type harness run --matrix smoke\n"
+    none = tmp_path / "none"
+    assert cli("leaderboard", "--results", none, code=2).err == (
+        f"harness: no results yet in {none}: type harness run --matrix smoke --results {none}\n"
     )
 
 

@@ -69,7 +69,7 @@ def show(style: str, sheet: Sheet, width: int = 160, most: int | None = None) ->
         console.width = most
     if console.width < LEAST:  # COLUMNS=0, as in some containers
         console.width = width
-    print_sheet(spelled(sheet, sys.stdout.encoding or "utf-8"), console)
+    print_sheet(spelled(sheet, getattr(sys.stdout, "encoding", None) or "utf-8"), console)
     echo(text.getvalue(), nl=False)
 
 

@@ -19,12 +19,15 @@ from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
 from harness.verdicts.families import is_unmarked
 from harness.verdicts.rules import POOLED, Rules
 
+MORE = "More: harness leaderboard --details (all tables) and --explain (what the words mean)."
+
 
 def overview_sheet(board: Board, *, explain: bool = False, results: str = "") -> Sheet:
-    """The overview of each data set; with the meanings of its words where asked, and how to see more of ``results``."""
+    """The overview of each data set; with the meanings of its words where asked. Of another folder of ``results`` than
+    the default one the last line has only the options to add, since the command alone would read the default."""
     made = [overview(board, setting) for setting in board.settings]
-    details = command_line("leaderboard", "--details", results=results)
-    more = f"More: {details} (all tables) and --explain (what the words mean)."
+    is_default = command_line(results=results) == "harness"
+    more = MORE if is_default else MORE.replace("harness leaderboard ", "")
     return Sheet(made, terms(made, board.rules) if explain else (), [*map(printable, board.notes), more])
 
 
