@@ -149,10 +149,14 @@ class StageRunner:
         if not made.lacks:
             with trace.span("store"):
                 self.store.save(stage.id, record, tensors)
+        self._end(stage, trace)
+        return record
+
+    def _end(self, stage: Stage, trace: Trace) -> None:
+        """Leave nothing of a stage behind but what it stored."""
         self._write_timeline(stage, trace)
         self._cache.pop(stage.id, None)
         give_back(self.device)
-        return record
 
     def _untimed(self, stage: Stage) -> dict[str, Loaded]:
         """The parents, loaded; with a limit also the data, since the time of loading is not the stage's."""
