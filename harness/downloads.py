@@ -46,7 +46,9 @@ def downloading(name: str) -> Iterator[None]:
     except HarnessError:
         raise
     except (Exception, SystemExit) as error:  # whatever libraries make of what a server answers
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # torchvision names the file, then each server that it tried with the error.
+        reason = f"{first} {more[-1]}" if first.endswith(":") and more else first
         raise DataError(f"{name} cannot be downloaded ({reason}): name a folder with --data DIR") from error
 
 

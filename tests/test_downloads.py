@@ -160,6 +160,19 @@ def test_a_damaged_file_is_replaced_and_other_files_stay(
     assert found.read_bytes()[:2] == b"PK" and found.with_name("mine.txt").read_text() == "mine"
 
 
+def test_a_server_that_is_not_there_is_one_line_with_the_cause(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/"])
+    with pytest.raises(DataError) as caught:
+        Data(tmp_path, download=True).arrays(load_registry().component("dataset", "mnist").plugin)
+    assert str(caught.value).startswith(
+        "mnist cannot be downloaded (Error downloading train-images-idx3-ubyte.gz: <urlopen error "
+    )
+
+
 def test_the_timeout_of_the_process_is_put_back(fetch: Callable[..., str]) -> None:
     import socket
 
