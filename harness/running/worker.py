@@ -146,14 +146,14 @@ class StageRunner:
             **self._seen(stage, counts),
             **_changed(guard),
         }
-        if not made.lacks:
-            with trace.span("store"):
-                self.store.save(stage.id, record, tensors)
-        self._end(stage, trace)
+        self._end(stage, record, None if made.lacks else tensors, trace)
         return record
 
-    def _end(self, stage: Stage, trace: Trace) -> None:
-        """Leave nothing of a stage behind but what it stored."""
+    def _end(self, stage: Stage, record: StageRecord, tensors: Mapping[str, Tensor] | None, trace: Trace) -> None:
+        """Store what a stage made, unless ``tensors`` is ``None``, and leave nothing else of it behind."""
+        if tensors is not None:
+            with trace.span("store"):
+                self.store.save(stage.id, record, tensors)
         self._write_timeline(stage, trace)
         self._cache.pop(stage.id, None)
         give_back(self.device)
