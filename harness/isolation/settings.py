@@ -5,6 +5,7 @@ Each group belongs to a module, and counts from when that module is there: plann
 
 from __future__ import annotations
 
+import _locale
 import _signal  # type: ignore[import-not-found]  # the public getsignal() makes an enum of each
 import decimal
 import gc
@@ -106,7 +107,8 @@ _TIMERS = [getattr(signal, name) for name in ("ITIMER_REAL", "ITIMER_VIRTUAL", "
 
 
 def _timers() -> list[bool]:
-    return [signal.getitimer(timer)[0] > 0 for timer in _TIMERS]
+    ask = signal.getitimer
+    return [ask(timer)[0] > 0 for timer in _TIMERS]
 
 
 def _set_timers(before: list[bool]) -> None:
@@ -190,7 +192,8 @@ _PROCESS = [
     Setting("working directory", _folder, os.chdir),
     Setting("environment variables", _environment, _set_environment),
     Setting("umask", _umask, os.umask),
-    Setting("locale", lambda: locale.setlocale(locale.LC_ALL), lambda before: locale.setlocale(locale.LC_ALL, before)),
+    # Not the module's own function, which looks for the name's aliases.
+    Setting("locale", partial(_locale.setlocale, locale.LC_ALL), partial(_locale.setlocale, locale.LC_ALL)),
     Setting("signal handlers", _handlers, _set_handlers),
     Setting("timers", _timers, _set_timers),
     Setting("warning filters", _filters, _set_filters),

@@ -34,7 +34,7 @@ def torch_settings(torch: Any) -> list[tuple[str, Read, Write]]:
         ("function modes", torch._C._len_torch_function_stack, lambda before: _pop(torch, before)),
         ("torch threads", torch.get_num_threads, torch.set_num_threads),
         ("deterministic algorithms", *_deterministic(torch)),
-        ("cudnn flags", *_attributes(torch.backends.cudnn, "enabled", "benchmark", "deterministic")),
+        ("cudnn flags", *_cudnn(torch)),
         ("float32 matmul precision", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
         (
             "anomaly mode",
@@ -88,28 +88,29 @@ def _deterministic(torch: Any) -> tuple[Read, Write]:
     )
 
 
-def _attributes(module: Any, *names: str) -> tuple[Read, Write]:
-    def write(before: tuple[Any, ...]) -> None:
-        for name, value in zip(names, before, strict=True):
-            setattr(module, name, value)
+def _cudnn(torch: Any) -> tuple[Read, Write]:
+    flags, of = torch.backends.cudnn, torch._C  # the module's properties ask these, ten times as slowly
 
-    return lambda: tuple([getattr(module, name) for name in names]), write
+    def read() -> tuple[bool, ...]:
+        return of._get_cudnn_enabled(), of._get_cudnn_benchmark(), of._get_cudnn_deterministic()
+
+    def write(before: tuple[bool, ...]) -> None:
+        flags.enabled, flags.benchmark, flags.deterministic = before
+
+    return read, write
 
 
 def _autocast(torch: Any) -> tuple[Read, Write]:
-    kinds = ("cpu", "cuda")
+    enabled, dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
 
     def read() -> list[Any]:
-        found = [torch.is_autocast_cache_enabled()]
-        for kind in kinds:
-            found += (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        return found
+        return [torch.is_autocast_cache_enabled(), enabled("cpu"), dtype("cpu"), enabled("cuda"), dtype("cuda")]
 
     def write(before: list[Any]) -> None:
         torch.set_autocast_cache_enabled(before[0])
-        for kind, enabled, dtype in zip(kinds, before[1::2], before[2::2], strict=True):
-            torch.set_autocast_enabled(kind, enabled)
-            torch.set_autocast_dtype(kind, dtype)
+        for kind, was_enabled, was_dtype in zip(("cpu", "cuda"), before[1::2], before[2::2], strict=True):
+            torch.set_autocast_enabled(kind, was_enabled)
+            torch.set_autocast_dtype(kind, was_dtype)
         torch.clear_autocast_cache()
 
     return read, write
@@ -127,13 +128,15 @@ def _hooks(torch: Any) -> tuple[Read, Write]:
         if name.startswith("_global_") and isinstance(value, dict)
     ]
 
+    none = [_NONE] * len(known)
+
     def write(before: list[dict[Any, Any]]) -> None:
         for hooks, content in zip(known, before, strict=True):
             hooks.clear()
             hooks.update(content)
 
     # Most are empty, and a copy of an empty one is not needed to see that.
-    return lambda: [dict(hooks) if hooks else _NONE for hooks in known], write
+    return lambda: [dict(hooks) if hooks else _NONE for hooks in known] if any(known) else none, write
 
 
 _NONE: dict[Any, Any] = {}

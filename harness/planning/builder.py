@@ -134,6 +134,8 @@ class _Builder(StageMaker):
     analyses: tuple[Component, ...] = ()
     warnings: list[str] = field(default_factory=list)
     """Sentences on what plugins changed in the process."""
+    _guard: Guard | None = None
+    """The guard of the plugin that was asked before."""
     _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
     _impossible: dict[tuple[Component, Component, Chain], str] = field(default_factory=dict)
     _broken: set[tuple[Component, Component]] = field(default_factory=set)
@@ -208,7 +210,7 @@ class _Builder(StageMaker):
         """The reason why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
-            guard = Guard()
+            guard = self._guard = Guard(seed=0, after=self._guard)
             try:
                 with guard:
                     self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")

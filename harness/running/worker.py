@@ -117,7 +117,8 @@ class StageRunner:
                 engine = self._engine(stage, parents, trace, counts, warn)
                 with trace.span(stage.action, plugin=str(stage.plugin or "")), self._classes.kept(parents.values()):
                     made = ACTIONS[stage.action](self, stage, parents, engine)
-                guard.put_back()  # before what it made is measured
+                if made.net is not None:
+                    guard.put_back()  # before it is measured
                 self._watch(stage, parents, engine)
                 made.record["curves"] = plain(engine.curves)
                 tensors = pack(self, stage, parents, made, engine)
@@ -131,12 +132,7 @@ class StageRunner:
                 if self.shares_device and isinstance(error, torch.OutOfMemoryError):
                     give_back(self.device)
                     raise OutOfMemory(str(error)) from error
-                status, error_trace = "failed", traceback.format_exc()
-                reason = (
-                    str(error)
-                    if isinstance(error, Blamed)
-                    else f"{stage.plugin or stage.dataset}: {describe_error(error)}"
-                )
+                status, reason, error_trace = "failed", _reason(stage, error), traceback.format_exc()
         record: StageRecord = {
             **made.record,
             **about(stage),
@@ -445,6 +441,11 @@ class StageRunner:
     def _plugin_of(self, id: str) -> Any:
         use = self.stages[id].plugin
         return use.plugin if use else None
+
+
+def _reason(stage: Stage, error: BaseException) -> str:
+    """The reason of a failed stage, which begins with who is to blame."""
+    return str(error) if isinstance(error, Blamed) else f"{stage.plugin or stage.dataset}: {describe_error(error)}"
 
 
 def _changed(guard: Guard) -> StageRecord:
