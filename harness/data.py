@@ -70,7 +70,7 @@ def data_folder(named: Path | None) -> tuple[Path, bool]:
     folder = user_path(text)
     if not folder.is_dir():
         raise DataError(f"no data folder {text!r}: --data and HARNESS_DATA name a folder that exists")
-    return folder, False
+    return folder.absolute(), False  # a plugin may change the working directory
 
 
 @dataclass

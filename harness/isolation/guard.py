@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -91,7 +90,7 @@ class Guard:
             self._settings, self._known = before._settings, before._known
             self._children, self._imported = before._children, before._imported
             _functions.look()
-        self._threads = threading.enumerate()
+        self._threads = leftovers.threads()
         _active.append(self)
         self._guarded.append(self._pid)
         return self
@@ -106,7 +105,7 @@ class Guard:
         # Some libraries draw when they are imported: the next trial tells.
         drew = self._strict and len(sys.modules) == self._modules and not equal_states(random_states(), self._seeded)
         self._changed.update({"global random state": False} if drew else {})
-        if threading.enumerate() != self._threads:
+        if leftovers.threads() != self._threads:
             self._changed.update(dict.fromkeys(leftovers.left_threads(self._threads), True))
         if leftovers.has_children():
             self._changed.update(dict.fromkeys(leftovers.end_children(self._children), False))

@@ -18,12 +18,17 @@ _HELPERS = ("resource_tracker", "semaphore_tracker", "forkserver", "loky", "comp
 """Words in the command lines of processes that libraries keep for the next call."""
 
 
-def left_threads(before: list[threading.Thread]) -> list[str]:
+def threads() -> list[int | None]:
+    """The system's ids of the threads that run: a thread itself would lead plugins to what it works on."""
+    return [thread.native_id for thread in threading.enumerate()]
+
+
+def left_threads(before: list[int | None]) -> list[str]:
     """The names of threads that began since ``before`` and do not end.
 
     A daemon thread of a library, such as a progress bar's monitor, stays by design and is not one of them.
     """
-    began = [thread for thread in threading.enumerate() if thread not in before and not _by_design(thread)]
+    began = [thread for thread in threading.enumerate() if thread.native_id not in before and not _by_design(thread)]
     until = time.monotonic() + GRACE
     for thread in began:
         thread.join(max(0.0, until - time.monotonic()))

@@ -121,7 +121,7 @@ def make_executor(
     if jobs == 1 and machine.stage_timeout is None:
         return Serial(_claimed(worker, session.seen))
     live = pack(registry)
-    make = partial(_work_of, machine, store.address, session.seen, live)
+    make = partial(_work_of, _absolute(machine), store.location, session.seen, live)
     return Local(jobs, make, plan.stages, warn, machine.stage_timeout, by_value=bool(live))
 
 
@@ -160,11 +160,11 @@ def _on_ray(session: Session, store: Store, registry: Registry, plan: Plan, mach
         )
     cluster = Cluster(machine.address)
     gpu = machine.device == "cuda" or (machine.device == "auto" and cluster.has_gpus())
-    folder = None if is_url(store.address) else store.results.absolute()
+    folder = None if is_url(store.location) else store.results
     there = replace(_absolute(machine), device="cuda" if gpu else "cpu")
     return Ray(
         cluster,
-        partial(_work_on_node, there, str(folder or store.address), session.seen, pack(registry)),
+        partial(_work_on_node, there, store.location, session.seen, pack(registry)),
         plan.stages,
         warn,
         jobs=machine.jobs,

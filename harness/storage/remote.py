@@ -48,11 +48,11 @@ def open_results(named: str, warn: Warn = lambda message: None) -> tuple[Store, 
     return RemoteStore(remote), RemoteTables(remote)
 
 
-def open_store(address: str, warn: Warn = lambda message: None) -> Store:
-    """Open the store of an :attr:`harness.storage.store.Store.address`, in a worker process of a run."""
-    if not is_url(address):
-        return Store(Path(address))
-    remote = Remote(address, warn)
+def open_store(location: str, warn: Warn = lambda message: None) -> Store:
+    """Open the store of an :attr:`harness.storage.store.Store.location`, in a worker process of a run."""
+    if not is_url(location):
+        return Store(Path(location))
+    remote = Remote(location, warn)
     remote.is_running = True
     return RemoteStore(remote)
 
@@ -83,6 +83,10 @@ class RemoteStore(Store):
         """The records that were there when it was last asked."""
         self._coming: dict[str, Entry] = {}
         """The records of these that are not here."""
+
+    @property
+    def location(self) -> str:
+        return self.address
 
     def prepare(self) -> None:
         super().prepare()
@@ -211,12 +215,8 @@ class RemoteTables(Tables):
 
     def __init__(self, remote: Remote) -> None:
         super().__init__(remote.folder)
-        self.remote = remote
+        self.remote, self.address = remote, remote.url
         self._is_mirrored = False
-
-    @property
-    def address(self) -> str:
-        return self.remote.url
 
     def append(self, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
         path = self._part(table, run)

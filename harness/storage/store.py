@@ -49,11 +49,16 @@ class Store:
     """The artifacts of one results folder."""
 
     def __init__(self, results: Path) -> None:
-        self.results = results
+        self.results = results.absolute()  # a plugin may change the working directory
         self.address = str(results)
-        """The text that opens it, here or in another process."""
-        self.folder = results / "artifacts"
-        self.profiles = results / "profiles"
+        """The results folder or URL, as ``--results`` names it."""
+        self.folder = self.results / "artifacts"
+        self.profiles = self.results / "profiles"
+
+    @property
+    def location(self) -> str:
+        """The text that opens it in another process: an absolute path or a URL."""
+        return str(self.results)
 
     def prepare(self) -> None:
         """Make the folder, and check that it can be written and is of this format. Raises :class:`ResultsError`, and

@@ -35,12 +35,9 @@ class Tables:
     """The tables of one results folder."""
 
     def __init__(self, results: Path) -> None:
-        self.folder = results / "tables"
-
-    @property
-    def address(self) -> str:
+        self.folder = results.absolute() / "tables"
+        self.address = str(results)
         """The results folder or URL, as ``--results`` names it."""
-        return str(self.folder.parent)
 
     def append(self, table: str, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write ``rows`` as one more file of ``run``; nothing when there are none. Missing columns are null."""
