@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar, Literal
 
 import pytest
@@ -319,7 +319,7 @@ def test_plugins_list_of_an_unknown_name_says_what_was_meant(cli: Cli) -> None:
 def test_plugins_list_fits_a_terminal(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "both.py").write_text(LISTED)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("harness.cli.text.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     lines = cli("plugins", "list", "--options", "--plugins", tmp_path, code=0).out.splitlines()
     paths = (str(tmp_path), "(")  # a path or a list of choices is one word
     assert [line for line in lines if len(line) > 80 and not any(path in line for path in paths)] == []

@@ -443,7 +443,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
         left -= 1
         if left >= 0:
             return write(*args, **options)
-        path = Path(args[1] if place == "tables" else args[0])
+        path = Path(args[1].name if place == "tables" else args[0])
         path.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

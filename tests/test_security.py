@@ -35,6 +35,7 @@ from harness.errors import (
     DamagedArtifact,
     HarnessError,
     MatrixError,
+    MissingData,
     PluginError,
     ResultsError,
     UnknownName,
@@ -1308,7 +1309,12 @@ def every_error() -> list[type[HarnessError]]:
 
 @pytest.mark.parametrize("cls", every_error(), ids=lambda cls: cls.__name__)
 def test_every_error_says_one_printable_line(cls: type[HarnessError]) -> None:
-    error = cls("plugin", HOSTILE, [HOSTILE]) if issubclass(cls, UnknownName) else cls(HOSTILE)
+    if issubclass(cls, UnknownName):
+        error: HarnessError = cls("plugin", HOSTILE, [HOSTILE])
+    elif issubclass(cls, MissingData):
+        error = cls("name", HOSTILE, download=True)
+    else:
+        error = cls(HOSTILE)
     assert str(error).isprintable() and "name" in str(error) and f"{error}" == str(error)
 
 

@@ -173,7 +173,8 @@ def test_matrices_and_papers_may_begin_with_a_byte_order_mark(cli: Cli, tmp_path
     asked = cli("plan", "--matrix", "quick", code=0).out
     assert cli("plan", "--matrix", written(presets()["quick"]), code=0).out == asked
     listed = cli("reproduce", "ewe-2021", "--list", code=0).out
-    assert cli("reproduce", written(papers()["ewe-2021"]), "--list", code=0).out == listed
+    paper = written(papers()["ewe-2021"])
+    assert cli("reproduce", paper, "--list", code=0).out.replace(str(paper), "ewe-2021") == listed
 
 
 @pytest.mark.parametrize(

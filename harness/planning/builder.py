@@ -210,7 +210,7 @@ class _Builder(StageMaker):
         """The reason why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
-            guard = self._guard = Guard(seed=0, after=self._guard)
+            guard = self._guard = Guard(after=self._guard)
             try:
                 with guard:
                     self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
