@@ -30,7 +30,7 @@ DOES = {
     "b-quits": ("os._exit(0)", "attack: b-quits: it called os._exit(0)"),
     "c-ends": ("ctypes.CDLL(None)._exit(0)", "its process ended with exit code 0 while it was checked"),
     "d-crashes": ("os.kill(os.getpid(), signal.SIGSEGV)", "its process was killed by SIGSEGV while it was checked"),
-    "e-hangs": ("time.sleep(600)", "its check took longer than 15 s: --timeout SECONDS allows for more"),
+    "e-hangs": ("time.sleep(600)", "its check took longer than 8 s: --timeout SECONDS allows for more"),
     "f-prints": ("print('epoch 1')", "it prints: 'epoch 1"),
     "g-tells-stderr": ("print('epoch 2', file=sys.stderr)", "it prints: 'epoch 2"),
     "h-writes": ("os.write(1, b'from C')", "it prints, or programs that it starts: 'from C"),
@@ -40,7 +40,7 @@ DOES = {
     ),
     "j-grad": ("torch.set_grad_enabled(False)", "it changes the process's grad mode"),
     "k-relu": ("torch.nn.functional.relu = torch.tanh", "it changes the process's torch.nn.functional.relu"),
-    "l-thread": ("threading.Thread(target=time.sleep, args=(9,)).start()", "it leaves a thread Thread (sleep) running"),
+    "l-thread": ("threading.Thread(target=time.sleep, args=(4,)).start()", "it leaves a thread Thread (sleep) running"),
     "m-process": ("os.spawnlp(os.P_NOWAIT, 'sleep', 'sleep', '60')", "it leaves a process sleep running"),
     "n-file": ("Path('log.txt').write_text('x')", "it writes into the current folder: log.txt"),
     "o-draws": ("torch.rand(1)", "it changes the global random state"),
@@ -81,7 +81,7 @@ def test_a_check_ends_with_a_reason_whatever_the_plugin_does(
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    said = cli("plugins", "check", *DOES, "r-hidden", "--plugins", folder, "--timeout", 15, code=1)
+    said = cli("plugins", "check", *DOES, "r-hidden", "--plugins", folder, "--timeout", 8, code=1)
     found: dict[str, list[str]] = {}
     name = ""
     for line in said.out.splitlines():

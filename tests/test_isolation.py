@@ -222,7 +222,7 @@ class Odd(WhiteBoxAttack):
         if self.how == "grad":
             torch.set_grad_enabled(False)
         if self.how == "thread":
-            threading.Thread(target=time.sleep, args=(20,)).start()
+            threading.Thread(target=time.sleep, args=(4,)).start()
         if self.how == "print":
             print("accuracy: 97%")
             sys.stdout.buffer.write(b"bytes\\n")

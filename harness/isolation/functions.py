@@ -17,7 +17,7 @@ _MODULES = (
     *("builtins", "os", "os.path", "random", "time", "json", "math", "pickle"),
     *("numpy", "numpy.random", "numpy.linalg"),
     *("torch", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim", "torch.autograd", "torch.utils.data"),
-    *("harness", "harness.contracts", "harness.values", "harness.fields", "harness.errors", "harness.nets"),
+    *("harness.contracts", "harness.values", "harness.fields", "harness.errors", "harness.nets"),
     *("harness.losses", "harness.metrics", "harness.data", "harness.triggers", "harness.engine.train"),
 )
 """Modules whose functions and classes are watched."""
