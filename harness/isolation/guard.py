@@ -118,10 +118,19 @@ class Guard:
             python_interrupts()
         _stay.extend(self.stays)
 
+    @property
+    def _is_short(self) -> bool:
+        return self._quick and time.monotonic() - self._began <= LONG
+
+    def settle(self) -> None:
+        """Put back what was changed until now, before something is measured. A short quick call waits for its end."""
+        if not self._is_short:
+            self.put_back()
+
     def put_back(self) -> None:
         """Put back the settings and functions that were changed until now."""
         changed = self._put_back_settings()
-        if not self._quick or time.monotonic() - self._began > LONG:
+        if not self._is_short:
             changed.update(dict.fromkeys(_functions.put_back(), False))
         self._quick, self._began = True, time.monotonic()
         self._changed.update(changed)

@@ -136,6 +136,8 @@ class _Builder(StageMaker):
     """Sentences on what plugins changed in the process."""
     _guard: Guard | None = None
     """The guard of the plugin that was asked before."""
+    _guarded: set[type] = field(default_factory=set)
+    """The classes that were asked under a guard of their own."""
     _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
     _impossible: dict[tuple[Component, Component, Chain], str] = field(default_factory=dict)
     _broken: set[tuple[Component, Component]] = field(default_factory=set)
@@ -210,9 +212,8 @@ class _Builder(StageMaker):
         """The reason why ``use`` cannot be on ``dataset``, asked once; empty if it can."""
         key = (dataset, use)
         if key not in self._reasons:
-            guard = self._guard = Guard(after=self._guard)
             try:
-                with guard:
+                with self._guarded_once(use):
                     self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
             except (UsageError, Interrupted):
                 raise
@@ -220,8 +221,21 @@ class _Builder(StageMaker):
             except BaseException as error:
                 self._reasons[key] = f"{use}: {describe_error(error)}"
                 self._broken.add(key)
-            self.warnings += guard.warnings(f"{use.kind} {use.plugin.name}, asked for its stages,")
         return self._reasons[key]
+
+    @contextmanager
+    def _guarded_once(self, use: Component) -> Iterator[None]:
+        """A guard around the first questions to a class, which names it. The plan has one as a whole for all others."""
+        if type(use.plugin) in self._guarded:
+            yield
+            return
+        self._guarded.add(type(use.plugin))
+        guard = self._guard = Guard(after=self._guard)
+        try:
+            with guard:
+                yield
+        finally:
+            self.warnings += guard.warnings(f"{use.kind} {use.plugin.name}, asked for its stages,")
 
     def _problems(self, dataset: Component, plugin: Defense | Attack) -> Iterator[str | None]:
         task: Dataset = dataset.plugin
