@@ -12,8 +12,8 @@ from harness.errors import Blamed, OutOfMemory, Skip
 from harness.nets import Net
 from harness.planning.graph import Component
 
-LEAST = torch.finfo(torch.float32).min
-"""The logit of a class that an API rules out."""
+LEAST = -1e4
+"""The logit of a class that an API rules out: its probability is 0, and a loss of squares stays finite."""
 
 
 def serves(use: Component) -> bool:
@@ -67,7 +67,7 @@ def finite(logits: Tensor) -> Tensor:
     sure = wide.isposinf()
     refused = wide.isnan().any(dim=1, keepdim=True) | wide.isneginf().all(dim=1, keepdim=True)
     kept = torch.where(sure.any(dim=1, keepdim=True), torch.where(sure, 0.0, LEAST), wide)
-    # A row of doubles beyond float32's range is moved into it, which changes no probability.
+    # A row of huge numbers is moved to 0, which changes no probability.
     best = kept.amax(dim=1, keepdim=True)
-    kept = torch.where(best.abs() > -LEAST, kept - best, kept).clamp_min(LEAST)
+    kept = torch.where(best.abs() > -LEAST / 2, kept - best, kept).clamp_min(LEAST)
     return kept.masked_fill(refused, torch.nan).float()
