@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import platform
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,6 +291,9 @@ class _Site:
 
     def __init__(self, version: str, folder: Path | None, stamp: int | None) -> None:
         end_freely()
+        with suppress(ValueError):  # not in the main thread, where there is no handler of Ray's
+            # Ray's raises SystemExit in the middle of a stage: that would be taken for the plugin's.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.host = platform.node()
         self.stages: dict[str, Stage] = {}
         self.warnings: list[Message] = []
