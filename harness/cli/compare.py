@@ -10,7 +10,7 @@ import click
 
 from harness.cli.options import open_results, plugins_unread, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
-from harness.cli.text import echo, say
+from harness.cli.text import echo, warn
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -52,5 +52,5 @@ def compare(
         echo(json.dumps(made.as_dict(), indent=1))
     else:
         for note in made.notes:
-            say(f"warning: {note}", err=True)
+            warn(note)
         write_rows(Compared, made.rows, output)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli.options import load_plugins, open_results, plugins_option, results_option, rules_options
-from harness.cli.text import say
+from harness.cli.text import say, warn
 from harness.text import command_line
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def figures(
     shown = Shown(tables, load_plugins(plugin_folders).component, rules)
     collected = collect(shown, only)
     for missing in shown.missing:
-        say(f"warning: {missing}", err=True)
+        warn(missing)
     where = command_line(results=store.address).removeprefix("harness")  # behind the command that each needs
     if listing:
         wide = max(map(len, collected))
@@ -57,7 +57,7 @@ def figures(
             say(f"{name:<{wide}} {said}")
         return
     for line in mixed(tables.read("cells", ["nulls", CONTENTS])):
-        say(f"warning: {line}", err=True)
+        warn(line)
     paths = draw_all(collected, store.results / "figures", style)
     store.flush()
     for name in (name for name, data in collected.items() if data.empty):

@@ -10,7 +10,7 @@ import click
 
 from harness.cli.options import open_results, plugins_unread, results_option, rules_options
 from harness.cli.tables import HUMAN, check_output, format_option, output_option, show, write_rows
-from harness.cli.text import echo, say
+from harness.cli.text import echo, warn
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -68,7 +68,7 @@ def leaderboard(
         echo(json.dumps(board.as_dict(), indent=1))
     elif style not in HUMAN:
         for note in board.notes:
-            say(f"warning: {note}", err=True)
+            warn(note)
         write_rows(*rows_by(board, by), output)
     elif details or by:
         show(style, details_sheet(board, by, explain=explain))

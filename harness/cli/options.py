@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 import click
 from click.core import ParameterSource
 
-from harness.cli.text import say
+from harness.cli.text import warn
 from harness.errors import UsageError
 from harness.files import user_path
 from harness.planning.narrowing import Narrowing, planned
@@ -259,7 +259,7 @@ def open_results(named: str) -> tuple[Store, Tables]:
     """The artifacts and tables that ``--results`` names, of a format that this harness reads."""
     from harness.storage import remote
 
-    store, tables = remote.open_results(named, _warn)
+    store, tables = remote.open_results(named, warn)
     store.check_format()
     return store, tables
 
@@ -275,7 +275,7 @@ def planning_registry(
     from harness.storage.contents import StoredContents
 
     registry = load_plugins(folders)
-    registry.contents = Contents(data_named, StoredContents(tables).latest, _warn, fetch)
+    registry.contents = Contents(data_named, StoredContents(tables).latest, warn, fetch)
     return registry
 
 
@@ -297,19 +297,15 @@ def run_command() -> str:
     return command_line(*words)
 
 
-def _warn(message: str) -> None:
-    say(f"warning: {message}", err=True)
-
-
 def load_plugins(folders: tuple[Path, ...]) -> Registry:
     """The registry; plugins that could not be used are named on stderr."""
     from harness.planning.registry import load_registry
 
     registry = load_registry(folders)
     for problem in registry.problems:
-        say(f"warning: plugin not loaded: {problem}", err=True)
+        warn(f"plugin not loaded: {problem}")
     for warning in registry.warnings:
-        say(f"warning: {warning}", err=True)
+        warn(warning)
     return registry
 
 
@@ -318,15 +314,13 @@ def surveyed(
 ) -> Surveyed:
     """Survey a matrix in a results folder, also while other processes run. Data sets that changed are named."""
     from harness.inspect.status import Survey
-    from harness.planning.graph import keys_of
-    from harness.storage.contents import StoredContents, changes
+    from harness.running.start import changed_data
     from harness.storage.locks import Claims
 
     matrix = narrowing.of(matrix_name)
     store, tables = open_results(results)
     registry = planning_registry(plugin_folders, data_named, tables)
     plan = planned(registry, matrix)
-    known = registry.contents.known if registry.contents else {}
-    for line in changes(StoredContents(tables), known, keys_of(plan), run_command()):
-        _warn(line)
+    for line in changed_data(plan, registry, tables, run_command()):
+        warn(line)
     return Surveyed(matrix, plan, Survey(plan, store, tables, Claims(store.results)), store.address)

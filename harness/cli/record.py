@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from harness.cli.options import UserPath, load_plugins, open_results, plugins_option, results_option
-from harness.cli.text import say
+from harness.cli.text import say, warn
 from harness.text import command_line
 
 
@@ -42,7 +42,7 @@ def record(name: str, results: str, plugin_folders: tuple[Path, ...], command: s
     registry = load_plugins(plugin_folders)
     store, tables = open_results(results)
     for line in mixed(tables.read("cells", ["nulls", CONTENTS])):
-        say(f"warning: {line}", err=True)
+        warn(line)
     files = write(store, tables, folder, name, command, registry, ranked(results))
     then = command_line("submit", "--", folder) if str(folder).startswith("-") else command_line("submit", folder)
     say(f"wrote {len(files)} files to {folder}; complete its README.md, then: {then}")

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from harness.cli.options import matrix_options, open_results, planning_registry, results_option
-from harness.cli.running import execute, machine_options, report, warn
-from harness.cli.text import say
+from harness.cli.running import execute, machine_options, report
+from harness.cli.text import say, warn
 from harness.planning.narrowing import Narrowing, planned
 from harness.running.machine import Machine
 from harness.text import command_line

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.cli.options import F, data_option, gathered, plugins_option
-from harness.cli.text import echo, say
+from harness.cli.text import echo, say, warn
 from harness.errors import UsageError
 from harness.running.machine import EXECUTORS, MAX_THREADS, PRECISIONS, WORKERS_A_GPU, Machine, parse_jobs
 
@@ -106,12 +106,6 @@ def machine_options(command: F) -> F:
     for option in _MACHINE_OPTIONS:
         command = option(command)
     return command
-
-
-def warn(message: str) -> None:
-    """Say what the user should know, on stderr."""
-
-    say(f"warning: {message}", err=True)
 
 
 def execute(

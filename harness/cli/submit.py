@@ -11,8 +11,7 @@ import click
 
 from harness.cli.options import UserPath, data_option, load_plugins, planning_registry, plugins_option
 from harness.cli.record import ranked
-from harness.cli.running import warn
-from harness.cli.text import echo, say
+from harness.cli.text import echo, say, warn
 from harness.running.machine import Machine
 
 

@@ -53,6 +53,11 @@ def say(head: str, text: str = "", *, err: bool = False) -> None:
     echo(f"\n{rest}".join([head + folded[0], *folded[1:]]), err=err)
 
 
+def warn(message: str) -> None:
+    """Say what the user should know, on stderr."""
+    say(f"warning: {message}", err=True)
+
+
 def echo(text: str = "", *, nl: bool = True, err: bool = False) -> None:
     """Print text as it is, on stderr if ``err``: what is safe to print, or is for programs.
 

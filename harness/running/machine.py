@@ -182,7 +182,7 @@ def _absolute(machine: Machine) -> Machine:
 
     data, is_cache = data_folder(machine.data)
     plugins = tuple(folder.absolute() for folder in plugin_folders(machine.plugins))
-    return replace(machine, data=None if is_cache else data.absolute(), plugins=plugins)
+    return replace(machine, data=None if is_cache else data, plugins=plugins)
 
 
 def _nothing(stage: Stage) -> StageRecord:

@@ -55,13 +55,13 @@ def run_plan(
             return session.run(executor, watcher, stopping)
 
 
-def changed_data(plan: Plan, registry: Registry, tables: Tables) -> Iterator[str]:
-    """A line for each data set whose content differs from that of stored cells, which a run computes again."""
+def changed_data(plan: Plan, registry: Registry, tables: Tables, mends: str = "this run") -> Iterator[str]:
+    """A line for each data set whose content differs from that of stored cells, which ``mends`` computes again."""
     from harness.planning.graph import keys_of
     from harness.storage.contents import StoredContents, changes
 
     if registry.contents and registry.contents.known:
-        yield from changes(StoredContents(tables), registry.contents.known, keys_of(plan), "this run")
+        yield from changes(StoredContents(tables), registry.contents.known, keys_of(plan), mends)
 
 
 def _once(warn: Warn) -> Warn:
