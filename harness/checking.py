@@ -20,7 +20,7 @@ from threading import Thread
 from typing import IO, Any
 
 from harness.errors import UsageError
-from harness.isolation import describe_error, stays_here
+from harness.isolation import describe_error, end_kept, stays_here
 from harness.planning.graph import Kind
 from harness.running.processes import describe_end, leave_with_the_run, starting
 
@@ -116,6 +116,7 @@ def _serve(connection: Connection, folders: tuple[Path, ...]) -> None:
             kind, name = connection.recv()
             problems = _checked(partial(check_plugin, registry.found[kind, name], registry))
             connection.send((problems, not stays_here()))
+    end_kept()
 
 
 def _checked(check: Callable[[], list[str]]) -> list[str]:

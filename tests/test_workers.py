@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -440,3 +441,44 @@ def test_no_worker_outlives_the_run(work: Any, tmp_path: Path, end: str) -> None
         else:
             process.kill()
         assert all(gone(pid) for pid in workers)
+
+
+HELPED = """
+from harness import WhiteBoxAttack
+
+class Helped(WhiteBoxAttack):
+    'Has joblib compute in processes, which wait for the next call.'
+    name = "helped"
+    family = "removal"
+
+    def run(self, victim, pool, ctx):
+        from joblib import Parallel, delayed
+        assert Parallel(n_jobs=2)(delayed(abs)(i) for i in range(4)) == [0, 1, 2, 3]
+        return victim
+"""
+
+
+def marked_processes(mark: str) -> list[str]:
+    """The command lines of the processes whose environment has the text."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark.encode() in (place / "environ").read_bytes():
+                found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return [command for command in found if "loky" in command]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_processes_that_a_library_keeps_end_with_their_worker(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would wait for five minutes, and keep the output of the run open."""
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "helped.py").write_text(HELPED)
+    monkeypatch.setenv("HARNESS_TEST_MARK", mark := f"of {tmp_path}")
+    options = ("--plugins", tmp_path / "plugins", "--quiet", "--jobs", 2)
+    cli("run", *arguments(tmp_path / "r", "helped"), *options, code=0)
+    until = time.monotonic() + 20
+    while (left := marked_processes(mark)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left == []

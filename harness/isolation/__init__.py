@@ -5,5 +5,16 @@
 
 from harness.isolation.exits import Interrupted, describe_error, end_freely, real_exit, watch_exits
 from harness.isolation.guard import Guard, arrived, stays_here
+from harness.isolation.leftovers import end_kept
 
-__all__ = ["Guard", "Interrupted", "arrived", "describe_error", "end_freely", "real_exit", "stays_here", "watch_exits"]
+__all__ = [
+    "Guard",
+    "Interrupted",
+    "arrived",
+    "describe_error",
+    "end_freely",
+    "end_kept",
+    "real_exit",
+    "stays_here",
+    "watch_exits",
+]

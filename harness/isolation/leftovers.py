@@ -75,14 +75,31 @@ def has_children() -> bool:
 
 def children() -> frozenset[int]:
     """The ids of the child processes that run, where the system tells; those that libraries keep are left out."""
-    if not has_children():
-        return frozenset()
+    return frozenset(pid for pid in _running() if not _is_kept(pid))
+
+
+def end_kept() -> None:
+    """End the child processes that libraries keep for the next call: this process leaves without their own clean-up.
+
+    joblib's would wait for five minutes, and keep the streams of the run open.
+    """
+    for pid in filter(_is_kept, _running()):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGTERM)  # trackers of resources ignore it, and end when nobody is left to track for
+
+
+def _running() -> set[int]:
     found: set[int] = set()
-    with suppress(OSError):
-        for task in Path("/proc/self/task").iterdir():
-            with suppress(OSError):
-                found.update(map(int, (task / "children").read_text("ascii").split()))
-    return frozenset(pid for pid in found if _runs(pid) and not any(word in _command(pid) for word in _HELPERS))
+    if has_children():
+        with suppress(OSError):
+            for task in Path("/proc/self/task").iterdir():
+                with suppress(OSError):
+                    found.update(map(int, (task / "children").read_text("ascii").split()))
+    return set(filter(_runs, found))
+
+
+def _is_kept(pid: int) -> bool:
+    return any(word in _command(pid) for word in _HELPERS)
 
 
 def _runs(pid: int) -> bool:

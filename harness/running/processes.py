@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 from harness.errors import UsageError
-from harness.isolation import Guard, describe_error, end_freely, real_exit
+from harness.isolation import Guard, describe_error, end_freely, end_kept, real_exit
 from harness.isolation.output import for_life
 from harness.planning.by_value import dumps
 from harness.planning.graph import Stage
@@ -215,6 +215,13 @@ def _serve(connection: Connection, make: Make, number: int) -> None:
     Thread(target=leave_with_the_run, daemon=True).start()
     end_freely()
     for_life()
+    try:
+        _work(connection, make, number)
+    finally:
+        end_kept()
+
+
+def _work(connection: Connection, make: Make, number: int) -> None:
     stages: dict[str, Stage] = {}
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # there is no more to do, or nobody to tell
         try:
@@ -256,4 +263,5 @@ def leave_with_the_run() -> None:
     run = parent_process()
     if run is not None:
         wait([run.sentinel])
+        end_kept()
         real_exit(1)
