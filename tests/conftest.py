@@ -17,6 +17,8 @@ import pytest
 import torch
 
 import harness
+from harness.contracts import Plugin
+from harness.planning.registry import PluginInfo, Registry, kind_of
 from tests import warm
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,14 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
         return ended
 
     return run
+
+
+def with_plugins(registry: Registry, *classes: type[Plugin]) -> Registry:
+    """``registry``, with plugin classes of a test."""
+    for cls in classes:
+        kind = kind_of(cls)
+        registry.found[kind, cls.name] = PluginInfo(kind, cls, "test", "digest")
+    return registry
 
 
 WITHOUT = """

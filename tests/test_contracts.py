@@ -46,11 +46,12 @@ from harness.data import Data
 from harness.errors import Refused, Unreadable
 from harness.nets import Mlp, Net, adapt
 from harness.planning.builder import make_plan
-from harness.planning.graph import EMBED, KINDS, Plan, Role
-from harness.planning.registry import PluginInfo, Registry
+from harness.planning.graph import EMBED, Plan, Role
+from harness.planning.registry import Registry
 from harness.running.actions import evidence_of
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
+from tests.conftest import with_plugins
 
 CPU = torch.device("cpu")
 
@@ -396,8 +397,7 @@ TOYS: tuple[type[Plugin], ...] = (
 
 
 def registry() -> Registry:
-    kinds = [(kind, cls) for cls in TOYS for kind, base in KINDS.items() if issubclass(cls, base)]
-    return Registry({(kind, cls.name): PluginInfo(kind, cls, "test", "digest") for kind, cls in kinds})
+    return with_plugins(Registry(), *TOYS)
 
 
 @dataclass

@@ -49,13 +49,13 @@ from harness.contracts import (
 from harness.data import Data, Splits
 from harness.engine.memo import ResultCache, SharedInputs
 from harness.planning.builder import make_plan
-from harness.planning.graph import KINDS, Plan, Stage
-from harness.planning.registry import PluginInfo, load_registry
+from harness.planning.graph import Plan, Stage
+from harness.planning.registry import load_registry
 from harness.running.worker import StageRunner
 from harness.storage.codec import Loaded
 from harness.storage.store import Store
 from harness.values import Meter
-from tests.conftest import TINY
+from tests.conftest import TINY, with_plugins
 
 CPU = torch.device("cpu")
 
@@ -204,10 +204,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    registry = load_registry()
-    for cls in (Thief, Vandal, Hound, Fence, Active):
-        kind = next(kind for kind, base in KINDS.items() if issubclass(cls, base))
-        registry.found[kind, cls.name] = PluginInfo(kind, cls, "test", "digest")
+    registry = with_plugins(load_registry(), Thief, Vandal, Hound, Fence, Active)
     use = registry.component
     # Each with an extraction before it, so that the worker has artifacts and answers of other stages.
     chains = [("thief",), *(("retraining", name) for name in ("vandal", "hound", "fence")), ("pruning",)]

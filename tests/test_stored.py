@@ -22,9 +22,10 @@ from harness.engine.train import predict
 from harness.nets import Net
 from harness.planning.builder import make_plan
 from harness.planning.graph import Plan
-from harness.planning.registry import PluginInfo, Registry, load_registry
+from harness.planning.registry import Registry, load_registry
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
+from tests.conftest import with_plugins
 
 CPU = torch.device("cpu")
 TRAINED = "digits[train=400,holdout=100,epochs=8,pretrain=4,batch_size=32,learning_rate=0.003"
@@ -98,10 +99,7 @@ class Changing(WhiteBoxAttack):
 
 
 def registry() -> Registry:
-    built_in = load_registry()
-    for kind, cls in (("architecture", Plain), ("architecture", Tied), ("architecture", Noisy), ("attack", Changing)):
-        built_in.found[kind, cls.name] = PluginInfo(kind, cls, "test", "digest")  # type: ignore[index, arg-type]
-    return built_in
+    return with_plugins(load_registry(), Plain, Tied, Noisy, Changing)
 
 
 @dataclass
