@@ -39,7 +39,7 @@ from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remem
 from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.nets import Net
-from harness.planning.graph import Lookup, Stage
+from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.answers import of_owner, of_thief, serves
@@ -98,7 +98,7 @@ class StageRunner:
     _classes: NetClasses = field(default_factory=NetClasses)
     _guard: Guard | None = None
     """The guard of the stage before."""
-    _guarded_once: set[tuple[str, type | None]] = field(default_factory=set)
+    _guarded_once: set[tuple[str, Component | None]] = field(default_factory=set)
 
     def run(self, stage: Stage) -> StageRecord:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
@@ -169,7 +169,7 @@ class StageRunner:
     @contextmanager
     def _guarded(self, stage: Stage) -> Iterator[Guard]:
         """The guard of the plugins that ``stage`` calls; afterwards the user is told what they changed."""
-        known = (stage.action, type(stage.plugin.plugin) if stage.plugin else None)
+        known = (stage.action, stage.plugin)  # with its options, which may decide what it changes
         guard = Guard(
             seed=stage.seed + (self.trial or 0),
             interactive=self.debug,
