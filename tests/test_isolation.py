@@ -206,6 +206,8 @@ class Odd(WhiteBoxAttack):
     def skip(self, dataset):
         if self.how == "skip":
             sys.exit(0)
+        if self.how == "argv":
+            sys.argv.append("odd")
         return None
 
     def __post_init__(self) -> None:
@@ -267,6 +269,14 @@ def test_in_this_process_a_plugin_that_leaves_fails_its_own_cells(cli: Cli, tmp_
     for how, reason in zip(("exit", "interrupt", "quit", "skip"), reasons, strict=True):
         assert f"an-odd-one[how={how}]: it {'raised' if how == 'interrupt' else 'called'} {reason}" in said.err
     assert "5 cells (4 failed, 1 ok)" in said.out
+
+
+def test_what_planning_is_asked_with_other_options_changes_is_put_back_and_told(
+    cli: Cli, tmp_path: Path, odd: Path
+) -> None:
+    said = cli(*_command(tmp_path, odd, "nothing", "argv"), "--jobs", 1, "--quiet", code=0)
+    assert said.err == "warning: attack an-odd-one, asked for its stages, changed the process's sys.argv: put back\n"
+    assert "odd" not in sys.argv
 
 
 def test_options_that_leave_are_a_mistake_in_one_line(cli: Cli, tmp_path: Path, odd: Path) -> None:

@@ -136,8 +136,8 @@ class _Builder(StageMaker):
     """Sentences on what plugins changed in the process."""
     _guard: Guard | None = None
     """The guard of the plugin that was asked before."""
-    _guarded: set[type] = field(default_factory=set)
-    """The classes that were asked under a guard of their own."""
+    _asked: set[type] = field(default_factory=set)
+    """The classes of plugins that were asked."""
     _reasons: dict[tuple[Component, Component], str] = field(default_factory=dict)
     _impossible: dict[tuple[Component, Component, Chain], str] = field(default_factory=dict)
     _broken: set[tuple[Component, Component]] = field(default_factory=set)
@@ -213,7 +213,7 @@ class _Builder(StageMaker):
         key = (dataset, use)
         if key not in self._reasons:
             try:
-                with self._guarded_once(use):
+                with self._guarded(use):
                     self._reasons[key] = next((f"{use}: {r}" for r in self._problems(dataset, use.plugin) if r), "")
             except (UsageError, Interrupted):
                 raise
@@ -224,13 +224,10 @@ class _Builder(StageMaker):
         return self._reasons[key]
 
     @contextmanager
-    def _guarded_once(self, use: Component) -> Iterator[None]:
-        """A guard around the first questions to a class, which names it. The plan has one as a whole for all others."""
-        if type(use.plugin) in self._guarded:
-            yield
-            return
-        self._guarded.add(type(use.plugin))
-        guard = self._guard = Guard(after=self._guard)
+    def _guarded(self, use: Component) -> Iterator[None]:
+        """A guard around questions to a plugin. Functions that it replaced are looked for the first time of a class."""
+        guard = self._guard = Guard(after=self._guard, quick=type(use.plugin) in self._asked)
+        self._asked.add(type(use.plugin))
         try:
             with guard:
                 yield

@@ -78,9 +78,10 @@ def planned(registry: Registry, matrix: Matrix) -> Plan:
     from harness.planning.registry import resolve
 
     # Plugins are constructed and asked: what they print, and how they leave, is theirs.
-    with Guard():
+    guard = Guard()
+    with guard:
         axes = resolve(registry, matrix)
-        return make_plan(
+        plan = make_plan(
             axes.datasets,
             axes.defenses,
             axes.chains,
@@ -89,3 +90,4 @@ def planned(registry: Registry, matrix: Matrix) -> Plan:
             registry.component,
             analyses=axes.analyses,
         )
+    return replace(plan, warnings=(*plan.warnings, *guard.warnings("a plugin, as the plan was made,")))
