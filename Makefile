@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # Tests and checks are many small computations: one thread each, and as many processes as there are cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test test-wheel check bench bench-gpu docs clean
+.PHONY: venv demo test test-slow test-wheel check bench bench-gpu docs clean
 
 venv: $(INSTALLED)
 
@@ -21,20 +21,25 @@ demo: venv
 	@echo
 	@echo "next: . .venv/bin/activate, then: harness new defense my-mark my-plugins   (plugins/README.md goes on)"
 
+# `make test` leaves out the tests marked slow, which `make test-slow` runs: a change lands when both pass.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --quiet
 test: venv
-	$(BIN)/pytest --numprocesses auto --dist loadfile --quiet
+	$(PYTEST) -m "not slow"
+
+test-slow: venv
+	$(PYTEST) -m slow
 
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
-# Without those that take long and would not notice how the package was installed.
-SLOW = ray faults submission security scaling figures statistics
+# Without those that take long, and those that would not notice how the package was installed.
+UNCONCERNED = security scaling figures statistics
 test-wheel: venv
 	rm -rf build/wheel build/site
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
 	cd build && HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" ../$(BIN)/pytest \
 	  --numprocesses auto --dist loadfile --quiet --import-mode append -c ../pyproject.toml --rootdir .. ../tests \
-	  $(SLOW:%=--ignore=../tests/test_%.py)
+	  -m "not slow" $(UNCONCERNED:%=--ignore=../tests/test_%.py)
 
 check: venv
 	$(BIN)/ruff format --check .

@@ -130,6 +130,7 @@ RIGHT = ("sure", "ruled-out", "refuses-half", "partly-nan", "double", "half", "w
 EXTRACTIONS = ("retraining", "retraining[labels=soft]", "retraining[labels=top-1]", "snnl-extraction")
 
 
+@pytest.mark.slow
 def test_what_is_odd_but_right_is_learnt_from_and_refusals_are_counted(run) -> None:
     defenses = axes("defense", *(f"odd[how={how}]" for how in RIGHT))
     _, cells, stages = run(*defenses, *axes("attack", *EXTRACTIONS), code=0)

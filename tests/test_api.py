@@ -167,6 +167,7 @@ def test_a_plan_says_what_would_be_run(tmp_path: Path) -> None:
     assert "6 stored" in repr(after) and not after.todo and "6 stored" in after._repr_html_()
 
 
+@pytest.mark.slow
 def test_failed_cells_are_told_and_do_not_raise(tmp_path: Path) -> None:
     run = harness.run("smoke", **AXES | {"defenses": Broken}, results=tmp_path)
     ((cell, reason),) = run.failures
@@ -338,6 +339,7 @@ def test_classes_and_objects_are_entries_also_of_worker_processes(tmp_path: Path
         pd.testing.assert_frame_equal(*(measured(tmp_path / name, table) for name in ("serial", "parallel")))
 
 
+@pytest.mark.slow
 def test_a_script_runs_its_own_classes_in_worker_processes(tmp_path: Path) -> None:
     """Without ``if __name__ == "__main__"``: no worker runs the script again."""
     call = """
@@ -352,6 +354,7 @@ print(run)
     assert "nothing to do" in warm_script(text.replace("DATA", repr(TINY)), tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_a_class_of_a_module_beside_the_script_is_imported_by_workers(tmp_path: Path) -> None:
     axes = f"None, datasets={TINY!r}, defenses=Wrong(count=9), attacks='none', nulls=1"
     text = f"import harness\nfrom schemes import Wrong\nprint(harness.CALL({axes}MORE)EACH)"
@@ -419,6 +422,7 @@ EDITS: dict[str, tuple[Callable[[str], str], bool]] = {
 }
 
 
+@pytest.mark.slow
 def test_what_a_class_in_a_script_names_decides_whether_it_runs_again(tmp_path: Path) -> None:
     call = f"""
 OTHER = 1
@@ -475,6 +479,7 @@ def test_an_edited_plugin_file_is_seen_by_the_next_call(tmp_path: Path) -> None:
 # --- documents and types ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_on_python_runs(tmp_path: Path, tiny_smoke: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text("utf-8"), re.M | re.S)
     assert len(blocks) == 3 and blocks[0].count('"smoke"') == blocks[2].count('"smoke"') == 1
@@ -505,6 +510,7 @@ print(board, board.to_frame("attack"), harness.compare("ewe", "mine").frame, har
 """
 
 
+@pytest.mark.slow
 def test_a_script_of_a_user_is_checked_by_mypy(tmp_path: Path) -> None:
     wrong = TYPED.replace("seeds=range(5)", "seed=0").replace("weight=3", "weigth=3").replace('"attack"', '"atack"')
     for name, text in (("right.py", TYPED), ("wrong.py", wrong)):

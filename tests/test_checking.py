@@ -8,12 +8,15 @@ import pytest
 
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 HEAD = """
 from __future__ import annotations
 import ctypes, os, signal, subprocess, sys, threading, time
 from pathlib import Path
 import torch
 from harness import Attack, Context, Pool, WhiteBoxAttack
+
 
 class _Does(WhiteBoxAttack):
     family = "removal"

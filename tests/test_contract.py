@@ -56,7 +56,11 @@ def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -
         assert option.words[:1].isupper() and option.words.endswith("."), f"{option.name}: {option.words!r}"
 
 
-@pytest.mark.parametrize(("kind", "name"), sorted(REGISTRY.found))
+SLOW = {"neural-cleanse", "neural-cleanse-removal"}
+CHECKED = [pytest.param(*each, marks=pytest.mark.slow if each[1] in SLOW else ()) for each in sorted(REGISTRY.found)]
+
+
+@pytest.mark.parametrize(("kind", "name"), CHECKED)
 def test_every_built_in_plugin_keeps_the_contract(kind: str, name: str) -> None:
     assert check_plugin(REGISTRY.found[kind, name], REGISTRY) == []
 

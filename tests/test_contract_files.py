@@ -97,6 +97,7 @@ def test_the_words_of_version_0_1_are_read(old: Registry) -> None:
     assert isinstance(recipe, TriggerRecipe) and recipe == type(recipe)(count=9) and hash(recipe) == hash((9,))
 
 
+@pytest.mark.slow
 def test_the_plugins_of_version_0_1_keep_the_contract(cli: Cli) -> None:
     names = [name for _, name in PLUGINS]
     said = cli("plugins", "check", *names, "--plugins", OLD, code=0).out

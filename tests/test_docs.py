@@ -125,6 +125,7 @@ def test_the_layout_that_architecture_names_is_there() -> None:
         assert found, f"ARCHITECTURE.md: no {name}, nor harness/**/{name}"
 
 
+@pytest.mark.slow
 def test_the_page_on_plugins_begins_with_the_smallest_defense_and_its_examples_run(tmp_path: Path, cli: Cli) -> None:
     """Schemes in a folder outside the repository, as plugins/README.md tells; no file of the project is touched."""
     smallest, judged, *_ = blocks(ROOT / "plugins" / "README.md", "python")

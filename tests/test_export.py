@@ -81,6 +81,7 @@ def test_an_exported_model_answers_as_the_one_that_was_measured(cli: Cli, result
     assert matches == about["victim_trigger_matches"] > 0
 
 
+@pytest.mark.slow
 def test_what_the_page_in_the_folder_says_to_type_works(cli: Cli, results: Path, tmp_path: Path) -> None:
     exported(cli, results, "none", tmp_path / "out")
     page = (tmp_path / "out" / "README.md").read_text()

@@ -43,6 +43,8 @@ from tests.test_session import SCHEME, arguments, measured, ran
 from tests.test_workers import Books, stage
 from tests.warm import Started
 
+pytestmark = pytest.mark.slow
+
 HANGS = '''
 from __future__ import annotations
 import time
@@ -250,6 +252,7 @@ CROWDED = """
 from pathlib import Path
 import time
 from harness.errors import OutOfMemory
+
 here = Path(__file__).parent
 
 def make(number, stages, warn):

@@ -226,6 +226,7 @@ def test_source_files_in_any_coding(tmp_path: Path, source: bytes) -> None:
 RUN = ("--dataset", TINY, "--attack", "none", "--seeds", "0", "--nulls", "1", "--no-innocents", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_helpers_are_imported_in_worker_processes_and_a_run_sees_an_edit(tmp_path: Path, process: Cli) -> None:
     recipe = """
 from harness import Key, Split, TriggerRecipe
@@ -372,6 +373,7 @@ def test_a_package_s_own_modules_and_its_version_count(tmp_path: Path, monkeypat
         monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.mark.slow
 def test_an_edited_module_of_a_package_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: Cli
 ) -> None:
@@ -420,6 +422,7 @@ LIVE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LIVE)
 def test_a_class_of_a_script_runs_again_when_a_module_beside_it_was_edited(tmp_path: Path, case: str) -> None:
     text = SCRIPT.replace("IMPORT", LIVE[case][0]).replace("SIZE", LIVE[case][1])

@@ -62,6 +62,7 @@ def test_a_command_says_no_more_than_it_must() -> None:
     assert command_line("run", plugins=["~/p", "-p"]) == "harness run --plugins '~/p' --plugins=-p"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_the_hints_of_a_run_a_record_and_an_empty_folder_are_pasted(
     name: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +89,7 @@ def test_the_hints_of_a_run_a_record_and_an_empty_folder_are_pasted(
                 )
 
 
+@pytest.mark.slow
 def test_the_hints_of_a_new_plugin_are_pasted(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in FOLDERS:

@@ -13,6 +13,8 @@ import pytest
 from harness.cli import cli as group
 from tests.conftest import ROOT, TINY, Cli, command_line
 
+pytestmark = pytest.mark.slow
+
 RECORD = ROOT / "results" / "records" / "2026-11-27-digits-twenty-seeds"
 NARROW = ("--matrix", "smoke", "--dataset", TINY, "--defense", "baseline", "--attack", "none", "--nulls", "1")
 
@@ -24,6 +26,7 @@ def unknown(*asked):
 
 pwd.getpwuid = pwd.getpwnam = unknown
 from harness.cli import main
+
 
 for words in json.loads(sys.argv[1]):
     sys.argv = ["harness", *words]

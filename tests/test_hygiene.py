@@ -300,6 +300,7 @@ def _closure(worker: StageRunner, key: Key) -> Callable[[Tensor], Tensor]:
     return logits
 
 
+@pytest.mark.slow
 def test_the_walk_finds_what_a_closure_holds(ran: Ran) -> None:
     """The control: version 0.1 built its oracles this way."""
     key = next(each.key for each in ran.worker._cache.values() if each.key.tensors)

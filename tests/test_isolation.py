@@ -306,6 +306,7 @@ def test_in_this_process_settings_are_put_back_and_the_stage_is_named(
     assert not (Path(os.sep) / "results").exists()
 
 
+@pytest.mark.slow
 def test_workers_print_nothing_to_stdout_and_one_with_a_thread_left_is_replaced(tmp_path: Path, odd: Path) -> None:
     """In a process of its own: what is written to file descriptors shows there alone."""
     args = _command(tmp_path, odd, "print", "thread", "grad", "exit", "quit")

@@ -101,6 +101,7 @@ def test_a_planted_backdoor_is_found_where_it_is(seed: int) -> None:
     assert measure(found, "share_of_reference_steps").tolist() == [300 / 31_000]
 
 
+@pytest.mark.slow
 def test_a_backdoor_of_one_source_is_found_by_pairs() -> None:
     data, lent = digits(), engine(0, "mlp[width=64]")
     found = plugin("scope=pairwise,steps=250,batch_size=8").run(
@@ -126,6 +127,7 @@ def removed(by: str, net: Net, data: Split) -> Net:
     return mended
 
 
+@pytest.mark.slow
 def test_what_it_finds_it_removes(monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
     net = marked(engine(1), data)

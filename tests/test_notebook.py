@@ -28,7 +28,7 @@ class Same(harness.Attack):
 """
 
 # A whole kernel, with the ways of its own that libraries warn of.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def executed(cells: list[str], folder: Path) -> list[list[dict[str, Any]]]:

@@ -235,6 +235,7 @@ def test_two_runs_in_one_process(place: Place) -> None:
     assert set(second.cells()["cell"]).isdisjoint(cell.id for cell in first.plan.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_files_that_change_while_it_runs_fail_what_would_read_them(
     jobs: int, place: Place, monkeypatch: pytest.MonkeyPatch
@@ -255,6 +256,7 @@ def test_files_that_change_while_it_runs_fail_what_would_read_them(
         assert "mine: its files changed since the run was planned (content " in said.err
 
 
+@pytest.mark.slow
 def test_planning_loads_each_set_once_and_only_what_is_not_published(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +301,7 @@ NOTE = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_every_page_of_two_contents_says_so_until_all_is_run_again(mixed: Place) -> None:
     asked = ("--results", mixed.results)
     pages: list[tuple[object, ...]] = [("leaderboard", *asked), ("leaderboard", "--details", *asked)]
@@ -341,6 +344,7 @@ def test_a_comparison_of_two_contents_says_so(place: Place) -> None:
     assert harness.compare("adi", "baseline", results=place.results).comparison.notes
 
 
+@pytest.mark.slow
 def test_options_that_make_other_data_are_no_mix(place: Place) -> None:
     source = PLUGIN.replace("    class Others", "    class Others", 1).replace(
         'return read(root / "mine.npz")', 'return read(root / f"{self.file}.npz")'

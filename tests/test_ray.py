@@ -29,6 +29,8 @@ from tests.test_session import arguments, measured, ran
 from tests.test_workers import gone, stage
 from tests.warm import Started
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray", reason="needs Ray: pip install 'watermark-harness[ray]'")
 
 WAITS = '''
@@ -68,6 +70,7 @@ import json, os, sys, time
 from types import SimpleNamespace
 from harness.running.ray import Cluster, Ray
 from harness.planning.graph import Stage, Component
+
 
 ADDRESS, BEGAN = sys.argv[1:]
 

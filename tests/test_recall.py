@@ -124,6 +124,7 @@ def test_nothing_is_computed_twice_in_a_run(cli: Cli, tmp_path: Path) -> None:
     assert by_action["recalled_samples"].sum() == by_action.loc["attack", "recalled_samples"]
 
 
+@pytest.mark.slow
 def test_what_was_recalled_is_what_would_have_been_computed(cli: Cli, tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     run(cli, together, *ATTACKS)

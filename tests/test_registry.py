@@ -811,6 +811,7 @@ print("imported:", *heavy & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_listing_and_planning_never_import_torch(tmp_path: Path) -> None:
     write(tmp_path, "mark.py", DEFENSE)
     command = [sys.executable, "-c", PLAN_EVERYTHING, tmp_path]

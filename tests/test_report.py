@@ -341,6 +341,7 @@ def test_detections_are_a_table() -> None:
     assert ">Detections</h2>" in text and ">3.25<" in text
 
 
+@pytest.mark.slow
 def test_thousands_of_schemes_stay_a_page_and_it_says_what_is_left_out() -> None:
     text = page(*(cell(f"s{i:04}") for i in range(3000)))
     assert len(text) < 4_000_000

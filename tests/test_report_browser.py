@@ -16,7 +16,7 @@ from tests.conftest import TINY, command_line
 
 pytest.importorskip("playwright", reason="needs playwright (the dev extra)")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the path")]
 REPORT = ("report", "--max-drop", "1", "--test", "binomial")
 ATTACKS = ("none", "retraining", "pruning[fraction=0.2]", "pruning[fraction=0.6]")
 

@@ -1225,6 +1225,7 @@ def test_a_name_that_is_not_registered_runs_nothing(
     assert list(trap.rglob("ran")) == []
 
 
+@pytest.mark.slow
 def test_a_run_and_its_worker_process_run_nothing_of_the_current_folder(script: Path, trap: Path) -> None:
     for module in ("multiprocessing", "pickle", "socket", "struct", "tempfile"):
         (trap / f"{module}.py").write_text(EVIL)

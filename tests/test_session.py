@@ -104,6 +104,7 @@ def test_smoke_ranks_and_then_has_nothing_to_do(smoke: Path, process: Cli, tmp_p
     assert {scheme["defense"] for scheme in board["schemes"]} == set(cells["defense"])
 
 
+@pytest.mark.slow
 def test_a_run_imports_neither_the_compiler_nor_scikit_learn(tmp_path: Path) -> None:
     """A second each of every process."""
     command = ["run", *arguments(tmp_path, "none", "retraining"), "--jobs", "1"]
@@ -128,6 +129,7 @@ assert torch._dynamo.graph_break.__module__ == "torch._dynamo.decorators", torch
 """
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_put_off_compiles() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -208,6 +210,7 @@ def test_rerun_says_which_finished_stages_run_again(
     assert ran(cli("run", *args, "--rerun", rerun, code=1).out) == count
 
 
+@pytest.mark.slow
 def test_interrupting_loses_nothing_and_tells_how_to_go_on(tmp_path: Path, cli: Cli) -> None:
     args = arguments(tmp_path / "cut", "none", "retraining", "fine-tuning", seeds="0-2")
     with Started("run", *args, "--log-json") as running:
@@ -227,6 +230,7 @@ def test_interrupting_loses_nothing_and_tells_how_to_go_on(tmp_path: Path, cli: 
     pd.testing.assert_frame_equal(measured(tmp_path / "cut", "evidence"), measured(tmp_path / "whole", "evidence"))
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_is_trusted(tmp_path: Path, cli: Cli) -> None:
     args = arguments(tmp_path / "cut", "retraining", seeds="0-3")
     with Started("run", *args, "--log-json") as running:

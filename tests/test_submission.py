@@ -31,6 +31,8 @@ from harness.storage.tables import Tables
 from tests.conftest import ROOT, TINY, Cli
 from tests.verdict_tables import World
 
+pytestmark = pytest.mark.slow
+
 ENOUGH = ("--min-seeds", 2, "--min-nulls", 1)
 POOL = "retraining[pool=photo-patches]"
 DETECTOR = "neural-cleanse[steps=10]"
@@ -687,6 +689,7 @@ from typing import ClassVar
 import numpy as np
 
 from harness import Arrays, Dataset, hookimpl
+
 
 
 @dataclass(frozen=True)

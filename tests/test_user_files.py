@@ -56,6 +56,7 @@ def test_every_option_that_names_a_path_expands_it() -> None:
                 assert isinstance(parameter.type, Results), command.name
 
 
+@pytest.mark.slow
 def test_a_home_folder_is_expanded_in_every_path(home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("--matrix", "~/m.toml", "--results=~/res")
     cli("run", *asked, "--plugins=~/plugins", "--quiet", code=0)

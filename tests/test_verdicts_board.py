@@ -74,6 +74,7 @@ def test_a_stronger_setting_never_raises_the_worst_case() -> None:
     assert worst(world.board()) < before and both(world.board()).worst_attacks == ("pruning[fraction=0.99]",)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings_of(max_examples=12, deadline=None)
 def test_whatever_the_margins_a_repeated_or_weaker_setting_changes_no_number(data: st.DataObject) -> None:
@@ -267,6 +268,7 @@ def test_an_attack_survived_by_nobody() -> None:
 # --- ranks ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ranks_need_six_seeds_for_two_schemes_and_eleven_for_ten() -> None:
     five, six = (World().seeds(range(n), "a", matches=90).seeds(range(n), "b", matches=20) for n in (5, 6))
     assert [both(five.board(), name).rank for name in "ab"] == [None, None]

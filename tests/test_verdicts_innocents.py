@@ -79,6 +79,7 @@ def test_the_foot_of_the_board_is_the_arm_that_embeds_nothing() -> None:
     assert made.settings[0].schemes == 2 and all(each.defense != "unmarked" for each in made.attacks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [0.1, -0.1])
 def test_attack_moves_everybody_and_few_fresh_models_are_accused(moved: float) -> None:
     """Many draws of models and a key: rates of models differ, and the attack moves them all. The control is p_0."""

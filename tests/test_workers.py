@@ -174,6 +174,7 @@ def executed(make: Any, stages: list[Stage], jobs: int = 1, books: Books | None 
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_several_workers_leave_the_bits_of_a_serial_run_and_go_on_with_it(cli: Cli, tmp_path: Path) -> None:
     """These ones start cold, as a user's do."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -219,6 +220,7 @@ def test_fail_fast_starts_nothing_after_a_failure(cli: Cli, tmp_path: Path, plug
     assert "1 failed" in said.out and "not run" in said.out
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_lets_the_running_stages_end(tmp_path: Path, cli: Cli) -> None:
     chosen = ("none", "retraining", "fine-tuning")
     args = arguments(tmp_path / "cut", *chosen, seeds="0-2")
@@ -355,6 +357,7 @@ def test_a_worker_that_dies_fails_its_stage_and_is_replaced(work: Any) -> None:
     assert books.ended["c"]["reason"] == books.ended["a"]["reason"] and "c" not in books.began
 
 
+@pytest.mark.slow
 def test_the_time_limit_of_a_stage_does_not_count_what_it_loads(work: Any) -> None:
     books = Books()
     stages = [stage("a", "load 1.5"), stage("b", "hang")]
@@ -468,6 +471,7 @@ def marked_processes(mark: str) -> list[str]:
     return [command for command in found if "loky" in command]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_processes_that_a_library_keeps_end_with_their_worker(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
