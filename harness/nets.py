@@ -302,17 +302,17 @@ class Layers(Net):
         )
 
     All blocks but the last are the hidden layers, under their names. Where the last block is a list, the input of its
-    last module is a tap too.
+    last module is a tap too. Blocks that ``added`` names are residual: their input is added to their ReLU.
     """
 
-    def __init__(self, **blocks: nn.Module | Sequence[nn.Module]) -> None:
+    def __init__(self, *, added: Sequence[str] = (), **blocks: nn.Module | Sequence[nn.Module]) -> None:
         super().__init__()
         if not blocks:
             raise ValueError("nets.Layers needs a block at least, which gives the logits")
         for name, block in blocks.items():
             self.add_module(name, block if isinstance(block, nn.Module) else nn.Sequential(*block))
         *hidden, self.last = blocks
-        self.hidden = tuple(hidden)
+        self.hidden, self.added = tuple(hidden), frozenset(added)
         pooled = isinstance(self.get_submodule(self.last), nn.Sequential)
         self.taps = (*hidden, f"{self.last}.input") if pooled else self.hidden
 
@@ -320,7 +320,7 @@ class Layers(Net):
         x, taps = as_float(x), {}
         for name in self.hidden:
             taps[name] = self.get_submodule(name)(x)
-            x = taps[name].relu()
+            x = x + taps[name].relu() if name in self.added else taps[name].relu()
         last = self.get_submodule(self.last)
         if isinstance(last, nn.Sequential):
             x = taps[f"{self.last}.input"] = last[:-1](x)

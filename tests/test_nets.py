@@ -22,6 +22,9 @@ from harness.storage.store import Store
 
 SHAPE = (1, 12, 8)
 CPU = torch.device("cpu")
+REGISTRY = load_registry()
+SMALL = {"resnet9": "resnet9[width=8]", "vgg": "vgg[width=4]", "wrn": "wrn[depth=10,width=1]"}
+"""Architectures whose nets live in their plugins' files."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def make(kind: str, dropout: float = 0.0) -> Net:
             "lenet": lambda: LeNet(SHAPE, 6),
             "lstm": lambda: Lstm(SHAPE, 6, width=20),
             "resnet18": lambda: ResNet18(SHAPE, 6, width=4),
-        }[kind]()
+        }.get(kind, lambda: REGISTRY.component("architecture", SMALL[kind]).plugin.build(SHAPE, 6))()
         for part in net.modules():
             if isinstance(part, nn.BatchNorm2d):  # as if it had been trained
                 part.running_mean.normal_(0, 0.1), part.running_var.uniform_(0.5, 2)
@@ -76,10 +79,33 @@ def reference(net: Net, x: Tensor) -> Tensor:
         layers = [net.conv1, relu, pool, net.conv2, relu, pool, nn.Flatten(), net.dense1, relu, net.dense2, relu]
     elif isinstance(net, ResNet18):
         layers = [net.stem, relu, *(Block(net, k) for k in range(1, 9)), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    else:
-        assert isinstance(net, Mlp)
+    elif isinstance(net, Mlp):
         layers = [nn.Flatten(), net.dense1, relu, net.dense2, relu]
+    else:
+        return plain(net, x)
     return nn.Sequential(*layers, net.logits)(x)
+
+
+def plain(net: Net, x: Tensor) -> Tensor:
+    """The nets of plugins' files, from their own modules, as their papers draw them."""
+    parts = dict(net.named_children())
+    if "stage1_pooled" in parts:
+        x = parts["stem"](x).relu()
+        for k in (1, 2, 3):
+            convolution, pool, norm = parts[f"stage{k}_pooled"]
+            x = norm(pool(convolution(x))).relu()
+            x = x + parts[f"stage{k}_added"](x).relu()
+    elif "conv1_1" in parts:
+        for name in net.hidden:
+            x = parts[name](x).relu()
+    else:
+        x = parts["stem"](x).relu()
+        for k in (1, 2, 3):
+            active = x if k == 1 else parts[f"block{k - 1}_norm"](x).relu()
+            x = parts[f"block{k}_shortcut"](active) if k > 1 else active
+            x = x + parts[f"block{k}_outer"](parts[f"block{k}_inner"](active).relu())
+        return net.logits(parts["block3_norm"](x).relu().mean((2, 3)))
+    return parts["logits"](x)
 
 
 class Block(nn.Module):
@@ -112,7 +138,7 @@ def lstm_states(net: Lstm, x: Tensor, mask: Tensor | None = None) -> list[Tensor
     return states
 
 
-KINDS = ("cnn", "mlp", "lenet", "lstm", "resnet18")
+KINDS = ("cnn", "mlp", "lenet", "lstm", "resnet18", "resnet9", "vgg", "wrn")
 kinds = pytest.mark.parametrize("kind", KINDS)
 layers = pytest.mark.parametrize(  # those that a ReLU follows
     ("kind", "layer"),
@@ -122,6 +148,9 @@ layers = pytest.mark.parametrize(  # those that a ReLU follows
         *(("lenet", layer) for layer in ("conv1", "dense2")),
         ("lstm", "dense"),
         *(("resnet18", layer) for layer in ("stem", "block1_inner", "block3_inner", "block8_inner")),
+        *(("resnet9", layer) for layer in ("stem", "stage2_added", "stage3_pooled")),
+        *(("vgg", layer) for layer in ("conv1_1", "conv5_2")),
+        *(("wrn", layer) for layer in ("stem", "block1_inner", "block3_inner")),
     ],
 )
 
@@ -167,9 +196,10 @@ def test_activations_are_the_outputs_of_the_named_layers_before_their_relu(kind:
     logits, activations = net.activations(x)
     assert tuple(activations) == net.taps and set(net.hidden) <= set(net.taps)
     torch.testing.assert_close({name: activations[name] for name in net.hidden}, outputs, rtol=0, atol=0)
-    assert all(bool((a > 0).any()) and (name == "pool" or bool((a < 0).any())) for name, a in activations.items())
+    pooled = ("pool", "logits.input")
+    assert all(bool((a > 0).any()) and (name in pooled or bool((a < 0).any())) for name, a in activations.items())
     assert torch.equal(logits, net(x)) and logits.shape == (32, 6)
-    last = net.get_submodule(net.last)
+    *_, last = net.get_submodule(net.last).modules()
     torch.testing.assert_close(logits, last(activations[net.taps[-1]].relu()))
 
 
@@ -267,7 +297,7 @@ def test_architectures_check_their_options_and_say_what_they_cannot_take() -> No
     registry = load_registry()
     for text in (
         *("cnn[width=0]", "cnn[dropout=1]", "cnn[dropout=-0.1]", "mlp[width=0]"),
-        *("lstm[width=0]", "resnet18[width=0]"),
+        *("lstm[width=0]", "resnet18[width=0]", "resnet9[width=1]", "vgg[depth=12]", "wrn[depth=12]", "wrn[depth=4]"),
     ):
         with pytest.raises(OptionError):
             registry.component("architecture", text)
@@ -455,7 +485,7 @@ def test_fresh_like_draws_from_its_generator_alone(kind: str, layer: str) -> Non
         assert first[name].shape == old.shape and torch.equal(first[name], again[name])
         assert not torch.equal(first[name], other[name]) and not torch.equal(first[name], old)
         # As the layer's own class draws them: uniform within 1 / sqrt(inputs), the LSTM's of its units.
-        inputs = 20 if layer == "lstm" else net.get_submodule(layer).weight[0].numel()
+        inputs = 20 if layer == "lstm" else next(net.get_submodule(layer).parameters())[0].numel()
         assert 0.5 * inputs**-0.5 < float(first[name].detach().abs().max()) <= inputs**-0.5
 
 

@@ -143,7 +143,7 @@ def test_units_that_are_silent_are_left_in_peace(kind: str) -> None:
     assert torch.equal(made.get_parameter(f"{made.last}.weight"), last)
 
 
-@pytest.mark.parametrize("kind", ["cnn", "lenet", "mlp", "lstm", "resnet18"])
+@pytest.mark.parametrize("kind", ["cnn", "lenet", "mlp", "lstm", "resnet18", "resnet9", "vgg", "wrn[depth=10]"])
 def test_every_unit_of_a_built_in_net_can_be_silenced(kind: str) -> None:
     with torch.random.fork_rng():
         made = nets.build(load_registry().component("architecture", kind).plugin, SHAPE, 10)
