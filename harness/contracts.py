@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -31,11 +32,14 @@ from harness.values import (
     Loss,
     Marked,
     Measure,
+    Optimization,
+    Optimizer,
     Oracle,
     Pool,
     Probe,
     Protected,
     Recipe,
+    Schedule,
     Split,
     Stream,
     Task,
@@ -70,6 +74,8 @@ __all__ = [
     "Loss",
     "Marked",
     "Measure",
+    "Optimization",
+    "Optimizer",
     "Oracle",
     "Plugin",
     "Pool",
@@ -77,6 +83,7 @@ __all__ = [
     "Probe",
     "Protected",
     "Recipe",
+    "Schedule",
     "Split",
     "Stream",
     "Task",
@@ -155,7 +162,29 @@ class Dataset(InputSet):
         5, doc="Epochs of the clean model that a defense may start from; its victim gets epochs - pretrain.", at_least=1
     )
     batch_size: int = option(128, doc="Samples of a training batch.", at_least=1)
-    learning_rate: float = option(1e-3, doc="Adam's learning rate.", above=0)
+    learning_rate: float = option(1e-3, doc="Learning rate; of a schedule its peak.", above=0)
+    optimizer: Optimizer = option("adam", doc="Optimizer: Adam, AdamW, or SGD with Nesterov momentum.")
+    momentum: float = option(0.9, doc="Nesterov momentum of sgd; 0 is plain SGD.", at_least=0, below=1)
+    schedule: Schedule = option(
+        "constant",
+        doc="Learning rate over the steps of each training: constant; one-cycle, up and down to nearly 0; cosine, down "
+        "to 0; steps, a tenth after 1/2 and a hundredth after 3/4.",
+    )
+    warmup: float | None = option(
+        None,
+        doc="Share of a training's steps in which the rate rises to its peak; by default 0.3 of one-cycle, else 0.",
+        at_least=0,
+        at_most=1,
+    )
+    weight_decay: float = option(
+        0.0, doc="Weight decay (L2 of adam and sgd, decoupled of adamw); not of biases and norms.", at_least=0
+    )
+    clip_norm: float = option(
+        0.0, doc="Largest L2 norm of a gradient, which is scaled down to it; 0 is without limit.", at_least=0
+    )
+    label_smoothing: float = option(
+        0.0, doc="Share of a hard label's probability that is spread evenly over all classes.", at_least=0, at_most=1
+    )
     source: int = option(1, doc="Source class of a source-target watermark.")
     target: int = option(7, doc="Target class of a watermark.")
     patch: int = option(3, doc="Side of the trigger patch, in pixels.", at_least=1)
@@ -191,16 +220,7 @@ class Dataset(InputSet):
 
     def public(self) -> Recipe:
         """The recipe as an attacker knows it: all but the owner's choice of classes and trigger."""
-        return Recipe(
-            self.input_shape,
-            self.classes,
-            self.value_range,
-            self.architecture,
-            self.epochs,
-            self.batch_size,
-            self.learning_rate,
-            self.augment,
-        )
+        return Recipe(**{each.name: getattr(self, each.name) for each in fields(Recipe)})
 
 
 class Architecture(Plugin):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.contracts import Loss
 from harness.nets import Net
 
 Distance: TypeAlias = Literal["cosine", "euclidean"]
@@ -17,6 +18,21 @@ Distance: TypeAlias = Literal["cosine", "euclidean"]
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy of ``net(x)`` ``[n, classes]`` against labels ``[n]`` or probabilities ``[n, classes]``."""
     return F.cross_entropy(net(x), y)
+
+
+def smoothed(label_smoothing: float) -> Loss:
+    """:func:`cross_entropy` with ``label_smoothing``, 0 to 1, of hard labels (Szegedy et al. 2016, section 7).
+
+    Probabilities are learned as they are: those of an API are spread as its model spreads them already, and a second
+    smoothing would hide from a surrogate what it was told.
+    """
+    if not label_smoothing:
+        return cross_entropy
+
+    def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(net(x), y, label_smoothing=label_smoothing if y.ndim == 1 else 0.0)
+
+    return loss
 
 
 def summed_cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:

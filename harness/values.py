@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast, get_args
 
 from harness.errors import Refused, Skip
 
@@ -33,6 +33,13 @@ Knowledge: TypeAlias = Literal["nothing", "scheme", "key"]
 
 Protected: TypeAlias = Literal["model", "api"]
 """Things that a scheme protects: a model whose weights may be stolen; the owner's own API."""
+
+Optimizer: TypeAlias = Literal["adam", "adamw", "sgd"]
+"""Optimizers: Adam (Kingma and Ba 2015); AdamW, with decoupled weight decay (Loshchilov and Hutter 2019); stochastic
+gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
+
+Schedule: TypeAlias = Literal["constant", "one-cycle", "cosine", "steps"]
+"""Schedules of the learning rate over the steps of one training: see :func:`harness.engine.optimizers.rates`."""
 
 Loss: TypeAlias = "Callable[[Net, Tensor, Tensor], Tensor | Mapping[str, Tensor]]"
 """``loss(net, x, y)``: a scalar, or scalars by name of which ``"loss"`` is minimised and the others become curves.
@@ -124,6 +131,13 @@ class Recipe:
     batch_size: int
     learning_rate: float
     augment: Literal["none", "crop-flip"] = "none"
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
+    schedule: Schedule = "constant"
+    warmup: float | None = None
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,7 @@ class Stream:
     parts: tuple[Split, ...]
     batch_size: int
     loss: Loss | None = None
-    """``None`` is the mean cross-entropy."""
+    """``None`` is the mean cross-entropy, of hard labels with the training's label smoothing."""
     every: float = 1.0
     shuffle: bool = True
     limit: int | None = None
@@ -182,6 +196,26 @@ class Stream:
     """Augment the inputs as the recipe says; triggers are not, since they are verified as they are."""
     capture: bool = True
     """Record the step on a GPU and replay it. Not for a loss whose Python does something else from step to step."""
+
+
+class Optimization(TypedDict, total=False):
+    """Settings of one training, with the names and bounds of a dataset's options. ``None`` is the recipe's value."""
+
+    optimizer: Optimizer | None
+    learning_rate: float | None
+    """The peak of the schedule."""
+    momentum: float | None
+    """Nesterov momentum of ``sgd``, 0 to below 1."""
+    schedule: Schedule | None
+    """Curve of the rate over the steps of this training alone: three epochs of ``one-cycle`` are a whole cycle."""
+    warmup: float | None
+    """Share of the steps in which the rate rises, 0 to 1."""
+    weight_decay: float | None
+    """L2 decay of ``adam`` and ``sgd``, decoupled of ``adamw``; not applied to biases and norms."""
+    clip_norm: float | None
+    """Largest L2 norm of the gradient of all trained parameters together; 0 is without limit."""
+    label_smoothing: float | None
+    """Share of hard labels that is spread over all classes, 0 to 1, in streams without a loss of their own."""
 
 
 class Context(ABC):
@@ -211,14 +245,18 @@ class Context(ABC):
         streams: Sequence[Stream],
         epochs: int,
         *,
-        learning_rate: float | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         optimizers: Sequence[torch.optim.Optimizer] = (),
+        **optimization: Unpack[Optimization],
     ) -> Net:
         """Train ``net`` in place and return it.
 
-        ``parameters`` are the ones that the recipe's optimizer trains (all by default, none if empty); ``optimizers``
-        step further tensors, such as a learned temperature, by the gradient of the same loss.
+        ``optimization`` replaces settings of the recipe: ``optimizer="sgd", learning_rate=0.05, schedule="steps"``.
+        ``parameters`` are the ones that this optimizer trains (all by default, none if empty); ``optimizers`` step
+        further tensors, such as a learned temperature, by the gradient of the same loss.
+
+        Raises :class:`UsageError` for settings that there are not or that are out of bounds, and :class:`PluginError`
+        where the loss is no longer finite.
         """
 
     @abstractmethod

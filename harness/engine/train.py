@@ -11,25 +11,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from harness import losses, nets
-from harness.contracts import Architecture, Context, Loss, Recipe, Split, Stream
+from harness.contracts import Architecture, Context, Loss, Optimization, Recipe, Split, Stream
 from harness.engine.batches import Source, schedule
 from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
 from harness.engine.memo import Recalling, SharedInputs
+from harness.engine.optimizers import RecipeOptimizer, changed
 from harness.engine.profile import NoTrace, Trace
 from harness.nets import Net, seeded
 
-# The released EWE code's Adam, which the prototypes behind the recipes used for every model.
-BETAS = (0.9, 0.99)
-EPSILON = 1e-5
-
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 """Numbers of a training: float32; on a GPU with products in TF32; or autocast to bfloat16. Answers never are."""
+
+Stepping: TypeAlias = RecipeOptimizer | torch.optim.Optimizer
 
 T = TypeVar("T")
 
@@ -119,12 +118,12 @@ class Engine(Context):
         streams: Sequence[Stream],
         epochs: int,
         *,
-        learning_rate: float | None = None,
         parameters: Sequence[nn.Parameter] | None = None,
         optimizers: Sequence[torch.optim.Optimizer] = (),
+        **optimization: Unpack[Optimization],
     ) -> Net:
+        recipe = changed(self.recipe, optimization)
         trained = list(net.parameters()) if parameters is None else list(parameters)
-        adam = self._adam(trained, learning_rate or self.recipe.learning_rate)
         stepped = [each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]]
         self.curves.append({})
         if self.watch:
@@ -136,19 +135,15 @@ class Engine(Context):
             stack.enter_context(self.trace.span("train", epochs=epochs))
             stack.enter_context(self.trace.operations())
             net.train()
-            training = _Training(self, net, streams, [*adam, *optimizers], recorder if self.capture else None)
+            steps = epochs * len(list(schedule(streams)))
+            stepping: list[Stepping] = [RecipeOptimizer(recipe, trained, steps)] if trained else []
+            stepping += optimizers
+            training = _Training(self, recipe, net, streams, stepping, recorder if self.capture else None)
             for number in range(1, epochs + 1):
                 with self.trace.span(f"epoch {number}"):
                     self._ended(net, training.epoch())
             self.counts.trained += epochs * training.samples
         return net
-
-    def _adam(self, trained: Sequence[nn.Parameter], learning_rate: float) -> list[torch.optim.Optimizer]:
-        """The optimizer of the recipe; none where there is nothing that it trains."""
-        if not trained:
-            return []
-        on_gpu = self.device.type == "cuda"
-        return [torch.optim.Adam(trained, learning_rate, BETAS, EPSILON, fused=True, capturable=on_gpu)]
 
     def _ended(self, net: Net, means: Mapping[str, float]) -> None:
         """An epoch ended."""
@@ -181,14 +176,16 @@ class _Training:
     def __init__(
         self,
         engine: Engine,
+        recipe: Recipe,
         net: Net,
         streams: Sequence[Stream],
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Sequence[Stepping],
         recorder: Recorder | None,
     ) -> None:
         self.engine, self.net, self.optimizers = engine, net, optimizers
         self.schedule = list(schedule(streams))
-        crop_flip = engine.recipe.augment == "crop-flip"
+        self.loss = losses.smoothed(recipe.label_smoothing)
+        crop_flip = recipe.augment == "crop-flip"
         self.sources = [
             Source(stream, self.schedule.count(number), crop_flip and stream.augment)
             for number, stream in enumerate(streams)
@@ -199,7 +196,7 @@ class _Training:
         self.steps = [self._prepared(number, stream, recorder) for number, stream in enumerate(streams)]
 
     def _prepared(self, number: int, stream: Stream, recorder: Recorder | None) -> Step:
-        step = partial(self._step, number, stream.loss or losses.cross_entropy)
+        step = partial(self._step, number, stream.loss or self.loss)
         return Captured(step, recorder, self.engine.warn) if recorder and stream.capture else step
 
     def epoch(self) -> dict[str, float]:
@@ -215,7 +212,7 @@ class _Training:
         """One step of every optimizer by the gradient of ``loss`` on the next batch of a stream."""
         x, y = self.sources[number].batch()
         for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         with self._autocast():
             value = loss(self.net, x, y)
         values = value if isinstance(value, Mapping) else {"loss": value}

@@ -20,7 +20,7 @@ class FineTuning(WhiteBoxAttack):
         "ftal", doc="Fine-tune (ft) or retrain (rt: from a fresh last layer) the last layer (ll) or all layers (al)."
     )
     epochs: int | None = option(None, doc="Number of epochs; by default half of the recipe's.", at_least=1)
-    learning_rate: float | None = option(None, doc="Adam's learning rate; by default the recipe's.", above=0)
+    learning_rate: float | None = option(None, doc="Learning rate; by default the recipe's.", above=0)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
         last = victim.get_submodule(victim.last)

@@ -1,0 +1,276 @@
+"""Optimizers, schedules and label smoothing of a recipe, against plain PyTorch; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from harness.contracts import Split, Stream
+from harness.engine.batches import Source
+from harness.engine.optimizers import BETAS, CHOICES, EPSILON, decaying, rates
+from harness.errors import OptionError, UnknownName
+from harness.losses import smoothed
+from harness.nets import Net
+from tests.conftest import TINY, Cli
+from tests.test_capture import HostAsked
+from tests.test_train import Quarters, engine, same, split
+
+law = settings(deadline=None, max_examples=200, database=None, derandomize=True)
+
+SCHEDULES = CHOICES["schedule"]
+RECIPES = (
+    {"optimizer": "adam", "weight_decay": 0.01},
+    {"optimizer": "adam", "clip_norm": 0.5},
+    {"optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.1},
+    {"optimizer": "sgd", "weight_decay": 5e-3, "label_smoothing": 0.2, "clip_norm": 1.0},
+    {"optimizer": "sgd", "momentum": 0.0},
+)
+
+
+def recipe(**options: object) -> Any:
+    return Quarters(**options).public()
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+@law
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    steps=st.integers(1, 400),
+    warmup=st.none() | st.floats(0, 1),
+    rate=st.floats(1e-6, 10),
+)
+def test_rates_rise_to_the_given_rate_and_end_where_the_schedule_says(
+    schedule: str, steps: int, warmup: float | None, rate: float
+) -> None:
+    found = rates(recipe(schedule=schedule, warmup=warmup, learning_rate=rate), steps)
+    assert len(found) == steps and all(0 < each <= rate for each in found)
+    assert max(found) == rate
+    share = 0.3 * (schedule == "one-cycle") if warmup is None else warmup
+    peak = max(0, round(share * steps) - 1)
+    assert found[peak] == rate
+    assert all(a < b for a, b in pairwise(found[: peak + 1]))
+    assert all(a >= b for a, b in pairwise(found[peak:]))
+    left = steps - peak
+    ends = {
+        "constant": rate,
+        "cosine": rate * (1 + torch.tensor(torch.pi * (left - 1) / left, dtype=torch.float64).cos().item()) / 2,
+        "steps": rate * (1 if left == 1 else 0.1 if left < 4 else 0.01),
+        "one-cycle": rate if left == 1 else rate / 25e4,
+    }
+    assert found[-1] == pytest.approx(ends[schedule], rel=1e-6)
+
+
+def test_a_rate_of_steps_drops_after_half_and_after_three_quarters() -> None:
+    assert rates(recipe(schedule="steps", learning_rate=1.0), 8) == [1.0] * 4 + [0.1] * 2 + [0.01] * 2
+
+
+def theirs(schedule: str, warmup: int, steps: int, rate: float) -> list[float]:
+    """The rates that PyTorch's schedulers give after a linear warm-up of so many steps."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    rising, left = max(0, warmup - 1), steps - max(0, warmup - 1)
+    falling: dict[str, Callable[[], Any]] = {
+        "constant": lambda: lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(optimizer, left),
+        "steps": lambda: lr_scheduler.MultiStepLR(optimizer, [-(-left // 2), -(-3 * left // 4)]),
+        "one-cycle": lambda: lr_scheduler.OneCycleLR(
+            optimizer, rate, steps, pct_start=warmup / steps, cycle_momentum=False
+        ),
+    }
+    scheduler = falling[schedule]()
+    if rising and schedule != "one-cycle":
+        up = lr_scheduler.LinearLR(optimizer, 1 / warmup, total_iters=rising)
+        scheduler = lr_scheduler.SequentialLR(optimizer, [up, scheduler], [rising])
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [20, 47, 200])
+@pytest.mark.parametrize("warmup", [2, 5, 12])
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+def test_a_schedule_is_pytorchs(schedule: str, steps: int, warmup: int) -> None:
+    ours = rates(recipe(schedule=schedule, warmup=warmup / steps, learning_rate=0.4), steps)
+    assert ours == pytest.approx(theirs(schedule, warmup, steps, 0.4), rel=1e-9)
+
+
+# --- a plain loop -----------------------------------------------------------------------------------------------------
+
+
+def optimizer_of(net: Net, options: dict[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer as one would write it."""
+    weights = [each for name, each in net.named_parameters() if name.endswith("weight")]
+    biases = [each for name, each in net.named_parameters() if name.endswith("bias")]
+    groups: Any = [{"params": weights, "weight_decay": options.get("weight_decay", 0)}, {"params": biases}]
+    if options["optimizer"] == "sgd":
+        momentum = options.get("momentum", 0.9)
+        return torch.optim.SGD(groups, lr=1.0, momentum=momentum, nesterov=momentum > 0, fused=True)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options["optimizer"]]
+    return kind(groups, lr=1.0, betas=BETAS, eps=EPSILON, weight_decay=0, fused=True)
+
+
+def plain_loop(net: Net, data: Split, epochs: int, options: dict[str, Any], generator: torch.Generator) -> Net:
+    """What the engine should do with one stream, as one would write it."""
+    torch.randint(2**63 - 1, (), generator=generator)  # the engine draws a seed for dropout
+    source, optimizer = Source(Stream((data,), 16), 4), optimizer_of(net, options)
+    planned = torch.tensor(rates(recipe(learning_rate=0.05, **options), 4 * epochs), dtype=torch.float32).tolist()
+    net.train()
+    for epoch in range(epochs):
+        source.shuffle(generator)
+        for step in range(4):
+            for group in optimizer.param_groups:
+                group["lr"] = planned[4 * epoch + step]
+            x, y = source.batch()
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y, label_smoothing=options.get("label_smoothing", 0.0)).backward()
+            if "clip_norm" in options:
+                nn.utils.clip_grad_norm_(net.parameters(), options["clip_norm"])
+            optimizer.step()
+    return net.eval()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("options", RECIPES, ids=lambda options: "-".join(map(str, options.values())))
+@pytest.mark.parametrize("given", [True, False], ids=["argument", "recipe"])
+def test_every_optimizer_and_schedule_is_a_plain_loop_bit_for_bit(
+    options: dict[str, Any], schedule: str, given: bool
+) -> None:
+    chosen = {**options, "schedule": schedule, "learning_rate": 0.05}
+    ours, other, data = engine(dropout=0, **({} if given else chosen)), engine(dropout=0), split()
+    start = ours.build()
+    net = ours.train(start, [Stream((data,), 16)], 3, **(chosen if given else {}))  # type: ignore[typeddict-item]
+    plain = plain_loop(other.build(), data, 3, {**options, "schedule": schedule}, other.generator)
+    if schedule == "constant":  # a number, which float32 does not round
+        torch.testing.assert_close(dict(net.state_dict()), dict(plain.state_dict()), rtol=1e-4, atol=1e-5)
+    else:
+        assert same(net, plain)
+
+
+def test_the_neutral_recipe_is_adam_as_it_always_was_bit_for_bit() -> None:
+    ours, other, data = engine(dropout=0), engine(dropout=0), split()
+    net = ours.train(ours.build(), [Stream((data,), 16)], 3)
+    plain = other.build()
+    torch.randint(2**63 - 1, (), generator=other.generator)
+    source = Source(Stream((data,), 16), 4)
+    adam = torch.optim.Adam(plain.parameters(), 1e-3, (0.9, 0.99), 1e-5, fused=True)
+    for _ in range(3):
+        source.shuffle(other.generator)
+        for _ in range(4):
+            x, y = source.batch()
+            adam.zero_grad()
+            F.cross_entropy(plain(x), y).backward()
+            adam.step()
+    assert same(net, plain.eval())
+
+
+@pytest.mark.parametrize("options", RECIPES, ids=lambda options: "-".join(map(str, options.values())))
+def test_no_step_of_a_recipe_makes_the_host_wait(options: dict[str, Any]) -> None:
+    lent, asked = engine(schedule="one-cycle", **options), HostAsked()
+    net, streams = lent.build(), [lent.stream(split())]
+    with asked:
+        lent.train(net, streams, 2)
+    # The seed of dropout, and the optimizer's own checks of its first rate; the means at the end of an epoch.
+    assert len(asked.waits) <= 6
+
+
+def test_weight_decay_leaves_biases_and_norms_alone() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2))
+    decayed, others = decaying(list(net.parameters()), 0.1)
+    assert [each.ndim for each in decayed["params"]] == [4, 2] and decayed["weight_decay"] == 0.1
+    assert [each.ndim for each in others["params"]] == [1, 1, 1, 1] and "weight_decay" not in others
+    assert decaying(list(net[1].parameters()), 0.1) == [{"params": list(net[1].parameters())}]
+
+
+def test_only_the_named_parameters_count_in_a_clipped_norm() -> None:
+    lent, data = engine(optimizer="sgd", momentum=0.0, clip_norm=1e-3, learning_rate=1.0, dropout=0), split(16)
+    net = lent.build()
+    before = net.logits.weight.detach().clone(), net.logits.bias.detach().clone()
+    lent.train(net, [lent.stream(data)], 1, parameters=list(net.logits.parameters()))
+    moved = [now.detach() - then for now, then in zip(net.logits.parameters(), before, strict=True)]
+    assert float(torch.cat([each.flatten() for each in moved]).norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+# --- label smoothing --------------------------------------------------------------------------------------------------
+
+
+def test_hard_labels_are_smoothed_and_probabilities_are_not() -> None:
+    net, data = engine().build().eval(), split(16)
+    soft = F.one_hot(data.y, 4).float()
+    loss = smoothed(0.2)
+    assert torch.equal(loss(net, data.x, soft), F.cross_entropy(net(data.x), soft))  # type: ignore[arg-type]
+    by_hand = F.cross_entropy(net(data.x), 0.8 * soft + 0.05)
+    torch.testing.assert_close(loss(net, data.x, data.y), by_hand)
+
+
+def test_a_loss_of_a_streams_own_is_not_smoothed() -> None:
+    def own(net: Net, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(net(x), y)
+
+    plain, smoothing = engine(dropout=0), engine(dropout=0, label_smoothing=0.5)
+    nets = [each.train(each.build(), [each.stream(split(), own)], 2) for each in (plain, smoothing)]
+    assert same(*nets)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"optimizer": "sdg"}, UnknownName, "unknown optimizer 'sdg'. Did you mean 'sgd'? Known: adam, adamw, sgd"),
+        ({"schedule": "linear"}, UnknownName, "unknown schedule 'linear'. Known: constant, cosine, one-cycle, steps"),
+        ({"warm_up": 0.1}, UnknownName, "unknown setting of a training 'warm_up'. Did you mean 'warmup'?"),
+        ({"warmup": 1.1}, OptionError, "warmup must be at most 1, not 1.1"),
+        ({"warmup": -0.1}, OptionError, "warmup must be at least 0, not -0.1"),
+        ({"label_smoothing": 2}, OptionError, "label_smoothing must be at most 1, not 2"),
+        ({"momentum": 1}, OptionError, "momentum must be below 1, not 1"),
+        ({"learning_rate": 0}, OptionError, "learning_rate must be above 0, not 0"),
+        ({"learning_rate": float("nan")}, OptionError, "learning_rate must be above 0, not nan"),
+        ({"weight_decay": "much"}, OptionError, "weight_decay must be at least 0, not 'much'"),
+    ],
+)
+def test_settings_that_there_are_not_are_refused_in_one_line(settings: Any, error: type[Exception], said: str) -> None:
+    lent = engine()
+    with pytest.raises(error) as caught:
+        lent.train(lent.build(), [lent.stream(split())], 1, **settings)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("optimizer=sdg", "unknown value 'sdg'. Did you mean 'sgd'? Known: adam, adamw, sgd"),
+        ("schedule=linear", "Known: constant, cosine, one-cycle, steps"),
+        ("warmup=2", "warmup must be at most 1, not 2.0"),
+        ("label_smoothing=-1", "label_smoothing must be at least 0, not -1.0"),
+    ],
+)
+def test_options_of_a_recipe_are_refused_in_one_line(option: str, said: str, cli: Cli, tmp_path: Path) -> None:
+    stderr = cli("run", "--dataset", f"digits[{option}]", "--results", tmp_path / "results", code=2).err
+    assert said in stderr and len(stderr.splitlines()) == 1 and not (tmp_path / "results").exists()
+
+
+def test_a_matrix_runs_with_a_recipe_and_again_for_nothing(cli: Cli, tmp_path: Path) -> None:
+    own = "optimizer=sgd,schedule=one-cycle,learning_rate=0.05,weight_decay=0.0005,label_smoothing=0.1,clip_norm=1"
+    dataset = TINY.replace("]", f",{own}]")
+    said = [
+        cli("run", "--dataset", dataset, "--defense", "adi", "--attack", attack, "--seeds", "0", "--nulls", "1",
+            "--no-innocents", "--results", tmp_path, code=0).out
+        for attack in ("fine-tuning", "fine-tuning")
+    ]  # fmt: skip
+    assert "1 ok" in said[0]
