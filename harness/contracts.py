@@ -149,7 +149,7 @@ class Dataset(InputSet):
     Subclasses give other defaults to the fields, and implement :meth:`load`.
     """
 
-    train: int = option(1000, doc="Number of the owner's training samples, balanced over the classes.", at_least=1)
+    train: int = option(1000, doc="Number of the owner's training samples, stratified by class.", at_least=1)
     holdout: int = option(
         100,
         doc="Number of the owner's samples kept for held-out triggers and controls; no model sees them.",

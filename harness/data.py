@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import stratified
 from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
 from harness.downloads import downloading, fetch
 from harness.errors import BrokenDataset, DataError, MissingData
@@ -164,17 +165,17 @@ class Data:
         return arrays
 
     def splits(self, dataset: Dataset, seed: int, device: torch.device) -> Splits:
-        """The owner's and the attacker's samples for one seed, balanced over the classes, on ``device``."""
+        """The owner's and the attacker's samples for one seed, each class in every one of them, on ``device``.
+
+        Raises :class:`DataError` where a class has too few.
+        """
         arrays = self.arrays(dataset)
-        order = np.random.default_rng(seed).permutation(len(arrays.y_train))
-        rank = _rank_in_class(arrays.y_train[order], len(dataset.classes))
-        # Sorted by rank within the class, the first n samples are balanced for every n; ties keep the random order.
-        order = order[np.argsort(rank, kind="stable")]
-        ends = np.cumsum([dataset.train, dataset.holdout, dataset.train])
-        train, holdout, disjoint, _ = np.split(order, ends)
-        return Splits(
-            *(_split(arrays.x_train[part], arrays.y_train[part], device) for part in (train, holdout, disjoint))
-        )
+        parts = stratified.split(arrays.y_train, dataset, seed)
+        return Splits(*(_split(arrays.x_train[part], arrays.y_train[part], device) for part in parts))
+
+    def check_splits(self, dataset: Dataset) -> None:
+        """Raise :class:`DataError` where a class has too few samples for :meth:`splits`."""
+        stratified.check(self.arrays(dataset).y_train, dataset)
 
     def test(self, dataset: Dataset, device: torch.device) -> Split:
         """The test set, or its first ``dataset.test`` samples."""
@@ -216,14 +217,6 @@ def _split(x: NDArray[np.generic], y: NDArray[np.int64], device: torch.device) -
 
     # Copied: what is loaded may be read-only, and stays as it is whoever writes to a split.
     return Split(torch.from_numpy(np.array(x)).to(device), torch.from_numpy(np.array(y)).to(device))
-
-
-def _rank_in_class(y: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    rank = np.empty(len(y), dtype=np.int64)
-    for label in range(classes):
-        members = np.flatnonzero(y == label)
-        rank[members] = np.arange(len(members))
-    return rank
 
 
 def resize(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -126,7 +127,8 @@ def make_executor(
 
 
 def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
-    """Have every data set that the stages need. Raises :class:`harness.DataError` for those that are not there.
+    """Have every data set that the stages need. Raises :class:`harness.DataError` for those that are not there, and for
+    one with a class that has too few samples for the splits.
 
     One that is broken fails its own stages.
     """
@@ -146,6 +148,9 @@ def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
             worker.warn(fact)
         found = [each.name for each in missing.values() if isinstance(each, MissingData) and each.download]
         raise DataError(f"{len(missing)} data sets are missing or damaged: {how_to_find(found)}")
+    for task in dict.fromkeys(stage.dataset for stage in stages):
+        with suppress(BrokenDataset):
+            worker.data.check_splits(task.plugin)
 
 
 def _on_ray(session: Session, store: Store, registry: Registry, plan: Plan, machine: Machine, warn: Warn) -> Executor:
