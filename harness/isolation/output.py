@@ -81,7 +81,7 @@ class Redirected:
             with suppress(AttributeError, OSError, ValueError):
                 before.flush()  # a plugin may have written to `sys.__stdout__`
             with suppress(AttributeError, OSError, TypeError):
-                _c_library().fflush(None)  # what C code printed
+                c_library().fflush(None)  # what C code printed
         for descriptor, saved in self.descriptors:
             with suppress(OSError):
                 os.dup2(saved, descriptor)
@@ -115,7 +115,8 @@ _EMPTY: list[TextIO] = []
 
 
 @cache
-def _c_library() -> ctypes.CDLL:
+def c_library() -> ctypes.CDLL:
+    """The C library of this process. Raises ``TypeError`` on Windows, where it has no name."""
     return ctypes.CDLL(None)
 
 

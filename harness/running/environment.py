@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
+from harness.isolation.output import c_library
 from harness.planning.lazy import lazy_module
 from harness.running.checkout import commit
 from harness.storage.records import StageRecord
@@ -33,17 +34,17 @@ def machine(device: torch.device) -> StageRecord:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "harness": harness.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor()}), "
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor(_PROCESSORS)}), "
         f"Python {platform.python_version()}",
     }
 
 
-def _processor() -> str:
+@cache
+def _processor(processors: Path) -> str:
     """The processor's name where the system tells it, and the instructions that torch chose for it: with others, sums
     differ in their last bits, and trained networks in more."""
     name = ""
-    # Line by line: every stage asks, and the file goes on for as many processors as there are.
-    with suppress(OSError), _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+    with suppress(OSError), processors.open(encoding="utf-8", errors="replace") as lines:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     name = name or platform.processor() or platform.machine()
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
@@ -67,7 +68,7 @@ def keep_memory() -> None:
     clears page after page, a sixth of a step of the CNN on a CPU. With another C library this does nothing.
     """
     with suppress(OSError, AttributeError, TypeError):
-        set_ = ctypes.CDLL(None).mallopt
+        set_ = c_library().mallopt
         # The first is refused by old releases, which then shall keep all of their defaults.
         if set_(_MMAP_THRESHOLD, 2**30):
             set_(_TRIM_THRESHOLD, 2**31 - 1)
@@ -82,7 +83,7 @@ def give_back(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        c_library().malloc_trim(0)
 
 
 class Peaks:
@@ -114,9 +115,9 @@ def available_memory() -> int | None:
 
 def _resident_peak_mib() -> float | None:
     """Peak resident memory of this process; ``None`` on Windows."""
-    with suppress(OSError, KeyError):
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text("ascii").splitlines())
-        return int(lines["VmHWM"].split()[0]) / 2**10  # KiB
+    with suppress(OSError, IndexError):
+        text = _STATUS.read_text("ascii").partition("VmHWM:")[2]
+        return int(text.split(maxsplit=1)[0]) / 2**10  # KiB
     try:
         import resource
     except ImportError:
