@@ -22,6 +22,7 @@ from harness.fields import Configured, option
 from harness.values import (
     Answers,
     Arrays,
+    Augment,
     Context,
     Count,
     Detection,
@@ -58,6 +59,7 @@ __all__ = [
     "Architecture",
     "Arrays",
     "Attack",
+    "Augment",
     "BlackBoxAttack",
     "Context",
     "Count",
@@ -200,8 +202,10 @@ class Dataset(InputSet):
     refine: bool = option(False, doc="Refine triggers by default until a clean model no longer answers the target.")
     ood: str = option("", doc="Data set of out-of-distribution inputs; empty is none.")
     ood_class: int | None = option(0, doc="Class of `ood` that serves as trigger data; none is all of them.")
-    augment: Literal["none", "crop-flip"] = option(
-        "none", doc="Augmentation of training inputs: random crops, padded by an eighth, and mirror images."
+    augment: Augment = option(
+        "none",
+        doc="Augmentation of training inputs, padded by an eighth: random crops; crops and mirror images; shifts along "
+        "the first side, which is time in a spectrogram.",
     )
     watch: bool = option(False, doc="Measure accuracy, success and SNNL after each epoch: rows of the table curves.")
 

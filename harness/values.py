@@ -41,6 +41,10 @@ gradient descent with Nesterov momentum (Sutskever et al. 2013)."""
 Schedule: TypeAlias = Literal["constant", "one-cycle", "cosine", "steps"]
 """Schedules of the learning rate over the steps of one training: see :func:`harness.engine.optimizers.rates`."""
 
+Augment: TypeAlias = Literal["none", "crop", "crop-flip", "shift"]
+"""Augmentations of training inputs, by up to an eighth of a side: crops, that is shifts of images down and right; crops
+of which half are mirrored; shifts along the first side alone, the time of a spectrogram."""
+
 Loss: TypeAlias = "Callable[[Net, Tensor, Tensor], Tensor | Mapping[str, Tensor]]"
 """``loss(net, x, y)``: a scalar, or scalars by name of which ``"loss"`` is minimised and the others become curves.
 
@@ -130,7 +134,7 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
-    augment: Literal["none", "crop-flip"] = "none"
+    augment: Augment = "none"
     optimizer: Optimizer = "adam"
     momentum: float = 0.9
     schedule: Schedule = "constant"

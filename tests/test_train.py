@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.contracts import Architecture, Arrays, Dataset, Split, Stream
-from harness.engine.batches import Source, batches_per_pass, crop_flip, draw_moves, schedule
+from harness.engine.batches import Source, batches_per_pass, draw_moves, moved, schedule
 from harness.engine.train import Engine, clone, predict
 from harness.losses import summed_cross_entropy
 from harness.nets import CPU_PART, Cnn, Net
@@ -432,15 +432,26 @@ def shifted(image: Tensor, down: int, right: int, mirrored: bool) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_each_image_is_shifted_by_up_to_an_eighth_and_half_are_mirrored(dtype: torch.dtype) -> None:
     x = torch.randint(1, 256, (300, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(dtype)
-    moves = draw_moves(1, 300, 16, 16, torch.Generator().manual_seed(1))[0]
-    moved = crop_flip(x, moves)
-    assert moved.dtype == dtype and moved.shape == x.shape
+    moves = draw_moves("crop-flip", 1, 300, 16, 16, torch.Generator().manual_seed(1))[0]
+    made = moved(x, moves)
+    assert made.dtype == dtype and made.shape == x.shape
     ways = [(d, r, m) for d in range(-2, 3) for r in range(-2, 3) for m in (False, True)]
     candidates = {way: torch.stack([shifted(image, *way) for image in x]) for way in ways}
-    found = [next(way for way in ways if torch.equal(candidates[way][i], moved[i])) for i in range(len(x))]
+    found = [next(way for way in ways if torch.equal(candidates[way][i], made[i])) for i in range(len(x))]
     assert len({way[:2] for way in found}) == 25  # every shift occurs, none beyond
     assert 0.4 < sum(mirrored for *_, mirrored in found) / len(found) < 0.6
     assert found == [(int(down), int(right), bool(mirrored)) for down, right, mirrored in moves]
+
+
+@pytest.mark.parametrize(("augment", "rights"), [("crop", range(-2, 3)), ("shift", [0])])
+def test_digits_and_words_are_shifted_and_never_mirrored(augment: Any, rights: Iterable[int]) -> None:
+    x = torch.randint(1, 256, (300, 1, 24, 16), generator=torch.Generator().manual_seed(0)).byte()
+    moves = draw_moves(augment, 1, 300, 24, 16, torch.Generator().manual_seed(1))[0]
+    assert {(int(down), int(right)) for down, right, _ in moves} == {(d, r) for d in range(-3, 4) for r in rights}
+    expected = [
+        shifted(image, int(down), int(right), mirrored=False) for image, (down, right, _) in zip(x, moves, strict=True)
+    ]
+    assert torch.equal(moved(x, moves), torch.stack(expected)) and not bool(moves[:, 2].any())
 
 
 def test_task_data_are_augmented_where_the_recipe_says_so_and_triggers_never() -> None:

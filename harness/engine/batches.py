@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from harness.contracts import Split, Stream
+from harness.contracts import Augment, Split, Stream
 
 
 def batches_per_pass(stream: Stream) -> int:
@@ -37,13 +37,13 @@ def _has_refused(part: Split) -> bool:
 class Source:
     """The batches of one stream: ``count`` an epoch, passes over each part, of which a batch takes equal shares."""
 
-    def __init__(self, stream: Stream, count: int, crop_flip: bool = False) -> None:
-        """``crop_flip`` augments the inputs. Raises ``ValueError`` where a part has no samples, or none to learn."""
+    def __init__(self, stream: Stream, count: int, augment: Augment = "none") -> None:
+        """``augment`` is of the inputs. Raises ``ValueError`` where a part has no samples, or none to learn."""
         if not all(len(part) for part in stream.parts):
             raise ValueError("a stream of no samples: the class or the trigger set is empty")
         if stream.loss is None and any(_has_refused(part) for part in stream.parts):
             raise ValueError("a label of -1 or NaN is a refused query: Split(x, labels).answered() leaves those out")
-        self.stream, self.count = stream, count
+        self.stream, self.count, self.augment = stream, count, augment
         self.device = stream.parts[0].x.device
         self.size = sum(_width(stream, len(part)) for part in stream.parts)
         """Samples a batch."""
@@ -52,7 +52,9 @@ class Source:
             torch.zeros(count, _width(stream, len(part)), dtype=torch.int64, device=self.device)
             for part in stream.parts
         ]
-        self._moves = torch.zeros(count, self.size, 3, dtype=torch.int64, device=self.device) if crop_flip else None
+        self._moves = (
+            torch.zeros(count, self.size, 3, dtype=torch.int64, device=self.device) if augment != "none" else None
+        )
 
     def shuffle(self, generator: torch.Generator) -> None:
         """Begin an epoch: draw its order."""
@@ -61,7 +63,7 @@ class Source:
             self._send(_order(self.stream, len(part), self.count, generator), order)
         if self._moves is not None:
             height, width = self.stream.parts[0].x.shape[2:]
-            self._send(draw_moves(self.count, self.size, height, width, generator), self._moves)
+            self._send(draw_moves(self.augment, self.count, self.size, height, width, generator), self._moves)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """The next inputs and labels, by operations on the device alone."""
@@ -72,7 +74,7 @@ class Source:
         ]
         x, y = chosen[0] if len(chosen) == 1 else (torch.cat(each) for each in zip(*chosen, strict=True))
         if self._moves is not None:
-            x = crop_flip(x, self._moves.index_select(0, self._place)[0])
+            x = moved(x, self._moves.index_select(0, self._place)[0])
         self._place += 1
         return x, y
 
@@ -110,17 +112,18 @@ def _order(stream: Stream, length: int, count: int, generator: torch.Generator) 
 # --- augmentation -----------------------------------------------------------------------------------------------------
 
 
-def draw_moves(count: int, size: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Random moves ``[count, size, 3]`` for :func:`crop_flip`: by up to an eighth of the sides, half of them mirrored.
+def draw_moves(augment: Augment, count: int, size: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Random moves ``[count, size, 3]`` for :func:`moved`: by up to an eighth of the sides, half of them mirrored.
 
-    Drawn on the CPU, so that they are the same on every device.
+    Without mirror images unless ``augment`` is ``crop-flip``, and down or up alone where it is ``shift``. Drawn on the
+    CPU, so that they are the same on every device.
     """
-    reach = torch.tensor([height // 8, width // 8, 0])
-    choices = torch.tensor([2 * (height // 8) + 1, 2 * (width // 8) + 1, 2])
+    reach = torch.tensor([height // 8, 0 if augment == "shift" else width // 8, 0])
+    choices = 2 * reach + torch.tensor([1, 1, 1 + (augment == "crop-flip")])
     return (torch.rand(count, size, 3, generator=generator) * choices).long().minimum(choices - 1) - reach
 
 
-def crop_flip(x: Tensor, moves: Tensor) -> Tensor:
+def moved(x: Tensor, moves: Tensor) -> Tensor:
     """Each of the images ``[n, c, h, w]`` moved as ``moves`` ``[n, 3]`` says: down, right (zeros come in), mirrored.
 
     Gathered on the images' own device, with no loop over them.
@@ -131,5 +134,5 @@ def crop_flip(x: Tensor, moves: Tensor) -> Tensor:
     columns = moves[:, 1:2] + torch.where(moves[:, 2:] > 0, columns.flip(0), columns)
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     where = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    moved = x.flatten(2).gather(2, where.view(count, 1, -1).expand(-1, x.shape[1], -1))
-    return moved.masked_fill(~inside.view(count, 1, -1), 0).view_as(x)
+    gathered = x.flatten(2).gather(2, where.view(count, 1, -1).expand(-1, x.shape[1], -1))
+    return gathered.masked_fill(~inside.view(count, 1, -1), 0).view_as(x)

@@ -185,9 +185,8 @@ class _Training:
         self.engine, self.net, self.optimizers = engine, net, optimizers
         self.schedule = list(schedule(streams))
         self.loss = losses.smoothed(recipe.label_smoothing)
-        crop_flip = recipe.augment == "crop-flip"
         self.sources = [
-            Source(stream, self.schedule.count(number), crop_flip and stream.augment)
+            Source(stream, self.schedule.count(number), recipe.augment if stream.augment else "none")
             for number, stream in enumerate(streams)
         ]
         self.samples = sum(source.size * source.count for source in self.sources)

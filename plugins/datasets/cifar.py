@@ -12,7 +12,7 @@ import numpy as np
 import torchvision
 from numpy.typing import NDArray
 
-from harness import Arrays, DataError, Dataset, InputSet, data
+from harness import Arrays, Augment, DataError, Dataset, InputSet, data
 
 REFERENCE = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -52,7 +52,7 @@ class Cifar(Dataset):
     refine: bool = True
     ood: str = "svhn"
     ood_class: int | None = 8
-    augment: Literal["none", "crop-flip"] = "crop-flip"
+    augment: Augment = "crop-flip"
 
     @abstractmethod
     def source_set(self) -> Any:
@@ -146,7 +146,7 @@ class Cifar10Mini(Dataset):
     refine: bool = True
     ood: str = "cifar-100-mini"
     ood_class: int | None = None
-    augment: Literal["none", "crop-flip"] = "crop-flip"
+    augment: Augment = "crop-flip"
 
     def load(self, root: Path) -> Arrays:
         return Arrays(*_sheet(self.name, root, "train.webp"), *_sheet(self.name, root, "test.webp"))
