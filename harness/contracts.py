@@ -187,6 +187,10 @@ class Dataset(InputSet):
     label_smoothing: float = option(
         0.0, doc="Share of a hard label's probability that is spread evenly over all classes.", at_least=0, at_most=1
     )
+    normalize: bool = option(
+        False,
+        doc="Normalise inputs inside the net, by the mean and SD of each channel of those that it is trained on.",
+    )
     source: int = option(1, doc="Source class of a source-target watermark.")
     target: int = option(7, doc="Target class of a watermark.")
     patch: int = option(3, doc="Side of the trigger patch, in pixels.", at_least=1)

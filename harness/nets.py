@@ -15,17 +15,14 @@ from torch import Tensor, nn
 
 from harness.contracts import Architecture
 from harness.errors import Blamed, PluginError
+from harness.inputs import as_float as as_float  # a plugin's name for it
+from harness.inputs import normalize, normalizing
 from harness.silencing import firing
 from harness.silencing import silence as silence_units
 from harness.tracing import LAYERS, find_layers, keep_input, keep_output, run_once
 
 CPU_PART, GPU_PART = 128, 2048
 """Inputs that are evaluated at a time: on a CPU what its cache holds (1.9 times as fast as 1,000), on a GPU many."""
-
-
-def as_float(x: Tensor) -> Tensor:
-    """``uint8`` inputs as float32 in 0..1; float inputs as they are."""
-    return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 def parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -73,12 +70,15 @@ class Net(nn.Module):
     layout: torch.memory_format = torch.channels_last
     """Memory layout of its convolutions' weights: the one that trains fastest."""
     description: Mapping[str, object]
-    """Recipe to build it again: the architecture's text, the input shape, the number of classes; set by the harness."""
+    """Recipe to build it again: the architecture's text, the input shape, the number of classes, and ``normalize``
+    where it normalises its inputs; set by the harness."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "silence" in vars(cls):
             cls.silence = _looked_after(cls.silence)  # type: ignore[method-assign]
+        for answer in {"forward", "activations"} & vars(cls).keys():
+            setattr(cls, answer, normalizing(vars(cls)[answer]))
         if "hidden" in vars(cls) and "taps" not in vars(cls):
             cls.taps = cls.hidden
 
@@ -402,9 +402,23 @@ def adapt(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> Net:
     return module
 
 
-def build(architecture: Architecture, input_shape: tuple[int, ...], classes: int) -> Net:
-    """A freshly initialised net of ``architecture``."""
-    return adapt(architecture.build(input_shape, classes), input_shape, classes)
+def build(
+    architecture: Architecture,
+    input_shape: tuple[int, ...],
+    classes: int,
+    moments: tuple[Tensor, Tensor] | None = None,
+) -> Net:
+    """A freshly initialised net of ``architecture``, which normalises its inputs by their ``moments`` if there are."""
+    net = adapt(architecture.build(input_shape, classes), input_shape, classes)
+    if moments is not None:
+        normalize(net, *moments)
+    return net
+
+
+def no_moments(input_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Moments ``[channels, 1, ...]`` by which inputs stay as they are: those of a net that is yet to be filled."""
+    shape = (input_shape[0], *(1 for _ in input_shape[1:]))
+    return torch.zeros(shape), torch.ones(shape)
 
 
 def last_convolution(net: Net) -> str | None:

@@ -142,6 +142,7 @@ class Recipe:
     weight_decay: float = 0.0
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
+    normalize: bool = False
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ class Engine(Context):
     architecture_text: str
     clean: Net | None = None
     """The clean model, for plugins that declared ``from_clean``."""
+    moments: tuple[Tensor, Tensor] | None = None
+    """Mean and SD of the inputs that the stage trains on, where the recipe normalises: of an attack its pool's."""
     pretrained: int = 0
     """Epochs that the clean model was trained for."""
     precision: Precision = "tf32"
@@ -81,11 +83,12 @@ class Engine(Context):
     def build(self) -> Net:
         shape, classes = self.recipe.input_shape, len(self.recipe.classes)
         with seeded(self.generator):
-            net = nets.build(self.architecture, shape, classes)
+            net = nets.build(self.architecture, shape, classes, self.moments)
         net.description = {
             "architecture": self.architecture_text,
             "input_shape": list(shape),
             "classes": classes,
+            **({"normalize": True} if self.moments else {}),
         }
         return on_device(net, self.device)
 

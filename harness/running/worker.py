@@ -37,6 +37,7 @@ from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.service import serving
 from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remembered
 from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
+from harness.inputs import moments
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.nets import Net
 from harness.planning.graph import Component, Lookup, Stage
@@ -303,10 +304,18 @@ class StageRunner:
             trace=trace,
             counts=counts,
             watch=task.watch and stage.action in ("embed", "attack"),
+            moments=self._moments(stage) if task.normalize else None,
         )
         if "clean" in parents:
             engine.clean, engine.pretrained = parents["clean"].net, task.pretrain
         return engine
+
+    def _moments(self, stage: Stage) -> tuple[Tensor, Tensor] | None:
+        """Mean and SD of the inputs that a stage may train on, which are all that an attacker knows for certain."""
+        if stage.action in _READ_NO_DATA:
+            return None
+        attack = stage.plugin.plugin if stage.plugin else None
+        return moments(self.inputs(stage, attack).x if isinstance(attack, PoolAttack) else self.splits(stage).train.x)
 
     def _watch(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> None:
         """Measure each epoch, where the recipe asks for it and there are triggers to ask."""

@@ -83,26 +83,27 @@ def _probes(tensors: Mapping[str, Tensor]) -> dict[str, Probe]:
 
 def _rebuild(description: Any, state: Mapping[str, Tensor], lookup: Lookup, device: torch.device) -> Net:
     try:
-        architecture, shape, classes = _build_arguments(description, lookup)
-        _check_shapes(architecture, shape, classes, state)
+        _check_shapes(*_build_arguments(description, lookup), state)
         return _filled(_built(description, lookup), state, device)
     except Exception as error:  # whatever torch, or an architecture, makes of an untrusted description and weights
         reason = str(error).partition("\n")[0]
         raise DamagedArtifact(f"its model cannot be built ({type(error).__name__}: {reason})") from error
 
 
-def _build_arguments(description: Any, lookup: Lookup) -> tuple[Architecture, tuple[int, ...], int]:
+def _build_arguments(description: Any, lookup: Lookup) -> tuple[Architecture, tuple[int, ...], int, bool]:
+    """The architecture, the input shape, the number of classes, and true for a net that normalises its inputs."""
     text, shape, classes = (description[name] for name in ("architecture", "input_shape", "classes"))
     if not all(type(size) is int and size > 0 for size in (*shape, classes)):
         raise ValueError("its sizes are no whole numbers")
-    return lookup("architecture", text).plugin, tuple(shape), classes
+    return lookup("architecture", text).plugin, tuple(shape), classes, description.get("normalize") is True
 
 
 def _built(description: Any, lookup: Lookup) -> Net:
-    architecture, shape, classes = _build_arguments(description, lookup)
+    architecture, shape, classes, normalized = _build_arguments(description, lookup)
     with torch.random.fork_rng(devices=[]):  # building draws first weights, which are replaced
-        net = nets.build(architecture, shape, classes)
-    net.description = {name: description[name] for name in ("architecture", "input_shape", "classes")}
+        net = nets.build(architecture, shape, classes, nets.no_moments(shape) if normalized else None)
+    known = ("architecture", "input_shape", "classes", *(["normalize"] if normalized else []))
+    net.description = {name: description[name] for name in known}
     return net
 
 
@@ -112,23 +113,24 @@ def _filled(net: Net, state: Mapping[str, Tensor], device: torch.device) -> Net:
 
 
 def _check_shapes(
-    architecture: Architecture, shape: tuple[int, ...], classes: int, state: Mapping[str, Tensor]
+    architecture: Architecture, shape: tuple[int, ...], classes: int, normalized: bool, state: Mapping[str, Tensor]
 ) -> None:
     """Raise ``ValueError`` unless ``state`` has the shapes of the net that ``architecture`` builds."""
-    shapes = _shapes(architecture, shape, classes)
+    shapes = _shapes(architecture, shape, classes, normalized)
     if shapes is not None and shapes != {name: tensor.shape for name, tensor in state.items()}:
         raise ValueError("its weights are of other shapes than the architecture's")
 
 
 @lru_cache(maxsize=64)
-def _shapes(architecture: Architecture, shape: tuple[int, ...], classes: int) -> dict[str, torch.Size] | None:
+def _shapes(
+    architecture: Architecture, shape: tuple[int, ...], classes: int, normalized: bool
+) -> dict[str, torch.Size] | None:
     """The shapes of a net's tensors by name. A net without memory is asked: an untrusted description may be of one
     for which there is not enough. ``None`` for one that computes with its numbers while it is built."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return {
-                name: tensor.shape for name, tensor in nets.build(architecture, shape, classes).state_dict().items()
-            }
+            net = nets.build(architecture, shape, classes, nets.no_moments(shape) if normalized else None)
+            return {name: tensor.shape for name, tensor in net.state_dict().items()}
     except Exception as error:
         if "meta" in str(error):
             return None

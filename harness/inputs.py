@@ -1,0 +1,61 @@
+"""Inputs of nets: bytes or floats, taken as floats, and normalised inside a net where its recipe says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+MEAN, SD = "input_mean", "input_sd"
+"""Buffers of a net that normalises its inputs: stored with its weights, since it answers by them."""
+AT_A_TIME = 4096
+"""Inputs whose squares are in memory at a time."""
+
+T = TypeVar("T")
+
+
+def as_float(x: Tensor) -> Tensor:
+    """``uint8`` inputs as float32 in 0..1; float inputs as they are."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, float32 ``[channels, 1, ...]``, of each channel of inputs ``[n, channels, ...]``.
+
+    They are of the inputs as floats, ``uint8`` ones in 0..1, whose sums are whole numbers: the same bits on every
+    device. A channel of one value has the deviation 1.
+    """
+    dims, scale = [0, *range(2, x.ndim)], 255 if x.dtype == torch.uint8 else 1
+    wide = torch.int64 if x.dtype == torch.uint8 else torch.float64
+    count = max(1, x.numel() // x.shape[1])
+    sums = torch.stack([part.sum(dims, keepdim=True, dtype=wide)[0] for part in x.split(AT_A_TIME)]).sum(0)
+    squares = torch.stack([part.to(wide).square().sum(dims, keepdim=True)[0] for part in x.split(AT_A_TIME)]).sum(0)
+    mean = sums.double() / count
+    sd = (squares.double() / count - mean.square()).clamp_min(0).sqrt()
+    return (mean / scale).float(), (sd / scale).float().masked_fill(sd == 0, 1)
+
+
+def normalize(net: nn.Module, mean: Tensor, sd: Tensor) -> None:
+    """Let ``net`` take inputs as they are, and its layers see ``(x - mean) / sd``, both as of :func:`moments`."""
+    net.register_buffer(MEAN, mean.clone())
+    net.register_buffer(SD, sd.clone())
+
+
+def normalizing(answer: Callable[..., T]) -> Callable[..., T]:
+    """``answer(net, x)``, of a class of nets, whose net sees ``x`` normalised where it has the moments: once, whichever
+    of its methods calls the others."""
+
+    @wraps(answer)
+    def of_inputs(net: Any, x: Tensor, *args: Any, **kwargs: Any) -> T:
+        if MEAN not in net._buffers or "_normalizing" in vars(net):
+            return answer(net, x, *args, **kwargs)
+        vars(net)["_normalizing"] = True
+        try:
+            return answer(net, (as_float(x) - net._buffers[MEAN]).div_(net._buffers[SD]), *args, **kwargs)
+        finally:
+            del vars(net)["_normalizing"]
+
+    return of_inputs
