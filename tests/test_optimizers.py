@@ -18,7 +18,7 @@ from torch.optim import lr_scheduler
 from harness.contracts import Split, Stream
 from harness.engine.batches import Source
 from harness.engine.optimizers import BETAS, CHOICES, EPSILON, decaying, rates
-from harness.errors import OptionError, UnknownName
+from harness.errors import OptionError, PluginError, UnknownName
 from harness.losses import smoothed
 from harness.nets import Net
 from tests.conftest import TINY, Cli
@@ -274,3 +274,59 @@ def test_a_matrix_runs_with_a_recipe_and_again_for_nothing(cli: Cli, tmp_path: P
         for attack in ("fine-tuning", "fine-tuning")
     ]  # fmt: skip
     assert "1 ok" in said[0]
+
+
+# --- trainings that cannot go on --------------------------------------------------------------------------------------
+
+
+def test_a_training_that_diverges_fails_with_its_rate_and_the_step() -> None:
+    lent = engine(optimizer="sgd", learning_rate=1e30, schedule="cosine")
+    with pytest.raises(PluginError) as caught:
+        lent.train(lent.build(), [lent.stream(split())], 3)
+    assert str(caught.value) == (
+        "the training diverged: its loss is not finite at step 2, in epoch 1 (sgd with learning_rate=1e+30): "
+        "try a smaller rate, a warmup or a clip_norm"
+    )
+
+
+@pytest.mark.parametrize(("bad", "step", "epoch"), [(0, 1, 1), (5, 6, 1), (6, 7, 2), (16, 17, 3)])
+def test_the_step_is_counted_over_all_streams_and_epochs(bad: int, step: int, epoch: int) -> None:
+    calls: list[int] = []
+
+    def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return F.cross_entropy(net(x), y) * (float("inf") if calls[-1] == bad else 1)
+
+    lent = engine()
+    streams = [Stream((split(),), 16, loss), Stream((split(8),), 8, loss, every=2)]
+    extra = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.5)
+    with pytest.raises(
+        PluginError, match=rf"at step {step}, in epoch {epoch} \(adam with .*=0.001 and SGD with lr=0.5\)"
+    ):
+        lent.train(lent.build(), streams, 4, optimizers=[extra])
+    assert len(calls) == 6 * epoch  # looked at once an epoch
+
+
+def test_a_curve_of_another_name_may_be_infinite() -> None:
+    def loss(net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"loss": F.cross_entropy(net(x), y), "loss_of_nothing": torch.tensor(float("nan"))}
+
+    lent = engine()
+    lent.train(lent.build(), [lent.stream(split(), loss)], 2)
+
+
+def test_a_diverging_rate_fails_its_cells_and_says_so(cli: Cli, tmp_path: Path) -> None:
+    dataset = TINY.replace("]", ",optimizer=sgd,learning_rate=1e30]")
+    args = ("--dataset", dataset, "--defense", "adi", "--attack", "none", "--seeds", "0", "--nulls", "0")
+    ended = cli("run", *args, "--no-innocents", "--results", tmp_path, code=1)
+    assert "the training diverged: its loss is not finite at step 2, in epoch 1 (sgd" in ended.err + ended.out
+
+
+def test_batches_of_one_with_batch_norm_fail_in_one_line_before_they_train(cli: Cli, tmp_path: Path) -> None:
+    dataset = TINY.replace("batch_size=32", "batch_size=1,architecture=resnet18[width=2]")
+    args = ("--dataset", dataset, "--defense", "adi", "--attack", "none", "--seeds", "0", "--nulls", "0")
+    ended = cli("run", *args, "--no-innocents", "--results", tmp_path, code=1)
+    assert (
+        "batch norm needs two samples in a batch, and a batch has one: choose another batch_size"
+        in ended.err + ended.out
+    )

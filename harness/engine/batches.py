@@ -56,6 +56,11 @@ class Source:
             torch.zeros(count, self.size, 3, dtype=torch.int64, device=self.device) if augment != "none" else None
         )
 
+    @property
+    def place(self) -> Tensor:
+        """Number ``[1]`` of the batches that were taken in this epoch, on the device."""
+        return self._place
+
     def shuffle(self, generator: torch.Generator) -> None:
         """Begin an epoch: draw its order."""
         self._place.zero_()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,7 @@ class RecipeOptimizer:
     def __init__(self, recipe: Recipe, parameters: Sequence[nn.Parameter], steps: int) -> None:
         """``steps`` are those of the whole training; ``parameters``, 1 or more, are on one device."""
         self._parameters, self._clip_norm = parameters, recipe.clip_norm
+        self.words = f"{recipe.optimizer} with learning_rate={recipe.learning_rate:g}"
         self._device = parameters[0].device
         planned = rates(recipe, max(1, steps))
         self._rate: Tensor | None = None
@@ -128,6 +129,19 @@ class RecipeOptimizer:
             torch.index_select(self._rates, 0, self._place, out=self._rate)
             self._place += 1
         self._optimizer.step()
+
+
+Stepping: TypeAlias = RecipeOptimizer | torch.optim.Optimizer
+
+
+def words_of(optimizers: Sequence[Stepping]) -> str:
+    """Words on the optimizers of a training and their learning rates."""
+    return " and ".join(
+        each.words
+        if isinstance(each, RecipeOptimizer)
+        else f"{type(each).__name__} with lr={float(each.param_groups[0]['lr']):g}"
+        for each in optimizers
+    )
 
 
 def decaying(parameters: Sequence[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

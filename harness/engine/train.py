@@ -11,24 +11,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from math import isfinite
 from typing import Any, Literal, TypeAlias, TypeVar, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness import losses, nets
 from harness.contracts import Architecture, Context, Loss, Optimization, Recipe, Split, Stream
 from harness.engine.batches import Source, schedule
 from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
 from harness.engine.memo import Recalling, SharedInputs
-from harness.engine.optimizers import RecipeOptimizer, changed
+from harness.engine.optimizers import RecipeOptimizer, Stepping, changed, words_of
 from harness.engine.profile import NoTrace, Trace
+from harness.errors import PluginError
 from harness.nets import Net, seeded
 
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16"]
 """Numbers of a training: float32; on a GPU with products in TF32; or autocast to bfloat16. Answers never are."""
-
-Stepping: TypeAlias = RecipeOptimizer | torch.optim.Optimizer
 
 T = TypeVar("T")
 
@@ -142,9 +143,10 @@ class Engine(Context):
             stepping: list[Stepping] = [RecipeOptimizer(recipe, trained, steps)] if trained else []
             stepping += optimizers
             training = _Training(self, recipe, net, streams, stepping, recorder if self.capture else None)
+            _check_batch_norm(net, training.sources[0])
             for number in range(1, epochs + 1):
                 with self.trace.span(f"epoch {number}"):
-                    self._ended(net, training.epoch())
+                    self._ended(net, training.epoch(number))
             self.counts.trained += epochs * training.samples
         return net
 
@@ -171,6 +173,12 @@ def _trained_alone(net: Net, parameters: Sequence[nn.Parameter]) -> Iterator[Non
             parameter.grad = None  # memory, and on a GPU a captured step's own
         for parameter in frozen:
             parameter.requires_grad_(True)
+
+
+def _check_batch_norm(net: Net, source: Source) -> None:
+    """Raise :class:`PluginError` for batches of one sample, by which batch norm would answer the same to any input."""
+    if source.size == 1 and any(isinstance(each, _BatchNorm) and each.training for each in net.modules()):
+        raise PluginError("batch norm needs two samples in a batch, and a batch has one: choose another batch_size")
 
 
 class _Training:
@@ -201,14 +209,24 @@ class _Training:
         step = partial(self._step, number, stream.loss or self.loss)
         return Captured(step, recorder, self.engine.warn) if recorder and stream.capture else step
 
-    def epoch(self) -> dict[str, float]:
-        """One pass over the first stream, with the others' batches between; the means of what was measured."""
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the first stream, with the others' batches between; the means of what was measured.
+
+        Raises :class:`PluginError` where a loss was not finite, with the number of the step in the whole training.
+        """
         for source in self.sources:
             source.shuffle(self.engine.generator)
         for number in self.schedule:
             self.steps[number]()
             self.engine.trace.stepped()
-        return self.sums.means()
+        means = self.sums.means()
+        if not all(isfinite(mean) for name, mean in means.items() if name.partition(":")[0] == "loss"):
+            step = (epoch - 1) * len(self.schedule) + self.sums.finite(self.schedule) + 1
+            raise PluginError(
+                f"the training diverged: its loss is not finite at step {step}, in epoch {epoch} "
+                f"({words_of(self.optimizers)}): try a smaller rate, a warmup or a clip_norm"
+            )
+        return means
 
     def _step(self, number: int, loss: Loss) -> None:
         """One step of every optimizer by the gradient of ``loss`` on the next batch of a stream."""
@@ -221,7 +239,7 @@ class _Training:
         values["loss"].backward()
         for optimizer in self.optimizers:
             optimizer.step()
-        self.sums.add(number, values)
+        self.sums.add(number, values, self.sources[number].place)
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.engine.precision != "bf16":
@@ -239,9 +257,18 @@ class _Sums:
         self._totals: dict[str, Tensor] = {}
         self._named: dict[str, set[int]] = {}
         """The streams that have a quantity of that name."""
+        self._losses: dict[int, Tensor] = {}
+        """The loss of each step of a stream's epoch, counted from 1."""
 
-    def add(self, number: int, values: Mapping[str, Tensor]) -> None:
-        """Add what a step of stream ``number`` measured: its loss is ``loss``, of a later stream ``loss:1``."""
+    def add(self, number: int, values: Mapping[str, Tensor], place: Tensor) -> None:
+        """Add what a step of stream ``number`` measured: its loss is ``loss``, of a later stream ``loss:1``.
+
+        ``place`` ``[1]`` is the number of the stream's batch in the epoch, from 1 on.
+        """
+        loss = values["loss"].detach()
+        if number not in self._losses:
+            self._losses[number] = torch.zeros(self._steps[number] + 1, dtype=loss.dtype, device=loss.device)
+        self._losses[number].scatter_(0, place, loss.view(1))
         for name, value in values.items():
             key = f"loss:{number}" if name == "loss" and number else name
             if key not in self._totals:
@@ -256,6 +283,12 @@ class _Sums:
             total.zero_()
         counts = [sum(self._steps[number] for number in self._named[name]) for name in self._totals]
         return {name: total / count for name, total, count in zip(self._totals, read, counts, strict=True)}
+
+    def finite(self, schedule: Sequence[int]) -> int:
+        """The number of steps of the last epoch, whose streams are ``schedule``, before the first loss that was not
+        finite."""
+        losses = {number: iter(each[1:].tolist()) for number, each in self._losses.items()}
+        return next(i for i, number in enumerate(schedule) if not isfinite(next(losses[number])))
 
 
 def set_matmul_precision(precision: Precision) -> None:
