@@ -19,7 +19,7 @@ import torch
 import harness
 from harness.contracts import Plugin
 from harness.planning.registry import PluginInfo, Registry, kind_of
-from tests import warm
+from tests import accelerator, warm
 
 ROOT = Path(__file__).parents[1]
 TINY = "digits[train=200,holdout=100,epochs=2,pretrain=1,batch_size=32]"
@@ -36,6 +36,25 @@ class Ended:
 
 
 Cli = Callable[..., Ended]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default=accelerator.NAME,
+        choices=(accelerator.NAME, "cuda"),
+        help="Device of the tests in tests/test_device*.py: a test device (tests/accelerator.py), or a GPU.",
+    )
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """The device that ``--device`` names."""
+    if pytestconfig.getoption("device") == accelerator.NAME:
+        return accelerator.install()
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda: no CUDA device here")
+    return torch.device("cuda", 0)
 
 
 @pytest.fixture(autouse=True, scope="session")

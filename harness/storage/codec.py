@@ -108,8 +108,9 @@ def _built(description: Any, lookup: Lookup) -> Net:
 
 
 def _filled(net: Net, state: Mapping[str, Tensor], device: torch.device) -> Net:
-    net.load_state_dict(state)
-    return on_device(net, device).eval()
+    # Moved before it is filled: its first weights are thrown away, those of `state` may be on the device already.
+    on_device(net, device).load_state_dict(state)
+    return net.eval()
 
 
 def _check_shapes(
@@ -160,12 +161,18 @@ def pack_model(net: nn.Module, lookup: Lookup, device: torch.device, templates: 
         templates[known] = _built(inner.description, lookup)
     template = templates[known]
     state, precision = weights_of(inner, template)
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise PluginError(f"the model's {name} is not finite: training diverged")
+    _check_finite({name: tensor for name, tensor in state.items() if tensor.is_floating_point()}, device)
     if precision == FLOAT and net is inner and is_alike(inner, template):
         return Packed(state, on_device(inner, device).eval(), precision)
     return Packed(state, _filled(_built(inner.description, lookup), state, device), precision)
+
+
+def _check_finite(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Raise :class:`PluginError` for weights that are not numbers. The host waits for ``device`` once."""
+    finite = [torch.isfinite(tensor).all().to(device) for tensor in state.values()]
+    for name, is_finite in zip(state, torch.stack(finite).tolist() if finite else [], strict=True):
+        if not is_finite:
+            raise PluginError(f"the model's {name} is not finite: training diverged")
 
 
 def check_model(net: nn.Module) -> Net:
