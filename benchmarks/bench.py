@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import attacks, equal, floor, framework, gpu, innocents, official, scaling, steps, training
+from benchmarks import attacks, bf16, equal, floor, framework, gpu, innocents, official, scaling, steps, training
 from benchmarks.measure import Benchmark, Row
 
 OUTPUT = Path(__file__).parents[1] / "build"
@@ -40,6 +40,7 @@ BENCHMARKS = {
         Benchmark("pruning-sweep", attacks.pruning_sweep, n=3, quick=1),
         Benchmark("speech", attacks.speech, n=3, quick=1),
         Benchmark("equal", equal.equal, n=10, quick=3, long=True),
+        Benchmark("bf16", bf16.bf16, n=10, quick=3, long=True),
         Benchmark("innocents", innocents.innocents, n=20, quick=6, long=True),
         Benchmark("official", official.official, n=1, quick=1, long=True),
         Benchmark("scale-plan", scaling.plan, n=3, quick=1, long=True),

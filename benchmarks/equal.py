@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev, variance
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from benchmarks.peers import plain_cnn
 from benchmarks.steps import make_engine
 from harness.contracts import Dataset, Key, Oracle, Pool, Split, Task
 from harness.data import Data
-from harness.engine.train import Engine
+from harness.engine.train import Engine, Precision
 from harness.errors import Skip
 from harness.nets import Net
 from harness.planning.registry import load_registry
@@ -43,14 +44,17 @@ class Setting:
     holdout: Split
     test: Split
     seed: int
+    precision: Precision = "tf32"
+    scheme: str = SCHEME
 
     def engine(self, number: int) -> Engine:
         """The engine of one of its stages."""
-        return make_engine("cnn", self.dataset.public(), seed=10 * self.seed + number)
+        engine = make_engine("cnn", self.dataset.public(), seed=10 * self.seed + number)
+        return replace(engine, precision=self.precision)
 
     def triggers(self, clean: Net) -> Key:
         """The harness's triggers, placed by ``clean``: data for both sides."""
-        recipe = load_registry().component("defense", SCHEME).plugin.triggers(self.dataset)
+        recipe = load_registry().component("defense", self.scheme).plugin.triggers(self.dataset)
         key: Key = recipe.make(self.task(Key()), replace(self.engine(1), clean=clean))
         return key
 
@@ -69,28 +73,32 @@ def equal(root: Path, n: int) -> list[Row]:
 
 def compare(data: Data, dataset: Dataset, n: int) -> list[Row]:
     """A row a quantity: the engine's ``n`` seeds beside the plain loop's, which are others."""
-    settings = (_settings(data, dataset, first) for first in (0, LARGEST))
-    engine, plain = (_seeds(side, seeds) for side, seeds in zip((by_engine, by_hand), settings, strict=True))
-    both = [(next(engine), next(plain)) for _ in range(n)]  # in turn
-    rows = []
-    for name in both[0][0]:
-        ours, theirs = ([numbers[name] for numbers in side] for side in zip(*both, strict=True))
-        rows.append(Row(f"equal: {name}", ours, theirs, "%", "measured: plain PyTorch loop", said(ours, theirs)))
-    return rows
+    ours, theirs = (seeds(side, data, dataset, first) for side, first in ((by_engine, 0), (by_hand, LARGEST)))
+    return rows("equal", "measured: plain PyTorch loop", ours, theirs, n)
 
 
-def _settings(data: Data, dataset: Dataset, first: int) -> Iterator[Setting]:
+def rows(name: str, peer: str, ours: Iterator[Numbers], theirs: Iterator[Numbers], n: int) -> list[Row]:
+    """A row a quantity: ``n`` seeds of each side, computed in turn."""
+    both = [(next(ours), next(theirs)) for _ in range(n)]
+    made = []
+    for quantity in both[0][0]:
+        one, other = ([numbers[quantity] for numbers in side] for side in zip(*both, strict=True))
+        made.append(Row(f"{name}: {quantity}", one, other, "%", peer, said(one, other)))
+    return made
+
+
+def seeds(
+    side: Callable[[Setting], Numbers], data: Data, dataset: Dataset, first: int, **named: Any
+) -> Iterator[Numbers]:
+    """The numbers of one seed after the other; those whose patch would not show are passed over, on either side.
+
+    ``named`` are further fields of :class:`Setting`.
+    """
     test = data.test(dataset, CPU)
     for seed in range(first, first + LARGEST):
         splits = data.splits(dataset, seed, CPU)
-        yield Setting(dataset, splits.train, splits.holdout, test, seed)
-
-
-def _seeds(side: Callable[[Setting], Numbers], settings: Iterator[Setting]) -> Iterator[Numbers]:
-    """The numbers of one seed after the other; those whose patch would not show are passed over, on either side."""
-    for setting in settings:
         try:
-            yield side(setting)
+            yield side(Setting(dataset, splits.train, splits.holdout, test, seed, **named))
         except Skip:
             continue
 
@@ -115,11 +123,14 @@ def welch(ours: list[float], theirs: list[float]) -> tuple[float, float]:
 
 
 def _numbers(setting: Setting, key: Key, answers: Mapping[str, Callable[[Tensor], Tensor]]) -> Numbers:
-    """Accuracy of each model, and success of those after the clean one: percentages of the classes that they answer."""
+    """Accuracy of each model, success of those after the clean one, and the copy's margin: its success less the clean
+    model's. Percentages of the classes that they answer.
+    """
     test, trigger = setting.test, key.trigger
     numbers = {f"{name} accuracy": _share(answer(test.x), test.y) for name, answer in answers.items()}
-    marked = ("victim", "surrogate")
-    return numbers | {f"{name} success": _share(answers[name](trigger.x), trigger.y) for name in marked}
+    success = {name: _share(answer(trigger.x), trigger.y) for name, answer in answers.items()}
+    numbers |= {f"{name} success": success[name] for name in ("victim", "surrogate")}
+    return numbers | {"surrogate margin": success["surrogate"] - success["clean"]}
 
 
 def _share(answered: Tensor, y: Tensor) -> float:
@@ -135,7 +146,10 @@ def by_engine(setting: Setting) -> Numbers:
     first = setting.engine(0)
     clean = first.train(first.build(), [first.stream(setting.train)], dataset.pretrain)
     key = setting.triggers(clean)
-    scheme, attack = registry.component("defense", SCHEME).plugin, registry.component("attack", "retraining").plugin
+    scheme, attack = (
+        registry.component("defense", setting.scheme).plugin,
+        registry.component("attack", "retraining").plugin,
+    )
     victim = scheme.embed(setting.task(key), replace(setting.engine(2), clean=clean)).net
     last = setting.engine(3)
     oracle = Oracle(lambda x: last.predict(victim, x))

@@ -15,6 +15,7 @@ import torch
 from harness.running import checkout
 from harness.running.environment import Peaks, available_memory, give_back, keep_memory, machine
 from tests import warm
+from tests.conftest import TINY, Cli
 
 CPU = torch.device("cpu")
 
@@ -107,3 +108,22 @@ def test_the_commit_says_whether_files_were_edited_since(tmp_path: Path, monkeyp
     assert checkout.commit.__wrapped__() == head
     (package / "checkout.py").write_text("a = 2\n")
     assert checkout.commit.__wrapped__() == f"{head}+"
+
+
+@pytest.mark.parametrize(("gain", "worth"), [(0.44, "0.4 times as fast as float32"), (2.1, "2.1 times as fast")])
+def test_bfloat16_is_told_to_be_slower_where_it_is(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, worth: str
+) -> None:
+    monkeypatch.setattr("harness.engine.bfloat16.bfloat16_gain", lambda: gain)
+    arms = ["--dataset", TINY, "--defense", "unmarked", "--attack", "none", "--nulls", "1", "--results", tmp_path]
+    run = cli("run", "--matrix", "smoke", *arms, "--precision", "bf16", code=0)
+    assert ("trains 0.4 times as fast as in fp32" in run.err) == (gain < 1)
+    assert f"bfloat16: {worth}" in cli("doctor", "--results", tmp_path).out
+
+
+@pytest.mark.slow
+def test_a_processor_that_emulates_bfloat16_is_found_out() -> None:
+    code = "from harness.engine.bfloat16 import bfloat16_gain as gain; print(gain())"
+    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=limited)
+    assert 0 < float(done.stdout) < 1

@@ -36,6 +36,7 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     import torch
 
     from harness.data import Data, data_folder
+    from harness.engine.bfloat16 import bfloat16_gain
     from harness.errors import DataError
     from harness.planning.registry import load_registry
     from harness.running.cores import usable_cores
@@ -44,6 +45,9 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     say(f"watermark-harness {__version__}, Python {platform.python_version()}, {platform.platform()}")
     say("packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     say(f"cpu: {usable_cores()} cores for this process, {torch.get_num_threads()} threads of torch")
+    gain = bfloat16_gain()
+    worth = "pays" if gain > 1 else "does not pay"
+    say(f"bfloat16: {gain:.1f} times as fast as float32 on this CPU: --precision bf16 {worth}")
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
         say(f"cuda:{i}: {card.name}, {card.total_memory / 2**30:.0f} GiB")

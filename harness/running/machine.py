@@ -114,6 +114,8 @@ def make_executor(
     here = replace(machine, device="cpu") if machine.executor == "ray" else machine
     data = registry.contents.data if registry.contents else None  # those that planning read
     worker = _worker(here, store, registry.component, plan.stages, warn, data=data)
+    if machine.executor == "local":
+        _check_precision(machine, worker.device, warn)
     _load_data(worker, session.todo)
     if machine.executor == "ray":
         return _on_ray(session, store, registry, plan, machine, warn)
@@ -124,6 +126,16 @@ def make_executor(
     live = pack(registry)
     make = partial(_work_of, _absolute(machine), store.location, session.seen, live)
     return Local(jobs, make, plan.stages, warn, machine.stage_timeout, by_value=bool(live))
+
+
+def _check_precision(machine: Machine, device: Any, warn: Warn) -> None:
+    """Warn where training in bfloat16 is slower than in float32."""
+    from harness.engine.bfloat16 import bfloat16_gain
+
+    if machine.precision == "bf16" and device.type == "cpu" and (gain := bfloat16_gain()) < 1:
+        warn(
+            f"--precision bf16: this processor trains {gain:.1f} times as fast as in fp32, that is slower: leave it out"
+        )
 
 
 def _load_data(worker: StageRunner, stages: Iterable[Stage]) -> None:
