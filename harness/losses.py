@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Literal, TypeAlias
 
 import torch
@@ -44,9 +45,12 @@ def distances(x: Tensor, distance: Distance) -> Tensor:
     """Pairwise distances ``[n, n]`` of the rows of ``x`` ``[n, d]``, through one matrix product.
 
     ``cosine`` is 1 - cosine similarity, in 0..2; ``euclidean`` is the *squared* distance of the paper's Eq. 1.
+    Computed in float32 also where autocast is on and ``x`` is bfloat16: small differences of products decide here.
     """
+    x = x.float() if x.element_size() < 4 else x
     # The product with a copy outside the graph, mirrored: x @ x.T and its gradient, one matrix product less backward.
-    half = x @ x.detach().T
+    with _without_autocast(x.device):
+        half = x @ x.detach().T
     products = half + half.T - half.detach()
     squared = products.diagonal()
     if distance == "cosine":
@@ -56,6 +60,12 @@ def distances(x: Tensor, distance: Distance) -> Tensor:
         return (1 - products * scale[:, None] * scale[None, :]).clamp_min(0)
     # Rounding makes small distances negative, and a negative distance would count as nearer than itself.
     return (squared[:, None] + squared[None, :] - 2 * products).clamp_min(0)
+
+
+def _without_autocast(device: torch.device) -> torch.autocast | nullcontext[None]:
+    """A context in which products are as precise as their factors; nothing where they are anyway."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 def snnl(x: Tensor, groups: Tensor, temperature: Tensor | float, distance: Distance = "cosine") -> Tensor:

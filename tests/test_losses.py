@@ -290,6 +290,24 @@ def test_a_learned_temperature_stays_positive_whatever_its_steps(maximize: bool,
     assert float(entangled([x]).detach()) == pytest.approx(float(snnl(x, groups, float(temperature))), rel=1e-4)
 
 
+# --- reduced precision ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_the_snnl_is_float32s_whatever_autocast_says(distance: Distance) -> None:
+    x, groups = torch.randn(64, 40, generator=torch.Generator().manual_seed(0)).bfloat16(), torch.arange(64) < 32
+    x.requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        value = snnl(x, groups, 0.2, distance)
+    value.backward()
+    plain = x.detach().float().requires_grad_(True)
+    expected = snnl(plain, groups, 0.2, distance)
+    expected.backward()
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+    assert x.grad is not None and plain.grad is not None
+    torch.testing.assert_close(x.grad.float(), plain.grad, rtol=0.01, atol=1e-5)
+
+
 # --- the weight of a scheme -------------------------------------------------------------------------------------------
 
 

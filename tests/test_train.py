@@ -20,6 +20,8 @@ from harness.engine.batches import Source, batches_per_pass, draw_moves, moved, 
 from harness.engine.train import Engine, clone, predict
 from harness.losses import summed_cross_entropy
 from harness.nets import CPU_PART, Cnn, Net
+from harness.storage.tables import Tables
+from tests.conftest import TINY, Cli
 
 CPU = torch.device("cpu")
 
@@ -506,3 +508,21 @@ def test_the_engine_counts_what_passes_through_nets() -> None:
     lent.activation_frequencies(net, split(7).x)
     # Two whole batches of 16 in 40 samples, and one of eight watermark samples after them.
     assert vars(lent.counts) == {"trained": 3 * (2 * 16 + 8), "evaluated": 57, "recalled": 0}
+
+
+@pytest.mark.parametrize(
+    "architecture", ["cnn", "mlp", "lenet", "lstm", "resnet18[width=4]", "resnet9[width=8]", "wrn[depth=10,width=1]"]
+)
+def test_every_built_in_loss_trains_in_bfloat16_on_every_architecture(
+    architecture: str, cli: Cli, tmp_path: Path
+) -> None:
+    dataset = TINY.replace("]", f",architecture={architecture},label_smoothing=0.1]")
+    attacks = ("none", "snnl-extraction", "retraining[labels=soft]")
+    axes = [word for attack in attacks for word in ("--attack", attack)]
+    schemes = [word for scheme in ("ewe", "adi", "unmarked[adversarial=true]") for word in ("--defense", scheme)]
+    cli("run", "--dataset", dataset, *schemes, *axes, "--seeds", "0", "--nulls", "1", "--precision", "bf16",
+        "--no-innocents", "--results", tmp_path, code=0)  # fmt: skip
+    stages = Tables(tmp_path).read("stages")
+    assert set(stages["status"]) == {"ok"} and set(stages["precision"]) == {"bf16"}
+    curves = Tables(tmp_path).read("curves")
+    assert curves["value"].notna().all()

@@ -244,7 +244,8 @@ class _Training:
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.engine.precision != "bf16":
             return nullcontext()
-        # Without its cache of cast weights, which a captured step would keep from the step that recorded it.
+        # Without its cache of cast weights, which a captured step would keep from the step that recorded it, and which
+        # saves nothing where a step casts each weight once (six nets on a CPU: 0.98 to 1.01 of the time).
         return torch.autocast(self.engine.device.type, torch.bfloat16, cache_enabled=False)
 
 
