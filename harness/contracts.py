@@ -28,6 +28,7 @@ from harness.values import (
     Detection,
     Evidence,
     Family,
+    Gate,
     Key,
     Knowledge,
     Loss,
@@ -70,6 +71,7 @@ __all__ = [
     "Evasion",
     "Evidence",
     "Family",
+    "Gate",
     "InputSet",
     "Key",
     "Knowledge",
@@ -151,6 +153,10 @@ class Dataset(InputSet):
     Subclasses give other defaults to the fields, and implement :meth:`load`.
     """
 
+    gates: ClassVar[tuple[Gate, ...]] = ()
+    """Clean accuracies that its default recipe must reach, by number of training samples. They decide nothing that is
+    computed, and are no part of ids."""
+
     train: int = option(1000, doc="Number of the owner's training samples, stratified by class.", at_least=1)
     holdout: int = option(
         100,
@@ -225,6 +231,11 @@ class Dataset(InputSet):
             asked <= self.available,
             f"train + holdout = {asked}, but {self.name} has {self.available} training samples",
         )
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate that counts for this number of training samples, whatever else the recipe says; ``None`` if none."""
+        return max((each for each in self.gates if each.train <= self.train), key=lambda each: each.train, default=None)
 
     def public(self) -> Recipe:
         """The recipe as an attacker knows it: all but the owner's choice of classes and trigger."""

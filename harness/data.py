@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import stratified
-from harness.contracts import Arrays, Dataset, InputSet, Split, is_published
+from harness.contracts import Arrays, Dataset, Gate, InputSet, Split, is_published
 from harness.downloads import downloading, fetch
 from harness.errors import BrokenDataset, DataError, MissingData
 from harness.files import user_path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Data",
+    "Gate",
     "Splits",
     "cache_folder",
     "check_arrays",

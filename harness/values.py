@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack, cast, get_args
 
-from harness.errors import Refused, Skip
+from harness.errors import Refused, Skip, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +64,22 @@ class Arrays:
     y_train: NDArray[np.int64]
     x_test: NDArray[np.generic]
     y_test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A clean accuracy that a data set's own recipe reaches: unmarked models below it are weak, and flatter schemes."""
+
+    accuracy: float
+    """Mean test accuracy of unmarked models, above 0 and up to 1."""
+    train: int
+    """Number of training samples from which on it counts."""
+    source: str
+    """Measurement or publication that it rests on."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.accuracy <= 1, f"a gate's accuracy must be above 0 and at most 1, not {self.accuracy}")
+        require(self.train >= 1, f"a gate's train must be at least 1, not {self.train}")
 
 
 @dataclass(frozen=True)

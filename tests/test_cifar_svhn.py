@@ -22,8 +22,10 @@ from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
 REGISTRY = load_registry()
-NAMES = ("cifar-10", "cifar-100", "cifar-10-mini", "cifar-100-mini", "svhn")
-TEN, HUNDRED, TEN_MINI, HUNDRED_MINI, SVHN = (REGISTRY.component("dataset", name).plugin for name in NAMES)
+NAMES = ("cifar-10", "cifar-100", "cifar-10-mini", "cifar-100-mini", "svhn", "cifar-10-packed", "cifar-100-packed")
+TEN, HUNDRED, TEN_MINI, HUNDRED_MINI, SVHN, TEN_PACKED, HUNDRED_PACKED = (
+    REGISTRY.component("dataset", name).plugin for name in NAMES
+)
 CIFAR: Any = __import__("sys").modules[type(TEN).__module__]
 
 
@@ -285,11 +287,63 @@ def test_a_missing_packed_file_says_that_it_cannot_be_downloaded(file: str, copi
         TEN_MINI.fetch(copied)
 
 
+# --- the packed sets --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(real_data: Path) -> Path:
+    """The folder with the packed sets."""
+    if not (real_data / "cifar-10-packed" / "labels.csv").is_file():
+        pytest.skip("HARNESS_DATA has no cifar-10-packed/labels.csv")
+    return real_data
+
+
+def test_the_packed_sets_are_the_whole_training_set_and_their_partner(whole: Path) -> None:
+    data = Data(whole)
+    ten, hundred = data.arrays(TEN_PACKED), data.arrays(HUNDRED_PACKED)
+    assert np.bincount(ten.y_train).tolist() == [5000] * 10 and ten.x_test.shape == (1000, 3, 32, 32)
+    assert np.bincount(hundred.y_train).tolist() == [30] * 100 and len(hundred.x_test) == 0
+    # Those of the whole set, as published: 0.49139968, 0.48215841, 0.44653091.
+    np.testing.assert_allclose(ten.x_train.mean((0, 2, 3)) / 255, [0.49139968, 0.48215841, 0.44653091], atol=1e-7)
+    rows = {row.tobytes() for row in ten.x_train}
+    mini = Data(whole).arrays(TEN_MINI)
+    assert rows.issuperset(row.tobytes() for row in mini.x_train) and not rows & {row.tobytes() for row in ten.x_test}
+    assert TEN_PACKED.ood == HUNDRED_PACKED.name and not HUNDRED_PACKED.arms
+
+
+def test_the_packed_set_is_decoded_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Data(whole).arrays(TEN_PACKED)
+    monkeypatch.setattr(CIFAR, "_sheets", lambda *_: pytest.fail("decoded again"))
+    again = Data(whole).arrays(TEN_PACKED)
+    assert np.array_equal(first.x_test, again.x_test) and np.array_equal(first.y_train, again.y_train)
+
+
+@pytest.fixture
+def linked(whole: Path, tmp_path: Path) -> Path:
+    """Links to the packed sheets, of which one may be replaced."""
+    (tmp_path / "cifar-10-packed").mkdir()
+    for path in (whole / "cifar-10-packed").iterdir():
+        (tmp_path / "cifar-10-packed" / path.name).symlink_to(path.resolve())
+    return tmp_path
+
+
+def test_a_damaged_or_missing_packed_sheet_is_named(linked: Path) -> None:
+    folder = linked / "cifar-10-packed"
+    first, other = folder / "train-0.webp", (folder / "train-1.webp").resolve()
+    first.unlink()
+    assert "no train-0.webp in" in refused(TEN_PACKED, linked)
+    first.symlink_to(other)  # a whole sheet, of the same set
+    assert f"{first} or its labels.csv is damaged, or another set's" in refused(TEN_PACKED, linked)
+    first.unlink()
+    first.write_bytes(other.read_bytes()[:5000])
+    assert f"{first} or its labels.csv is damaged (" in refused(TEN_PACKED, linked)
+
+
 # --- what the sets declare --------------------------------------------------------------------------------------------
 
 
 def test_recipes_and_partners_fit_each_other() -> None:
-    for plugin in (TEN, HUNDRED, TEN_MINI, SVHN):
+    for plugin in (TEN, HUNDRED, TEN_MINI, TEN_PACKED, SVHN):
         assert plugin.train + plugin.holdout <= plugin.available and plugin.input_shape == (3, 32, 32)
         partner = REGISTRY.component("dataset", plugin.ood).plugin
         assert plugin.ood_class is None or plugin.ood_class < len(partner.classes)

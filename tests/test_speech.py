@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import torch
 
+from harness import stratified
 from harness.contracts import Arrays, InputSet
 from harness.data import Data, cache_folder, check_arrays, prepared
 from harness.errors import DataError
@@ -26,6 +28,7 @@ FULL, MINI, ONE = (
     REGISTRY.component("dataset", name).plugin
     for name in ("speech-commands", "speech-commands-mini", "speech-commands-one")
 )
+JOINED: Any = REGISTRY.component("dataset", "speech-commands-packed").plugin
 SPEECH: Any = __import__("sys").modules[type(FULL).__module__]
 WORDS = ("left", "right", "up", "down", "yes", "no", "on", "off", "stop", "go")
 
@@ -536,3 +539,42 @@ def test_the_published_rule_gives_the_official_parts_of_the_real_clips(real: Pat
         percentile = SPEECH._percentile(Path(row["file"]).name)
         part = "validation" if percentile < 10 else "testing" if percentile < 20 else "training"
         assert part == row["official_split"], row["file"]
+
+
+@pytest.fixture(scope="module")
+def joined(real_data: Path) -> Any:
+    """The two packed subsets as one set; computed once, in the cache of all tests."""
+    if not (real_data / "speech-commands-more" / "manifest.csv").is_file():
+        pytest.skip("HARNESS_DATA has no speech-commands-more/manifest.csv")
+    return Data(real_data).arrays(JOINED)
+
+
+def test_the_joined_set_has_all_clips_of_both_and_no_speaker_twice(joined: Any, real: Path) -> None:
+    assert joined.x_train.shape == (3530, 1, 125, 80) and joined.x_test.shape == (593, 1, 125, 80)
+    assert np.bincount(joined.y_train).tolist() == [361, 335, 362, 354, 360, 363, 336, 353, 356, 350]
+    assert len({row.tobytes() for row in (*joined.x_train, *joined.x_test)}) == 4123
+    speakers: dict[str, set[str]] = {"train": set(), "test": set(), "ood": set()}
+    for folder in ("speech-commands", "speech-commands-more"):
+        with (real / folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                speakers[row["split"]].add(row["speaker"])
+    assert not speakers["train"] & (speakers["test"] | speakers["ood"])
+    parts = stratified.split(joined.y_train, JOINED, 0)
+    assert [set(np.bincount(joined.y_train[part])) for part in parts] == [{150}, {35}, {150}]
+
+
+@pytest.mark.parametrize("folder", ["speech-commands", "speech-commands-more"])
+def test_the_joined_set_needs_both_folders(folder: str, packed: Path) -> None:
+    shutil.copytree(packed / "speech-commands", packed / "speech-commands-more")
+    shutil.rmtree(packed / folder)
+    message = refused(JOINED, packed)
+    assert f"no manifest.csv in {packed / folder}" in message and "cannot be downloaded" in message
+
+
+def test_the_joined_set_refuses_other_clips(packed: Path) -> None:
+    shutil.copytree(packed / "speech-commands", packed / "speech-commands-more")
+    cls: Any = type("Other", (type(JOINED),), {"available": 40})
+    message = refused(cls(train=20, holdout=10), packed)
+    assert "are damaged, or those of another set" in message
+    loaded = Data(packed).arrays(smaller(JOINED, 40, train=20, holdout=10))
+    assert loaded.x_train.shape == (40, 1, 125, 80) and loaded.x_test.shape == (20, 1, 125, 80)

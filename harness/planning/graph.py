@@ -242,8 +242,9 @@ def source_digest(path: str) -> str:
 def text_digest(source: bytes) -> str:
     """The digest of the code in a piece of source.
 
-    Comments, docstrings, an option's ``doc``, a class's ``published`` and formatting are not part of it. It is the same
-    for every version of Python that reads the source alike. Source that cannot be parsed counts with every byte.
+    Comments, docstrings, an option's ``doc``, a class's ``published`` and ``gates`` and formatting are not part of it.
+    It is the same for every version of Python that reads the source alike. Source that cannot be parsed counts with
+    every byte.
     """
     try:
         code = _code_text(parsed(source))
@@ -266,7 +267,7 @@ def _code_text(tree: ast.Module) -> str:
                 if value is None or value == [] or name in ("ctx", "kind"):
                     continue
                 if name == "body" and isinstance(node, ast.ClassDef):
-                    value = [each for each in value if not _is_published_flag(each)]
+                    value = [each for each in value if not _decides_nothing(each)]
                 if name == "keywords" and _is_option(node):
                     value = [each for each in value if each.arg != "doc"]
                 # ascii, not repr, which asks Unicode's tables what is printable: they differ between versions too.
@@ -281,16 +282,24 @@ def _code_text(tree: ast.Module) -> str:
 
 def _is_option(node: ast.AST) -> bool:
     """True for a call of :func:`harness.option`."""
+    return _called(node) == "option"
+
+
+def _called(node: ast.AST) -> str:
+    """The last name of what a call calls; empty for anything else."""
     func = getattr(node, "func", None)
-    return getattr(func, "id", getattr(func, "attr", "")) == "option"
+    name: str = getattr(func, "id", getattr(func, "attr", ""))
+    return name
 
 
-def _is_published_flag(node: object) -> bool:
-    """True for ``published = True`` in a class: it decides which inputs an id has, and nothing that is computed."""
-    return (
-        isinstance(node, ast.Assign)
-        and [getattr(target, "id", "") for target in node.targets] == ["published"]
-        and isinstance(node.value, ast.Constant)
+def _decides_nothing(node: object) -> bool:
+    """True for what decides nothing that is computed: in a class ``published = True``, which decides the inputs that
+    an id has, and ``gates = (data.Gate(...),)``."""
+    if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+        return False
+    name, value = getattr(node.targets[0], "id", ""), node.value
+    return (name == "published" and isinstance(value, ast.Constant)) or (
+        name == "gates" and isinstance(value, ast.Tuple) and all(_called(each) == "Gate" for each in value.elts)
     )
 
 

@@ -156,6 +156,8 @@ def above(board: Board, setting: Setting) -> tuple[str, ...]:
     """Sentences above a data set's tables: what may be concluded, and what everything was compared with."""
     first = printable(f"{setting.dataset}: {setting.conclusion}")
     told = [first, _compared(board.rules, setting)]
+    if weak := weakness(setting):
+        told.append(weak)
     if setting.demonstration:
         told.append(_demonstration(board.rules, setting))
     return tuple(told)
@@ -175,7 +177,7 @@ def _compared(rules: Rules, setting: Setting) -> str:
         )
     if not setting.models:
         return f"There are no unmarked models to compare with, so none is called marked: harness run --nulls {need}."
-    same = f"Compared with {models} of the same data, net and recipe."
+    same = f"Compared with {models} of the same data, net and recipe{_clean(setting)}."
     if rules.test in POOLED:
         assumes = "assumes that all unmarked models answer alike: it may call many of them"
         return f"{same} {TEST_NAMES[rules.test]} {assumes} {marked}."
@@ -184,6 +186,31 @@ def _compared(rules: Rules, setting: Setting) -> str:
     if setting.models < need:
         return f"{same} {marked[0].upper()}{marked[1:]} needs {need}, so no model is called so."
     return f"{same} Of 100 models without a mark {share} are called {marked}."
+
+
+def _clean(setting: Setting) -> str:
+    """Accuracy of the unmarked models beside its gate, in brackets after a space; empty where it is not known."""
+    if setting.accuracy is None:
+        return ""
+    gate = "" if setting.accuracy_gate is None else f", gate {100 * setting.accuracy_gate:g}%"
+    return f" (accuracy {_two_digits(setting.accuracy.mean)}%{gate})"
+
+
+def weakness(setting: Setting) -> str:
+    """Warning that the unmarked models miss the gate of their data set; empty where they do not."""
+    if not setting.is_weak or setting.accuracy is None or setting.accuracy_gate is None:
+        return ""
+    found = setting.accuracy
+    ends = "" if math.isnan(found.low) else f" [{_two_digits(found.low)}, {_two_digits(found.high)}]"
+    models = f"{found.n} unmarked one{'s have' if found.n > 1 else ' has'}"
+    return (
+        f"Warning: weak models flatter schemes and attacks. {models} an accuracy of {_two_digits(found.mean)}%{ends}, "
+        f"below the gate of {100 * setting.accuracy_gate:g}%."
+    )
+
+
+def _two_digits(share: float) -> str:
+    return values.decimal(100 * share, 2)[0]
 
 
 def _demonstration(rules: Rules, setting: Setting) -> str:

@@ -21,6 +21,7 @@ import harness
 from harness.errors import HarnessError, UsageError
 from harness.files import read_text
 from harness.planning.graph import make_id
+from harness.ranking.overview import weakness
 from harness.records.freeze import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
 from harness.records.lineage import check_lineage, content_of, same, text_of, told_inputs
 from harness.records.replay import SHARES
@@ -90,6 +91,8 @@ def notes(folder: Path) -> list[str]:
         )
     board = board_of(Tables(folder))
     for setting in board.settings:
+        if weak := weakness(setting):
+            made.append(f"{setting.dataset}: {weak}")
         if setting.models < (needed := fewest(board.rules)):
             made.append(f"no verdicts: {setting.dataset} has {setting.models} unmarked models, and they need {needed}")
     return made

@@ -20,6 +20,7 @@ from harness.figures.shown import Shown
 from harness.files import whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.registry import Registry
+from harness.ranking.overview import weakness
 from harness.report import About, Results, render
 from harness.running.checkout import commit
 from harness.storage.contents import CONTENTS, contents_in
@@ -272,6 +273,8 @@ def _compared_with(board: Board) -> Iterator[str]:
     """Lines on what the verdicts of each data set rest on: the unmarked models, and the innocent ones."""
     for setting in board.settings:
         about = f"{printable(setting.dataset)}: "
+        if weak := weakness(setting):
+            yield f"- {about}{weak}"
         if setting.models < (needed := fewest(board.rules)):
             yield (
                 f"- {about}no verdicts, which need {needed} unmarked models of the same data, net and recipe: it has "

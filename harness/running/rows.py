@@ -78,6 +78,7 @@ def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
     of_victim, of_surrogate = verified.get("victim", []), verified.get("surrogate", [])
     return row | {
         "model": dict(cell.stages)[SURROGATE],
+        "accuracy_gate": gate_of(cell),
         "null_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
         "victim_accuracy": victim.get("accuracy"),
         "surrogate_accuracy": surrogate.get("accuracy"),
@@ -97,6 +98,13 @@ def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
         "embed_seconds": victim.get("seconds"),
         "attack_seconds": sum(record.get("seconds") or 0.0 for record in attacks),
     }
+
+
+def gate_of(cell: Cell) -> float | None:
+    """The clean accuracy that the data set expects of the cell's unmarked models; ``None`` where it states none, and
+    where these are of the scheme's own architecture."""
+    dataset, defense = cell.uses[0].plugin, cell.uses[1].plugin
+    return dataset.gate.accuracy if dataset.gate and not defense.architecture_built else None
 
 
 def _read_by(cell: Cell, stages: Stages) -> Iterator[str]:

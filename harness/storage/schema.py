@@ -98,6 +98,13 @@ CELLS = Table(
             since=7,
         ),
         *_STATUS,
+        Column(
+            "accuracy_gate",
+            "double",
+            "Clean accuracy that the data set expects of unmarked models with so many training samples, 0..1; null "
+            "where it states none, and where the scheme has nets of another architecture.",
+            since=7,
+        ),
         Column("null_accuracy", "double", "Mean test accuracy of the null models, 0..1."),
         Column("victim_accuracy", "double", "Test accuracy of the victim as its scheme serves it, 0..1."),
         Column("surrogate_accuracy", "double", "Test accuracy of the surrogate, through its filter if any, 0..1."),

@@ -20,7 +20,7 @@ INNOCENTS: tuple[Suspects, ...] = ("fresh", "other recipe", "same data", "other 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, with an interval that covers; ``low`` and ``high`` are NaN below five seeds."""
+    """A mean over seeds or models, with an interval that covers; ``low`` and ``high`` are NaN below five of them."""
 
     n: int
     mean: float
@@ -216,6 +216,12 @@ class Setting:
     """True with fewer than 1,000 test images."""
     tolerance_error: float
     """Standard error of the rule of useful models, as a share."""
+    accuracy: Estimate | None = None
+    """Accuracy of unmarked models of the data set's own net, over the models."""
+    accuracy_gate: float | None = None
+    """Clean accuracy that the data set expects of them; ``None`` where it states none."""
+    is_weak: bool = False
+    """True where their mean accuracy is below the gate: weak models flatter schemes and attacks."""
 
 
 @dataclass(frozen=True)

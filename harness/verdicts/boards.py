@@ -63,7 +63,7 @@ def make_board(
     found = scored.rows[detected]
     return Board(
         rules=rules,
-        settings=settings_of(scored.rows, schemes, rules),
+        settings=settings_of(scored.rows, evidence, schemes, rules),
         schemes=_in_order([*schemes, *feet_of(accused, attacked, scored.rows, unmarked, rules)]),
         attacks=attacked,
         innocents=innocents_of(accused, rules.confidence),

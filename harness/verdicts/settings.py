@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from harness.statistics.margins import cost_interval
 from harness.statistics.worst_case import fewest_seeds_for
-from harness.verdicts.board import Scheme, Setting, Threat
+from harness.verdicts.attacked import estimate
+from harness.verdicts.board import Estimate, Scheme, Setting, Threat
 
 if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
@@ -27,27 +29,47 @@ AGAINST: dict[Threat, str] = {
 }
 
 
-def settings_of(rows: pd.DataFrame, schemes: list[Scheme], rules: Rules) -> list[Setting]:
+def settings_of(rows: pd.DataFrame, evidence: pd.DataFrame, schemes: list[Scheme], rules: Rules) -> list[Setting]:
     """The settings of scored cells, one a data set, in the order of the cells."""
     return [
-        _setting(str(dataset), here, [each for each in schemes if each.dataset == dataset], rules)
+        _setting(str(dataset), here, evidence, [each for each in schemes if each.dataset == dataset], rules)
         for dataset, here in rows.groupby("dataset", sort=False)
     ]
 
 
-def _setting(dataset: str, rows: pd.DataFrame, schemes: list[Scheme], rules: Rules) -> Setting:
+def _setting(dataset: str, rows: pd.DataFrame, evidence: pd.DataFrame, schemes: list[Scheme], rules: Rules) -> Setting:
     images = rows["test_samples"].dropna().astype(int)
     number = int(images.max()) if len(images) else None
+    accuracy, gate = _clean(rows, evidence, rules)
     return Setting(
         dataset=dataset,
         models=int(rows["models"].max()),
         seeds=rows["seed"].nunique(),
         schemes=len(schemes),
         test_images=number,
+        accuracy=accuracy,
+        accuracy_gate=gate,
+        is_weak=bool(accuracy and gate is not None and accuracy.mean < gate),
         conclusion=conclusion(schemes, rows, rules),
         demonstration=number is not None and number < FEWEST_IMAGES,
         tolerance_error=math.sqrt(rules.max_drop * (1 - rules.max_drop) / number) if number else math.nan,
     )
+
+
+def _clean(rows: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> tuple[Estimate | None, float | None]:
+    """Accuracy of one data set's unmarked models, and its gate.
+
+    They are those of one cell, since all cells of a net have the same: of one with the most models, and with a gate
+    where there is one, since a scheme's own net has none.
+    """
+    gates, asked = rows["accuracy_gate"].astype(float), rows["nulls"].astype(float).fillna(0)
+    if not len(asked) or not asked.max():
+        return None, None
+    best = rows.loc[(gates.notna() * (asked.max() + 1) + asked * rows["status"].eq("ok")).idxmax()]
+    models = evidence[(evidence["cell"] == best["cell"]) & (evidence["suspect"] == "null")].drop_duplicates("index")
+    accuracies = models["accuracy"].to_numpy(dtype=float)
+    gate = float(best["accuracy_gate"]) if pd.notna(best["accuracy_gate"]) else None
+    return estimate(cost_interval(accuracies[np.isfinite(accuracies)], rules.confidence)), gate
 
 
 def conclusion(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> str:

@@ -59,8 +59,9 @@ class SpeechCommands(Dataset):
     published = True
     value_range = (-LIMIT, LIMIT)
 
-    train: int = 31_000
-    holdout: int = 3_400
+    # The largest that leaves a thief as many of its own, balanced: the rarest word has 3,298 clips.
+    train: int = 15_000
+    holdout: int = 2_900
     architecture: str = "lstm"
     epochs: int = 40
     pretrain: int = 30
@@ -113,6 +114,35 @@ class SpeechCommandsMini(SpeechCommands):
         if not _is_packed(root):
             raise data.missing(self.name, "manifest.csv", (folder,), download=False)
         clips = _packed(self.name, folder, self.classes, {"train": "train", "test": "test"})
+        return _arrays(self, clips, self.checksum)
+
+    fetch = InputSet.fetch
+
+
+class SpeechCommandsPacked(SpeechCommands):
+    """3,530 training clips and 593 test clips of the ten words, by different speakers: minutes on one core.
+
+    Two packed subsets, ``speech-commands/`` and ``speech-commands-more/``, joined as their ``manifest.csv`` say. They
+    cannot be downloaded. Most are of the published test speakers, so accuracies do not compare with published ones.
+    """
+
+    name = "speech-commands-packed"
+    available = 3530
+    published = True
+    checksum = "bfa632bcce2f46d805ab6188625454179f1876ecb0905a23b1e5273fe25bc1df"
+    """Checksum of the clips, as the mini set's."""
+
+    # The largest that leaves a thief as many of its own, balanced: the rarest word has 335 clips.
+    train: int = 1500
+    holdout: int = 350
+
+    def load(self, root: Path) -> Arrays:
+        folders = [root / "speech-commands", root / "speech-commands-more"]
+        for folder in folders:
+            if not (folder / "manifest.csv").is_file():
+                raise data.missing(self.name, "manifest.csv", (folder,), download=False)
+        parts: Mapping[str, Literal["train", "test"]] = {"train": "train", "test": "test"}
+        clips = [clip for folder in folders for clip in _packed(self.name, folder, self.classes, parts)]
         return _arrays(self, clips, self.checksum)
 
     fetch = InputSet.fetch
