@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, dataclass, fields
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import ClassVar, Literal, Optional
 
@@ -818,3 +819,38 @@ def test_listing_and_planning_never_import_torch(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "matrix full: " in ended.stdout and ended.stdout.endswith("imported:\n")
+
+
+def test_data_sets_are_there_where_what_downloads_them_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = PathFinder.find_spec
+
+    def find(name: str, *args: object) -> object:
+        return None if name in ("torchvision", "torchaudio") else found(name, *args)
+
+    monkeypatch.setattr(PathFinder, "find_spec", find)
+    for name in ("torchvision", "torchaudio"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    registry = load_registry()
+    assert {"mnist", "cifar-10", "svhn", "speech-commands"} <= set(registry.names("dataset"))
+    with pytest.raises(ModuleNotFoundError, match="No module named 'torchvision'"):
+        registry.component("dataset", "mnist").plugin.source_set()
+    assert not {"torchvision", "torchaudio"} & set(sys.modules)
+
+
+BROKEN = """
+from __future__ import annotations
+from pathlib import Path
+from harness import Arrays, InputSet
+
+class Broken(InputSet):
+    name, input_shape, classes, available = "broken", (1, 4, 4), ("a",), 1
+
+    def load(self, root: Path) -> Arrays:
+        raise KeyError("x_train")
+"""
+
+
+def test_doctor_goes_on_after_a_data_set_that_breaks(tmp_path: Path, cli: Cli) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    told = cli("doctor", "--plugins", tmp_path, code=0).out
+    assert "broken: missing (broken: load: KeyError: 'x_train')" in told and "digits: found" in told

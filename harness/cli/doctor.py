@@ -37,7 +37,7 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
 
     from harness.data import Data, data_folder
     from harness.engine.bfloat16 import bfloat16_gain
-    from harness.errors import DataError
+    from harness.errors import BrokenDataset, DataError
     from harness.planning.registry import load_registry
     from harness.running.cores import usable_cores
     from harness.storage.remote import results_folder
@@ -63,7 +63,7 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
         try:
             Data(folder).arrays(registry.component("dataset", name).plugin)
             say(f"  {name}: found")
-        except DataError as error:
+        except (BrokenDataset, DataError) as error:
             say(f"  {name}: missing ({error})")
     say(f"plugins: {len(registry.found)} loaded, {len(registry.problems)} broken")
     for problem in registry.problems:

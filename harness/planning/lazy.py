@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -32,6 +34,30 @@ class _LazyModule(ModuleType):
             raise
         arrived()
         return getattr(self, attribute)
+
+
+class _Absent(ModuleType):
+    """Stands for a module that is not installed, and says so on the first attribute asked."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # what Python asks every module
+            raise AttributeError(attribute)
+        raise ModuleNotFoundError(f"No module named {self.__name__!r}", name=self.__name__)
+
+
+@contextmanager
+def absent_allowed(*names: str) -> Iterator[None]:
+    """Let files import the modules ``names`` while the block runs, those that are not installed too.
+
+    A data set that only downloads by such a module is loaded, and fails where it uses it.
+    """
+    absent = [name for name in names if name not in sys.modules and importlib.util.find_spec(name) is None]
+    sys.modules.update({name: _Absent(name) for name in absent})
+    try:
+        yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
 
 
 def lazy_module(name: str) -> ModuleType:

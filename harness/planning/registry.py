@@ -11,7 +11,7 @@ import os
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -29,7 +29,7 @@ from harness.planning.content import Contents
 from harness.planning.finding import no_plugin, plugin_files
 from harness.planning.graph import KINDS, Component, Kind, describe, source_digest
 from harness.planning.homes import Home
-from harness.planning.lazy import lazy_module
+from harness.planning.lazy import absent_allowed, lazy_module
 from harness.planning.loading import builtin_folder, load_file
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct, resolved_types
@@ -195,6 +195,10 @@ def _named(folder: Path) -> str:
     return command_line(plugins=[folder]).removeprefix("harness ")
 
 
+OF_DATA = ("torchvision", "torchaudio")
+"""Modules that built-in data sets alone use: a machine whose data are there already need not have them."""
+
+
 def load_registry(named: Sequence[Path] = ()) -> Registry:
     """All plugins: built-in, of the named folders and ``HARNESS_PLUGINS``, and of installed packages.
 
@@ -202,11 +206,14 @@ def load_registry(named: Sequence[Path] = ()) -> Registry:
     """
     forget()
     source_digest.cache_clear()
-    for heavy in ("torch", "torchvision", "torchaudio"):
-        lazy_module(heavy)
+    lazy_module("torch")
+    for heavy in OF_DATA:
+        with suppress(ModuleNotFoundError):
+            lazy_module(heavy)
     registry = Registry()
     loader = _Loader(registry)
-    loader.folder(builtin_folder(), "built-in")
+    with absent_allowed(*OF_DATA):
+        loader.folder(builtin_folder(), "built-in")
     if registry.problems:
         raise PluginError(f"a built-in plugin is broken: {registry.problems[0]}")
     for folder in plugin_folders(named):
