@@ -837,7 +837,7 @@ def test_data_sets_are_there_where_what_downloads_them_is_not(monkeypatch: pytes
     assert not {"torchvision", "torchaudio"} & set(sys.modules)
 
 
-BROKEN = """
+CANNOT_LOAD = """
 from __future__ import annotations
 from pathlib import Path
 from harness import Arrays, InputSet
@@ -851,6 +851,6 @@ class Broken(InputSet):
 
 
 def test_doctor_goes_on_after_a_data_set_that_breaks(tmp_path: Path, cli: Cli) -> None:
-    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "broken.py").write_text(CANNOT_LOAD)
     told = cli("doctor", "--plugins", tmp_path, code=0).out
     assert "broken: missing (broken: load: KeyError: 'x_train')" in told and "digits: found" in told
