@@ -22,12 +22,15 @@ from harness.errors import OptionError, PluginError, UnknownName
 from harness.losses import smoothed
 from harness.nets import Net
 from tests.conftest import TINY, Cli
-from tests.test_capture import HostAsked
+from tests.test_capture import HostAsked, Tape, tape
+from tests.test_ray import alike
 from tests.test_train import Quarters, engine, same, split
 
 law = settings(deadline=None, max_examples=200, database=None, derandomize=True)
 
 SCHEDULES = CHOICES["schedule"]
+__all__ = ["tape"]  # a fixture
+
 RECIPES = (
     {"optimizer": "adam", "weight_decay": 0.01},
     {"optimizer": "adam", "clip_norm": 0.5},
@@ -265,15 +268,48 @@ def test_options_of_a_recipe_are_refused_in_one_line(option: str, said: str, cli
     assert said in stderr and len(stderr.splitlines()) == 1 and not (tmp_path / "results").exists()
 
 
-def test_a_matrix_runs_with_a_recipe_and_again_for_nothing(cli: Cli, tmp_path: Path) -> None:
-    own = "optimizer=sgd,schedule=one-cycle,learning_rate=0.05,weight_decay=0.0005,label_smoothing=0.1,clip_norm=1"
-    dataset = TINY.replace("]", f",{own}]")
-    said = [
-        cli("run", "--dataset", dataset, "--defense", "adi", "--attack", attack, "--seeds", "0", "--nulls", "1",
-            "--no-innocents", "--results", tmp_path, code=0).out
-        for attack in ("fine-tuning", "fine-tuning")
-    ]  # fmt: skip
-    assert "1 ok" in said[0]
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+MATRIX = (
+    "optimizer=adam,schedule=cosine,warmup=0.2,clip_norm=1",
+    "optimizer=adamw,schedule=steps,weight_decay=0.01,normalize=true",
+    "optimizer=sgd,schedule=one-cycle,learning_rate=0.05,weight_decay=0.0005,label_smoothing=0.1,normalize=true",
+)
+
+
+def run(cli: Cli, results: Path, *options: object, attacks: tuple[str, ...] = ("retraining", "fine-tuning")) -> str:
+    chosen = [word for own in MATRIX for word in ("--dataset", TINY.replace("]", f",{own}]"))]
+    chosen += [word for attack in attacks for word in ("--attack", attack)]
+    seeds = ("--seeds", "0", "--nulls", "1", "--no-innocents")
+    return cli("run", *chosen, "--defense", "adi", *seeds, "--results", results, *options, code=0).out
+
+
+def test_a_run_in_parts_and_in_another_order_leaves_the_same_bits(cli: Cli, tmp_path: Path) -> None:
+    run(cli, tmp_path / "one")
+    run(cli, tmp_path / "two", attacks=("fine-tuning",))
+    run(cli, tmp_path / "two")
+    alike(tmp_path / "one", tmp_path / "two")
+    assert run(cli, tmp_path / "two").startswith("nothing to do: 6 cells (6 ok)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--jobs", 2), ("--executor", "ray", "--jobs", 1)], ids=["jobs", "ray"])
+def test_workers_leave_the_bits_of_a_serial_run(options: tuple[object, ...], cli: Cli, tmp_path: Path) -> None:
+    run(cli, tmp_path / "one")
+    run(cli, tmp_path / "two", *options)
+    alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("options", RECIPES, ids=lambda options: "-".join(map(str, options.values())))
+def test_a_replayed_training_with_a_schedule_is_the_training(
+    options: dict[str, Any], tape: Callable[[Tape], Tape]
+) -> None:
+    def trained() -> Net:
+        lent = engine(schedule="one-cycle", **options)
+        return lent.train(lent.build(), [Stream((split(),), 16), Stream((split(8),), 8, every=2)], 4)
+
+    plain, made = trained(), tape(Tape())
+    assert same(plain, trained()) and made.replayed > 0
 
 
 # --- trainings that cannot go on --------------------------------------------------------------------------------------
