@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # Tests and checks are many small computations: one thread each, and as many processes as there are cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test test-slow test-wheel check bench bench-gpu docs clean
+.PHONY: venv demo test test-slow test-wheel check bench bench-gpu gpu docs clean
 
 venv: $(INSTALLED)
 
@@ -52,6 +52,12 @@ bench: venv
 
 bench-gpu: venv
 	$(BIN)/python -m benchmarks.bench --device cuda
+
+# Everything that a machine with a GPU is for, in parts of ten minutes; see benchmarks/README.md. It runs where nothing
+# can be installed. The recipe runs under `make -n` too (the plus), and then lists the parts.
+gpu:
+	+@PYTHONPATH="$(CURDIR)" $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m benchmarks.gpu_parts \
+	  $(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),--dry-run)
 
 docs: venv
 	$(BIN)/python -c "from pathlib import Path; from harness.storage import schema; Path('results/README.md').write_text(schema.document())"

@@ -75,6 +75,31 @@ def plain_resnet18() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
+class PlainResNet9(nn.Module):
+    """The harness's ``resnet9`` by hand: a stem, three stages of a pooled convolution and one that is added."""
+
+    def __init__(self, width: int = 32, classes: int = 10) -> None:
+        super().__init__()
+        channels = 3 * width // 4
+        self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.pooled, self.added = nn.ModuleList(), nn.ModuleList()
+        for units in (width, 4 * width, 4 * width):
+            first = nn.Conv2d(channels, units, 3, padding=1, bias=False)
+            self.pooled.append(nn.Sequential(first, nn.MaxPool2d(2), nn.BatchNorm2d(units)))
+            self.added.append(nn.Sequential(nn.Conv2d(units, units, 3, padding=1, bias=False), nn.BatchNorm2d(units)))
+            channels = units
+        self.logits = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[n, classes]``."""
+        x = F.relu(self.stem(x))
+        for pooled, added in zip(self.pooled, self.added, strict=True):
+            x = F.relu(pooled(x))
+            x = F.relu(x + added(x))
+        logits: Tensor = self.logits(x.amax((2, 3)))
+        return logits
+
+
 # --- loops ------------------------------------------------------------------------------------------------------------
 
 
@@ -125,30 +150,35 @@ class LoaderLoop:
 
 
 class FastLoop:
-    """ResNet-18 training as an engineer who wants speed on one GPU writes it by hand.
+    """Training of a net as an engineer who wants speed on one GPU writes it by hand.
 
-    All data on the device as ``uint8``, batches by index, channels last, bfloat16, a fused Adam, and the whole step as
-    one CUDA graph; ``compiled`` fuses the operations within it too. On a CPU the same, without the graph.
+    All data on the device as ``uint8``, batches by index, channels last, bfloat16, a fused optimizer, and the whole
+    step as one CUDA graph; ``compiled`` fuses the operations within it too. On a CPU the same, without the graph.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, compiled: bool = False) -> None:
+    def __init__(self, plain: nn.Module, x: Tensor, y: Tensor, batch_size: int, compiled: bool = False) -> None:
+        """``plain`` is the net: ResNet-18 learns by Adam, ResNet-9 by SGD with Nesterov's momentum, as airbench's."""
         self.x, self.y, self.batch_size, device = x, y, batch_size, x.device
-        net = plain_resnet18().to(device)
+        net = plain.to(device)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs do not know it
         self.net = torch.compile(net) if compiled else net
-        capturable = device.type == "cuda"
-        self.adam = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, capturable=capturable)
+        self.optimizer: torch.optim.Optimizer
+        if isinstance(plain, PlainResNet9):
+            self.optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
+        else:
+            capturable = device.type == "cuda"
+            self.optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True, capturable=capturable)
         self.chosen = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.total = torch.zeros((), device=device)
         self.step = captured(self._step, device)
 
     def _step(self) -> None:
         x = self.x.index_select(0, self.chosen).contiguous(memory_format=torch.channels_last)
-        self.adam.zero_grad()
+        self.optimizer.zero_grad()
         with precision("bf16", self.x.device):
             loss = F.cross_entropy(self.net(x.float() / 255), self.y.index_select(0, self.chosen))
         loss.backward()
-        self.adam.step()
+        self.optimizer.step()
         self.total += loss.detach()
 
     def epoch(self) -> float:

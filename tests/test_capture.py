@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.contracts import Split, Stream
+from harness.contracts import Stream
 from harness.engine import train
 from harness.engine.cuda_graphs import WARM_UP, Captured, Recorder, Step, recording
-from harness.losses import summed_cross_entropy
 from harness.nets import Net
 from tests.conftest import TINY, Cli
 from tests.test_train import engine, same, split
@@ -186,17 +185,3 @@ def test_the_watch_for_waits_sees_them() -> None:
         float(x.sum())
         x[x > 1]
     assert asked.waits == ["_local_scalar_dense", "index"]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_captured_training_is_the_eager_one_on_a_gpu() -> None:
-    trained = []
-    for capture in (True, False):
-        lent = engine(dropout=0, augment="crop-flip")
-        lent.device, lent.capture, lent.warn = torch.device("cuda"), capture, unexpected
-        parts = [Split(part.x.cuda(), part.y.cuda()) for part in (split(), split(24, seed=1))]
-        both = [Stream((parts[0],), 16, augment=True), Stream((parts[1],), 8, summed_cross_entropy, every=2)]
-        trained.append((lent.train(lent.build(), both, 5), lent.curves))
-    (captured, curves), (eager, others) = trained
-    assert curves == [{name: pytest.approx(values, rel=1e-3) for name, values in others[0].items()}]
-    torch.testing.assert_close(captured.state_dict(), eager.state_dict(), rtol=1e-2, atol=1e-3)

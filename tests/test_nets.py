@@ -251,13 +251,6 @@ def test_the_lstm_gives_gradients_to_its_inputs_in_evaluation_mode() -> None:
     assert x.grad is not None and bool(x.grad[:, :, 0].any())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_copied_lstm_runs_on_a_gpu_without_a_warning() -> None:
-    net, x = make("lstm"), images()
-    torch.testing.assert_close(clone(net.cuda()).eval()(x.cuda()).cpu(), make("lstm")(x), rtol=1e-4, atol=1e-5)
-    test_the_lstm_gives_gradients_to_its_inputs_in_evaluation_mode()
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_the_resnet_is_torchvisions_with_another_stem(training: bool) -> None:
     from torchvision.models import resnet18
@@ -506,12 +499,3 @@ def test_fresh_like_ignores_and_moves_no_global_state() -> None:
     generator = seeded(7)
     pair = [fresh_like(net, "logits", generator).weight for _ in range(2)]
     assert torch.equal(pair[0], drawn[0]) and not torch.equal(*pair)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_fresh_like_draws_the_same_on_a_gpu() -> None:
-    net = make("mlp")
-    there = fresh_like(clone(net).cuda(), "logits", seeded(7))
-    state = torch.cuda.get_rng_state()
-    assert torch.equal(there.weight.cpu(), fresh_like(net, "logits", seeded(7)).weight) and there.weight.is_cuda
-    assert torch.equal(torch.cuda.get_rng_state(), state)
