@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.framework import folder, harness
-from benchmarks.measure import Row, cpu_seconds, seconds, threads, with_data
+from benchmarks.measure import PLAIN, Row, cpu_seconds, seconds, threads, with_data
 from harness.contracts import Pool, Split
 from harness.data import Data
 from harness.engine.train import Engine, clone
@@ -19,7 +19,7 @@ from harness.nets import Net
 from harness.planning.registry import load_registry
 
 CPU = torch.device("cpu")
-MNIST = "mnist[train=3000,holdout=500,test=1000,epochs=5,pretrain=2]"
+MNIST = f"mnist[train=3000,holdout=500,test=1000,epochs=5,pretrain=2,{PLAIN}]"
 CLIPS = 5000
 
 

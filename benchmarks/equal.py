@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 
 from benchmarks.ceilings import CPU
-from benchmarks.measure import Row, threads, with_data
+from benchmarks.measure import PLAIN, Row, threads, with_data
 from benchmarks.peers import plain_cnn
 from benchmarks.steps import make_engine
 from harness.contracts import Dataset, Key, Oracle, Pool, Split, Task
@@ -27,7 +27,7 @@ from harness.nets import Net
 from harness.planning.registry import load_registry
 
 # Triggers in distribution and as they are: their mark survives extraction in part, so there is something to compare.
-DATASET = "mnist[train=10000,holdout=1000,epochs=4,pretrain=2,origin=in-distribution,refine=false]"
+DATASET = f"mnist[train=10000,holdout=1000,epochs=4,pretrain=2,origin=in-distribution,refine=false,{PLAIN}]"
 SCHEME = "baseline[placement=gradient]"
 LARGEST = 1000
 """Seeds of the plain loop are so much larger than the engine's."""

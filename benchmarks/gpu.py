@@ -12,9 +12,9 @@ import torch
 from benchmarks.ceilings import PRECISIONS
 from benchmarks.floor import floor
 from benchmarks.framework import folder, harness
-from benchmarks.measure import Benchmark, Row, alternate, seconds, with_data
+from benchmarks.measure import PLAIN, Benchmark, Row, alternate, seconds, with_data
 from benchmarks.peers import FastLoop, PlainResNet9, plain_resnet18
-from benchmarks.steps import CNN, LSTM, RESNET, Case, EngineLoop, make_engine, rate
+from benchmarks.steps import ADAM, CNN, LSTM, RESNET, Case, EngineLoop, make_engine, rate
 from harness.contracts import Dataset
 from harness.data import Data
 from harness.papers.paper import load_paper
@@ -23,14 +23,18 @@ from harness.planning.registry import load_registry
 from harness.storage.tables import Tables
 
 CUDA = torch.device("cuda")
-RESNET9 = Case("resnet9", "cifar-10[batch_size=512,optimizer=sgd,learning_rate=0.01]", 2**15)
+RESNET9 = Case(
+    "resnet9",
+    "cifar-10[batch_size=512,optimizer=sgd,learning_rate=0.01,schedule=constant,weight_decay=0,normalize=false]",
+    2**15,
+)
 EPOCHS = 5
 """Epochs of a timed training: its first steps are slow, since they are recorded."""
 CASES = (
-    replace(CNN, dataset="mnist[batch_size=512]", images=2**15),
-    replace(CNN, dataset="fashion-mnist", images=2**15),
+    replace(CNN, dataset=f"mnist[batch_size=512,{PLAIN}]", images=2**15),
+    replace(CNN, dataset=f"fashion-mnist[normalize=false,{PLAIN}]", images=2**15),
     replace(LSTM, images=2**11),
-    replace(RESNET, dataset="cifar-10[batch_size=512]", images=2**14),
+    replace(RESNET, dataset=f"cifar-10[batch_size=512,{ADAM}]", images=2**14),
     replace(RESNET, images=2**13),
 )
 
@@ -73,7 +77,7 @@ def by_hand(
     return rows
 
 
-MNIST = "mnist[train=10000,holdout=1000,epochs=10,pretrain=5]"
+MNIST = f"mnist[train=10000,holdout=1000,epochs=10,pretrain=5,{PLAIN}]"
 
 
 @with_data

@@ -133,7 +133,7 @@ def table_1(on: Setting) -> list[list[str]]:
 
 
 CIFAR = (
-    "cifar-10-packed[train=45000,holdout=5000,epochs=40,pretrain=30,batch_size=128,optimizer=sgd,learning_rate=0.1,"
+    "cifar-10-packed[architecture=resnet18,train=45000,holdout=5000,epochs=40,pretrain=30,batch_size=128,optimizer=sgd,learning_rate=0.1,"
     "weight_decay=0.0005,schedule=one-cycle,label_smoothing=0.1,normalize=true]"
 )
 """45,000 training images, and a recipe for ResNet-18 as the literature has it; it has not been run yet."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+PLAIN = "learning_rate=0.001,schedule=constant,augment=none"
+"""Options of MNIST's recipe as the plain loops train: Adam at a constant rate, and images as they are."""
 Side = Callable[[], float]
 """One repetition of one side of a comparison: it measures itself, and returns the number."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.ceilings import CPU, product_gflops, products, timed
-from benchmarks.measure import Row, Side, alternate, threads
+from benchmarks.measure import PLAIN, Row, Side, alternate, threads
 from benchmarks.needs import needs
 from benchmarks.peers import LoaderLoop, PlainLoop, PlainLstm, plain_resnet18
 from harness.contracts import Recipe, Split
@@ -52,13 +52,16 @@ class Case:
         return make_engine(self.architecture, self.recipe, device, **settings)
 
 
-MLP = Case("mlp", "mnist", 4096)
-LENET = Case("lenet", "mnist", 4096)
-CNN = Case("cnn", "mnist", 4096)
+MNIST = f"mnist[{PLAIN}]"
+ADAM = "optimizer=adam,learning_rate=0.001,schedule=constant,weight_decay=0,normalize=false"
+"""Options of CIFAR-10's recipe as the plain loops train."""
+MLP = Case("mlp", MNIST, 4096)
+LENET = Case("lenet", MNIST, 4096)
+CNN = Case("cnn", MNIST, 4096)
 LSTM = Case("lstm", "speech-commands-mini", 896)
-RESNET = Case("resnet18", "cifar-10", 256)
+RESNET = Case("resnet18", f"cifar-10[{ADAM}]", 256)
 CASES = (MLP, LENET, CNN, LSTM, RESNET)
-UNAUGMENTED = replace(RESNET, dataset="cifar-10[augment=none]")
+UNAUGMENTED = replace(RESNET, dataset=f"cifar-10[augment=none,{ADAM}]")
 
 
 def random_inputs(recipe: Recipe, count: int, device: torch.device = CPU) -> Split:

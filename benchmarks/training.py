@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.ceilings import CPU
 from benchmarks.framework import folder, make, run
-from benchmarks.measure import Row, alternate, cpu_seconds, seconds, threads
+from benchmarks.measure import PLAIN, Row, alternate, cpu_seconds, seconds, threads
 from benchmarks.peers import snnl_by_pairs
 from benchmarks.steps import Case, by_engine, images_a_second, process, random_inputs
 from harness.contracts import Key, Probe, Stream, Task
@@ -28,7 +28,7 @@ from harness.planning.matrix import Entry, Matrix
 from harness.planning.registry import load_registry
 
 BATCH = 128
-CASE = Case("cnn", f"mnist[batch_size={BATCH}]", 4096)
+CASE = Case("cnn", f"mnist[batch_size={BATCH},{PLAIN}]", 4096)
 
 
 # --- two-workers ------------------------------------------------------------------------------------------------------
