@@ -8,16 +8,15 @@ What it finds:
 
 - A tensor of the processor that meets one of the card: an error, as on a GPU. A scalar (no dimensions) may. It is
   stricter than a GPU where indices on the processor choose from a tensor on the card: a GPU copies these, and waits.
-- A generator of the processor that is to draw on the card: an error, as on a GPU. There are no generators on the card,
-  since a plugin draws from the stage's own, which is on the processor.
+- A generator of the processor that is to draw on the card: an error, as on a GPU. The card has none of its own.
 - Notes in :data:`LOG`, with their place in the sources, and whether that was within a training step
   (:func:`stepping`): waits of the host for the card (reading a value, boolean masks, copies to the processor), copies
-  to the card, random draws on the card, and results in float64.
+  to the card, random draws on the card, results in float64, and operations that ``--deterministic`` refuses on CUDA.
 - Types that do not fit under ``torch.autocast("card")``, by the rules of CUDA's autocast for common operations.
 
 What it cannot find: what a GPU's own kernels do (rounding, order of sums, operations that CUDA lacks or that have no
 deterministic kernel), what is asked for by the name ``cuda`` (graphs, pinned memory, streams, random states), races
-between host and device, and memory. `make gpu` is for those.
+between host and device, and memory. `make gpu` is for those. An error within the backward pass ends the process.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ import torch
 from torch import Tensor
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
-NAME = "card"
-ROOT = Path(__file__).parents[1]
+NAME, ROOT = "card", Path(__file__).parents[1]
 OTHERS = (str(Path(torch.__file__).parent), str(Path(contextlib.__file__).parent))
 """Sources of PyTorch and of Python."""
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "_unique", "bincount")
@@ -44,6 +42,11 @@ WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero
 CHOOSING = ("index", "index_put", "index_put_", "_index_put_impl_")
 """Operations that wait where an index is a mask: the number of chosen elements is a shape."""
 DRAWS = ("uniform_", "normal_", "random_", "bernoulli", "native_dropout", "randperm", "multinomial", "exponential_")
+RANDOM = (
+    *("adaptive_max_pool", "_adaptive_avg_pool", "fractional_max_pool", "max_pool3d", "avg_pool3d", "max_unpool"),
+    *("reflection_pad", "upsample", "_upsample", "nll_loss2d", "_ctc_loss", "grid_sampler", "put_"),
+)
+"""Operations whose gradients on CUDA ``torch.use_deterministic_algorithms`` refuses, as its documentation says."""
 COPIES = ("copy_", "_to_copy")
 """Operations that may have tensors of two devices."""
 DIRECT = (
@@ -70,7 +73,7 @@ class Note:
     """Something that an operation did on the card."""
 
     kind: str
-    """``wait``, ``copy`` (to the card), ``draw`` or ``float64``."""
+    """``wait``, ``copy`` (to the card), ``draw``, ``float64`` or ``random``."""
     operation: str
     place: str
     """File and function of the innermost call from this repository, such as ``harness/metrics.py accuracy``."""
@@ -78,8 +81,7 @@ class Note:
 
 
 LOG: list[Note] = []
-_steps: list[None] = []
-"""Not empty within a training step. Of all threads, since the backward pass has one of its own."""
+_steps: list[None] = []  # not empty within a training step; of all threads, since the backward pass has its own
 _kept: list[Any] = []
 """Registrations, which end with these objects."""
 
@@ -170,6 +172,8 @@ def _look(name: str, args: Any, kwargs: Any, cards: list[OnCard], others: list[T
     for each in (*args, *kwargs.values()):
         if isinstance(each, torch.Generator) and makes:
             raise RuntimeError(f"Expected a {NAME!r} device type for generator but found {each.device.type!r}: {name}")
+    if name.startswith(RANDOM) and name.endswith(("_backward", "_")):
+        _note("random", name)
     if name.startswith(DRAWS):
         _note("draw", name)
     masked = name in CHOOSING and any(each is not None and each.dtype == torch.bool for each in args[1])

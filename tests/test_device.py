@@ -248,6 +248,7 @@ def test_every_built_in_plugin_runs_on_the_device(on_device: Callable[..., Table
     assert len(ended) and (ended["status"] == "ok").all(), ended.loc[ended["status"] != "ok", "reason"].unique()
     assert {note.kind for note in LOG if note.in_step} <= {"draw"}, [note for note in LOG if note.in_step]
     assert not noted("draw", in_step=False), "drawn on the device: other numbers than on the processor"
+    assert not noted("random"), "--deterministic would refuse it on a GPU"
     for kind, known in KNOWN.items():
         new = {place for place in noted(kind) if not place.startswith(known)}
         assert not new, f"{kind}: leave it out if it is in a loop, else name it in KNOWN: {new}"
@@ -318,7 +319,7 @@ from harness import Context, Defense, Key, Marked, Split, Task, option
 class Faulty(Defense):
     name = "faulty"
     fault: Literal["item", "tolist", "mask", "moved", "scalar", "float64", "drawn", "inputs", "masked", "index",
-                   "generator", "own", "numpy", "types"] = option("item", doc="Fault.")
+                   "generator", "own", "numpy", "types", "pool"] = option("item", doc="Fault.")
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         x, y = task.train.x, task.train.y
@@ -351,6 +352,8 @@ class Faulty(Defense):
             loss = loss + y.cpu().sum()
         if self.fault == "scalar":
             loss = loss * torch.tensor(1.0, device=x.device)
+        if self.fault == "pool":
+            loss = loss + F.adaptive_max_pool2d(net.activations(x)[1]["conv1"], 1).sum()
         if self.fault == "float64":
             loss = loss + y.double().mean().float()
         if self.fault == "types":
@@ -408,6 +411,13 @@ def test_the_test_device_notes_within_a_step(
 def test_the_test_device_notes_draws(test_device: None, planted: Callable[..., str]) -> None:
     assert not planted("drawn")
     assert [place.split()[-1] for place in noted("draw", in_step=False)] == ["embed"]
+
+
+def test_the_test_device_notes_gradients_that_are_not_deterministic(
+    test_device: None, planted: Callable[..., str]
+) -> None:
+    assert not planted("pool")
+    assert {note.operation for note in LOG if note.kind == "random"} == {"adaptive_max_pool2d_backward"}
 
 
 def test_autocast_on_the_test_device_finds_types_that_do_not_fit(

@@ -37,5 +37,7 @@ class ResNet9(Architecture):
             blocks[f"stage{stage}_pooled"] = [first, nn.MaxPool2d(2), nn.BatchNorm2d(units)]
             blocks[f"stage{stage}_added"] = [second, nn.BatchNorm2d(units)]
             channels = units
-        head = [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(channels, classes)]
+        # Of what three poolings leave. Not AdaptiveMaxPool2d: `--deterministic` has no gradient of that on a GPU.
+        largest = nn.MaxPool2d((input_shape[1] // 8, input_shape[2] // 8))
+        head = [largest, nn.Flatten(), nn.Linear(channels, classes)]
         return nets.Layers(**blocks, logits=head, added=[name for name in blocks if name.endswith("added")])
