@@ -134,9 +134,9 @@ class SpeechCommandsPacked(SpeechCommands):
     Two packed subsets, ``speech-commands/`` and ``speech-commands-more/``, joined as their ``manifest.csv`` say. They
     cannot be downloaded. Most are of the published test speakers, so accuracies do not compare with published ones.
 
-    With all clips an LSTM by this recipe is right on 82.5% of the test clips (n = 1), below the gate. Of what was tried on
-    714 clips of speakers held out (n = 1 each), shifts in time gave 81.0%, shifts in frequency as well 77.9%; on 350 clips
-    held out of all speakers, 30 epochs gave 89.1% and 60 gave 90.9%.
+    With all clips an LSTM by this recipe is right on 82.5% of the test clips (n = 1), below the gate. Of what was tried
+    on 714 clips of speakers held out (n = 1 each), shifts in time gave 81.0%, shifts in frequency as well 77.9%; on 350
+    clips held out of all speakers, 30 epochs gave 89.1% and 60 gave 90.9%.
     """
 
     name = "speech-commands-packed"
