@@ -83,7 +83,7 @@ def each(option: str, *values: str) -> list[str]:
 def tests(on: Setting) -> list[list[str]]:
     """The device's tests on the device."""
     device = "cuda" if on.device == "cuda" else "card"
-    files = sorted(str(path) for path in (ROOT / "tests").glob("test_device*.py"))
+    files = [str(ROOT / "tests" / name) for name in ("on_device.py", "test_device_cuda.py")]
     chosen = ["-k", "optimizer"] if on.tiny else []
     return [[sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--device", device, *chosen, *files]]
 
@@ -147,7 +147,7 @@ def cifar_10(on: Setting) -> list[list[str]]:
 
 
 PARTS = (
-    Part("tests", 4, "tests/test_device*.py on the device", tests),
+    Part("tests", 4, "tests/on_device.py, and captured steps, on the device", tests),
     Part("equal", 8, "digits, 20 seeds: fp32, tf32 and bf16 against the processor, in distribution", equal),
     Part("deterministic", 2, "the same run twice with --deterministic: the same bits", deterministic),
     Part("bench", 8, "make bench-gpu: steps, captured steps, loops by hand, precisions", bench, data=True),

@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device",
         default=accelerator.NAME,
         choices=(accelerator.NAME, "cuda"),
-        help="Device of the tests in tests/test_device*.py: a test device (tests/accelerator.py), or a GPU.",
+        help="Device of tests/on_device.py and test_device_cuda.py: a test device (tests/accelerator.py), or a GPU.",
     )
 
 

@@ -12,7 +12,7 @@ from harness.engine.train import clone
 from harness.losses import summed_cross_entropy
 from harness.nets import Net, fresh_like
 from harness.planning.registry import load_registry
-from tests.test_device import engine, split
+from tests.on_device import engine, split
 
 
 @pytest.fixture

@@ -76,8 +76,8 @@ def lend(task: Task, clean: Net | None = None, seed: int = 0) -> Engine:
         task.dataset.public(),
         architecture.plugin,
         architecture.text,
-        clean,
-        task.dataset.pretrain if clean else 0,
+        clean=clean,
+        pretrained=task.dataset.pretrain if clean else 0,
     )
 
 
