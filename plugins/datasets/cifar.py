@@ -7,7 +7,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torchvision
@@ -167,22 +167,6 @@ class Cifar10Packed(Cifar10):
     fetch = InputSet.fetch
 
 
-class Cifar100Packed(InputSet):
-    """3,000 images of CIFAR-100, thirty a class: out-of-distribution inputs for CIFAR-10."""
-
-    name = "cifar-100-packed"
-    reference = REFERENCE
-    arms = ()
-    input_shape = (3, 32, 32)
-    classes = HUNDRED
-    available = 3000
-    published = True
-
-    def load(self, root: Path) -> Arrays:
-        x, y = _sheets(self.name, root / "cifar-10-packed", ["ood-cifar100.webp"])
-        return Arrays(x, y, x[:0], y[:0])
-
-
 class Cifar10Mini(Dataset):
     """2,000 training and 500 test images of CIFAR-10, the first of each class: minutes on one core.
 
@@ -226,9 +210,21 @@ class Cifar100Mini(InputSet):
     available = 100
     published = True
 
+    folder: ClassVar[str] = "cifar-10-mini"
+
     def load(self, root: Path) -> Arrays:
-        x, y = _sheets(self.name, root / "cifar-10-mini", ["ood-cifar100.webp"])
+        x, y = _sheets(self.name, root / self.folder, ["ood-cifar100.webp"])
         return Arrays(x, y, x[:0], y[:0])
+
+
+class Cifar100Packed(Cifar100Mini):
+    """3,000 images of CIFAR-100, thirty a class: out-of-distribution inputs for CIFAR-10."""
+
+    name = "cifar-100-packed"
+    available = 3000
+    published = True
+
+    folder = "cifar-10-packed"
 
 
 # SHA-256 of a sheet's images and labels, uint8 and int64: of what is decoded, so that any lossless file will do.
