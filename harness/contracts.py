@@ -302,6 +302,10 @@ class Defense(Plugin):
     """Things that the mark stays with: ``"model"``, the weights, whoever has them; ``"api"``, the answers of
     :meth:`serve`. A scheme without ``"model"`` is not judged against a thief who begins with the weights."""
 
+    fingerprint: ClassVar[bool] = False
+    """True for a fingerprint, which embeds nothing: its key is found in a victim that is trained as unmarked models
+    are. Boards show fingerprints in a section of their own, by the same tests."""
+
     @property
     def from_clean(self) -> bool:
         """True if embedding starts from the clean model, which all such schemes share: see :meth:`Context.start`."""

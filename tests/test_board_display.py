@@ -16,7 +16,7 @@ from harness.ranking import views
 from harness.ranking.glossary import BOARD, fraction
 from harness.ranking.latex import latex
 from harness.ranking.layout import folded, shortened
-from harness.ranking.overview import overview_sheet
+from harness.ranking.overview import FINGERPRINTS, overview_sheet
 from harness.ranking.render import flat_columns, flat_rows, html, markdown, text
 from harness.ranking.views import BY, VIEWS, details_sheet
 from harness.verdicts.board import Scheme
@@ -45,6 +45,17 @@ More: harness leaderboard --details (all tables) and --explain (what the words m
 
 def test_the_overview_of_a_small_board() -> None:
     assert text(overview_sheet(board()), 100) == GOLDEN
+
+
+def test_fingerprints_have_a_section_of_their_own() -> None:
+    made = board(*board().schemes, scheme("akh", fingerprint=True), scheme("ipguard", fingerprint=True))
+    shown = text(overview_sheet(made), 100)
+    schemes, fingerprints = shown.split(FINGERPRINTS)
+    assert "unmarked (control)" in schemes and "akh" not in schemes
+    assert "akh" in fingerprints and "ewe" not in fingerprints.replace("harness leaderboard", "")
+    alone = text(overview_sheet(board(scheme("akh", fingerprint=True))), 100)
+    assert alone.count("akh") == 1 and FINGERPRINTS in alone and alone.startswith("digits: ")
+    assert html(overview_sheet(made)).count("<table") == 2
 
 
 def test_ten_schemes_of_long_names_fit_100_columns_and_25_lines() -> None:

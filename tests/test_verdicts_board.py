@@ -302,6 +302,20 @@ def test_one_scheme_is_ranked_by_itself_and_ties_share_a_rank() -> None:
     assert [both(same, name).rank for name in "ab"] == [1, 1]
 
 
+def test_fingerprints_are_ranked_among_themselves_and_the_conclusion_is_about_schemes() -> None:
+    world = World()
+    for name, matches, its in (("a", 60, False), ("b", 30, False), ("f", 95, True), ("g", 20, True)):
+        world.seeds(SIX, name, matches=matches, fingerprint=its)
+    made = world.board()
+    assert [(each.defense, both(made, each.defense).rank, each.fingerprint) for each in made.schemes] == [
+        *(("a", 1, False), ("b", 2, False)),
+        *(("f", 1, True), ("g", 2, True)),
+    ]
+    assert made.settings[0].conclusion.endswith("a keeps most of its mark (margin 59%); the other keeps less.")
+    alone = World().seeds(SIX, "f", matches=95, fingerprint=True).board()
+    assert "f keeps most" in alone.settings[0].conclusion
+
+
 def test_schemes_without_verdicts_have_no_rank() -> None:
     few = {"nulls": (2,) * 11, "attacked": (2,) * 11}
     made = World().seeds(SIX, "a", **few).seeds(SIX, "b", matches=20, **few).board()

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 BOARD = {
     # --- schemes
-    "rank": "1 + the number of schemes that are significantly better within the threat model; ties share a rank. "
-    "Worst cases are compared over common seeds, by a sign-flip test with Holm's correction at {confidence}; the "
-    "interval of the difference must exclude 0 too. Ranks take 6 seeds for two schemes and 11 for ten.",
+    "rank": "1 + the number of schemes that are significantly better within the threat model; ties share a rank, and "
+    "fingerprints have ranks of their own. Worst cases are compared over common seeds, by a sign-flip test with Holm's "
+    "correction at {confidence}; the interval of the difference must exclude 0 too. Ranks take 6 seeds for two schemes "
+    "and 11 for ten.",
     "threat": "Access of the thief: to the API (black box: attacks that begin with an extraction), to the weights "
     "(white box), or to either (both).",
     "n": "Number of seeds.",

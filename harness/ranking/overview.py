@@ -19,32 +19,45 @@ from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
 from harness.verdicts.families import is_unmarked
 from harness.verdicts.rules import POOLED, Rules
 
+FINGERPRINTS = "Fingerprints: nothing is embedded; the key is found in a victim trained as unmarked models are."
 MORE = "More: harness leaderboard --details (all tables) and --explain (what the words mean)."
 
 
 def overview_sheet(board: Board, *, explain: bool = False, results: str = "") -> Sheet:
     """The overview of each data set; with the meanings of its words where asked. Of another folder of ``results`` than
     the default one the last line has only the options to add, since the command alone would read the default."""
-    made = [overview(board, setting) for setting in board.settings]
+    made = [each.table(board.rules) for setting in board.settings for each in compared(board, setting)]
     is_default = command_line(results=results) == "harness"
     more = MORE if is_default else MORE.replace("harness leaderboard ", "")
     return Sheet(made, terms(made, board.rules) if explain else (), [*map(printable, board.notes), more])
 
 
-def overview(board: Board, setting: Setting) -> Table:
-    """The schemes of one data set: those of a rank, those without with the reason, and the control."""
-    schemes = [each for each in board.schemes if each.dataset == setting.dataset]
-    is_ranked = any(standing.rank for each in schemes for standing in each.standings.values())
-    here = _Here(board.rules, schemes, is_ranked)
-    return Table(
-        "",
-        here.columns(),
-        here.rows,
-        lead=above(board, setting),
-        lines=here.lines(),
-        foot=here.controls,
-        notes=here.notes(),
-    )
+@dataclass(frozen=True)
+class Compared:
+    """Schemes of one data set that are compared with each other."""
+
+    lead: tuple[str, ...]
+    """Sentences above their table."""
+    schemes: Sequence[Scheme]
+
+    def table(self, rules: Rules) -> Table:
+        """Those of a rank, those without with the reason, and the control."""
+        is_ranked = any(standing.rank for each in self.schemes for standing in each.standings.values())
+        here = _Here(rules, self.schemes, is_ranked)
+        rows, lines, notes = here.rows, here.lines(), here.notes()
+        return Table("", here.columns(), rows, lead=self.lead, lines=lines, foot=here.controls, notes=notes)
+
+
+def compared(board: Board, setting: Setting) -> list[Compared]:
+    """The schemes of one data set, and its fingerprints, if any, in a section of their own."""
+    here = [each for each in board.schemes if each.dataset == setting.dataset]
+    schemes, fingerprints = ([each for each in here if each.fingerprint is its] for its in (False, True))
+    lead = above(board, setting)
+    if not fingerprints:
+        return [Compared(lead, schemes)]
+    if all(map(is_control, schemes)):
+        return [Compared((*lead, FINGERPRINTS), [*fingerprints, *schemes])]
+    return [Compared(lead, schemes), Compared((FINGERPRINTS,), fingerprints)]
 
 
 def is_control(scheme: Scheme) -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.ranking import views
 from harness.ranking.columns import Column, Columns
 from harness.ranking.glossary import MARGINS
-from harness.ranking.overview import is_control, overview
+from harness.ranking.overview import Compared, compared, is_control
 from harness.ranking.values import decimal, percent
 from harness.ranking.views import View, terms
 from harness.report.drawing import Axis, Bar, bars
 from harness.report.page import PLOTS, ROWS, Grid, Map, Ranking, Row, Section, Tags, shortened, together
 from harness.verdicts.board import Attacked, Board, Scheme, Setting, Threat
+from harness.verdicts.rules import Rules
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -78,24 +79,24 @@ def _section(
 
 def leaderboard(board: Board, known: Known) -> Section:
     """Conclusion on each data set, its schemes' worst cases as a picture, and the overview."""
-    rankings = [_ranking(board, setting, known) for setting in board.settings]
-    made = [overview(board, setting).told() for setting in board.settings]
-    return Section("leaderboard", "Leaderboard", rankings=rankings, terms=terms(made, board.rules))
+    made = [(setting, each) for setting in board.settings for each in compared(board, setting)]
+    rankings = [_ranking(setting, each, board.rules, known) for setting, each in made]
+    told = terms([each.table(board.rules).told() for _, each in made], board.rules)
+    return Section("leaderboard", "Leaderboard", rankings=rankings, terms=told)
 
 
-def _ranking(board: Board, setting: Setting, known: Known) -> Ranking:
-    table = overview(board, setting).told()
+def _ranking(setting: Setting, of: Compared, rules: Rules, known: Known) -> Ranking:
+    table = of.table(rules).told()
     tags = known.tags(setting.dataset)
     rows, foot = ([row(table.columns, each, tags) for each in part[:ROWS]] for part in (table.records, table.foot))
     grid = Grid(setting.dataset, rows=rows, foot=foot, lines=table.lines[:ROWS], tags=tags, **headers(table.columns))
     notes = [*table.notes, shortened(len(table.records), ROWS, "schemes")]
-    return Ranking(table.lead, _picture(board, setting), grid, [note for note in notes if note], tags)
+    return Ranking(table.lead, _picture(of.schemes, setting), grid, [note for note in notes if note], tags)
 
 
-def _picture(board: Board, setting: Setting) -> Markup | None:
+def _picture(schemes: Sequence[Scheme], setting: Setting) -> Markup | None:
     """Worst cases of the schemes in each threat model that was tried, with their intervals."""
-    here = [each for each in board.schemes if each.dataset == setting.dataset]
-    here = sorted(here, key=is_control)[:DRAWN]
+    here = sorted(schemes, key=is_control)[:DRAWN]
     series: list[Threat] = [
         threat
         for threat in ("black box", "white box")

@@ -63,6 +63,7 @@ def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
         "threat": cell.threat,
         "knows": cell.knows,
         "labelled": cell.labelled,
+        "fingerprint": cell.uses[1].plugin.fingerprint,
         "contents": contents_text([records[id] for id in _read_by(cell, stages) if id in records]),
         "status": status,
         "reason": reason,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 OLDEST_VERSION = 3
 """The first schema version that is read: in its files, columns that came later are null."""
 VERSION_KEY = b"watermark-harness schema"
@@ -98,6 +98,7 @@ CELLS = Table(
             since=7,
         ),
         *_STATUS,
+        Column("fingerprint", "bool", "True for a fingerprint: its scheme embeds nothing.", since=8),
         Column(
             "accuracy_gate",
             "double",

@@ -97,6 +97,8 @@ class Scheme:
     null_samples: Summary | None
     hypervolume: Summary | None
     at_budget: Summary | None
+    fingerprint: bool = False
+    """True where nothing is embedded: it is ranked among fingerprints, in a section of its own."""
 
 
 @dataclass(frozen=True)

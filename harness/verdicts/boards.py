@@ -82,7 +82,8 @@ def _with_owners(schemes: list[Scheme], accused: pd.DataFrame, rules: Rules) -> 
 
 
 def _in_order(schemes: list[Scheme]) -> list[Scheme]:
-    """The schemes by data set: ranked ones first, by rank and worst case, then the others, then ``unmarked``."""
+    """The schemes by data set: ranked ones first, by rank and worst case, then the others, then fingerprints in the
+    same order, then ``unmarked``."""
     datasets = {name: place for place, name in enumerate(dict.fromkeys(each.dataset for each in schemes))}
     return sorted(schemes, key=lambda each: (datasets[each.dataset], is_unmarked(each.defense), *_place(each)))
 
@@ -92,7 +93,7 @@ def _place(scheme: Scheme) -> tuple[float, ...]:
     standings = [scheme.standings[threat] for threat in ("both", "black box", "white box")]
     ranks = [math.inf if each.rank is None else each.rank for each in standings]
     worst = [-each.worst.mean if each.worst else math.inf for each in standings]
-    return (scheme.gate == "fails", all(rank == math.inf for rank in ranks), *ranks, *worst)
+    return (scheme.fingerprint, scheme.gate == "fails", all(rank == math.inf for rank in ranks), *ranks, *worst)
 
 
 def _notes(rows: pd.DataFrame, any_attacked: bool, rules: Rules) -> list[str]:

@@ -61,6 +61,7 @@ def _foot(dataset: str, fresh: pd.DataFrame, attacked: list[Attacked], costs: Fl
     return Scheme(
         dataset=dataset,
         defense=UNMARKED,
+        fingerprint=False,
         seeds=fresh["model"].nunique(),
         standings=standings_of(arms, {UNMARKED}, rules)[UNMARKED],
         victims=victims or no_share(),

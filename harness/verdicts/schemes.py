@@ -64,6 +64,7 @@ def schemes_of(scored: Scored, attacked: list[Attacked], of_attacks: Groups, sta
     useless = (rate > MAX_FALSE for rate in owners.means(victims["null_rate"].fillna(0.0)))
     shown = {
         **keys,
+        "fingerprint": [total > 0 for total in groups.totals(rows["fingerprint"].eq(True))],
         "seeds": groups.unique(rows["seed"]),
         "victims": _victims(victims, owners, scored.rules),
         "victim_margin": margins_over_seeds(found.scored, owners),
@@ -78,7 +79,7 @@ def schemes_of(scored: Scored, attacked: list[Attacked], of_attacks: Groups, sta
     }
     unsaid = owners.first(victims["victim_verdict"])
     standings = _standings(scored, attacked, shown, unsaid)
-    rivals = Counter(keys["dataset"])
+    rivals = Counter(zip(keys["dataset"], shown["fingerprint"], strict=True))
     attacks: dict[tuple[str, str], list[Attacked]] = {}
     for each in attacked:
         attacks.setdefault((each.dataset, each.defense), []).append(each)
@@ -87,7 +88,7 @@ def schemes_of(scored: Scored, attacked: list[Attacked], of_attacks: Groups, sta
         dataset, defense = row["dataset"], row["defense"]
         mine = standings[dataset][defense]
         verdict = verdict or _unranked(attacks.get((dataset, defense), []))
-        no_rank = _no_rank(row, mine, verdict, rivals[dataset], scored.rules)
+        no_rank = _no_rank(row, mine, verdict, rivals[dataset, row["fingerprint"]], scored.rules)
         made.append(Scheme(**row, standings=mine, no_rank=no_rank))
     return made
 
@@ -124,16 +125,18 @@ def _standings(
     """Standings by data set and scheme. A scheme that costs too much, or without a verdict, is compared with none."""
     made, without = {}, scored.margins_without_each()
     for dataset in dict.fromkeys(shown["dataset"]):
-        barred = {
-            defense
-            for name, defense, passes, verdict in zip(
-                shown["dataset"], shown["defense"], shown["gate"], unsaid, strict=True
-            )
-            if name == dataset and (passes == "fails" or verdict)
-        }
+        fails = [passes == "fails" or verdict != "" for passes, verdict in zip(shown["gate"], unsaid, strict=True)]
+        barred = _named(shown, dataset, fails)
         arms = arms_of(scored.rows[scored.rows["dataset"] == dataset], attacked, dataset, without)
-        made[dataset] = standings_of(arms, barred, scored.rules)
+        apart = _named(shown, dataset, shown["fingerprint"])
+        made[dataset] = standings_of(arms, barred, scored.rules, apart)
     return made
+
+
+def _named(shown: Mapping[str, list[Any]], dataset: str, which: list[bool]) -> set[str]:
+    """The schemes of one data set for which ``which`` says so."""
+    rows = zip(shown["dataset"], shown["defense"], which, strict=True)
+    return {defense for name, defense, said in rows if name == dataset and said}
 
 
 def arms_of(rows: pd.DataFrame, attacked: list[Attacked], dataset: str, without: Any) -> Arms:

@@ -50,7 +50,7 @@ def _setting(dataset: str, rows: pd.DataFrame, evidence: pd.DataFrame, schemes: 
         accuracy=accuracy,
         accuracy_gate=gate,
         is_weak=bool(accuracy and gate is not None and accuracy.mean < gate),
-        conclusion=conclusion(schemes, rows, rules),
+        conclusion=conclusion([each for each in schemes if not each.fingerprint] or schemes, rows, rules),
         demonstration=number is not None and number < FEWEST_IMAGES,
         tolerance_error=math.sqrt(rules.max_drop * (1 - rules.max_drop) / number) if number else math.nan,
     )

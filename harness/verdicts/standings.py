@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -68,8 +68,13 @@ def counting(attacked: Iterable[Attacked], threat: Threat) -> list[Attacked]:
     ]
 
 
-def standings_of(arms: Arms, barred: set[str], rules: Rules) -> dict[str, dict[Threat, Standing]]:
-    """Standing of each scheme within each threat model; those of ``barred`` schemes have no rank."""
+def standings_of(
+    arms: Arms, barred: set[str], rules: Rules, apart: Collection[str] = ()
+) -> dict[str, dict[Threat, Standing]]:
+    """Standing of each scheme within each threat model.
+
+    Those of ``barred`` schemes have no rank. Those that stand ``apart`` are ranked among themselves.
+    """
     made: dict[str, dict[Threat, Standing]] = {defense: {} for defense in arms.own_seeds}
     own: dict[str, list[Attacked]] = {defense: [] for defense in made}
     for each in arms.attacked:
@@ -82,8 +87,10 @@ def standings_of(arms: Arms, barred: set[str], rules: Rules) -> dict[str, dict[T
             lacks = _incomplete(arms, defense, own[defense], tried)
             made[defense][threat], worst[defense] = _standing(arms, defense, own[defense], threat, lacks, rules)
         ranked = [name for name, each in made.items() if _may_rank(each[threat]) and name not in barred]
-        for name, rank in _ranks(ranked, worst, rules).items():
-            made[name][threat] = replace(made[name][threat], rank=rank)
+        for is_apart in (False, True):
+            section = [name for name in ranked if (name in apart) is is_apart]
+            for name, rank in _ranks(section, worst, rules).items():
+                made[name][threat] = replace(made[name][threat], rank=rank)
     return made
 
 
