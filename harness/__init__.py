@@ -62,7 +62,7 @@ from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadabl
 from harness.fields import option
 
 if TYPE_CHECKING:
-    from harness import data, losses, metrics, nets, statistics, testing, triggers
+    from harness import adversarial, data, losses, metrics, nets, statistics, testing, triggers
     from harness.api import compare, leaderboard, plan, run
     from harness.inspect.export import load_model
     from harness.storage.remote import read_table
@@ -115,6 +115,7 @@ __all__ = [
     "WhiteBoxAttack",
     "WhiteBoxDefense",
     "__version__",
+    "adversarial",
     "compare",
     "data",
     "hookimpl",
@@ -139,7 +140,7 @@ _FUNCTIONS = {
     **{"load_model": "inspect.export", "read_table": "storage.remote"},
 }
 """Modules of public functions, by the functions' names."""
-_MODULES = ("data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
+_MODULES = ("adversarial", "data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
 
 
 def __getattr__(name: str) -> Any:

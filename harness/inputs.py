@@ -22,6 +22,14 @@ def as_float(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
+def as_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float inputs in the type ``dtype`` of a data set: ``uint8`` has 0..1 rounded to 0..255, floats are as they are.
+
+    Queries are inputs of the data's type: a trigger that an image cannot hold is one that nobody can send.
+    """
+    return (x * 255).round_().clamp_(0, 255).byte() if dtype == torch.uint8 else x
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, float32 ``[channels, 1, ...]``, of each channel of inputs ``[n, channels, ...]``.
 

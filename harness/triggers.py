@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from harness import losses, nets
+from harness.adversarial import Span, signed_step
 from harness.contracts import Context, Dataset, Key, Loss, Probe, Split, Stream, Task, TriggerRecipe, needs_images
 from harness.errors import Skip, require
 
@@ -27,8 +28,6 @@ VISIBLE, HIDDEN_SHARE = 0.25, 0.2
 GRADIENT_BATCH = 128
 HELD_OUT = 128
 Pair: TypeAlias = Literal["recipe", "drawn"]
-Span: TypeAlias = tuple[float, float]
-"""Smallest and largest value of an input."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +175,7 @@ class PatchTriggers(TriggerRecipe):
         others = nets.as_float(task.train.of(task.dataset.target).x[:AT_A_TIME])
         parts = (self._moved(clean, nets.as_float(part), others, task.dataset) for part in triggers.split(AT_A_TIME))
         x = torch.cat(list(parts))
-        # Verification queries are images: what an image cannot hold would be a trigger that nobody can send.
-        return (x * 255).round().byte() if triggers.dtype == torch.uint8 else x
+        return nets.as_stored(x, triggers.dtype)
 
     def _moved(self, clean: nets.Net, x: torch.Tensor, others: torch.Tensor, dataset: Dataset) -> torch.Tensor:
         """Some triggers ``x`` after refinement, in a batch with ``others`` of the target class."""
@@ -189,9 +187,8 @@ class PatchTriggers(TriggerRecipe):
                 left -= fires
             if half >= 2:
                 mixed = x[:half].requires_grad_(True)
-                stepped = _step(
-                    mixed, self._entanglement(clean, torch.cat([mixed, others[:half]])), dataset.value_range
-                )
+                score = self._entanglement(clean, torch.cat([mixed, others[:half]]))
+                stepped = signed_step(mixed, score, STEP_SIZE, dataset.value_range)
                 x = torch.cat([stepped, x[half:]])
         for _ in range(LAST_STEPS):
             x, _ = _away(clean, x, dataset, -1)
@@ -206,14 +203,7 @@ def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset, threshold: float) 
     logits = clean(x)
     if float((logits.argmax(1) == dataset.target).float().mean()) <= threshold:
         return x.detach(), False
-    return _step(x, -logits[:, dataset.target].sum(), dataset.value_range), True
-
-
-def _step(x: torch.Tensor, score: torch.Tensor, span: Span) -> torch.Tensor:
-    """One signed gradient step of ``x`` up ``score``, a scalar computed from it; kept in the range of inputs."""
-    (gradient,) = torch.autograd.grad(score, x)
-    low, high = span
-    return (x.detach() + STEP_SIZE * (high - low) * gradient.sign()).clamp_(low, high)
+    return signed_step(x, -logits[:, dataset.target].sum(), STEP_SIZE, dataset.value_range), True
 
 
 def _patched(x: torch.Tensor, window: torch.Tensor, high: float) -> torch.Tensor:

@@ -1,0 +1,62 @@
+"""Adversarial inputs: signed gradient steps that stay within the range of a data set's inputs.
+
+Floats go in and come out: ``uint8`` inputs are taken in 0..1, and :func:`harness.nets.as_stored` rounds the result to
+what an image can hold. Sizes of steps are shares of the range, so that one number means the same on every data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness import nets
+
+Span: TypeAlias = tuple[float, float]
+"""Smallest and largest value of an input, as of ``dataset.value_range``."""
+
+
+def signed_step(x: Tensor, score: Tensor, step: float, span: Span) -> Tensor:
+    """One signed gradient step of ``x`` ``[n, ...]`` up ``score``, a scalar computed from it; kept within ``span``.
+
+    ``x`` is float and requires a gradient; ``step`` is a share of the range. The score's graph is freed.
+    """
+    (gradient,) = torch.autograd.grad(score, x)
+    low, high = span
+    return (x.detach() + step * (high - low) * gradient.sign()).clamp_(low, high)
+
+
+def fgsm(net: nets.Net, x: Tensor, y: Tensor, epsilon: float, span: Span, targeted: bool = False) -> Tensor:
+    """Inputs ``[n, ...]`` float, one step of the fast gradient sign method from ``x``, of either type, away from ``y``.
+
+    Goodfellow, Shlens and Szegedy, ICLR 2015: ``x + epsilon * sign(gradient of the cross-entropy against y)``; with
+    ``targeted`` towards the classes ``y`` ``[n]``, ``x - epsilon * ...``. ``epsilon`` is a share of the range ``span``.
+    The net is asked in evaluation mode, so that an input's step depends on no other input; its mode is then put back.
+    """
+    with evaluating(net):
+        parts = zip(nets.parts(x), nets.parts(y), strict=True)
+        steps = [_step(net, *part, -epsilon if targeted else epsilon, span) for part in parts]
+    return torch.cat(steps)
+
+
+def _step(net: nets.Net, x: Tensor, y: Tensor, epsilon: float, span: Span) -> Tensor:
+    with torch.enable_grad():
+        x = nets.as_float(x).detach().requires_grad_(True)
+        # The sum, not the mean: 1/n takes gradients of inputs that the net is sure of below what a float holds.
+        return signed_step(x, F.cross_entropy(net(x), y, reduction="sum"), epsilon, span)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode while the block runs: no running statistics of a batch norm move, no dropout draws."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
