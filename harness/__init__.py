@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from harness.contracts import (
+    ActiveDefense,
     Analysis,
     Answers,
     Architecture,
@@ -73,6 +74,7 @@ hookimpl = pluggy.HookimplMarker("harness")
 """Marks the function of a plugin file that names its classes: ``@hookimpl def harness_defenses(): return [Mine]``."""
 
 __all__ = [
+    "ActiveDefense",
     "Analysis",
     "Answers",
     "Architecture",

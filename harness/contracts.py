@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "ActiveDefense",
     "Analysis",
     "Answers",
     "Architecture",
@@ -360,6 +361,28 @@ class WhiteBoxDefense(Defense):
         ``suspect`` is a copy, and may be of another architecture than the victim. Raise :class:`harness.Unreadable`
         where it has no layer, or none of the shape, that the mark could be read from: such a mark is removed, with no
         trials. Any other exception is an error of the scheme, and fails the stage.
+        """
+
+
+class ActiveDefense(Defense):
+    """A scheme whose mark is in what its API answers one client: it overrides :meth:`serve` and :meth:`verify_log`.
+
+    The harness keeps a log of the client who extracted the model, and hands it to the owner at verification, and to
+    nobody else. Where nobody asked the API, :meth:`verify` asks the key's own probes.
+    """
+
+    protects = ("api",)
+
+    @abstractmethod
+    def serve(self, inputs: Tensor, logits: Tensor, key: Key) -> Tensor:
+        """Answers of the owner's API, as in :meth:`Defense.serve`: the marked ones differ from ``logits``."""
+
+    @abstractmethod
+    def verify_log(self, suspect: Oracle, key: Key, log: Split) -> Evidence:
+        """Ask ``suspect`` what the API answered to the client: counts, the probe ``"trigger"`` among them.
+
+        ``log`` holds the inputs, each once, that the API answered otherwise than the net, and the labels of its first
+        answers to them. It is never empty: a client without such answers has no trials.
         """
 
 

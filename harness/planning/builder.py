@@ -10,7 +10,7 @@ from functools import cache
 from itertools import chain as chain_of
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from harness.contracts import Attack, Dataset, Defense, PoolAttack
+from harness.contracts import ActiveDefense, Attack, Dataset, Defense, PoolAttack
 from harness.errors import UsageError
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.planning.chains import Chain
@@ -27,7 +27,7 @@ from harness.planning.graph import (
     SuspectKind,
     make_id,
 )
-from harness.planning.stages import StageMaker, role_of
+from harness.planning.stages import Parents, StageMaker, role_of
 
 
 def make_plan(
@@ -98,6 +98,8 @@ class _Own(NamedTuple):
     """The stage that made the victim."""
     model: str
     """The stage that made the model which the chain ends with."""
+    secret: Parents
+    """The stages that made what the owner verifies with: the victim's, and the one whose client an API has a log of."""
 
 
 class _Models(NamedTuple):
@@ -148,8 +150,8 @@ class _Builder(StageMaker):
         default_factory=dict
     )
     _of_seeds: dict[tuple[SuspectKind, Component, Component, Chain], _Models] = field(default_factory=dict)
-    _null_asks: dict[str, str] = field(default_factory=dict)
-    """The stages that ask the null models, by the victim's stage: all chains share them."""
+    _null_asks: dict[Parents, str] = field(default_factory=dict)
+    """The stages that ask the null models, by what the owner verifies with: all chains share a key."""
 
     def cell(self, dataset: Component, defense: Component, chain: Chain, seed: int) -> Cell:
         """The cell, and its stages added to :attr:`stages`."""
@@ -163,7 +165,7 @@ class _Builder(StageMaker):
             broken = any((dataset, use) in self._broken for use in uses[1:])
             id = make_id("skip", *labels, reason)
             return Cell(id, *labels, *shape, uses=uses, skip=reason, broken=broken, **known)
-        roles = [*own.roles, *self._compared(dataset, defense, chain, seed, own.embed)]
+        roles = [*own.roles, *self._compared(dataset, defense, chain, seed, own.secret)]
         texts = [(_text_of(role), id) for role, id in roles]
         return Cell(make_id("cell", *labels, texts), *labels, *shape, stages=tuple(roles), uses=uses, **known)
 
@@ -175,17 +177,18 @@ class _Builder(StageMaker):
             self._own[key] = self._about_own(dataset, defense, chain, seed) if possible else None
         return self._own[key]
 
-    def _compared(self, dataset: Component, defense: Component, chain: Chain, seed: int, embed: str) -> _Stages:
+    def _compared(self, dataset: Component, defense: Component, chain: Chain, seed: int, secret: Parents) -> _Stages:
         """The models that are compared with a cell's: null models, attacked ones, and innocents."""
         if defense.plugin.innocent:
             return []
+        embed = dict(secret)["embed"]
         roles = list(self._null_detections(dataset, defense, chain, seed, embed))
         name = f"{dataset} {defense} ask"
-        if embed not in self._null_asks:
+        if secret not in self._null_asks:
             nulls = self._nulls_after(None, dataset, defense, embed)
             label = f"{name} null ({embed[:6]})"
-            self._null_asks[embed] = self._ask(dataset, defense, seed, embed, label, nulls) if self.nulls else ""
-        if asked := self._null_asks[embed]:
+            self._null_asks[secret] = self._ask(dataset, defense, seed, secret, label, nulls) if self.nulls else ""
+        if asked := self._null_asks[secret]:
             roles.append((_ASK["null"], asked))
         if chain.detector:  # its cell has the model of the chain without it
             return roles
@@ -195,7 +198,7 @@ class _Builder(StageMaker):
         for about, models in groups.items():
             if models.suspects:
                 label = f"{name} {about} {chain.before} ({embed[:6]})".replace("  ", " ")
-                roles.append((_ASK[about], self._ask(dataset, defense, seed, embed, label, models)))
+                roles.append((_ASK[about], self._ask(dataset, defense, seed, secret, label, models)))
         return roles
 
     # --- why a combination cannot be ---
@@ -259,41 +262,44 @@ class _Builder(StageMaker):
     # --- stages ---
 
     def _victim(self, dataset: Component, defense: Component, seed: int) -> _Stages:
-        """The victim, what it is made of, and its verification: shared by all attacks on it."""
+        """The victim, and what it is made of: shared by all attacks on it."""
         key = (dataset, defense, seed)
         if key not in self._embeds:
             embed = self.embed(dataset, defense, seed)
-            roles = [
-                *((Role(name), id) for name, id in self.stages[embed].parents),
-                (EMBED, embed),
-            ]
-            if not defense.plugin.innocent:  # it has a key to ask
-                roles.append((Role("verify", "victim"), self.verify(dataset, defense, seed, embed, "victim", embed)))
-            self._embeds[key] = roles
+            self._embeds[key] = [*((Role(name), id) for name, id in self.stages[embed].parents), (EMBED, embed)]
         return self._embeds[key]
 
     def _about_own(self, dataset: Component, defense: Component, chain: Chain, seed: int) -> _Own:
         victim = self._victim(dataset, defense, seed)
-        embed = next(id for role, id in victim if role is EMBED)
-        roles, model, label = [*victim], embed, ""
+        embed = model = next(id for role, id in victim if role is EMBED)
+        attacked: _Stages = []
+        label = ""
         for depth, link in enumerate(chain.attacks):
             label = f"{label} | {link}" if label else str(link)
             model = self.attack(dataset, f"{defense} {label} #{seed}", link, "seed", seed, depth, embed, model)
-            roles.append((Role("attack", number=depth), model))
+            attacked.append((Role("attack", number=depth), model))
+        secret: Parents = (("embed", embed),)
+        if isinstance(defense.plugin, ActiveDefense) and chain.threat == "black-box":
+            secret = (*secret, ("log", attacked[0][1]))
+        verified = []
+        if not defense.plugin.innocent:  # it has a key to ask
+            verified = [
+                (Role("verify", who), self.verify(dataset, defense, seed, secret, told, suspect))
+                for who, told, suspect in (("victim", "victim", embed), ("surrogate", label or "victim", model))
+            ]
+        roles = [*victim, *verified[:1], *attacked]
         if chain.detector:
             name = f"{defense} {label or 'victim'} #{seed}"
             search = self.detect(dataset, chain.detector, name, model, role_of(model, embed), "seed", seed)
             roles.append((Role("detect", "surrogate", 0), search))
             roles.append(self._judge(dataset, defense, chain.detector, seed, embed, "surrogate", [search]))
-        roles.append((SURROGATE, model))
-        if not defense.plugin.innocent:
-            roles.append((_VERIFY_SURROGATE, self.verify(dataset, defense, seed, embed, label or "victim", model)))
+        roles += [(SURROGATE, model), *verified[1:]]
         if not chain.detector:  # it made no model: the chain without it is analysed
             roles += [
                 (Role("analyse", use.text), self.analyse(dataset, defense, use, seed, embed, model, label or "victim"))
                 for use in self.analyses
             ]
-        return _Own(roles, embed, model)
+        return _Own(roles, embed, model, secret)
 
     def _judge(
         self,
@@ -388,8 +394,11 @@ class _Builder(StageMaker):
             )
         return self._of_seeds[key]
 
-    def _ask(self, dataset: Component, defense: Component, seed: int, embed: str, label: str, models: _Models) -> str:
+    def _ask(
+        self, dataset: Component, defense: Component, seed: int, secret: Parents, label: str, models: _Models
+    ) -> str:
         """The questions of a key to models that are not its own. Raises :class:`UsageError` for one that is."""
+        embed = dict(secret)["embed"]
         ancestors = self._ancestors(embed)
         for suspect in models.suspects:
             if suspect.model in ancestors or suspect.base in ancestors:
@@ -404,7 +413,7 @@ class _Builder(StageMaker):
             seed=0,
             split_seed=0,
             plugin=defense,
-            parents=(("embed", embed), *models.parents),
+            parents=(*secret, *models.parents),
             cell_seed=seed,
             suspects=models.suspects,
         )
@@ -417,7 +426,6 @@ class _Builder(StageMaker):
         return self._made_of[embed]
 
 
-_VERIFY_SURROGATE = Role("verify", "surrogate")
 _ASK = {about: Role("ask", about) for about in ("null", "attacked", "innocent")}
 _text_of = cache(str)
 """A role's text: a large plan asks a million times for the same few."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from harness.contracts import Attack, Defense, PoolAttack, TriggerRecipe
 from harness.planning.graph import (
@@ -18,6 +18,9 @@ from harness.planning.graph import (
     make_id,
 )
 from harness.planning.inputs import inputs_of
+
+Parents: TypeAlias = tuple[tuple[str, str], ...]
+"""(role, id) of the stages whose artifacts a stage loads."""
 
 
 @dataclass
@@ -143,8 +146,11 @@ class StageMaker:
             index=number if root == "null" else None,
         )
 
-    def verify(self, dataset: Component, defense: Component, seed: int, embed: str, suspect: str, model: str) -> str:
-        """The questions of a key to its own victim, or to what attacks made of it."""
+    def verify(
+        self, dataset: Component, defense: Component, seed: int, secret: Parents, suspect: str, model: str
+    ) -> str:
+        """The questions of a key, or of a client's log, to its own victim, or to what attacks made of it."""
+        embed = dict(secret)["embed"]
         # The label names the victim through its id: many seeds and options share the text of a defense.
         return self.add(
             "verify",
@@ -153,7 +159,7 @@ class StageMaker:
             seed=0,
             split_seed=0,
             plugin=defense,
-            parents=(("embed", embed), ("model", model)),
+            parents=(*secret, ("model", model)),
             role=role_of(model, embed),
             cell_seed=seed,
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from harness.contracts import (
+    ActiveDefense,
     Analysis,
     BlackBoxAttack,
     Count,
@@ -23,6 +24,7 @@ from harness.contracts import (
     Marked,
     Measure,
     Oracle,
+    Split,
     WhiteBoxAttack,
     WhiteBoxDefense,
 )
@@ -46,6 +48,8 @@ class StageOutput:
     net: Net | None = None
     key: Key | None = None
     guard: Mapping[str, Tensor] | None = None
+    log: Split | None = None
+    """What an active scheme's API answered to the attacker."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Further tensors to store: those that a detector found."""
     record: StageRecord = field(default_factory=StageRecord)
@@ -83,11 +87,12 @@ def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) 
 def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
     pool = worker.pool(stage, attack, parents)
-    queries = unanswered = guard = None
+    queries = unanswered = guard = log = None
     if isinstance(attack, BlackBoxAttack):
-        with worker.served(stage, parents, engine, attack) as oracle:
+        with worker.served(stage, parents, engine, attack) as (oracle, kept):
             surrogate = attack.run(oracle, pool, engine)
             queries, unanswered = oracle.queries, oracle.unanswered
+            log = kept.split() if kept else None
     elif isinstance(attack, Evasion):
         surrogate = clone(net_of(parents["model"]))
         with worker.lending(stage, parents, engine, attack):
@@ -97,7 +102,7 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
         with worker.lending(stage, parents, engine, attack):
             surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
-    return StageOutput(surrogate, guard=guard, record={"queries": queries, "unanswered": unanswered})
+    return StageOutput(surrogate, guard=guard, log=log, record={"queries": queries, "unanswered": unanswered})
 
 
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
@@ -153,8 +158,9 @@ def _measured(measures: Sequence[Measure]) -> list[Measured]:
 
 def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     defense: Defense = _plugin(stage)
-    suspect, victim = net_of(parents["model"]), net_of(parents["embed"])
-    counts, reason = evidence_of(defense, parents["embed"].key, suspect, worker.oracle(stage, parents, engine), victim)
+    suspect, oracle = net_of(parents["model"]), worker.oracle(stage, parents, engine)
+    key, victim = parents["embed"].key, net_of(parents["embed"])
+    counts, reason = evidence_of(defense, key, suspect, oracle, victim, _log(parents))
     record: StageRecord = {"evidence": counts}
     if reason:
         record["unreadable"] = reason
@@ -164,7 +170,7 @@ def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
 def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     """One key's questions to all suspects of the stage. It is not kept where one of these is missing."""
     defense: Defense = _plugin(stage)
-    key, victim = parents["embed"].key, net_of(parents["embed"])
+    key, victim, log = parents["embed"].key, net_of(parents["embed"]), _log(parents)
     asked: list[dict[str, list[int]] | None] = []
     for suspect in stage.suspects:
         loaded = worker.suspect(suspect.model)
@@ -172,7 +178,7 @@ def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) ->
             asked.append(None)
             continue
         oracle = Oracle(worker.api(suspect.model, loaded, engine))
-        asked.append(evidence_of(defense, key, net_of(loaded), oracle, victim)[0])
+        asked.append(evidence_of(defense, key, net_of(loaded), oracle, victim, log)[0])
     return StageOutput(record={"asked": asked}, lacks=_lacks(worker, stage, asked))
 
 
@@ -185,26 +191,36 @@ def _lacks(worker: StageRunner, stage: Stage, results: Sequence[object]) -> str:
     return f"{len(missing)} of {len(results)} models to compare with are missing: {label}, first"
 
 
+def _log(parents: Parents) -> Split | None:
+    """The log of the client who extracted the model, where an active scheme's API kept one."""
+    return parents["log"].log if "log" in parents else None
+
+
 def evidence_of(
-    defense: Defense, key: Key, suspect: Net, oracle: Oracle, victim: Net | None = None
+    defense: Defense, key: Key, suspect: Net, oracle: Oracle, victim: Net | None = None, log: Split | None = None
 ) -> tuple[dict[str, list[int]], str]:
     """Matches and trials by probe of one model that is asked one key; and the reason if its mark cannot be read.
 
-    A white-box scheme is given a copy of ``suspect``, any other the ``oracle`` before it. A mark that cannot be read
-    has no trials on the probes that ``victim``, where it is given, has evidence on.
+    A white-box scheme is given a copy of ``suspect``, any other the ``oracle`` before it, an active one with the
+    client's ``log`` where there is one. A mark that cannot be read has no trials on the probes that ``victim``, where
+    it is given, has evidence on.
     """
     try:
-        return _asked(defense, key, suspect, oracle), ""
+        return _asked(defense, key, suspect, oracle, log), ""
     except Unreadable as reason:
         probes = [*key.probes] or ["trigger"]
         if victim is not None and isinstance(defense, WhiteBoxDefense):
             with suppress(Unreadable):
-                probes = [*_asked(defense, key, victim, oracle)]
+                probes = [*_asked(defense, key, victim, oracle, None)]
         return {name: [0, 0] for name in probes}, str(reason)
 
 
-def _asked(defense: Defense, key: Key, suspect: Net, oracle: Oracle) -> dict[str, list[int]]:
-    if isinstance(defense, WhiteBoxDefense):
+def _asked(defense: Defense, key: Key, suspect: Net, oracle: Oracle, log: Split | None) -> dict[str, list[int]]:
+    if log is not None and not len(log):
+        raise Unreadable("the API gave this client no marked answer")
+    if isinstance(defense, ActiveDefense) and log is not None:
+        evidence = defense.verify_log(oracle, key, log)
+    elif isinstance(defense, WhiteBoxDefense):
         evidence = defense.verify_weights(clone(suspect), key)
     else:
         evidence = defense.verify(oracle, key)

@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from harness.contracts import Defense, Evasion, Key
+from harness.contracts import Defense, Evasion, Key, Split, classes_of
 from harness.errors import Blamed, OutOfMemory, Skip
 from harness.nets import Net
 from harness.planning.graph import Component
 
 LEAST = -1e4
 """The logit of a class that an API rules out: its probability is 0, and a loss of squares stays finite."""
+
+
+@dataclass
+class ClientLog:
+    """The log of one client of an API: the inputs that it answered otherwise than its net, each once."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+
+    def add(self, x: Tensor, logits: Tensor, answers: Tensor) -> None:
+        """Note the inputs ``x`` whose ``answers`` differ from the net's ``logits``, and are no refusals."""
+        differs = (answers != finite(logits)).any(dim=1) & ~answers.isnan().any(dim=1)
+        self.inputs.append(x[differs].clone())
+        self.labels.append(classes_of(answers[differs]))
+
+    def split(self) -> Split | None:
+        """The inputs and the labels of the first answers to them; ``None`` where the client asked nothing."""
+        if not self.inputs:
+            return None
+        x, y = torch.cat(self.inputs), torch.cat(self.labels)
+        if not len(x):
+            return Split(x, y)
+        distinct, places = torch.unique(x.flatten(1), dim=0, return_inverse=True)
+        rows = torch.arange(len(x), device=x.device)
+        first = rows.new_full((len(distinct),), len(x)).scatter_reduce(0, places, rows, "amin").sort().values
+        return Split(x[first], y[first])
 
 
 def serves(use: Component) -> bool:

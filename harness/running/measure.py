@@ -43,6 +43,8 @@ def pack(
     if made.guard is not None and stage.plugin is not None:
         made.record["guard"] = stage.plugin.text
         tensors |= pack_guard(made.guard)
+    if made.log is not None:
+        tensors |= {"log/x": made.log.x, "log/y": made.log.y}
     if made.net is not None:
         tensors |= _measured(worker, stage, parents, made, tensors, engine)
     return tensors | {f"found/{name}": tensor for name, tensor in made.tensors.items()}

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.contracts import (
+    ActiveDefense,
     BlackBoxAttack,
     Dataset,
     Key,
@@ -43,7 +44,7 @@ from harness.nets import Net
 from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
-from harness.running.answers import of_owner, of_thief, serves
+from harness.running.answers import ClientLog, of_owner, of_thief, serves
 from harness.running.classes import NetClasses
 from harness.running.environment import Peaks, give_back, machine
 from harness.running.measure import pack
@@ -410,25 +411,40 @@ class StageRunner:
     @contextmanager
     def served(
         self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine, attack: BlackBoxAttack
-    ) -> Iterator[Oracle]:
-        """The model under attack, behind its API while the block runs."""
+    ) -> Iterator[tuple[Oracle, ClientLog | None]]:
+        """The model under attack, behind its API while the block runs, and the log of an active scheme's API."""
         # The memory is here and not in the engine, which the attack is lent: it has no business with the net.
         lent = self.lent(stage, parents, attack)
-        logits = self.api(dict(stage.parents)["model"], parents["model"], engine, lent)
+        victim = dict(stage.parents)["model"]
+        log = ClientLog() if isinstance(self._plugin_of(victim), ActiveDefense) else None
+        logits = self.api(victim, parents["model"], engine, lent, log)
         with serving(Meter(logits, attack.answers, attack.budget)) as ask:
-            yield Oracle.before(ask)
+            yield Oracle.before(ask), log
 
     def oracle(self, stage: Stage, parents: Mapping[str, Loaded], engine: Engine) -> Oracle:
         """The model under verification."""
         return Oracle(self.api(dict(stage.parents)["model"], parents["model"], engine))
 
     def api(
-        self, id: str, model: Loaded, engine: Engine, lent: SharedInputs | None = None
+        self,
+        id: str,
+        model: Loaded,
+        engine: Engine,
+        lent: SharedInputs | None = None,
+        log: ClientLog | None = None,
     ) -> Callable[[Tensor], Tensor]:
         """The answers of the model that the stage ``id`` made: a victim's as its scheme serves them, with its own key;
-        a surrogate's through its filter, where it has one."""
+        a surrogate's through its filter, where it has one. They are noted in ``log``."""
         net, served = net_of(model), self.served_as(self.stages[id], model)
-        return lambda x: served(x, engine.known(LOGITS, net, x, lent))
+
+        def answer(x: Tensor) -> Tensor:
+            logits = engine.known(LOGITS, net, x, lent)
+            answers = served(x, logits)
+            if log is not None:
+                log.add(x, logits, answers)
+            return answers
+
+        return answer
 
     def served_as(self, maker: Stage, model: Loaded) -> Callable[[Tensor, Tensor], Tensor]:
         """Answers to inputs ``x``, given the logits of the net, of the model that the stage ``maker`` made."""

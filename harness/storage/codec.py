@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from harness import nets
-from harness.contracts import Architecture, Evasion, Key, Probe
+from harness.contracts import Architecture, Evasion, Key, Probe, Split
 from harness.engine.train import on_device
 from harness.errors import DamagedArtifact, PluginError, UsageError
 from harness.nets import Net
 from harness.planning.graph import Lookup
 from harness.storage.store import Artifact
 from harness.storage.weights import FLOAT, is_alike, unwrapped, weights_of
+
+GROUPS = ("model", "probe", "tensor", "test", "guard", "found", "log")
+"""First parts of the names of an artifact's tensors."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Loaded:
     """Tensors that :meth:`harness.Evasion.serve` needs; ``None`` if no evasion guards the model."""
     found: dict[str, Tensor]
     """Tensors that a detector recovered."""
+    log: Split | None = None
+    """What an active scheme's API answered to the client who extracted the model."""
     size: int = 0
     """Bytes of its tensors."""
 
@@ -41,7 +46,7 @@ def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
 
     Raises :class:`DamagedArtifact` for what no stage would have stored: it may be untrusted.
     """
-    groups: dict[str, dict[str, Tensor]] = {name: {} for name in ("model", "probe", "tensor", "test", "guard", "found")}
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in GROUPS}
     for name, tensor in artifact.tensors.items():
         group, _, rest = name.partition("/")
         if group not in groups:
@@ -55,7 +60,8 @@ def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
         _check_guard(artifact.record.get("guard"), lookup)
     guard = groups["guard"] if guarded else None
     size = sum(tensor.nbytes for tensor in artifact.tensors.values())
-    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), guard, groups["found"], size)
+    log = _log(groups["log"]) if groups["log"] else None
+    return Loaded(artifact.record, net, key, groups["test"].get("predictions"), guard, groups["found"], log, size)
 
 
 def _check_guard(text: Any, lookup: Lookup) -> None:
@@ -65,6 +71,12 @@ def _check_guard(text: Any, lookup: Lookup) -> None:
         raise DamagedArtifact(f"its guard is unknown: {error}") from error
     if not known:
         raise DamagedArtifact(f"{text!r} guards no model")
+
+
+def _log(tensors: Mapping[str, Tensor]) -> Split:
+    """A client's log, which is named as one probe."""
+    (log,) = _probes({f"log/{name}": tensor for name, tensor in tensors.items()}).values()
+    return log
 
 
 def _probes(tensors: Mapping[str, Tensor]) -> dict[str, Probe]:
