@@ -49,7 +49,7 @@ class StageOutput:
     key: Key | None = None
     guard: Mapping[str, Tensor] | None = None
     log: Split | None = None
-    """What an active scheme's API answered to the attacker."""
+    """Answers of an active scheme's API to the attacker."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Further tensors to store: those that a detector found."""
     record: StageRecord = field(default_factory=StageRecord)

@@ -36,7 +36,7 @@ class Loaded:
     found: dict[str, Tensor]
     """Tensors that a detector recovered."""
     log: Split | None = None
-    """What an active scheme's API answered to the client who extracted the model."""
+    """Answers of an active scheme's API to the client who extracted the model."""
     size: int = 0
     """Bytes of its tensors."""
 
