@@ -2,6 +2,7 @@
 
 Floats go in and come out: ``uint8`` inputs are taken in 0..1, and :func:`harness.nets.as_stored` rounds the result to
 what an image can hold. Sizes of steps are shares of the range, so that one number means the same on every data set.
+Imported without torch, as :mod:`harness.triggers` is.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from harness import nets
 
@@ -20,7 +19,7 @@ Span: TypeAlias = tuple[float, float]
 """Smallest and largest value of an input, as of ``dataset.value_range``."""
 
 
-def signed_step(x: Tensor, score: Tensor, step: float, span: Span) -> Tensor:
+def signed_step(x: torch.Tensor, score: torch.Tensor, step: float, span: Span) -> torch.Tensor:
     """One signed gradient step of ``x`` ``[n, ...]`` up ``score``, a scalar computed from it; kept within ``span``.
 
     ``x`` is float and requires a gradient; ``step`` is a share of the range. The score's graph is freed.
@@ -30,7 +29,9 @@ def signed_step(x: Tensor, score: Tensor, step: float, span: Span) -> Tensor:
     return (x.detach() + step * (high - low) * gradient.sign()).clamp_(low, high)
 
 
-def fgsm(net: nets.Net, x: Tensor, y: Tensor, epsilon: float, span: Span, targeted: bool = False) -> Tensor:
+def fgsm(
+    net: nets.Net, x: torch.Tensor, y: torch.Tensor, epsilon: float, span: Span, targeted: bool = False
+) -> torch.Tensor:
     """Inputs ``[n, ...]`` float, one step of the fast gradient sign method from ``x``, of either type, away from ``y``.
 
     Goodfellow, Shlens and Szegedy, ICLR 2015: ``x + epsilon * sign(gradient of the cross-entropy against y)``; with
@@ -43,15 +44,15 @@ def fgsm(net: nets.Net, x: Tensor, y: Tensor, epsilon: float, span: Span, target
     return torch.cat(steps)
 
 
-def _step(net: nets.Net, x: Tensor, y: Tensor, epsilon: float, span: Span) -> Tensor:
+def _step(net: nets.Net, x: torch.Tensor, y: torch.Tensor, epsilon: float, span: Span) -> torch.Tensor:
     with torch.enable_grad():
         x = nets.as_float(x).detach().requires_grad_(True)
         # The sum, not the mean: 1/n takes gradients of inputs that the net is sure of below what a float holds.
-        return signed_step(x, F.cross_entropy(net(x), y, reduction="sum"), epsilon, span)
+        return signed_step(x, torch.nn.functional.cross_entropy(net(x), y, reduction="sum"), epsilon, span)
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode while the block runs: no running statistics of a batch norm move, no dropout draws."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
