@@ -39,7 +39,8 @@ def document() -> str:
 
 def year(reference: str) -> str:
     """The last year that a reference names; empty where it names none."""
-    return (re.findall(r"\b(?:19|20)\d\d\b(?!\.\d)", reference) or [""])[-1]
+    found: list[str] = re.findall(r"\b(?:19|20)\d\d\b(?!\.\d)", reference)
+    return found[-1] if found else ""
 
 
 def verified_by(cls: type[Defense]) -> str:
