@@ -63,7 +63,7 @@ from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadabl
 from harness.fields import option
 
 if TYPE_CHECKING:
-    from harness import adversarial, data, losses, metrics, nets, statistics, testing, triggers
+    from harness import adversarial, data, losses, metrics, nets, statistics, testing, triggers, whitebox
     from harness.api import compare, leaderboard, plan, run
     from harness.inspect.export import load_model
     from harness.storage.remote import read_table
@@ -135,6 +135,7 @@ __all__ = [
     "statistics",
     "testing",
     "triggers",
+    "whitebox",
 ]
 
 _FUNCTIONS = {
@@ -142,7 +143,7 @@ _FUNCTIONS = {
     **{"load_model": "inspect.export", "read_table": "storage.remote"},
 }
 """Modules of public functions, by the functions' names."""
-_MODULES = ("adversarial", "data", "losses", "metrics", "nets", "statistics", "testing", "triggers")
+_MODULES = ("adversarial", "data", "losses", "metrics", "nets", "statistics", "testing", "triggers", "whitebox")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,14 @@ _MODULES = (
     *("numpy", "numpy.random", "numpy.linalg"),
     *("torch", "torch.nn", "torch.nn.functional", "torch.nn.init", "torch.optim", "torch.autograd", "torch.utils.data"),
     *("harness.contracts", "harness.values", "harness.fields", "harness.errors", "harness.nets"),
-    *("harness.losses", "harness.metrics", "harness.data", "harness.adversarial", "harness.triggers"),
+    *(
+        "harness.losses",
+        "harness.metrics",
+        "harness.data",
+        "harness.adversarial",
+        "harness.triggers",
+        "harness.whitebox",
+    ),
     "harness.engine.train",
 )
 """Modules whose functions and classes are watched."""
