@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness import nets, whitebox
 from harness.contracts import Dataset, Evidence, Marked, Task
 from harness.data import Data
 from harness.engine.train import clone, predict
-from harness.errors import Skip, Unreadable, UsageError
+from harness.errors import OptionError, Skip, Unreadable, UsageError
 from harness.nets import Net
 from harness.planning.registry import Registry, load_registry
 from tests.test_triggers import CPU, NOWHERE, digits, lend
@@ -203,3 +208,99 @@ def test_uchidas_mark_is_turned_over_with_the_mean_weight() -> None:
         weight: Tensor = net.get_parameter("conv2.weight")
         weight -= 2 * weight.mean(0)
     assert share(scheme("uchida").verify_weights(net, marked.key)) == 0
+
+
+# --- DeepMarks --------------------------------------------------------------------------------------------------------
+
+DESIGNS = {"7": 3, "13": 4, "21": 5, "31": 6, "57": 8}
+"""Users of each code, and points in a block."""
+
+
+def plugin_module(text: str) -> Any:
+    """The module of a scheme, with its helpers."""
+    return sys.modules[type(scheme(text)).__module__]
+
+
+@cache
+def copies() -> list[Marked]:
+    """Five users' copies of one clean model, which is as many as the code can name."""
+    task, clean = digits()
+    return scheme("deepmarks").copies(task, lend(task, clean, 3), [4, 0, 17, 23, 30])
+
+
+def average(nets: Sequence[Net]) -> Net:
+    """The net of averaged weights."""
+    net = clone(nets[0])
+    with torch.no_grad():
+        for parameters in zip(net.parameters(), *(each.parameters() for each in nets), strict=True):
+            parameters[0].copy_(torch.stack(parameters[1:]).mean(0))
+    return net
+
+
+@pytest.mark.parametrize("users", DESIGNS)
+def test_blocks_of_a_code_share_one_point(users: str) -> None:
+    code = plugin_module("deepmarks").codewords(users)
+    blocks = (code < 0).float()
+    shared = blocks @ blocks.T
+    assert torch.equal(shared, torch.ones_like(shared) + (DESIGNS[users] - 1) * torch.eye(int(users)))
+
+
+@given(users=st.sampled_from([*DESIGNS]), draw=st.randoms(use_true_random=False), noise=st.floats(-0.04, 0.04))
+def test_an_average_of_fewer_than_k_words_names_its_users_and_nobody_else(
+    users: str, draw: random.Random, noise: float
+) -> None:
+    module, k = plugin_module("deepmarks"), DESIGNS[users]
+    code = module.codewords(users)
+    for m in range(1, k):
+        colluders = draw.sample(range(int(users)), m)
+        assert module.coalition(code[colluders].float().mean(0) + noise, code) == set(colluders)
+
+
+def test_nobody_is_named_by_a_word_that_is_near_zero_or_of_too_many() -> None:
+    module = plugin_module("deepmarks")
+    code = module.codewords("31")
+    assert module.coalition(torch.zeros(31), code) == set()
+    assert module.coalition(code[:6].float().mean(0), code) == set()
+
+
+def test_deepmarks_names_the_user_of_a_copy_and_nobody_of_a_clean_model() -> None:
+    _, clean = digits()
+    for marked, user in zip(copies()[:2], (4, 0), strict=True):
+        counts = scheme("deepmarks").verify_weights(marked.net, marked.key).counts
+        assert (counts["trigger"].matches, counts["trigger"].trials) == (31, 31)
+        assert counts["other_user"].matches == 21, "any two words share 21 bits"
+        assert (counts["named"].matches, counts["named_others"].matches) == (1, 0)
+        assert int(marked.key.tensors["user"]) == user and share(Evidence(counts), "control") < 0.75
+    counts = scheme("deepmarks").verify_weights(clean, copies()[0].key).counts
+    assert share(Evidence(counts)) < 0.75 and counts["named"].matches == counts["named_others"].matches == 0
+    assert accuracy(copies()[0].net) >= accuracy(clean) - 0.02
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_averaged_copies_name_their_users(m: int) -> None:
+    module, chosen = plugin_module("deepmarks"), copies()[:m]
+    key = chosen[0].key
+    named = module.coalition(module.read(average([each.net for each in chosen]), key), key.tensors["code"])
+    assert named == {int(each.key.tensors["user"]) for each in chosen}
+    counts = scheme("deepmarks").verify_weights(average([each.net for each in chosen]), key).counts
+    assert (counts["named"].matches, counts["named_others"].matches) == (1, m - 1)
+
+
+def test_fingerprints_of_unrelated_nets_are_unrelated() -> None:
+    """A secret that is drawn from 0 to 1 has a common part: there a fifth of unrelated nets have a cosine above 0.6."""
+    secret = whitebox.projection(built("cnn"), "conv2", 31, torch.Generator().manual_seed(0))
+    said = torch.stack([whitebox.projected(built("cnn", seed), "conv2", secret).detach() for seed in range(50)])
+    cosines = nn.functional.normalize(said) @ nn.functional.normalize(said).T
+    apart = cosines[~torch.eye(50, dtype=torch.bool)]
+    assert abs(float(apart.mean())) < 0.1 and float((apart > 0.6).float().mean()) < 0.02
+
+
+def test_the_user_is_drawn_from_the_owners_seed_or_named() -> None:
+    task, clean = digits()
+    short = replace(task, dataset=replace(task.dataset, epochs=13))
+    drawn = {int(scheme("deepmarks").embed(short, lend(short, clean, seed)).key.tensors["user"]) for seed in range(4)}
+    assert len(drawn) > 1
+    key = scheme("deepmarks[users=7,user=3]").embed(short, lend(short, clean, 0)).key
+    assert int(key.tensors["user"]) == 3 and key.tensors["code"].shape == (7, 7)
+    with pytest.raises(OptionError, match="user=7 is not one of the users 0 to 6"):
+        scheme("deepmarks[users=7,user=7]")
