@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -48,11 +48,16 @@ Key: TypeAlias = Hashable
 
 
 def _key(dataset: InputSet) -> Key:
-    names = [each.name for each in fields(dataset)]
-    if is_published(type(dataset)):  # one content, whatever the recipe: a sweep over epochs loads it once
-        names = added_options(type(dataset))
     # The texts of values: 1, 1.0 and True are equal, and a plugin may tell them apart.
-    return type(dataset), tuple(repr(getattr(dataset, name)) for name in names)
+    return type(dataset), tuple([repr(getattr(dataset, name)) for name in _that_decide(type(dataset))])
+
+
+@cache
+def _that_decide(cls: type[InputSet]) -> list[str]:
+    """The options on which the content depends."""
+    if is_published(cls):  # one content, whatever the recipe: a sweep over epochs loads it once
+        return added_options(cls)
+    return [each.name for each in fields(cls)]
 
 
 def added_options(cls: type[InputSet]) -> list[str]:

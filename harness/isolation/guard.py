@@ -139,7 +139,7 @@ class Guard:
 
     def _put_back_settings(self) -> dict[str, bool]:
         changed: dict[str, bool] = {}
-        now = [setting.read() for setting in self._settings]
+        now = [read() for _, read, _ in self._settings]
         if now != self._known:
             for setting, before, after in zip(self._settings, self._known, now, strict=True):
                 if before != after and not self._excused(setting.name, before, after):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 Read: TypeAlias = Callable[[], Any]
@@ -14,12 +15,13 @@ Write: TypeAlias = Callable[[Any], object]
 def numpy_settings(np: Any) -> list[tuple[str, Read, Write]]:
     """Settings of numpy: name, reader, writer."""
 
-    def set_errors(before: tuple[Any, Any]) -> None:
-        np.seterr(**before[0])
-        np.seterrcall(before[1])
+    def set_errors(before: dict[str, Any]) -> None:
+        np.seterr(**{name: before[name] for name in np.geterr()})
+        np.seterrcall(before["call"])
+        np.setbufsize(before["bufsize"])
 
     return [
-        ("numpy errors", lambda: (np.geterr(), np.geterrcall()), set_errors),
+        ("numpy errors", np._core.umath._get_extobj_dict, set_errors),  # what geterr() and geterrcall() ask
         ("numpy print options", np.get_printoptions, lambda before: np.set_printoptions(**before)),
     ]
 
@@ -176,6 +178,16 @@ def random_states() -> list[Any]:
         torch.default_generator.get_state() if here else None,
         torch.cuda.get_rng_state_all() if here and torch.cuda.is_initialized() else None,
     ]
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Put the global random states back when the block ends: the guards within it need not."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)
 
 
 def equal_states(one: list[Any], other: list[Any]) -> bool:

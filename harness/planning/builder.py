@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from harness.contracts import ActiveDefense, Attack, Dataset, Defense, PoolAttack
 from harness.errors import UsageError
 from harness.isolation import Guard, Interrupted, describe_error
+from harness.isolation.torch_settings import random_states_kept
 from harness.planning.chains import Chain
 from harness.planning.graph import (
     EMBED,
@@ -64,7 +65,7 @@ def make_plan(
         for chain in known
         if defense.plugin.innocent != "other-recipe" or chain.threat == "none"
     ]
-    with _uncollected():
+    with _uncollected(), random_states_kept():
         # First what the cells are about, then the models to compare with: a broken plugin is found at once.
         for each in asked:
             builder.own_stages(*each)
@@ -229,7 +230,7 @@ class _Builder(StageMaker):
     @contextmanager
     def _guarded(self, use: Component) -> Iterator[None]:
         """A guard around questions to a plugin. Functions that it replaced are looked for the first time of a class."""
-        guard = self._guard = Guard(after=self._guard, quick=type(use.plugin) in self._asked)
+        guard = self._guard = Guard(seed=0, after=self._guard, quick=type(use.plugin) in self._asked)
         self._asked.add(type(use.plugin))
         try:
             with guard:

@@ -19,7 +19,7 @@ class NetClasses:
     """The methods of nets' classes, as they were when this process first saw them."""
 
     def __init__(self) -> None:
-        self._known: dict[type, dict[str, Any]] = {}
+        self._known: dict[type, tuple[Any, ...]] = {}
 
     @contextmanager
     def kept(self, parents: Iterable[Loaded]) -> Iterator[None]:
@@ -27,12 +27,11 @@ class NetClasses:
 
         Raises :class:`PluginError` with their names: other nets, and other stages, have the same classes.
         """
-        now = {cls: _methods(cls) for each in parents if each.net is not None for cls in _classes(each.net)}
+        classes = {cls for each in parents if each.net is not None for cls in _classes(each.net)}
+        new = {cls: _methods(cls) for cls in classes if cls not in self._known}
         # A class that a function makes at each build is not remembered: there would be ever more of them.
-        self._known |= {
-            cls: methods for cls, methods in now.items() if "<locals>" not in cls.__qualname__
-        } | self._known
-        watched = now | self._known
+        self._known |= {cls: methods for cls, methods in new.items() if "<locals>" not in cls.__qualname__}
+        watched = self._known | new
         try:
             yield
         except BaseException:
@@ -49,16 +48,17 @@ def _classes(net: nn.Module) -> set[type]:
     return {cls for kind in {type(module) for module in net.modules()} for cls in kind.__mro__[:-1]}
 
 
-def _methods(cls: type) -> dict[str, Any]:
-    return {name: vars(cls).get(name, _MISSING) for name in _METHODS}
+def _methods(cls: type) -> tuple[Any, ...]:
+    own = vars(cls)
+    return tuple([own.get(name, _MISSING) for name in _METHODS])
 
 
-def _put_back(watched: Mapping[type, Mapping[str, Any]]) -> list[str]:
+def _put_back(watched: Mapping[type, tuple[Any, ...]]) -> list[str]:
     """The names of the methods that are not as they were, which are put back."""
     replaced = []
     for cls, methods in watched.items():
         if methods != _methods(cls):
-            for name, method in methods.items():
+            for name, method in zip(_METHODS, methods, strict=True):
                 if vars(cls).get(name, _MISSING) is not method:
                     replaced.append(f"{cls.__name__}.{name}")
                     delattr(cls, name) if method is _MISSING else setattr(cls, name, method)

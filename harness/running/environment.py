@@ -34,12 +34,19 @@ def machine(device: torch.device) -> StageRecord:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "harness": harness.__version__,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor(_PROCESSORS)}), "
-        f"Python {platform.python_version()}",
+        "machine": _words(_PROCESSORS),
     }
 
 
 @cache
+def _words(processors: Path) -> str:
+    """The system, the number of CPUs and their name, the Python."""
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({_processor(processors)}), "
+        f"Python {platform.python_version()}"
+    )
+
+
 def _processor(processors: Path) -> str:
     """The processor's name where the system tells it, and the instructions that torch chose for it: with others, sums
     differ in their last bits, and trained networks in more."""

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.isolation import Interrupted
-from harness.isolation.torch_settings import random_states, set_random_states
+from harness.isolation.torch_settings import random_states_kept
 from harness.running.machine import Machine, make_executor
 from harness.running.progress import Quiet
 from harness.running.session import Options, Outcome, Session, Watcher
@@ -85,16 +85,15 @@ def _torch_settings_kept() -> Iterator[None]:
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
     tf32 = [each.allow_tf32 for each in backends]
-    states = random_states()
     try:
-        yield
+        with random_states_kept():
+            yield
     finally:
         torch.set_num_threads(threads)
         if torch.are_deterministic_algorithms_enabled() != strict:  # setting it imports torch's compiler
             torch.use_deterministic_algorithms(strict)
         for each, allowed in zip(backends, tf32, strict=True):
             each.allow_tf32 = allowed  # type: ignore[attr-defined]
-        set_random_states(states)
 
 
 @contextmanager

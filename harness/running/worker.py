@@ -91,6 +91,7 @@ class StageRunner:
     that draws from them is named among those that change the process.
     """
     _cache: OrderedDict[str, Loaded] = field(default_factory=OrderedDict)
+    _cached_bytes: int = 0
     _memory: ResultCache = field(default_factory=ResultCache)
     _splits: dict[tuple[str, int], Splits] = field(default_factory=dict)
     _tests: dict[str, Split] = field(default_factory=dict)
@@ -153,7 +154,7 @@ class StageRunner:
             with trace.span("store"):
                 self.store.save(stage.id, record, tensors)
         self._write_timeline(stage, trace)
-        self._cache.pop(stage.id, None)
+        self._forget(stage.id)
         give_back(self.device)
 
     def _untimed(self, stage: Stage) -> dict[str, Loaded]:
@@ -250,11 +251,15 @@ class StageRunner:
     def _parent(self, id: str) -> Loaded:
         if id not in self._cache:
             self._cache[id] = self._load(id)
-            kept = sum(loaded.size for loaded in self._cache.values())
-            while len(self._cache) > CACHED and kept > CACHED_BYTES:
-                kept -= self._cache.popitem(last=False)[1].size
+            self._cached_bytes += self._cache[id].size
+            while len(self._cache) > CACHED and self._cached_bytes > CACHED_BYTES:
+                self._forget(next(iter(self._cache)))
         self._cache.move_to_end(id)
         return self._cache[id]
+
+    def _forget(self, id: str) -> None:
+        if id in self._cache:
+            self._cached_bytes -= self._cache.pop(id).size
 
     def _load(self, id: str) -> Loaded:
         stage = self.stages[id]

@@ -186,6 +186,8 @@ def _is_id(name: str) -> bool:
 
 def plain(value: Any) -> Any:
     """``value`` with null for the numbers that JSON lacks, NaN and the infinities: a diverged loss, say."""
+    if value is None or type(value) in (str, int, bool):  # nearly all: asking for an abstract class takes long
+        return value
     if isinstance(value, Mapping):
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
