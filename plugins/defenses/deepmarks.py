@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from harness import Context, Count, Evidence, Key, Loss, Marked, Task, WhiteBoxDefense, nets, option, require, whitebox
 
@@ -85,7 +84,7 @@ class DeepMarks(WhiteBoxDefense):
     def _loss(self, layer: str, secret: torch.Tensor, fingerprint: torch.Tensor, label_smoothing: float) -> Loss:
         def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             penalty = (whitebox.projected(net, layer, secret) - fingerprint).square().sum()
-            task_loss = F.cross_entropy(net(x), y, label_smoothing=label_smoothing)
+            task_loss = torch.nn.functional.cross_entropy(net(x), y, label_smoothing=label_smoothing)
             return {"loss": task_loss + self.strength * penalty, "penalty": penalty}
 
         return loss

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from harness import Context, Evidence, Key, Loss, Marked, Task, WhiteBoxDefense, nets, option, whitebox
 
@@ -55,8 +54,8 @@ class Uchida(WhiteBoxDefense):
 
         def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             said = whitebox.projected(net, layer, secret)
-            penalty = F.binary_cross_entropy_with_logits(said, message.float(), reduction="sum")
-            task_loss = F.cross_entropy(net(x), y, label_smoothing=label_smoothing)
+            penalty = torch.nn.functional.binary_cross_entropy_with_logits(said, message.float(), reduction="sum")
+            task_loss = torch.nn.functional.cross_entropy(net(x), y, label_smoothing=label_smoothing)
             return {"loss": task_loss + self.strength * penalty, "penalty": penalty}
 
         return loss
