@@ -436,11 +436,27 @@ class Count:
     trials: int
 
 
+SCORED = 10**9
+"""Trials of a score in tables: a score of 0.25 is stored as a quarter of so many matches."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A statistic that is no count, for the place of one: of two models the likelier copy has the larger one.
+
+    It is ranked among the scores of unmarked models, by the rank test alone: a score has no number of queries behind
+    it. Its scale decides margins: 1 is the most that the owner's own model can give.
+    """
+
+    value: float
+    """0 to 1; a p-value ``p`` of innocence as ``1 - p``, a correlation ``r`` as ``(1 + r) / 2``."""
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """Counts by probe name."""
+    """Counts, or scores, by probe name."""
 
-    counts: Mapping[str, Count]
+    counts: Mapping[str, Count | Score]
 
 
 @dataclass(frozen=True)

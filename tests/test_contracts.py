@@ -5,6 +5,8 @@ The plugins here are toys, and run as in a matrix: through a plan, the worker an
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ from harness.contracts import (
     Plugin,
     Pool,
     Probe,
+    Score,
     Split,
     Task,
     WhiteBoxAttack,
@@ -51,6 +54,7 @@ from harness.planning.registry import Registry
 from harness.running.actions import evidence_of
 from harness.running.worker import StageRunner
 from harness.storage.store import Store
+from harness.values import SCORED
 from tests.conftest import with_plugins
 
 CPU = torch.device("cpu")
@@ -375,6 +379,10 @@ COUNTS: dict[str, Any] = {
     "negative": Count(-1, 5),
     "a word": Count("3", "5"),
     "no count": (3, 5),
+    "score": Score(0.25),
+    "a number of torch": Score(torch.tensor(0.25)),
+    "above one": Score(1.5),
+    "not a number": Score(math.nan),
 }
 
 
@@ -793,10 +801,12 @@ def test_evidence_is_whole_counts_or_the_stage_fails(gives: str, tmp_path: Path)
     record = run(tmp_path, f"counting[gives={gives}]", "leave")["verify:victim"]
     if gives in ("plain", "numpy", "tensor"):
         assert record["evidence"] == {"trigger": [3, 5]} and record["status"] == "ok"
+    elif gives in ("score", "a number of torch"):
+        assert record["evidence"] == {"trigger": [SCORED // 4, SCORED]} and record["status"] == "ok"
     elif gives == "none asked":
         assert record["evidence"] == {"trigger": [0, 0]} and record["status"] == "ok"
     else:
-        assert record["status"] == "failed" and "Count" in record["reason"]
+        assert record["status"] == "failed" and re.search("Count|Score", record["reason"])
 
 
 @pytest.mark.parametrize(

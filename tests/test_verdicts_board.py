@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.storage.schema import CELLS, DETECTIONS, EVIDENCE, STAGES
+from harness.values import SCORED
 from harness.verdicts.board import Board
 from harness.verdicts.boards import make_board
 from harness.verdicts.rules import Rules
+from harness.verdicts.scoring import RANKED_ONLY
 from tests.verdict_tables import SIX, TEN, World, attack, both, margin, scheme, worst
 
 # --- worst cases ------------------------------------------------------------------------------------------------------
@@ -314,6 +316,18 @@ def test_fingerprints_are_ranked_among_themselves_and_the_conclusion_is_about_sc
     assert made.settings[0].conclusion.endswith("a keeps most of its mark (margin 59%); the other keeps less.")
     alone = World().seeds(SIX, "f", matches=95, fingerprint=True).board()
     assert "f keeps most" in alone.settings[0].conclusion
+
+
+def test_a_score_is_ranked_as_a_rate_is_and_has_no_queries() -> None:
+    some = {"matches": SCORED // 2, "victim": SCORED, "trials": SCORED, "nulls": (SCORED // 50,) * 19}
+    world = World().seeds(SIX, "b", matches=20).seeds(SIX, "score", attacked=(SCORED // 50,) * 19, **some)
+    ranked, binomial = world.board(), world.board(Rules("binomial"))
+    assert [both(ranked, name).rank for name in ("score", "b")] == [1, 2]
+    found = attack(ranked, defense="score")
+    assert found.margin and found.margin.mean == pytest.approx((0.5 - 0.02) / 0.98)
+    assert found.marked and found.marked.count == 6 and math.isnan(found.queries)
+    assert [each.defense for each in binomial.schemes] == ["b"] and RANKED_ONLY in binomial.notes
+    assert RANKED_ONLY not in ranked.notes and RANKED_ONLY not in World().seeds(SIX).board(Rules("binomial")).notes
 
 
 def test_schemes_without_verdicts_have_no_rank() -> None:

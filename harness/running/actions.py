@@ -24,6 +24,7 @@ from harness.contracts import (
     Marked,
     Measure,
     Oracle,
+    Score,
     Split,
     WhiteBoxAttack,
     WhiteBoxDefense,
@@ -36,6 +37,7 @@ from harness.planning.graph import Stage
 from harness.storage.codec import Loaded
 from harness.storage.records import Found, Judgement, Measured, StageRecord
 from harness.storage.store import plain
+from harness.values import SCORED
 
 if TYPE_CHECKING:
     from harness.running.worker import StageRunner
@@ -228,8 +230,13 @@ def _asked(defense: Defense, key: Key, suspect: Net, oracle: Oracle, log: Split 
     return {name: _counted(count, f"{defense.name}.verify: {name!r}") for name, count in evidence.counts.items()}
 
 
-def _counted(count: Count, where: str) -> list[int]:
+def _counted(count: Count | Score, where: str) -> list[int]:
     """Matches and trials as plain numbers, also where a plugin counted with NumPy or torch."""
+    if isinstance(count, Score):
+        value = float(count.value)
+        if not 0 <= value <= 1:
+            raise PluginError(f"{where} must be a Score of 0 to 1, not {value}")
+        return [round(value * SCORED), SCORED]
     try:
         matches, trials = index(count.matches), index(count.trials)
     except (AttributeError, TypeError):

@@ -28,7 +28,7 @@ from harness.verdicts.families import plugins_of
 from harness.verdicts.groups import Groups, grouped, rows_of
 from harness.verdicts.no_attacks import reasons
 from harness.verdicts.references import References
-from harness.verdicts.scoring import counts_of, sequential_queries
+from harness.verdicts.scoring import counts_of, is_score, sequential_queries
 
 if TYPE_CHECKING:
     from harness.statistics.validate import FloatArray
@@ -100,6 +100,7 @@ def attacked_of(scored: Scored, *, intervals: bool = True) -> tuple[list[Attacke
     evident = scored.of(ok)
     marked = marked_shares(evident, groups.of(ok))
     models = _models(rows[ok], groups.of(ok))
+    asked = counting["tested"] & ~is_score(counting)
     columns: dict[str, Iterable[Any]] = {
         **keys,
         "plugins": [plugins_of(attack) for attack in keys["attack"]],
@@ -117,7 +118,7 @@ def attacked_of(scored: Scored, *, intervals: bool = True) -> tuple[list[Attacke
         "survival": [survival_of(each) for each in marked],
         "verdict": groups.of(ok).first(rows.loc[ok, "verdict"]),
         **models,
-        "queries": _middle_queries(counting[counting["tested"]], those.of(counting["tested"]), rules),
+        "queries": _middle_queries(counting[asked], those.of(asked), rules),
         "no_attack": reasons(rows, scored.references.attacked, groups, rules),
         "at_budget": those.of(counting["tested"]).means(counting.loc[counting["tested"], "at_budget"]),
         **groups.ends(rows),

@@ -25,7 +25,7 @@ from harness.verdicts.innocents import accused_of, anonymous_schemes, innocents_
 from harness.verdicts.references import references_of
 from harness.verdicts.rules import POOLED, Rules
 from harness.verdicts.schemes import schemes_of
-from harness.verdicts.scoring import judged
+from harness.verdicts.scoring import RANKED_ONLY, comparable, judged
 from harness.verdicts.settings import settings_of
 
 STAGE_COLUMNS = ("machine", "device", "threads", "torch", "harness")
@@ -50,6 +50,7 @@ def make_board(
         raise UsageError("no results yet: type harness run --matrix smoke")
     # By seed: sums of the same numbers in another order differ in their last digits.
     cells = cells.drop_duplicates(KEY, keep="last").sort_values("seed", kind="stable", ignore_index=True)
+    all_cells, cells = cells, comparable(cells, rules)
     nobody = of_each(cells, "defense", is_unmarked).astype(bool)
     marked, unmarked = cells[~nobody].reset_index(drop=True), cells[nobody]
     references = references_of(marked, evidence, rules)
@@ -70,7 +71,11 @@ def make_board(
         evasions=evaded_of(scored.of(hidden), intervals=intervals) if hidden.any() else [],
         detections=detected_of(found, detections) if len(found) else [],
         machines=machines(stages),
-        notes=[*mixed(cells), *_notes(scored.rows, bool(references.attacked.known.any()), rules)],
+        notes=[
+            *mixed(cells),
+            *([RANKED_ONLY] if len(cells) < len(all_cells) else []),
+            *_notes(scored.rows, bool(references.attacked.known.any()), rules),
+        ],
     )
 
 

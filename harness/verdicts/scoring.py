@@ -25,6 +25,7 @@ from harness.statistics.exchangeable import (
 )
 from harness.statistics.sequential import expected_queries_each
 from harness.storage.contents import CONTENTS
+from harness.values import SCORED
 from harness.verdicts import pooled
 from harness.verdicts.families import changes_the_model, kind_of, of_each, threat_of
 from harness.verdicts.groups import distinct
@@ -44,6 +45,7 @@ CELL_COLUMNS = (
     *("test_samples", "attacked", "embed_seconds", "nulls", "accuracy_gate", "fingerprint", CONTENTS),
 )
 """Columns of the table ``cells`` that verdicts are made of: large tables are read faster by these alone."""
+RANKED_ONLY = "A score is compared by rank only: schemes that give scores are left out; type --test rank."
 FEWEST_FOR_BETA = 3
 """Unmarked models that the test ``beta-binomial`` takes."""
 
@@ -61,9 +63,22 @@ def score(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> pd.DataF
     and with a verdict. ``to_exceed``, the rate above which a suspect is marked; ``queries_needed``; ``at_budget``; and
     the shares that an attacker reaches: ``kept`` of ``max_drop`` of accuracy, and ``removed`` of trigger answers.
     """
+    cells = comparable(cells, rules)
     made = judged(cells, references_of(cells, evidence, rules), rules)
     made["queries_needed"] = queries_needed(made, rules)
     return made
+
+
+def comparable(cells: pd.DataFrame, rules: Rules) -> pd.DataFrame:
+    """The cells that the rules' test can compare: of evidence that is a score only the rank test can."""
+    if rules.test == "rank" or "victim_trigger_trials" not in cells:
+        return cells
+    return cells[~is_score(cells)].reset_index(drop=True)
+
+
+def is_score(cells: pd.DataFrame) -> pd.Series[bool]:
+    """The cells whose evidence is a score, and no count of queries."""
+    return cells["victim_trigger_trials"].eq(SCORED)
 
 
 def judged(cells: pd.DataFrame, references: References, rules: Rules) -> pd.DataFrame:
@@ -244,7 +259,7 @@ def _verdict(needed: int, *, models: int, attacked_models: int, asked: int, is_a
 
 def queries_needed(scored: pd.DataFrame, rules: Rules) -> pd.Series[float]:
     """Expected queries of a sequential verification of each tested model at its measured rate; else NaN."""
-    tested = scored[scored["tested"]]
+    tested = scored[scored["tested"] & ~is_score(scored)]
     rates, limits = (tested[name].to_numpy(dtype=float) for name in ("surrogate_trigger", "to_exceed"))
     return pd.Series(sequential_queries(rates, limits, rules.gamma), index=tested.index).reindex(scored.index)
 
@@ -267,7 +282,8 @@ def chances_within(scored: pd.DataFrame, budgets: Sequence[int], rules: Rules) -
 
     asked = np.array(budgets, dtype=np.intp)
     made = np.full((len(scored), len(asked)), np.nan)
-    tested = scored["tested"].to_numpy(dtype=bool) & (rules.test != "beta-binomial")  # which has no rate to exceed
+    tested = scored["tested"] & ~is_score(scored) & (rules.test != "beta-binomial")  # which has no rate to exceed
+    tested = tested.to_numpy(dtype=bool)
     rows = scored[tested]
     if len(rows):
         rates = rows["surrogate_trigger"].to_numpy(dtype=float)
