@@ -1,4 +1,4 @@
-"""White-box marks: the layer that carries one, that layer's mean weight, secret projections, and bits that are read.
+"""White-box marks: the layer that carries one, its mean weight or its activations, and the bits that they say.
 
 A layer is a hidden layer of the net, which may be a block: of a convolution and its batch norm, the convolution's
 weight is meant. Everything is recomputed from the weights as they are at each call, so that a loss which reads them
@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from harness.adversarial import evaluating
 from harness.contracts import Count
 from harness.errors import Skip, Unreadable, UsageError
-from harness.nets import Net, last_convolution
+from harness.nets import Net, last_convolution, parts
 from harness.tracing import LAYERS
 
 
@@ -67,6 +68,27 @@ def projected(net: Net, layer: str, secret: Tensor) -> Tensor:
     if len(mean) != secret.shape[1]:
         raise Unreadable(f"its layer {layer!r} has a mean weight of {len(mean)} numbers, not {secret.shape[1]}")
     return (secret * mean).sum(1)
+
+
+def tap(net: Net, layer: str = "") -> str:
+    """The tap whose activations carry a mark: ``layer``, or by default the last hidden layer.
+
+    Raises :class:`UsageError` where ``net`` has no such tap.
+    """
+    if not net.taps or (layer and layer not in net.taps):
+        raise UsageError(f"layer={layer} has no activations to mark: this net has {', '.join(net.taps) or 'none'}")
+    return layer or (net.hidden or net.taps)[-1]
+
+
+def activations(net: Net, layer: str, x: Tensor) -> Tensor:
+    """The activations ``[n, d]`` of a tap on ``x``, before its ReLU, in evaluation mode and without gradients.
+
+    Raises :class:`Unreadable` where ``net`` has no such tap.
+    """
+    if layer not in net.taps:
+        raise Unreadable(f"it has no layer {layer!r} with activations")
+    with evaluating(net), torch.no_grad():
+        return torch.cat([net.activations(part)[1][layer].flatten(1) for part in parts(x)])
 
 
 def bits(values: Tensor, message: Tensor) -> Count:

@@ -268,6 +268,7 @@ KNOWN = {
         *("harness/running/actions.py", "harness/running/rebuilt.py", "harness/running/worker.py"),  # once a stage
         *("harness/storage/codec.py _check_finite", "harness/storage/store.py"),  # once a model; what is written
         *("harness/triggers.py", "harness/values.py"),  # choosing inputs of a class, counting answers
+        "harness/whitebox.py",  # once a mark that is read
         "plugins/",  # counted below
     ),
     "copy": (

@@ -22,7 +22,7 @@ from harness.engine.train import clone, predict
 from harness.errors import OptionError, Skip, Unreadable, UsageError
 from harness.nets import Net
 from harness.planning.registry import Registry, load_registry
-from tests.test_triggers import CPU, NOWHERE, digits, lend
+from tests.test_triggers import CPU, NOWHERE, digits, lend, rows
 
 
 @cache
@@ -304,3 +304,70 @@ def test_the_user_is_drawn_from_the_owners_seed_or_named() -> None:
     assert int(key.tensors["user"]) == 3 and key.tensors["code"].shape == (7, 7)
     with pytest.raises(OptionError, match="user=7 is not one of the users 0 to 6"):
         scheme("deepmarks[users=7,user=7]")
+
+
+# --- DeepSigns --------------------------------------------------------------------------------------------------------
+
+
+def test_deepsigns_bits_are_in_the_classes_of_a_victim() -> None:
+    task, clean, marked = victim("deepsigns")
+    own, others = (scheme("deepsigns").verify_weights(net, marked.key) for net in (marked.net, clean))
+    assert (own.counts["trigger"].matches, own.counts["trigger"].trials) == (64, 64)
+    assert share(own, "held_out") >= 0.95 and share(own, "control") < 0.7
+    assert own.counts.keys() == {"trigger", "held_out", "control"}
+    assert max(share(others, probe) for probe in own.counts) < 0.7
+    assert costs_little("deepsigns")
+    classes = marked.key.tensors["classes"].tolist()
+    for probe, split in (("trigger", task.train), ("held_out", task.holdout)):
+        images = marked.key.probes[probe]
+        assert rows(images.x) <= rows(split.x) and set(images.y.tolist()) == set(classes)
+        assert max(len(images.of(label)) for label in classes) <= 64
+
+
+def test_deepsigns_learns_its_centres_and_reads_its_key_images() -> None:
+    """Each step's gradient alone moves the centres, and the activations follow them."""
+    _, clean, marked = victim("deepsigns")
+    kept, module = marked.key.tensors, plugin_module("deepsigns")
+    classes = kept["classes"].tolist()
+    means = module.class_means(marked.net, "dense", marked.key.trigger, classes)
+    images = marked.key.trigger.of(classes[1])
+    by_hand = marked.net.activations(images.x)[1]["dense"].detach().mean(0)
+    assert torch.allclose(means[1], by_hand, atol=1e-4)
+    before = module.class_means(clean, "dense", marked.key.trigger, classes)
+    assert (means - before).norm() > 0.1 * before.norm()
+
+
+def test_deepsigns_loss_is_the_cards() -> None:
+    net, module = built("cnn"), plugin_module("deepsigns")
+    draw = torch.Generator().manual_seed(0)
+    centres, secret = torch.randn(2, 128, generator=draw), torch.randn(128, 5, generator=draw) / 10
+    message = torch.randint(2, (2, 5), generator=draw)
+    x, y = torch.rand(4, 1, 8, 8, generator=draw), torch.tensor([7, 3, 3, 7])
+    loss = scheme("deepsigns[pull=0.5,strength=2]")._loss("dense", module.places([3, 7], 10), centres, secret, message)
+    values = loss(net, x, y)
+    logits, taps = net.activations(x)
+    apart = torch.stack([(taps["dense"][i] - centres[[1, 0, 0, 1][i]]).square().sum() for i in range(4)]).mean()
+    said = (centres @ secret).sigmoid()
+    bits = -(message * said.log() + (1 - message) * (1 - said).log()).sum()
+    assert torch.allclose(values["loss"], nn.functional.cross_entropy(logits, y) + 0.5 * apart + 2 * bits, rtol=1e-4)
+
+
+def test_deepsigns_bad_input() -> None:
+    task, clean = digits()
+    with pytest.raises(UsageError, match="layer=conv9 has no activations to mark: this net has conv1, conv2, dense"):
+        scheme("deepsigns[layer=conv9]").embed(task, lend(task, clean))
+    with pytest.raises(Skip, match="65 bits of a class need as many activations, layer 'dense' has 64"):
+        scheme("deepsigns[count=65]").embed(task, lend(task, clean))
+    assert scheme("deepsigns[classes=11]").skip(task.dataset) == "11 key classes are asked, it has 10 classes"
+    _, _, marked = victim("deepsigns")
+    for suspect, words in (("mlp", "it has no layer 'dense' with activations"), ("lstm", "128 activations, not 64")):
+        with pytest.raises(Unreadable, match=words):
+            scheme("deepsigns").verify_weights(built(suspect), marked.key)
+
+
+@pytest.mark.parametrize("architecture", ["lstm", "mlp", "lenet"])
+def test_deepsigns_marks_other_nets(architecture: str) -> None:
+    task, _ = digits()
+    task = replace(task, dataset=replace(task.dataset, architecture=architecture, epochs=8, pretrain=1))
+    marked = scheme("deepsigns[count=8]").embed(task, lend(task))
+    assert share(scheme("deepsigns").verify_weights(marked.net, marked.key)) >= 0.9
