@@ -203,6 +203,7 @@ class Stream:
 
     A batch takes ``batch_size / len(parts)`` samples from each of ``parts``, in their order. The first stream of a
     training sets the length of an epoch; of each other stream one batch follows every ``every`` batches of the first.
+    Raises ``ValueError`` for ``shares`` that do not fit.
     """
 
     parts: tuple[Split, ...]
@@ -214,9 +215,20 @@ class Stream:
     limit: int | None = None
     """Use only the first so many batches of an unshuffled pass, the same in each epoch."""
     augment: bool = False
-    """Augment the inputs as the recipe says; triggers are not, since they are verified as they are."""
+    """Augment the first part's inputs as the recipe says; triggers are not, since they are verified as they are."""
     capture: bool = True
     """Record the step on a GPU and replay it. Not for a loss whose Python does something else from step to step."""
+    shares: tuple[int, ...] = ()
+    """Samples of each part in a batch, ``batch_size`` together; by default equal shares of it. So task batches may hold
+    a few triggers each."""
+
+    def __post_init__(self) -> None:
+        fits = len(self.shares) == len(self.parts) and min(self.shares, default=0) > 0
+        if self.shares and not (fits and sum(self.shares) == self.batch_size):
+            raise ValueError(
+                f"shares={self.shares} must be a positive number for each of {len(self.parts)} parts, "
+                f"{self.batch_size} together"
+            )
 
 
 class Optimization(TypedDict, total=False):

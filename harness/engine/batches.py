@@ -16,7 +16,7 @@ from harness.contracts import Augment, Split, Stream
 
 def batches_per_pass(stream: Stream) -> int:
     """Batches in one pass over the stream's first part: whole ones, or a single one when there is less."""
-    count = max(1, len(stream.parts[0]) // _share(stream))
+    count = max(1, len(stream.parts[0]) // _shares(stream)[0])
     return count if stream.limit is None else min(count, stream.limit)
 
 
@@ -35,26 +35,26 @@ def _has_refused(part: Split) -> bool:
 
 
 class Source:
-    """The batches of one stream: ``count`` an epoch, passes over each part, of which a batch takes equal shares."""
+    """The batches of one stream: ``count`` an epoch, passes over each part, of which a batch takes its share."""
 
     def __init__(self, stream: Stream, count: int, augment: Augment = "none") -> None:
-        """``augment`` is of the inputs. Raises ``ValueError`` where a part has no samples, or none to learn."""
+        """``augment`` is of the first part's inputs.
+
+        Raises ``ValueError`` where a part has no samples, or none to learn.
+        """
         if not all(len(part) for part in stream.parts):
             raise ValueError("a stream of no samples: the class or the trigger set is empty")
         if stream.loss is None and any(_has_refused(part) for part in stream.parts):
             raise ValueError("a label of -1 or NaN is a refused query: Split(x, labels).answered() leaves those out")
         self.stream, self.count, self.augment = stream, count, augment
         self.device = stream.parts[0].x.device
-        self.size = sum(_width(stream, len(part)) for part in stream.parts)
+        self._widths = _widths(stream)
+        self.size = sum(self._widths)
         """Samples a batch."""
         self._place = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self._orders = [
-            torch.zeros(count, _width(stream, len(part)), dtype=torch.int64, device=self.device)
-            for part in stream.parts
-        ]
-        self._moves = (
-            torch.zeros(count, self.size, 3, dtype=torch.int64, device=self.device) if augment != "none" else None
-        )
+        self._orders = [torch.zeros(count, width, dtype=torch.int64, device=self.device) for width in self._widths]
+        steps = torch.zeros(count, self._widths[0], 3, dtype=torch.int64, device=self.device)
+        self._moves = steps if augment != "none" else None
 
     @property
     def place(self) -> Tensor:
@@ -64,23 +64,32 @@ class Source:
     def shuffle(self, generator: torch.Generator) -> None:
         """Begin an epoch: draw its order."""
         self._place.zero_()
-        for part, order in zip(self.stream.parts, self._orders, strict=True):
-            self._send(_order(self.stream, len(part), self.count, generator), order)
+        for part, width, order in zip(self.stream.parts, self._widths, self._orders, strict=True):
+            self._send(_order(self.stream, len(part), width, self.count, generator), order)
         if self._moves is not None:
-            height, width = self.stream.parts[0].x.shape[2:]
-            self._send(draw_moves(self.augment, self.count, self.size, height, width, generator), self._moves)
+            rows, columns = self.stream.parts[0].x.shape[2:]
+            self._send(draw_moves(self.augment, self.count, self._widths[0], rows, columns, generator), self._moves)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """The next inputs and labels, by operations on the device alone."""
-        rows = [order.index_select(0, self._place)[0] for order in self._orders]
+        x, y = self._at(self._place)
+        self._place += 1
+        return x, y
+
+    def latest(self) -> Tensor:
+        """The inputs of the last batch again."""
+        return self._at(self._place - 1)[0]
+
+    def _at(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        rows = [order.index_select(0, place)[0] for order in self._orders]
         chosen = [
             (part.x.index_select(0, row), part.y.index_select(0, row))
             for part, row in zip(self.stream.parts, rows, strict=True)
         ]
-        x, y = chosen[0] if len(chosen) == 1 else (torch.cat(each) for each in zip(*chosen, strict=True))
         if self._moves is not None:
-            x = moved(x, self._moves.index_select(0, self._place)[0])
-        self._place += 1
+            x, y = chosen[0]
+            chosen[0] = moved(x, self._moves.index_select(0, place)[0]), y
+        x, y = chosen[0] if len(chosen) == 1 else (torch.cat(each) for each in zip(*chosen, strict=True))
         return x, y
 
     def _send(self, drawn: Tensor, to: Tensor) -> None:
@@ -88,22 +97,22 @@ class Source:
         to.copy_(drawn.pin_memory() if self.device.type == "cuda" else drawn, non_blocking=True)
 
 
-def _share(stream: Stream) -> int:
+def _shares(stream: Stream) -> tuple[int, ...]:
     """Samples of each part in a batch."""
-    return max(1, stream.batch_size // len(stream.parts))
+    return stream.shares or (max(1, stream.batch_size // len(stream.parts)),) * len(stream.parts)
 
 
-def _width(stream: Stream, length: int) -> int:
-    """Samples that a batch takes of a part: fewer than its share where it is the only part and has no more."""
-    return min(length, _share(stream)) if len(stream.parts) == 1 else _share(stream)
+def _widths(stream: Stream) -> tuple[int, ...]:
+    """Samples that a batch takes of each part: fewer than its share of an only part that has no more."""
+    shares = _shares(stream)
+    return shares if len(shares) > 1 else (min(shares[0], len(stream.parts[0])),)
 
 
-def _order(stream: Stream, length: int, count: int, generator: torch.Generator) -> Tensor:
+def _order(stream: Stream, length: int, width: int, count: int, generator: torch.Generator) -> Tensor:
     """Indices ``[count, width]`` into a part of ``length`` samples, pass after pass.
 
     Fewer samples than a share are repeated; the remainder of a pass is left to the next shuffle.
     """
-    width = _width(stream, length)
     rows = max(1, length // width)
     kept = rows if stream.limit is None else min(rows, stream.limit)
     passes = []
