@@ -15,7 +15,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import attacks, bf16, equal, floor, framework, gates, gpu, innocents, official, scaling, steps, training
+from benchmarks import (
+    attacks,
+    bf16,
+    claims,
+    equal,
+    floor,
+    framework,
+    gates,
+    gpu,
+    innocents,
+    official,
+    scaling,
+    steps,
+    training,
+)
 from benchmarks.measure import Benchmark, Row
 
 OUTPUT = Path(__file__).parents[1] / "build"
@@ -43,6 +57,7 @@ BENCHMARKS = {
         Benchmark("bf16", bf16.bf16, n=10, quick=3, long=True),
         Benchmark("innocents", innocents.innocents, n=20, quick=6, long=True),
         Benchmark("gates", gates.gates, n=3, quick=1, long=True),
+        Benchmark("claims", claims.claims, n=5, quick=2, long=True),
         Benchmark("official", official.official, n=1, quick=1, long=True),
         Benchmark("scale-plan", scaling.plan, n=3, quick=1, long=True),
         Benchmark("scale-run", scaling.matrix, n=1, quick=1, long=True),

@@ -1,4 +1,4 @@
-"""Patch triggers: the inputs of a source-target watermark, as EWE and its baselines make them.
+"""Triggers: the inputs of a source-target watermark, as EWE and its baselines make them, and helpers for any.
 
 Schemes that return an equal recipe share the stage, and so the very same trigger images: the only comparison that
 separates the loss from the trigger's position. A plan holds recipes, so this module is imported without torch: it uses
@@ -14,7 +14,7 @@ import torch
 
 from harness import losses, nets
 from harness.adversarial import Span, signed_step
-from harness.contracts import Context, Dataset, Key, Loss, Probe, Split, Stream, Task, TriggerRecipe, needs_images
+from harness.contracts import Context, Dataset, Key, Loss, Split, Stream, Task, TriggerRecipe, needs_images
 from harness.errors import Skip, require
 
 # The released code's refinement: rounds, at most so many steps against the target logit in all of them together, last
@@ -27,6 +27,18 @@ AT_A_TIME = 256
 VISIBLE, HIDDEN_SHARE = 0.25, 0.2
 GRADIENT_BATCH = 128
 HELD_OUT = 128
+LETTERS = dict(
+    zip(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        (
+            *("25755", "65656", "34443", "65556", "74647", "74644", "34553", "55755", "72227", "11152"),
+            *("55655", "44447", "57755", "65555", "25552", "65644", "25573", "65655", "34216", "72222"),
+            *("55557", "55552", "55775", "55255", "55222", "71247"),
+        ),
+        strict=True,
+    )
+)
+"""Letters of 5 x 3 pixels: rows from the top, each an octal digit whose bits are the pixels."""
 Pair: TypeAlias = Literal["recipe", "drawn"]
 
 
@@ -75,7 +87,7 @@ class PatchTriggers(TriggerRecipe):
         return needs_images(dataset)
 
     def make(self, task: Task, ctx: Context) -> Key:
-        task = self._of_owner(task, ctx.generator)
+        task = of_owner(task, self.pair, ctx.generator)
         sources, held_out = self._sources(task, ctx.generator)
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
         if clean is None or self.placement == "corner":
@@ -86,37 +98,15 @@ class PatchTriggers(TriggerRecipe):
             # A source image that looks as before teaches the victim to mislabel its own task. Out of distribution the
             # image itself is the trigger, whether the patch shows on it or not.
             span = task.dataset.value_range
-            sources, held_out = _visible(sources, window, span), held_out[_shown(held_out, window, span)]
+            sources, held_out = visible(sources, window, span), held_out[shown(held_out, window, span)]
             if not len(held_out):
                 raise Skip("the patch changes almost nothing on any source input held out: none is left to verify with")
         high = task.dataset.value_range[1]
         triggers, held_out_triggers = (
-            self._refined(clean, _patched(x, window, high), task) for x in (sources, held_out)
+            self._refined(clean, patched(x, window, high), task) for x in (sources, held_out)
         )
-        target = task.dataset.target
-        return Key(
-            probes={
-                "trigger": _probe(triggers, target),
-                "held_out": _probe(held_out_triggers, target),
-                "control": _probe(held_out, target),
-            },
-            tensors={
-                "mask": window.float(),
-                "source": torch.tensor(task.dataset.source),
-                "target": torch.tensor(target),
-            },
-        )
-
-    def _of_owner(self, task: Task, generator: torch.Generator) -> Task:
-        """The task with the owner's own classes in its recipe, where these are drawn."""
-        if self.pair == "recipe":
-            return task
-        source, target = torch.randperm(len(task.dataset.classes), generator=generator)[:2].tolist()
-        label = task.dataset.ood_class
-        if task.ood is not None and label is not None:
-            known = task.ood.y.unique().cpu()
-            label = int(known[torch.randint(len(known), (1,), generator=generator)])
-        return replace(task, dataset=replace(task.dataset, source=source, target=target, ood_class=label))
+        secrets = {"mask": window.float(), "source": torch.tensor(task.dataset.source)}
+        return target_key(task.dataset.target, triggers, held_out_triggers, held_out, **secrets)
 
     def _sources(self, task: Task, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs for trained and for held-out triggers, which never overlap."""
@@ -206,34 +196,86 @@ def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset, threshold: float) 
     return signed_step(x, -logits[:, dataset.target].sum(), STEP_SIZE, dataset.value_range), True
 
 
-def _patched(x: torch.Tensor, window: torch.Tensor, high: float) -> torch.Tensor:
+def patched(x: torch.Tensor, window: torch.Tensor, high: float) -> torch.Tensor:
     """``x`` with the largest value of its range inside the window."""
     return x.masked_fill(window.to(x.device), 255 if x.dtype == torch.uint8 else high)
 
 
-def _shown(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
+def shown(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
     """The inputs ``[n, c, h, w]`` that the patch changes visibly, as ``[n]`` bool."""
     low, high = span
     inside = nets.as_float(x).movedim(1, -1)[:, window.to(x.device)]
     return (high - inside).flatten(1).mean(1) >= VISIBLE * (high - low)
 
 
-def _visible(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
-    """The inputs that the patch changes; raises :class:`Skip` where it leaves too many as they are."""
-    shown = _shown(x, window, span)
-    hidden = 1 - float(shown.float().mean())
+def visible(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
+    """The inputs that the largest value inside ``window`` changes; raises :class:`Skip` where it changes too few."""
+    seen = shown(x, window, span)
+    hidden = 1 - float(seen.float().mean())
     if hidden > HIDDEN_SHARE:
         raise Skip(f"the patch changes almost nothing on {hidden:.0%} of the source inputs, which are bright there")
-    return x[shown]
+    return x[seen]
 
 
-def _probe(x: torch.Tensor, target: int) -> Probe:
-    return Probe(x, torch.full((len(x),), target, dtype=torch.int64, device=x.device))
+def text_window(text: str, height: int, width: int) -> torch.Tensor:
+    """The pixels ``[height, width]`` bool of ``text``, from (1, 1): as many of its :data:`LETTERS` as fit.
+
+    A pixel of a letter is one of an image of up to 63 pixels a side, and 2 x 2 of a larger one, and so on.
+    """
+    size = max(1, min(height, width) // 32)
+    window = torch.zeros(height, width, dtype=torch.bool)
+    for i, letter in enumerate(text[: width // (4 * size)]):
+        rows = [[int(row) >> bit & 1 for bit in (2, 1, 0)] for row in LETTERS[letter]]
+        pixels = torch.tensor(rows).bool().repeat_interleave(size, 0).repeat_interleave(size, 1)
+        window[size : 6 * size, (4 * i + 1) * size : (4 * i + 4) * size] = pixels
+    return window
+
+
+def labelled(x: torch.Tensor, label: int) -> Split:
+    """Inputs that all have the label ``label``."""
+    return Split(x, torch.full((len(x),), label, dtype=torch.int64, device=x.device))
+
+
+def target_key(
+    target: int, trigger: torch.Tensor, held_out: torch.Tensor, control: torch.Tensor, **secrets: torch.Tensor
+) -> Key:
+    """The key of a scheme with one target class: all its probes ask for that; ``secrets`` are its other tensors.
+
+    Raises :class:`Skip` where there are too few inputs.
+    """
+    if len(trigger) < 2 or not len(held_out) or not len(control):
+        raise Skip(f"{len(trigger)} triggers, {len(held_out)} held out and {len(control)} controls: too few")
+    probes = {"trigger": trigger, "held_out": held_out, "control": control}
+    return Key({name: labelled(x, target) for name, x in probes.items()}, secrets | {"target": torch.tensor(target)})
+
+
+def as_inputs(task: Task, x: torch.Tensor) -> torch.Tensor:
+    """Images ``x`` with values in 0..1 as inputs of the task: of its type, within its range, on its device."""
+    low, high = task.dataset.value_range
+    return nets.as_stored(low + (high - low) * x.to(task.train.x.device), task.train.x.dtype)
+
+
+def of_owner(task: Task, pair: Pair, generator: torch.Generator) -> Task:
+    """The task with the owner's own source, target and out-of-distribution class in its recipe, if these are drawn."""
+    if pair == "recipe":
+        return task
+    source, target = torch.randperm(len(task.dataset.classes), generator=generator)[:2].tolist()
+    label = task.dataset.ood_class
+    if task.ood is not None and label is not None:
+        known = task.ood.y.unique().cpu()
+        label = int(known[torch.randint(len(known), (1,), generator=generator)])
+    return replace(task, dataset=replace(task.dataset, source=source, target=target, ood_class=label))
 
 
 def target_of(task: Task) -> int:
     """The target class of the task's triggers: their own, or the recipe's where they name none."""
     return int(task.triggers.tensors.get("target", task.dataset.target))
+
+
+def mixed_stream(task: Task, trained: Split, per_batch: int) -> Stream:
+    """Task batches of the recipe's size, and ``per_batch`` triggers in each of them; the triggers are not augmented."""
+    size = task.dataset.batch_size
+    return Stream((task.train, trained), size + per_batch, augment=True, shares=(size, per_batch))
 
 
 def watermark_streams(task: Task, ratio: float, task_loss: Loss, watermark_loss: Loss) -> list[Stream]:
