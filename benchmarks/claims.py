@@ -6,17 +6,24 @@ computes what is missing. Settings of schemes are chosen on seeds from 100 on, w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pandas as pd
+import torch
 from scipy.stats import t as student
 
 import harness
 from benchmarks.gates import DEVELOPMENT
 from benchmarks.measure import Row
+from harness.contracts import Key, Task
+from harness.data import Data
+from harness.engine.train import Engine, clone
 from harness.planning.matrix import parse_seeds
+from harness.planning.registry import load_registry
 
 RESULTS = Path(__file__).parents[1] / "build" / "claims"
 NULLS = 5
@@ -36,8 +43,36 @@ def frontier(seeds: Sequence[int]) -> list[Row]:
     return arms(("frontier-stitching",), attacks, seeds) + unmarked
 
 
+def uchida(seeds: Sequence[int]) -> list[Row]:
+    """Uchida et al., sections 4 and 5: no bit is lost by fine-tuning or pruning, and random keys say half of theirs."""
+    attacks = ("none", "fine-tuning", "pruning")
+    return arms(("uchida",), attacks, seeds) + [
+        replace(row, name=f"{row.name}, random key") for row in arms(("uchida",), ("none",), seeds, probe="control")
+    ]
+
+
+def deepsigns(seeds: Sequence[int]) -> list[Row]:
+    """Rouhani et al., section 6: no bit is lost by fine-tuning or pruning; nor by images that were no key images."""
+    attacks = ("none", "fine-tuning", "pruning")
+    return arms(("deepsigns",), attacks, seeds) + [
+        replace(row, name=f"{row.name}, held out") for row in arms(("deepsigns",), ("none",), seeds, probe="held_out")
+    ]
+
+
+def deepmarks(seeds: Sequence[int]) -> list[Row]:
+    """Chen et al., sections 4 and 5: no bit is lost by fine-tuning; an average of copies names all its users and nobody
+    else, before and after fine-tuning."""
+    return arms(("deepmarks",), ("none", "fine-tuning"), seeds) + [row for m in (2, 3, 5) for row in averages(m, seeds)]
+
+
+def app(seeds: Sequence[int]) -> list[Row]:
+    """Gan et al., section 4: triggers outlast fine-tuning at a high rate, where without the move they do not."""
+    attacks = ("none", "fine-tuning[learning_rate=0.005]", "fine-tuning[learning_rate=0.01]")
+    return arms(("app", "app[alpha=0]"), attacks, seeds)
+
+
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
-    each.__name__.replace("_", "-"): each for each in (zhang, frontier)
+    each.__name__.replace("_", "-"): each for each in (zhang, frontier, uchida, deepsigns, deepmarks, app)
 }
 
 
@@ -79,6 +114,48 @@ def innocents(defense: str, models: Sequence[str], seeds: Sequence[int], dataset
     peer = f"unmarked models to compare with: {interval(nulls)}"
     ours = {model: asked[asked["arm"] == model]["rate"].tolist() for model in models}
     return [Row(f"{defense}, {model}", each, nulls, "%", peer, interval(each)) for model, each in ours.items()]
+
+
+def averages(m: int, seeds: Sequence[int]) -> list[Row]:
+    """Two rows: colluders that the average of ``m`` users' copies names, and others that it names, in percent of each;
+    before fine-tuning and after it."""
+    registry = load_registry()
+    scheme, dataset = (registry.component(*each).plugin for each in (("defense", "deepmarks"), ("dataset", "digits")))
+    architecture, cpu = registry.component("architecture", dataset.architecture), torch.device("cpu")
+    module = sys.modules[type(scheme).__module__]
+    right: dict[str, list[float]] = {"": [], ", fine-tuned": []}
+    wrong: dict[str, list[float]] = {"": [], ", fine-tuned": []}
+    for seed in seeds:
+        splits = Data(Path()).splits(dataset, seed, cpu)
+        task = Task(dataset, splits.train, splits.holdout, None, Key())
+        lent = Engine(
+            cpu, torch.Generator().manual_seed(seed), dataset.public(), architecture.plugin, architecture.text
+        )
+        clean = lent.train(lent.build(), [lent.stream(task.train)], dataset.pretrain)
+        lent = replace(lent, clean=clean, pretrained=dataset.pretrain)
+        users = torch.randperm(int(scheme.users), generator=lent.generator)[:m].tolist()
+        copies = scheme.copies(task, lent, users)
+        net, key = clone(copies[0].net), copies[0].key
+        with torch.no_grad():
+            for parameters in zip(net.parameters(), *(each.net.parameters() for each in copies), strict=True):
+                parameters[0].copy_(torch.stack(parameters[1:]).mean(0))
+        for when in right:
+            if when:
+                lent.train(net, [lent.stream(task.train)], dataset.epochs // 2)
+            found = module.coalition(module.read(net, key), key.tensors["code"])
+            right[when].append(100 * len(found & set(users)) / m)
+            wrong[when].append(100 * len(found - set(users)) / (int(scheme.users) - m))
+    return [
+        Row(
+            f"deepmarks, average of {m}{when}",
+            right[when],
+            wrong[when],
+            "%",
+            "others that are named",
+            interval(right[when]),
+        )
+        for when in right
+    ]
 
 
 def ran(defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int], dataset: str) -> harness.api.Run:

@@ -41,8 +41,9 @@ class DeepSigns(WhiteBoxDefense):
     key classes follows every task batch (the released code: every tenth, with SGD; in the short trainings here that
     leaves bits wrong).
 
-    Measured: on digits (two seeds each) all 64 bits in victims that are CNNs, LeNets, LSTMs and perceptrons, 95 and 97%
-    in ResNet-9; 42 to 50% in unmarked CNNs; after fine-tuning 97% in CNNs. Victims lose no accuracy.
+    Measured: 5 seeds of digits, victims at 98.8% and unmarked models at 98.1%. Victims say 100% of the bits, of key
+    images and of held-out ones; after fine-tuning 95.0% (95%: 90.8 to 99.2), after pruning 82.2% (77.7 to 86.7), where
+    the paper loses none; unmarked models 48.9% (46.3 to 51.5). Two ResNet-9 victims say 95 and 97%.
     """
 
     name = "deepsigns"

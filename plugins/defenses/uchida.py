@@ -21,8 +21,9 @@ class Uchida(WhiteBoxDefense):
     bits as fit the smallest built-in nets; the optimizer is the recipe's, in whose shorter trainings a strength of 0.01
     leaves some bits wrong (1 of 64 in two LSTMs of digits; none with 0.03 or 0.1).
 
-    Measured: on digits with the CNN, LeNet and the LSTM (two seeds each) all 64 bits in victims, also after
-    fine-tuning, and 24 to 42 in unmarked models; victims lose 0.2 points of accuracy on average.
+    Measured: 5 seeds of digits, victims at 98.3% and unmarked models at 98.1%. Victims say 100% of the bits, also after
+    fine-tuning and pruning; unmarked models 50.2% (95%: 48.5 to 51.9), and of a random key victims 52.2% (48.2 to
+    56.2). In two LeNets and two LSTMs no bit is wrong either.
     """
 
     name = "uchida"
