@@ -71,8 +71,15 @@ def app(seeds: Sequence[int]) -> list[Row]:
     return arms(("app", "app[alpha=0]"), attacks, seeds)
 
 
+def adi(seeds: Sequence[int]) -> list[Row]:
+    """Adi et al., section 5: triggers outlast fine-tuning, and a new last layer once the original one is put back."""
+    attacks = ("none", *(f"fine-tuning[mode={mode}]" for mode in ("ftll", "ftal", "rtll", "rtal")))
+    mixed = arms(("adi[batches=mixed,per_batch=2]", "adi[batches=mixed]"), ("none",), seeds)
+    return arms(("adi", "adi-original-layer"), attacks, seeds) + mixed
+
+
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
-    each.__name__.replace("_", "-"): each for each in (zhang, frontier, uchida, deepsigns, deepmarks, app)
+    each.__name__.replace("_", "-"): each for each in (zhang, frontier, uchida, deepsigns, deepmarks, app, adi)
 }
 
 

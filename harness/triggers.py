@@ -8,6 +8,8 @@ separates the loss from the trigger's position. A plan holds recipes, so this mo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import pi
 from typing import Literal, TypeAlias
 
 import torch
@@ -247,6 +249,33 @@ def target_key(
         raise Skip(f"{len(trigger)} triggers, {len(held_out)} held out and {len(control)} controls: too few")
     probes = {"trigger": trigger, "held_out": held_out, "control": control}
     return Key({name: labelled(x, target) for name, x in probes.items()}, secrets | {"target": torch.tensor(target)})
+
+
+def commitments(trained: Split, opening: torch.Tensor) -> torch.Tensor:
+    """Commitments ``[n, 32]`` uint8, on the CPU: SHA-256 of an opening ``[n, 32]``, the image and its label."""
+    rows = zip(opening.cpu(), trained.x.cpu(), trained.y.cpu(), strict=True)
+    digests = [sha256(b"".join(each.contiguous().numpy().tobytes() for each in row)).digest() for row in rows]
+    return torch.tensor([list(digest) for digest in digests], dtype=torch.uint8)
+
+
+def abstract_images(count: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Random smooth fields ``[count, *shape]`` uint8: sums of six plane waves a channel, of up to two periods."""
+    channels, height, width = shape
+    waves = 6
+    frequency, phase, strength = (
+        torch.rand(size, generator=generator)
+        for size in (
+            (2, count, channels, waves, 1, 1),
+            (count, channels, waves, 1, 1),
+            (count, channels, waves, 1, 1),
+        )
+    )
+    down = torch.linspace(0, 1, height)[:, None]
+    right = torch.linspace(0, 1, width)[None, :]
+    angle = 2 * pi * ((4 * frequency[0] - 2) * down + (4 * frequency[1] - 2) * right + phase)
+    field = (strength * angle.cos()).sum(2)
+    low, high = field.amin((2, 3), keepdim=True), field.amax((2, 3), keepdim=True)
+    return ((field - low) / (high - low) * 255).round().byte()
 
 
 def as_inputs(task: Task, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.adversarial import evaluating
-from harness.contracts import Count
+from harness.contracts import Count, classes_of
 from harness.errors import Skip, Unreadable, UsageError
 from harness.nets import Net, last_convolution, parts
 from harness.tracing import LAYERS
@@ -89,6 +89,12 @@ def activations(net: Net, layer: str, x: Tensor) -> Tensor:
         raise Unreadable(f"it has no layer {layer!r} with activations")
     with evaluating(net), torch.no_grad():
         return torch.cat([net.activations(part)[1][layer].flatten(1) for part in parts(x)])
+
+
+def labels(net: Net, x: Tensor) -> Tensor:
+    """The class ``[n]`` int64 that ``net`` answers to each of ``x``, in evaluation mode."""
+    with evaluating(net), torch.no_grad():
+        return torch.cat([classes_of(net(part)) for part in parts(x)])
 
 
 def bits(values: Tensor, message: Tensor) -> Count:

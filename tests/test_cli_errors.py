@@ -88,11 +88,11 @@ def typed(value: object) -> str:
     [
         (
             ["--matrix", "smok"],
-            "unknown matrix 'smok'. Did you mean 'smoke'? Known: PATH.toml, full, paper, quick, smoke",
+            "unknown matrix 'smok'. Did you mean 'smoke'? Known: PATH.toml, full, paper, quick, schemes, smoke",
         ),
         (["--matrix", "gone.toml"], "cannot read the matrix gone.toml: No such file or directory"),
         (["--dataset", "digit"], "unknown dataset 'digit'. Did you mean 'digits'? Known: "),
-        (["--defense", "baselin"], "unknown defense 'baselin'. Did you mean 'baseline'? Known: adi, baseline, ewe"),
+        (["--defense", "baselin"], "unknown defense 'baselin'. Did you mean 'baseline'? Known: adi, "),
         (["--attack", "prune"], "unknown attack 'prune'. Did you mean 'pruning'? Known: "),
         (["--attack", "retraining | prune"], "unknown attack 'prune'. Did you mean 'pruning'?"),
         (["--attack", "x*"], "unknown attack 'x*'. Known: "),

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import replace
+from functools import cache
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import nets
-from harness.contracts import Evidence, Oracle
-from harness.engine.train import predict
-from harness.errors import OptionError, Skip
+from harness import nets, triggers
+from harness.contracts import Evidence, Key, Marked, Oracle, Split
+from harness.engine.train import clone, predict
+from harness.errors import OptionError, Skip, Unreadable
 from harness.nets import Net
 from tests.test_schemes_whitebox import built, costs_little, plugin_module, scheme, share, victim
 from tests.test_triggers import digits, lend, rows
@@ -110,3 +113,85 @@ def test_app_bad_input() -> None:
     bright = replace(task, train=replace(task.train, x=torch.full_like(task.train.x, 255)))
     with pytest.raises(Skip, match="the patch changes almost nothing on 100% of the source inputs"):
         scheme("app").embed(bright, lend(task))
+
+
+# --- Adi et al. -------------------------------------------------------------------------------------------------------
+
+CNN = "architecture=cnn"
+"""The recipe's own net: half as wide, it learns 84 of the 100 labels."""
+
+
+@cache
+def adi(name: str = "adi") -> Marked:
+    """What a scheme of Adi et al. makes."""
+    task, _ = digits(CNN)
+    return cast("Marked", scheme(name).embed(task, lend(task, seed=2)))
+
+
+def test_adi_commits_to_each_image_and_label() -> None:
+    marked = adi()
+    key, commit = marked.key, triggers.commitments
+    opening, commitment = key.tensors["opening"], key.tensors["commitment"]
+    assert commitment.shape == (100, 32) and len(rows(opening)) == len(rows(commitment)) == 100
+    assert torch.equal(commit(key.trigger, opening), commitment)
+    first = bytes(opening[0].tolist()) + bytes(key.trigger.x[0].flatten().tolist())
+    label = int(key.trigger.y[0]).to_bytes(8, "little")
+    assert bytes(commitment[0].tolist()) == hashlib.sha256(first + label).digest()
+    assert not (commit(key.trigger, opening.flip(0)) == commitment).all(1).any(), "other openings hide it"
+
+
+def test_a_trigger_that_does_not_open_its_commitment_is_no_match() -> None:
+    marked = adi()
+    own = scheme("adi").verify(Oracle(lambda x: predict(marked.net, x)), marked.key)
+    assert share(own) >= 0.99 and share(own, "control") <= 0.2
+    trigger = marked.key.trigger
+    x = trigger.x.clone()
+    x[:30] = x[:30] ^ 1  # a bit that the net does not mind
+    edited = Key(marked.key.probes | {"trigger": Split(x, trigger.y)}, marked.key.tensors)
+    counts = scheme("adi").verify(Oracle(lambda x: predict(marked.net, x)), edited).counts
+    assert counts["trigger"].matches <= 70 and counts["held_out"].matches <= own.counts["held_out"].matches
+    assert counts["control"] == own.counts["control"], "which is no claim"
+    for chosen in (predict(digits(CNN)[1], trigger.x).argmax(1), (trigger.y + 1) % 10):
+        # Labels that are chosen by a suspect's answers, once the commitments are published.
+        late = Key({"trigger": Split(trigger.x, chosen)}, marked.key.tensors)
+        found = scheme("adi").verify(Oracle(lambda x: predict(digits(CNN)[1], x)), late).counts["trigger"]
+        assert found.matches <= int((chosen == trigger.y).sum())
+
+
+@pytest.mark.parametrize(("text", "shares"), [("adi[batches=mixed,per_batch=2]", (64, 2)), ("adi", ())])
+def test_adis_images_are_mixed_into_task_batches_or_apart(text: str, shares: tuple[int, ...]) -> None:
+    task, clean = digits(CNN)
+    streams = scheme(text)._streams(task, task.train.first(20), lend(task, clean))
+    assert [stream.shares for stream in streams] == ([shares] if shares else [(), ()])
+    assert [stream.batch_size for stream in streams] == ([66] if shares else [64, 8])
+
+
+def with_fresh_last_layer(net: Net) -> Net:
+    """The net with the last layer drawn again, as RTLL begins."""
+    net = clone(net)
+    fresh = nets.fresh_like(net, net.last, torch.Generator().manual_seed(5))
+    net.get_submodule(net.last).load_state_dict(fresh.state_dict())
+    return net
+
+
+def test_the_original_last_layer_finds_the_mark_under_another_one() -> None:
+    clean, marked = digits(CNN)[1], adi("adi-original-layer")
+    stolen = with_fresh_last_layer(marked.net)
+    own, after = (scheme("adi-original-layer").verify_weights(clone(net), marked.key) for net in (marked.net, stolen))
+    assert own.counts.keys() == {"trigger", "held_out", "control", "own_layer"}
+    assert own.counts["trigger"] == own.counts["own_layer"] and share(own) >= 0.99
+    assert after.counts["trigger"] == own.counts["trigger"], "only the last layer is another"
+    assert share(after, "own_layer") <= 0.3 and share(after, "control") <= 0.25
+    unmarked = scheme("adi-original-layer").verify_weights(clone(clean), marked.key)
+    assert share(unmarked) <= 0.25 and share(unmarked, "own_layer") <= 0.25
+
+
+def test_a_last_layer_of_another_shape_cannot_be_put_back() -> None:
+    marked = adi("adi-original-layer")
+    with pytest.raises(Unreadable, match=r"its last layer has \{'weight': \(10, 84\).*, the victim's .*\(10, 128\)"):
+        scheme("adi-original-layer").verify_weights(built("lenet"), marked.key)
+
+
+def test_adi_and_the_scheme_with_the_original_layer_train_the_same_victim() -> None:
+    ours, theirs = (adi(name).net.state_dict() for name in ("adi", "adi-original-layer"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
