@@ -221,6 +221,10 @@ class Stream:
     shares: tuple[int, ...] = ()
     """Samples of each part in a batch, ``batch_size`` together; by default equal shares of it. So task batches may hold
     a few triggers each."""
+    statistics: Literal["own", "first"] | None = None
+    """Statistics by which batch norm normalises a batch: its own, which move the running ones; or those of the latest
+    batch of the first stream, as the net is now, and nothing moves. By default its own in the first stream of a
+    training, and the first's in others: triggers are asked among the task's inputs."""
 
     def __post_init__(self) -> None:
         fits = len(self.shares) == len(self.parts) and min(self.shares, default=0) > 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -24,6 +24,7 @@ from harness.contracts import Architecture, Context, Loss, Optimization, Recipe,
 from harness.engine.batches import Source, schedule
 from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
 from harness.engine.memo import Recalling, SharedInputs
+from harness.engine.norms import borrows, evaluating, moving_norms, normalised_as
 from harness.engine.optimizers import RecipeOptimizer, Stepping, changed, words_of
 from harness.engine.profile import NoTrace, Trace
 from harness.errors import PluginError
@@ -140,10 +141,12 @@ class Engine(Context):
             stack.enter_context(self.trace.span("train", epochs=epochs))
             stack.enter_context(self.trace.operations())
             net.train()
+            moving, frozen = moving_norms(net, {id(each) for each in (*trained, *stepped)})
+            stack.enter_context(evaluating(frozen))
             steps = epochs * len(list(schedule(streams)))
             stepping: list[Stepping] = [RecipeOptimizer(recipe, trained, steps)] if trained else []
             stepping += optimizers
-            training = _Training(self, recipe, net, streams, stepping, recorder if self.capture else None)
+            training = _Training(self, recipe, net, streams, stepping, moving, recorder if self.capture else None)
             _check_batch_norm(net, training.sources[0])
             for number in range(1, epochs + 1):
                 with self.trace.span(f"epoch {number}"):
@@ -192,9 +195,12 @@ class _Training:
         net: Net,
         streams: Sequence[Stream],
         optimizers: Sequence[Stepping],
+        norms: Sequence[_BatchNorm],
         recorder: Recorder | None,
     ) -> None:
         self.engine, self.net, self.optimizers = engine, net, optimizers
+        self.borrowing = [norms if borrows(stream, number) else () for number, stream in enumerate(streams)]
+        """Norms that borrow the first stream's statistics, by stream."""
         self.schedule = list(schedule(streams))
         self.loss = losses.smoothed(recipe.label_smoothing)
         self.sources = [
@@ -234,13 +240,17 @@ class _Training:
         x, y = self.sources[number].batch()
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        with self._autocast():
+        with self._autocast(), self._normalised(number):
             value = loss(self.net, x, y)
         values = value if isinstance(value, Mapping) else {"loss": value}
         values["loss"].backward()
         for optimizer in self.optimizers:
             optimizer.step()
         self.sums.add(number, values, self.sources[number].place)
+
+    def _normalised(self, number: int) -> AbstractContextManager[None]:
+        norms = self.borrowing[number]
+        return normalised_as(self.sources[0].latest(), self.net, norms) if norms else nullcontext()
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         if self.engine.precision != "bf16":
