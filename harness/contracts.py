@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.errors import DataError, require
 from harness.fields import Configured, option
+from harness.oracles import Oracle
 from harness.values import (
     Answers,
     Arrays,
@@ -36,7 +37,6 @@ from harness.values import (
     Measure,
     Optimization,
     Optimizer,
-    Oracle,
     Pool,
     Probe,
     Protected,

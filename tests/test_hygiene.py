@@ -48,13 +48,13 @@ from harness.contracts import (
 )
 from harness.data import Data, Splits
 from harness.engine.memo import ResultCache, SharedInputs
+from harness.oracles import Meter
 from harness.planning.builder import make_plan
 from harness.planning.graph import Plan, Stage
 from harness.planning.registry import load_registry
 from harness.running.worker import StageRunner
 from harness.storage.codec import Loaded
 from harness.storage.store import Store
-from harness.values import Meter
 from tests.conftest import TINY, with_plugins
 
 CPU = torch.device("cpu")

@@ -23,7 +23,7 @@ from harness.engine.memo import Lent, ResultCache, SharedInputs
 from harness.engine.service import Service, serving
 from harness.engine.train import LOGITS, clone, predict, remembered
 from harness.errors import PluginError, Refused, Skip
-from harness.values import Meter
+from harness.oracles import Meter
 from tests.test_train import engine, split
 
 

@@ -33,7 +33,12 @@ _CLASSES = (
     *(("torch", "Tensor"), ("torch", "Generator"), ("torch.nn", "Module"), ("torch.nn", "Parameter")),
     *(("torch.optim", "Optimizer"), ("torch.utils.data", "DataLoader")),
     *(("harness.nets", "Net"), ("harness.engine.train", "Engine"), ("harness.values", "Key")),
-    *(("harness.values", "Split"), ("harness.values", "Oracle"), ("harness.values", "Meter"), ("harness.data", "Data")),
+    *(
+        ("harness.values", "Split"),
+        ("harness.oracles", "Oracle"),
+        ("harness.oracles", "Meter"),
+        ("harness.data", "Data"),
+    ),
 )
 """Classes whose methods are watched."""
 _METHODS = {"torch.nn": "forward", "torch.optim": "step"}

@@ -53,7 +53,7 @@ KINDS: dict[Kind, type[Plugin]] = {
 """The base class of each kind of plugin."""
 
 VERSIONS: dict[Action, int] = {
-    **{"train": 2, "triggers": 3, "embed": 4, "attack": 4},
+    **{"train": 2, "triggers": 3, "embed": 5, "attack": 5},
     **{"detect": 2, "judge": 2, "verify": 1, "ask": 1, "analyse": 1},
 }
 """Raise one when what that action computes changes: its stored results, and what follows from them, are run again."""

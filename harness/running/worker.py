@@ -41,6 +41,7 @@ from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, 
 from harness.inputs import moments
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.nets import Net
+from harness.oracles import Meter
 from harness.planning.graph import Component, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
@@ -54,7 +55,6 @@ from harness.storage.codec import Loaded, unpack
 from harness.storage.locks import Claims
 from harness.storage.records import StageRecord, Status, about, check_record
 from harness.storage.store import Store, plain
-from harness.values import Meter
 
 _READ_NO_DATA = ("judge", "verify", "ask")
 """Actions that read no data: their parents suffice."""
