@@ -14,6 +14,7 @@ from harness.contracts import Loss
 from harness.nets import Net
 
 Distance: TypeAlias = Literal["cosine", "euclidean"]
+Reduction: TypeAlias = Literal["mean", "sum"]
 
 
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -21,23 +22,27 @@ def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(net(x), y)
 
 
-def smoothed(label_smoothing: float) -> Loss:
-    """:func:`cross_entropy` with ``label_smoothing``, 0 to 1, of hard labels (Szegedy et al. 2016, section 7).
+def smoothed(label_smoothing: float, reduction: Reduction = "mean") -> Loss:
+    """The cross-entropy, its mean or its sum over a batch, of hard labels with ``label_smoothing``, 0 to 1.
 
-    Probabilities are learned as they are: those of an API are spread as its model spreads them already, and a second
-    smoothing would hide from a surrogate what it was told.
+    Szegedy et al. 2016, section 7. Probabilities are learned as they are: those of an API are spread as its model
+    spreads them already, and a second smoothing would hide from a surrogate what it was told.
     """
     if not label_smoothing:
-        return cross_entropy
+        return cross_entropy if reduction == "mean" else summed_cross_entropy
 
     def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(net(x), y, label_smoothing=label_smoothing if y.ndim == 1 else 0.0)
+        smoothing = label_smoothing if y.ndim == 1 else 0.0
+        return F.cross_entropy(net(x), y, label_smoothing=smoothing, reduction=reduction)
 
     return loss
 
 
 def summed_cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy summed over the batch, as in the released EWE code; arguments as :func:`cross_entropy`."""
+    """Cross-entropy summed over the batch, as in the released EWE code; arguments as :func:`cross_entropy`.
+
+    Its stream says ``summed=True``, so that it serves SGD too.
+    """
     return F.cross_entropy(net(x), y, reduction="sum")
 
 

@@ -307,14 +307,17 @@ def mixed_stream(task: Task, trained: Split, per_batch: int) -> Stream:
     return Stream((task.train, trained), size + per_batch, augment=True, shares=(size, per_batch))
 
 
-def watermark_streams(task: Task, ratio: float, task_loss: Loss, watermark_loss: Loss) -> list[Stream]:
+def watermark_streams(
+    task: Task, ratio: float, task_loss: Loss, watermark_loss: Loss, *, summed: bool = False
+) -> list[Stream]:
     """Task batches, and after every ``ratio`` of them one watermark batch (Jia et al. 2021, Algorithm 1, line 3).
 
-    A watermark batch is half triggers and half data of the target class, all labelled as the target.
+    A watermark batch is half triggers and half data of the target class, all labelled as the target. ``summed`` is of
+    both losses.
     """
     trigger, size = task.triggers.trigger, task.dataset.batch_size
     halves = (Split(trigger.x, trigger.y), task.train.of(target_of(task)))
     return [
-        Stream((task.train,), size, task_loss, augment=True),
-        Stream(halves, size, watermark_loss, every=ratio),
+        Stream((task.train,), size, task_loss, summed=summed, augment=True),
+        Stream(halves, size, watermark_loss, summed=summed, every=ratio),
     ]

@@ -226,6 +226,9 @@ class Stream:
     """Statistics by which batch norm normalises a batch: its own, which move the running ones; or those of the latest
     batch of the first stream, as the net is now, and nothing moves. By default its own in the first stream of a
     training, and the first's in others: triggers are asked among the task's inputs."""
+    summed: bool = False
+    """True for a loss that is a sum over the batch. Adam does not see its size; under ``sgd`` the gradient of what the
+    recipe's optimizer trains is divided by the number of samples."""
 
     def __post_init__(self) -> None:
         fits = len(self.shares) == len(self.parts) and min(self.shares, default=0) > 0

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
+import harness
 from harness.contracts import Split, Stream
 from harness.engine.batches import Source
 from harness.engine.optimizers import BETAS, CHOICES, EPSILON, decaying, rates
 from harness.errors import OptionError, PluginError, UnknownName
-from harness.losses import smoothed
+from harness.losses import cross_entropy, smoothed, summed_cross_entropy
 from harness.nets import Net
 from tests.conftest import TINY, Cli
 from tests.test_capture import HostAsked, Tape, tape
@@ -218,6 +219,43 @@ def test_hard_labels_are_smoothed_and_probabilities_are_not() -> None:
     assert torch.equal(loss(net, data.x, soft), F.cross_entropy(net(data.x), soft))  # type: ignore[arg-type]
     by_hand = F.cross_entropy(net(data.x), 0.8 * soft + 0.05)
     torch.testing.assert_close(loss(net, data.x, data.y), by_hand)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_under_sgd_a_summed_loss_trains_as_its_mean_does(momentum: float) -> None:
+    options = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": momentum, "weight_decay": 1e-3, "clip_norm": 0.1}
+    made = []
+    for loss, summed in ((cross_entropy, False), (summed_cross_entropy, True)):
+        lent = engine(dropout=0, **options)
+        made.append(lent.train(lent.build(), [Stream((split(),), 16, loss, summed=summed)], 2))
+    for mean, total in zip(*(each.parameters() for each in made), strict=True):
+        torch.testing.assert_close(mean, total, rtol=1e-4, atol=1e-6)
+
+
+def test_under_adam_a_summed_loss_is_as_it_is() -> None:
+    made = []
+    for summed in (False, True):
+        lent = engine()
+        made.append(lent.train(lent.build(), [Stream((split(),), 16, summed_cross_entropy, summed=summed)], 1))
+    assert same(*made)
+
+
+def test_a_smoothed_sum_is_the_mean_of_as_many_samples() -> None:
+    lent = engine(dropout=0)
+    net, (x, y) = lent.build(), (split(32).x, split(32).y)
+    torch.testing.assert_close(smoothed(0.1, "sum")(net, x, y), 32 * smoothed(0.1)(net, x, y))
+    assert smoothed(0.0, "sum") is summed_cross_entropy and smoothed(0.0) is cross_entropy
+
+
+@pytest.mark.slow
+def test_victims_of_every_scheme_with_summed_losses_learn_under_sgd(cli: Cli, tmp_path: Path) -> None:
+    recipe = "digits[optimizer=sgd,learning_rate=0.1,schedule=one-cycle,label_smoothing=0.1]"
+    schemes = [word for scheme in ("baseline", "ewe") for word in ("--defense", scheme)]
+    rest = ("--seeds", "100", "--nulls", "0", "--no-innocents", "--results", tmp_path, "--quiet", "--attack", "none")
+    cli("run", "--dataset", recipe, *schemes, *rest, code=0)
+    cells = harness.read_table(tmp_path, "cells").set_index("defense")
+    assert (cells["victim_accuracy"] > 0.9).all(), cells["victim_accuracy"]
+    assert (cells["victim_trigger_matches"] == cells["victim_trigger_trials"]).all()
 
 
 def test_a_loss_of_a_streams_own_is_not_smoothed() -> None:

@@ -146,7 +146,9 @@ class Engine(Context):
             steps = epochs * len(list(schedule(streams)))
             stepping: list[Stepping] = [RecipeOptimizer(recipe, trained, steps)] if trained else []
             stepping += optimizers
-            training = _Training(self, recipe, net, streams, stepping, moving, recorder if self.capture else None)
+            training = _Training(
+                self, recipe, net, streams, trained, stepping, moving, recorder if self.capture else None
+            )
             _check_batch_norm(net, training.sources[0])
             for number in range(1, epochs + 1):
                 with self.trace.span(f"epoch {number}"):
@@ -194,15 +196,18 @@ class _Training:
         recipe: Recipe,
         net: Net,
         streams: Sequence[Stream],
+        trained: Sequence[nn.Parameter],
         optimizers: Sequence[Stepping],
         norms: Sequence[_BatchNorm],
         recorder: Recorder | None,
     ) -> None:
-        self.engine, self.net, self.optimizers = engine, net, optimizers
+        self.engine, self.net, self.trained, self.optimizers = engine, net, trained, optimizers
         self.borrowing = [norms if borrows(stream, number) else () for number, stream in enumerate(streams)]
         """Norms that borrow the first stream's statistics, by stream."""
         self.schedule = list(schedule(streams))
         self.loss = losses.smoothed(recipe.label_smoothing)
+        self.summed = {number for number, stream in enumerate(streams) if stream.summed and recipe.optimizer == "sgd"}
+        """Streams whose gradients are divided by the samples of a batch."""
         self.sources = [
             Source(stream, self.schedule.count(number), recipe.augment if stream.augment else "none")
             for number, stream in enumerate(streams)
@@ -244,6 +249,9 @@ class _Training:
             value = loss(self.net, x, y)
         values = value if isinstance(value, Mapping) else {"loss": value}
         values["loss"].backward()
+        if number in self.summed:
+            gradients = [each.grad for each in self.trained if each.grad is not None]
+            torch._foreach_div_(gradients, self.sources[number].size)
         for optimizer in self.optimizers:
             optimizer.step()
         self.sums.add(number, values, self.sources[number].place)

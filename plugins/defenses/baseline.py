@@ -42,7 +42,7 @@ class Baseline(Defense):
         )
 
     def embed(self, task: Task, ctx: Context) -> Marked:
-        loss = losses.summed_cross_entropy
-        streams = triggers.watermark_streams(task, self.ratio, loss, loss)
+        task_loss = losses.smoothed(task.dataset.label_smoothing, "sum")
+        streams = triggers.watermark_streams(task, self.ratio, task_loss, losses.summed_cross_entropy, summed=True)
         net = ctx.train(ctx.start(), streams, ctx.epochs)
         return Marked(net, task.triggers)

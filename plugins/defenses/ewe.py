@@ -67,6 +67,9 @@ class Ewe(Defense):
         None, doc="Refine triggers until the clean model stays silent; by default what the data set's recipe says."
     )
 
+    statistics: Literal["own", "first"] | None = option(
+        None, doc="Batch norm's statistics of watermark batches: their own, or those of the task batch before."
+    )
     pair: triggers.Pair = option(
         "recipe", doc="Source and target class: the data set's, or drawn from the owner's seed."
     )
@@ -94,7 +97,8 @@ class Ewe(Defense):
     def embed(self, task: Task, ctx: Context) -> Marked:
         net, chosen, recipe = ctx.start(), self._settings(), task.dataset
         weight = 300 * recipe.batch_size / 64 if chosen.weight is None else chosen.weight
-        task_loss = losses.cross_entropy if chosen.reduction == "mean" else losses.summed_cross_entropy
+        reduction: losses.Reduction = chosen.reduction or "sum"
+        task_loss = losses.smoothed(recipe.label_smoothing, reduction)
         layers = net.taps[-COUNTS[chosen.layers or "last-3"] :]
         size = recipe.batch_size - recipe.batch_size % 2
         entangled = losses.Entanglement(
@@ -103,13 +107,14 @@ class Ewe(Defense):
 
         def watermark_loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             logits, activations = net.activations(x)
-            loss = torch.nn.functional.cross_entropy(logits, y, reduction=chosen.reduction or "sum")
+            loss = torch.nn.functional.cross_entropy(logits, y, reduction=reduction)
             snnl = entangled([activations[name].relu() for name in layers])
             # Against its bound, the SNNL says how far from perfectly mixed the groups are.
             return {"loss": loss - weight * snnl, "snnl_below_bound": len(layers) * entangled.bound - snnl}
 
+        plain = losses.smoothed(0.0, reduction)
         task_batches, *watermark_batches = triggers.watermark_streams(
-            task, chosen.ratio or 1.0, task_loss, watermark_loss if weight else task_loss
+            task, chosen.ratio or 1.0, task_loss, watermark_loss if weight else plain, summed=reduction == "sum"
         )
         epochs = ctx.epochs
         if chosen.passes == "target":
@@ -117,8 +122,12 @@ class Ewe(Defense):
             marked = max(1, 2 * (len(task.train.of(triggers.target_of(task))) // recipe.batch_size))
             epochs = round(epochs * max(1, len(task.train) // recipe.batch_size) / marked)
             task_batches = replace(task_batches, limit=max(1, round(marked * (chosen.ratio or 1.0))))
+        watermark_batches = [replace(each, statistics=chosen.statistics) for each in watermark_batches]
         streams = [replace(task_batches, shuffle=chosen.order != "fixed"), *watermark_batches]
-        net = ctx.train(net, streams, epochs, optimizers=_temperature_steps(entangled, chosen, weight))
+        # The SNNL's weights were found with Adam, whose steps do not grow with the gradient: those of SGD must not.
+        clip_norm = 1.0 if recipe.optimizer == "sgd" and not recipe.clip_norm else None
+        steps = _temperature_steps(entangled, chosen, weight)
+        net = ctx.train(net, streams, epochs, optimizers=steps, clip_norm=clip_norm)
         return Marked(net, task.triggers)
 
     def _settings(self) -> Ewe:
@@ -132,13 +141,13 @@ COUNTS = {"all": 0, "last-3": 3, "last": 1}
 SCALED: dict[str, Any] = {
     **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
     **{"layers": "last-3", "ratio": 1.0, "phases": "two", "passes": "task", "order": "shuffled"},
-    **{"trigger_set": "small"},
+    **{"trigger_set": "small", "statistics": "first"},
 }
 # The released factor 32 on a sum over 512 samples, as a factor on their mean.
 PAPER = {"weight": 32 / 512, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"}
 OFFICIAL = {
     **{"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "passes": "target", "order": "fixed"},
-    **{"trigger_set": "as-target", "refine": True},
+    **{"trigger_set": "as-target", "refine": True, "statistics": "own"},
 }
 VARIANTS = {
     "scaled": SCALED,
