@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import nets, triggers
-from harness.contracts import Evidence, Key, Marked, Oracle, Split
+from harness.contracts import Evidence, Key, Marked, Oracle, Split, Stream
 from harness.engine.train import clone, predict
 from harness.errors import OptionError, Skip, Unreadable
 from harness.nets import Net
@@ -96,6 +96,20 @@ def test_the_gradient_is_that_at_the_moved_weights(name: str) -> None:
     for key, weight in net.named_parameters():
         assert weight.grad is not None and expected[key].grad is not None
         assert torch.allclose(weight.grad, 0.5 * expected[key].grad, atol=1e-5), key
+
+
+def test_moved_weights_leave_the_running_statistics_to_task_batches() -> None:
+    task, _ = digits()
+    task = replace(task, dataset=replace(task.dataset, architecture="resnet9[width=4]"), train=task.train.first(256))
+    kept = []
+    for alpha in (1, None):
+        lent = lend(task)
+        streams = [lent.stream(task.train)]
+        if alpha:
+            streams.append(Stream((task.train.of(1),), 16, scheme(f"app[alpha={alpha}]").loss()))
+        kept.append(lent.train(lent.build(), streams, 1, learning_rate=1e-12).state_dict())
+    names = [name for name in kept[0] if "running" in name]
+    assert names and all(torch.allclose(kept[0][name], kept[1][name], atol=1e-6) for name in names)
 
 
 def test_app_without_alpha_learns_nothing_of_the_moved_weights() -> None:

@@ -33,12 +33,14 @@ class App(Defense):
 
     A trial is one stamped image, and matches when it is answered with the target. ``held_out`` stamps images that no
     model saw, ``control`` asks for the target on these images without the text. The owner keeps the text and the
-    target. Norms are not moved. Other than in the paper the task and the moved weights have a step each, by the
-    recipe's optimizer; ``alpha=0`` is the same without the move.
+    target. Norms are not moved, and normalise the batch of triggers as the task batch before it. Other than in the
+    paper that task batch counts the few triggers within it, and the task and the moved weights have a step each, by the
+    recipe's optimizer. ``alpha=0`` is the same without the move. It takes two to three times an unmarked training.
 
     Measured: 5 seeds of digits, victims at 97.7% with the move and without, unmarked models at 98.1%. All victims
     answer 100% of the triggers. After fine-tuning at 5 times the rate 99.8% are left with the move (95%: 99.2 to 100)
-    and 82.6% without (74.5 to 90.7), at 10 times 79.0% (58.3 to 99.7) and 48.4% (27.6 to 69.2).
+    and 82.6% without (74.5 to 90.7), at 10 times 79.0% (58.3 to 99.7) and 48.4% (27.6 to 69.2). With
+    ResNet-9 on digits (two seeds) and on 5,000 MNIST images (one) victims answer 100%, of held-out triggers too.
     """
 
     name = "app"

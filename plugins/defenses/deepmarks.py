@@ -38,7 +38,8 @@ class DeepMarks(WhiteBoxDefense):
 
     Measured: 5 seeds of digits, victims at 97.7% and unmarked models at 98.1%. Victims say 100% of the bits, also after
     fine-tuning, unmarked models 49.0% (95%: 45.6 to 52.5). The average of 2, of 3 and of 5 copies names all its users
-    and nobody else, in 5 of 5 runs each, also after fine-tuning.
+    and nobody else, in 5 of 5 runs each, also after fine-tuning. No bit is wrong either in LeNet, LSTM and ResNet-9
+    (two seeds each) and on 5,000 MNIST images (one).
     """
 
     name = "deepmarks"

@@ -23,7 +23,7 @@ class Uchida(WhiteBoxDefense):
 
     Measured: 5 seeds of digits, victims at 98.3% and unmarked models at 98.1%. Victims say 100% of the bits, also after
     fine-tuning and pruning; unmarked models 50.2% (95%: 48.5 to 51.9), and of a random key victims 52.2% (48.2 to
-    56.2). In two LeNets and two LSTMs no bit is wrong either.
+    56.2). No bit is wrong either in LeNet, LSTM and ResNet-9 (two seeds each) and on 5,000 MNIST images (one).
     """
 
     name = "uchida"
