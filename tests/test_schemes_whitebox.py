@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from harness.engine.train import clone, predict
 from harness.errors import OptionError, Skip, Unreadable, UsageError
 from harness.nets import Net
 from harness.planning.registry import Registry, load_registry
+from harness.storage.tables import Tables
+from tests.conftest import TINY, Cli
 from tests.test_triggers import CPU, NOWHERE, digits, lend, rows
 
 
@@ -371,3 +374,28 @@ def test_deepsigns_marks_other_nets(architecture: str) -> None:
     task = replace(task, dataset=replace(task.dataset, architecture=architecture, epochs=8, pretrain=1))
     marked = scheme("deepsigns[count=8]").embed(task, lend(task))
     assert share(scheme("deepsigns").verify_weights(marked.net, marked.key)) >= 0.9
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_thief_with_another_net_leaves_nothing_to_read(cli: Cli, tmp_path: Path) -> None:
+    axes = [("--dataset", TINY), ("--attack", "retraining[architecture=mlp,epochs=1]"), ("--nulls", "0")]
+    schemes = [("--defense", name) for name in ("uchida[count=8]", "deepmarks[users=7]", "deepsigns[count=8]")]
+    words = [word for pair in (*axes, *schemes) for word in pair]
+    cli("run", *words, "--seeds", "0", "--no-innocents", "--results", tmp_path, "--quiet", code=0)
+    evidence = Tables(tmp_path).read("evidence")
+    stolen = evidence[(evidence["suspect"] == "surrogate") & (evidence["probe"] == "trigger")]
+    assert stolen["trials"].tolist() == [0, 0, 0] and (evidence["trials"] > 0).any()
+    reasons = Tables(tmp_path).read("stages").set_index("label")["unreadable"].dropna()
+    assert sorted(reasons[reasons != ""]) == [
+        *2 * ["it has no hidden layer 'conv2' that convolves or is dense"],
+        "it has no layer 'dense' with activations",
+    ]
+
+
+def test_a_layer_that_is_not_there_is_a_failed_cell_of_one_line(cli: Cli, tmp_path: Path) -> None:
+    words = ("--dataset", TINY, "--defense", "uchida[layer=conv9]", "--attack", "none", "--seeds", "0", "--nulls", "0")
+    ended = cli("run", *words, "--no-innocents", "--results", tmp_path, "--quiet", code=1)
+    assert "layer=conv9 is not a layer to write a mark to: this net has conv1, conv2, dense" in ended.err
+    assert "Traceback" not in ended.err

@@ -79,7 +79,7 @@ class DeepSigns(WhiteBoxDefense):
         message, another = torch.randint(2, (2, self.classes, self.count), generator=ctx.generator).to(ctx.device)
         loss = self._loss(layer, places(chosen, len(recipe.classes)).to(ctx.device), centres, secret, message)
         marks = Stream((of_classes(task.train, chosen),), recipe.batch_size, loss, self.every, augment=True)
-        adam = torch.optim.Adam([centres], self.rate)
+        adam = torch.optim.Adam([centres], self.rate, capturable=centres.is_cuda)
         ctx.train(net, [ctx.stream(task.train), marks], ctx.epochs, optimizers=[adam])
         tensors = {"layer": whitebox.name_tensor(layer), "classes": torch.tensor(chosen)}
         own = {"projection": secret, "message": message, "control_projection": other, "control_message": another}
