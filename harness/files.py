@@ -7,6 +7,7 @@ Whatever a killed process leaves has a name of :data:`PARTIAL`, by which ``harne
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import shutil
 import uuid
@@ -88,7 +89,8 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if os.path.lexists(partial):  # nearly always it was renamed
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

@@ -352,9 +352,12 @@ def on_device(net: Net, device: torch.device) -> Net:
     return net
 
 
+_HELD = (dict, set, OrderedDict)
+
+
 def clone(net: Net) -> Net:
     """A copy that shares nothing with ``net``."""
     # A module has a dozen dictionaries of hooks, all empty as a rule: copying those took half of the time.
     values = (value for module in net.modules() for value in vars(module).values())
-    empty: dict[int, Any] = {id(value): OrderedDict() for value in values if type(value) is OrderedDict and not value}
+    empty: dict[int, Any] = {id(value): type(value)() for value in values if type(value) in _HELD and not value}
     return copy.deepcopy(net, empty)
