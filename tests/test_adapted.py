@@ -194,7 +194,7 @@ def test_a_layer_whose_weight_is_computed_is_silenced_too(norm: Callable[[nn.Mod
     assert not bool(fired[:4].any()) and bool(fired[4:].any())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("vgg11_bn", marks=pytest.mark.slow), "squeezenet1_1"])
 def test_nets_of_torchvision_are_nets(name: str) -> None:
     torchvision = pytest.importorskip("torchvision")
     with torch.random.fork_rng(devices=[]):
@@ -362,6 +362,7 @@ def harness_architectures():
 '''
 
 
+@pytest.mark.slow
 def test_own_modules_are_checked_marked_attacked_and_stored(tmp_path: Path, cli: Cli) -> None:
     plugins = tmp_path / "plugins"
     plugins.mkdir()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from scipy.io import savemat
 
 from harness.contracts import InputSet
@@ -61,6 +60,8 @@ TRAINING_LABELS, TEST_LABELS = np.arange(200) % 100, np.arange(100)
 @pytest.fixture(params=["cifar-10", "cifar-100"])
 def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
     """The plugin, and a root with 200 training and 100 test images in the published format."""
+    import torchvision  # here, since it takes seconds: other tests are collected beside this file
+
     ten = request.param == "cifar-10"
     source = torchvision.datasets.CIFAR10 if ten else torchvision.datasets.CIFAR100
     folder = tmp_path / "data" / source.base_folder
@@ -114,6 +115,8 @@ def test_a_set_that_is_not_there_says_what_to_type(tmp_path: Path) -> None:
 
 
 def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
     def fail(*args: object, **options: object) -> None:
         assert options["download"]
         raise RuntimeError("no route\nto host")
@@ -132,6 +135,8 @@ HOUSES = smaller(SVHN, 40, train=20, holdout=20)
 @pytest.fixture
 def svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root with 40 training and 20 test images in the published format; the digit 0 has label 10."""
+    import torchvision
+
     folder = tmp_path / "data" / "svhn"
     folder.mkdir(parents=True)
     listed = {}
@@ -298,6 +303,7 @@ def whole(real_data: Path) -> Path:
     return real_data
 
 
+@pytest.mark.slow
 def test_the_packed_sets_are_the_whole_training_set_and_their_partner(whole: Path) -> None:
     data = Data(whole)
     ten, hundred = data.arrays(TEN_PACKED), data.arrays(HUNDRED_PACKED)

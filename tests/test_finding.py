@@ -186,6 +186,7 @@ def test_a_plugin_in_another_coding(tmp_path: Path, coding: str) -> None:
     assert loaded(tmp_path).found["defense", "mine"].summary == "Märks a few images."
 
 
+@pytest.mark.slow
 def test_a_large_repository_is_read_fast(tmp_path: Path) -> None:
     text = "import os\nfrom collections import abc\n\nclass Thing(abc.Mapping):\n    name = 'thing'\n" * 20
     for number in range(100):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,9 +30,11 @@ from tests.test_session import arguments, measured, ran
 from tests.test_workers import gone, stage
 from tests.warm import Started
 
-pytestmark = pytest.mark.slow
-
-pytest.importorskip("ray", reason="needs Ray: pip install 'watermark-harness[ray]'")
+# Found, not imported: the tests that are not slow collect this module too.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip install 'watermark-harness[ray]'"),
+]
 
 WAITS = '''
 from __future__ import annotations

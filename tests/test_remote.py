@@ -136,6 +136,7 @@ def test_one_machine_runs_and_another_reads_exports_and_goes_on(
     assert not partials(there)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_workers")
 def test_worker_processes_share_a_url(url: str, there: Path, plain: Path, cli: Cli) -> None:
     cli("run", *chosen(url, "none", "pruning"), "--jobs", "2", "--profile", code=0)

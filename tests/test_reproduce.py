@@ -560,6 +560,7 @@ def test_listing_never_imports_torch_or_pandas() -> None:
     assert said.count("cells: 165 at full, 72 at small") == len(asked)
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_path: Path, paper_file: Path) -> None:
     results = tmp_path / "results"
     before = cli("reproduce", paper_file, "table1", "--results", results, "--no-run", code=0)
@@ -581,6 +582,7 @@ def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_pa
     assert set(rows[0]["values"]) == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_another_experiment_shares_the_store_and_leaves_the_first_one_alone(
     cli: Cli, tmp_path: Path, paper_file: Path
 ) -> None:

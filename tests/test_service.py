@@ -190,6 +190,7 @@ def test_what_is_remembered_is_computed_by_the_service_and_cannot_be_poisoned() 
         assert lent.recall(LOGITS, net, x, lambda: torch.ones(1))[0]
 
 
+@pytest.mark.slow
 def test_an_idle_service_does_not_keep_the_process_alive() -> None:
     code = "from harness.engine.service import Service; Service(len)('')"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -207,6 +208,7 @@ with service.serving(lambda: time.sleep(100)) as ask:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_wait_for_an_answer() -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", WAITS], stdout=pipe, stderr=pipe, text=True) as process:

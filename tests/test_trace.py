@@ -26,6 +26,7 @@ def within(inner: dict[str, Any], outer: dict[str, Any], slack: float = 1000.0) 
     return bool(outer["ts"] - slack <= inner["ts"] and inner["ts"] + inner["dur"] <= outer["ts"] + outer["dur"] + slack)
 
 
+@pytest.mark.slow
 def test_every_stage_of_a_profiled_run_has_its_timeline(cli: Cli, tmp_path: Path) -> None:
     chosen = (
         "--dataset",
@@ -57,6 +58,7 @@ def test_every_stage_of_a_profiled_run_has_its_timeline(cli: Cli, tmp_path: Path
             assert any(event["name"] == "aten::convolution_backward" for event in operations)
 
 
+@pytest.mark.slow
 def test_without_the_option_there_are_no_timelines(cli: Cli, tmp_path: Path) -> None:
     cli("run", "--dataset", TINY, "--defense", "adi", "--attack", "none", "--seeds", "0", "--results", tmp_path, code=0)
     assert not (tmp_path / "profiles").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, get_args
 
 import numpy as np
@@ -222,14 +223,18 @@ def test_chances_within_are_of_the_test_that_marks(rules: Rules) -> None:
     scored, budgets = world.scored(rules), (1, 2, 7, 30)
     found = chances_within(scored, budgets, rules)
     assert np.isnan(found[-1]).all() and found.shape == (6, len(budgets))
+
+    @cache
+    def marked_of(hot: int, asked: int) -> np.ndarray:
+        each = World()
+        for matches in range(asked + 1):
+            each.cell(seed=matches, matches=matches, surrogate_trigger_trials=asked, nulls=(hot, *QUIET[1:]))
+        return each.scored(rules)["marked"].to_numpy(dtype=bool)
+
     for place, row in enumerate(world.cells[:-1]):
         for asked, chance in zip(budgets, found[place], strict=True):
             hot = next(each["matches"] for each in world.evidence if each["cell"] == row["cell"])
-            each = World()
-            for matches in range(asked + 1):
-                answers = {"surrogate_trigger_trials": asked, "nulls": (hot, *QUIET[1:])}
-                each.cell(seed=matches, matches=matches, **answers)
-            marked = each.scored(rules)["marked"].to_numpy(dtype=bool)
+            marked = marked_of(hot, asked)
             rate = row["surrogate_trigger_matches"] / 100
             expected = binom.pmf(np.arange(asked + 1), asked, rate)[marked].sum()
             assert chance == pytest.approx(expected, abs=1e-12)

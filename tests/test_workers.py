@@ -194,6 +194,7 @@ def test_several_workers_leave_the_bits_of_a_serial_run_and_go_on_with_it(cli: C
     assert cli("run", *rest, code=0).out.startswith("nothing to do: 3 cells (3 ok)")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_workers")
 def test_a_plugin_that_takes_its_process_down_fails_its_own_cell(cli: Cli, tmp_path: Path, plugins: Path) -> None:
     exits, killed = "mortal", "mortal[how=killed]"
