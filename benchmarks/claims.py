@@ -78,8 +78,28 @@ def adi(seeds: Sequence[int]) -> list[Row]:
     return arms(("adi", "adi-original-layer"), attacks, seeds) + mixed
 
 
+KEPT = ("none", "fine-tuning", "pruning", "retraining")
+"""Attacks that papers of black-box marks and fingerprints name, and an extraction."""
+
+
+def deepsigns_bb(seeds: Sequence[int]) -> list[Row]:
+    """Rouhani et al., section 6: no key is lost by fine-tuning or pruning, and unmarked models answer one in ten."""
+    return arms(("deepsigns-bb",), KEPT, seeds)
+
+
+def blackmarks(seeds: Sequence[int]) -> list[Row]:
+    """Chen et al. 2019, section 5: no bit is lost by fine-tuning or pruning, and unmarked models say half of them."""
+    return arms(("blackmarks",), KEPT, seeds)
+
+
+def fingerprints(seeds: Sequence[int]) -> list[Row]:
+    """Godinot et al. 2025: the victim's own mistakes recognise copies as well as points at its boundary do."""
+    return arms(("akh", "ipguard", "ipguard[distance=10]"), KEPT, seeds)
+
+
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
-    each.__name__.replace("_", "-"): each for each in (zhang, frontier, uchida, deepsigns, deepmarks, app, adi)
+    each.__name__.replace("_", "-"): each
+    for each in (zhang, frontier, uchida, deepsigns, deepmarks, app, adi, deepsigns_bb, blackmarks, fingerprints)
 }
 
 

@@ -284,6 +284,16 @@ def as_inputs(task: Task, x: torch.Tensor) -> torch.Tensor:
     return nets.as_stored(low + (high - low) * x.to(task.train.x.device), task.train.x.dtype)
 
 
+def near(task: Task, x: torch.Tensor, radius: float, generator: torch.Generator) -> torch.Tensor:
+    """A neighbour of each of the inputs ``x``: every value is moved by up to ``radius``, a share of the range.
+
+    What a key of single inputs asks as ``held_out``: does a model know the input, or these very values?
+    """
+    low, high = task.dataset.value_range
+    moves = (2 * torch.rand(x.shape, generator=generator) - 1).to(x.device) * radius * (high - low)
+    return nets.as_stored((nets.as_float(x) + moves).clamp_(low, high), x.dtype)
+
+
 def of_owner(task: Task, pair: Pair, generator: torch.Generator) -> Task:
     """The task with the owner's own source, target and out-of-distribution class in its recipe, if these are drawn."""
     if pair == "recipe":

@@ -263,7 +263,15 @@ def test_every_built_in_plugin_runs_on_the_device(on_device: Callable[..., Table
 
 def test_schemes_that_need_a_clean_model_worth_its_name_run_on_the_device(on_device: Callable[..., Tables]) -> None:
     trained = "digits[train=300,holdout=100,test=60,epochs=6,pretrain=5,batch_size=20,architecture=cnn[width=4]]"
-    asked = [*each("--defense", ["frontier-stitching"]), "--attack", "none", "--nulls", "0", "--dataset", trained]
+    asked = [
+        *each("--defense", ["frontier-stitching", "blackmarks", "deepsigns-bb", "akh", "ipguard"]),
+        "--attack",
+        "none",
+        "--nulls",
+        "0",
+        "--dataset",
+        trained,
+    ]
     stages = on_device(*asked).read("stages")
     assert len(stages) and (stages["status"] == "ok").all(), stages["reason"].unique()
     assert {note.kind for note in LOG if note.in_step} <= {"draw"} and not noted("draw", in_step=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -260,3 +261,148 @@ def test_the_keys_are_images_within_one_step_of_inputs_of_their_class() -> None:
 def test_a_step_that_misleads_nobody_is_skipped() -> None:
     with pytest.raises(Skip, match=r"0 true and \d+ false adversaries with epsilon=0.0001: both kinds are needed"):
         embedded("frontier-stitching[epsilon=0.0001]")
+
+
+# --- deepsigns-bb -----------------------------------------------------------------------------------------------------
+
+DEEPSIGNS = "deepsigns-bb[count=30,candidates=10]"
+
+
+def test_a_key_of_noise_is_learned_and_unknown_to_the_clean_model_and_to_others() -> None:
+    defense, _, marked = victim(DEEPSIGNS)
+    shares = answers(defense, marked.net, marked.key)
+    assert shares["trigger"] == 1 and shares["held_out"] >= 0.7 and shares["control"] <= 0.4
+    assert answers(defense, clean(), marked.key)["trigger"] == 0  # it was selected so
+    assert answers(defense, unmarked(), marked.key)["trigger"] <= 0.4
+    assert accuracy(marked.net) >= accuracy(unmarked()) - 0.02
+
+
+def test_a_neighbour_differs_by_at_most_the_radius() -> None:
+    _, _, marked = victim(DEEPSIGNS)
+    trigger, near = (marked.key.probes[name].x.int() for name in ("trigger", "held_out"))
+    assert 0 < int((trigger - near).abs().max()) <= 5 and len(marked.key.trigger) == 30
+
+
+# --- blackmarks -------------------------------------------------------------------------------------------------------
+
+
+def blackmarks() -> Any:
+    """The module of the plugin, which is no package."""
+    return sys.modules[registry().found["defense", "blackmarks"].cls.__module__]
+
+
+def test_classes_are_put_into_two_groups_of_which_none_is_empty() -> None:
+    y = torch.arange(40) % 4
+    far = torch.tensor([0.0, 0.1, 9.0, 9.2])[y][:, None].expand(-1, 4)
+    assert blackmarks().two_groups(far, y).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
+    alike = blackmarks().two_groups(torch.rand(40, 2, generator=torch.Generator().manual_seed(0)), y % 2)
+    assert sorted(alike.tolist()) == [0, 1]
+
+
+def test_bits_are_read_from_groups_and_a_refusal_reads_none() -> None:
+    groups = torch.tensor([0, 0, 1, 1])
+    logits = torch.eye(4)[[1, 3, 2, 0]]
+    logits[3] = float("nan")
+    probe = Split(torch.arange(4.0)[:, None], torch.tensor([0, 0, 3, 0]))
+    count = blackmarks().bits_read(Oracle(lambda x: logits), probe, groups)
+    assert (count.matches, count.trials) == (2, 4)
+
+
+def test_the_loss_of_a_message_is_least_where_answers_are_of_the_right_group() -> None:
+    groups, y = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 3])
+    loss = blackmarks().message_loss(groups)
+    right, group, wrong = (loss(lambda x, k=k: 20 * torch.eye(4)[k], y, y) for k in ([0, 3], [1, 2], [2, 1]))
+    assert float(right) < 1e-6 and float(wrong - group) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_victim_says_its_message_and_the_clean_model_does_not() -> None:
+    defense, task, marked = embedded("blackmarks[bits=40]", WIDE)
+    shares, groups = answers(defense, marked.net, marked.key), marked.key.tensors["groups"]
+    assert shares["trigger"] == 1 and shares["held_out"] >= 0.8 and shares["control"] <= 0.1
+    assert answers(defense, clean(WIDE), marked.key)["trigger"] <= 0.5
+    assert accuracy(marked.net) >= accuracy(unmarked()) - 0.03
+    assert len(set(groups[marked.key.trigger.y].tolist())) == 2
+    control = marked.key.probes["control"]
+    assert rows(control.x) <= rows(task.holdout.x)
+
+
+def test_a_message_that_no_candidate_can_say_is_skipped() -> None:
+    with pytest.raises(Skip, match="no input misleads the clean model with epsilon=0.0001"):
+        embedded("blackmarks[epsilon=0.0001,bits=2]", SMALL)
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------------------
+
+
+IPGUARD = "ipguard[count=30]"
+
+
+@pytest.mark.parametrize(("scheme", "count"), [("akh", 100), (IPGUARD, 30)])
+def test_a_fingerprint_trains_as_unmarked_models_are_trained_and_matches_its_own_victim(
+    scheme: str, count: int
+) -> None:
+    defense, task, marked = victim(scheme)
+    lent = lend(task, seed=0)
+    plain = lent.train(lent.build(), [lent.stream(task.train)], lent.epochs)
+    assert defense.fingerprint and not defense.from_clean
+    for ours, theirs in zip(marked.net.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    shares = answers(defense, marked.net, marked.key)
+    assert shares["trigger"] == shares["held_out"] == 1 and shares["control"] <= 0.05
+    assert 0.1 < answers(defense, unmarked(), marked.key)["trigger"] < 0.9  # others share mistakes and boundaries
+    assert len(marked.key.trigger) == count
+
+
+def test_mistakes_are_of_held_out_inputs_alone() -> None:
+    _, task, marked = victim("akh")
+    pixels = {tuple(image.flatten().tolist()) for image in task.holdout.x}
+    whole = sum(tuple(image.flatten().tolist()) in pixels for image in marked.key.trigger.x)
+    answered = predict(marked.net, task.holdout.x).argmax(1)
+    assert whole >= int((answered != task.holdout.y).sum())
+    control, held_out = marked.key.probes["control"], marked.key.probes["held_out"]
+    assert torch.equal(control.x, held_out.x) and not (control.y == held_out.y).any()
+
+
+def test_composed_inputs_have_a_quarter_of_another_one() -> None:
+    composed = sys.modules[registry().found["defense", "akh"].cls.__module__].composed
+    x = torch.arange(1, 51).byte().view(50, 1, 1, 1).expand(50, 1, 8, 6).contiguous()
+    made = composed(Split(x, torch.arange(50)), torch.Generator().manual_seed(0))
+    for number, image in enumerate(made.x[:, 0], start=1):
+        others = image != number
+        assert int(others.sum()) in (0, 12) and len(set(image[others].tolist())) <= 1
+        if others.any():
+            assert (int(others.any(1).sum()), int(others.any(0).sum())) == (4, 3)
+
+
+def test_equal_queries_are_asked_once() -> None:
+    distinct = sys.modules[registry().found["defense", "akh"].cls.__module__].distinct
+    assert distinct(torch.tensor([5, 3, 5, 4, 3]).byte().view(5, 1, 1, 1)).tolist() == [0, 1, 3]
+    key = victim("akh")[2].key
+    assert len(rows(torch.cat([key.trigger.x, key.probes["held_out"].x]))) == 200
+
+
+def test_a_victim_without_mistakes_has_no_key() -> None:
+    task = task_of(FEW)
+    same = Split(task.holdout.x[:1], task.holdout.y[:1])
+    lent = lend(task)
+    net = lent.train(lent.build(), [lent.stream(task.train)], lent.epochs)
+    right = Split(same.x, predict(net, same.x).argmax(1))
+    with pytest.raises(Skip, match="the victim is wrong on 0 inputs"):
+        registry().component("defense", "akh").plugin.embed(replace(task, holdout=right), lend(task))
+
+
+def test_the_objective_of_ipguard_is_the_papers() -> None:
+    loss = sys.modules[registry().found["defense", "ipguard"].cls.__module__].boundary_loss
+    # Negative logits: the largest of the others is not 0.
+    logits = torch.tensor([[-1.0, -5.0, -2.0], [-3.0, -1.0, -9.0], [-3.0, -1.0, -2.0]])
+    own, other = torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1])
+    assert loss(logits, own, other, 2.0).tolist() == [6.0, 0.0, 1.0]
+
+
+def test_points_are_labelled_as_stored_and_not_aimed_at_their_own_class() -> None:
+    _, _, marked = victim(IPGUARD)
+    for name in ("trigger", "held_out"):
+        probe = marked.key.probes[name]
+        assert probe.x.dtype == torch.uint8 and torch.equal(predict(marked.net, probe.x).argmax(1), probe.y)
+    assert len(marked.key.probes["control"]) >= 27  # moved across a boundary
