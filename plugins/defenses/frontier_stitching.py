@@ -23,7 +23,7 @@ class FrontierStitching(Defense):
     Measured: 5 seeds of digits, victims at 97.9%, unmarked models at 98.1%. Unmarked models answer 54.9% of the keys
     (95%: 53.7 to 56.1), so the paper's half holds for this step; adversarially trained ones 86.0% (84.6 to 87.3), as
     many as victims after fine-tuning, 86.8% (80.3 to 93.3). Victims answer 99.8%, after pruning 83.6% (66.8 to 100),
-    their copies 60.6% (55.4 to 65.8).
+    their copies 60.6% (55.4 to 65.8). Of 5,000 MNIST images (1 seed) the victim answers 100%, two unmarked models 65%.
     """
 
     name = "frontier-stitching"

@@ -59,7 +59,8 @@ class ZhangContent(Zhang):
 
     Measured: 5 seeds of digits, victims at 98.5%, unmarked models at 98.1%. Of the triggers victims answer 100%, after
     fine-tuning 99.6% (95%: 98.9 to 100), after pruning 100%, their copies 9.0% (1.7 to 16.3), unmarked models 5.1%. So
-    the paper's claims hold, which are about removal; an extraction takes the mark away.
+    the paper's claims hold, which are about removal; an extraction takes the mark away. Of 5,000 MNIST images (1 seed)
+    the victim answers 100%, two unmarked models 17% and 40%.
     """
 
     name = "zhang-content"
