@@ -94,12 +94,46 @@ def blackmarks(seeds: Sequence[int]) -> list[Row]:
 
 def fingerprints(seeds: Sequence[int]) -> list[Row]:
     """Godinot et al. 2025: the victim's own mistakes recognise copies as well as points at its boundary do."""
-    return arms(("akh", "ipguard", "ipguard[distance=10]"), KEPT, seeds)
+    return arms(("akh", "ipguard", "ipguard[distance=10]", "prown", "dataset-inference"), KEPT, seeds)
+
+
+def mbw(seeds: Sequence[int]) -> list[Row]:
+    """Kim et al., section 5: keys stay in a copy of the victim's probabilities, where Adi's do not."""
+    attacks = ["none", *(f"retraining[labels=soft,epochs={epochs}]" for epochs in (24, 96))]
+    return arms(("mbw", "adi"), attacks, seeds)
+
+
+def dawn(seeds: Sequence[int]) -> list[Row]:
+    """Szyller et al., section 5: a client's model repeats the wrong answers; by how long it was trained."""
+    attacks = [
+        f"retraining[epochs={epochs},labels={labels}]" for labels in ("hard", "soft") for epochs in (10, 30, 100)
+    ]
+    return arms(("dawn[rate=0.05]",), ("none", *attacks), seeds)
+
+
+def batch_norm(seeds: Sequence[int]) -> list[Row]:
+    """Triggers are learned at little cost by nets with batch norm, and new statistics do not remove them."""
+    schemes = [name for name in load_registry().names("defense") if name not in ("unmarked", "dawn")]
+    return arms(schemes, ("none", "bn-reset"), seeds, "digits[architecture=resnet9[width=16]]")
 
 
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
     each.__name__.replace("_", "-"): each
-    for each in (zhang, frontier, uchida, deepsigns, deepmarks, app, adi, deepsigns_bb, blackmarks, fingerprints)
+    for each in (
+        zhang,
+        frontier,
+        uchida,
+        deepsigns,
+        deepmarks,
+        app,
+        adi,
+        deepsigns_bb,
+        blackmarks,
+        fingerprints,
+        mbw,
+        dawn,
+        batch_norm,
+    )
 }
 
 

@@ -111,6 +111,16 @@ class Split:
         chosen = self.y == label
         return Split(self.x[chosen], self.y[chosen])
 
+    def first_rows(self) -> Tensor:
+        """The rows ``[m]`` int64, ascending, at which each input is for the first time."""
+        import torch
+
+        if not len(self):
+            return torch.zeros(0, dtype=torch.int64, device=self.x.device)
+        distinct, places = torch.unique(self.x.flatten(1), dim=0, return_inverse=True)
+        rows = torch.arange(len(self), device=self.x.device)
+        return rows.new_full((len(distinct),), len(self)).scatter_reduce(0, places, rows, "amin").sort().values
+
     def clone(self) -> Split:
         """A copy that shares no memory."""
         return Split(self.x.clone(), self.y.clone())

@@ -117,6 +117,7 @@ def test_the_readmes_python_runs(
 def test_the_generated_pages_are_up_to_date() -> None:
     assert (ROOT / "results" / "README.md").read_text("utf-8") == schema.document(), "type: make docs"
     assert (ROOT / "docs" / "glossary.md").read_text("utf-8") == glossary.document(), "type: make docs"
+    assert (ROOT / "docs" / "schemes.md").read_text("utf-8") == schemes.document(), "type: make docs"
 
 
 def test_the_layout_that_architecture_names_is_there() -> None:

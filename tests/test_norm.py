@@ -180,7 +180,7 @@ def test_victims_with_batch_norm_keep_their_marks_and_accuracy(cli: Cli, tmp_pat
         assert success["victim"][scheme, "none"] >= 0.99, scheme
         assert success["surrogate"][scheme, "bn-reset"] >= 0.97, scheme
         cost = cells.loc[("unmarked", "none"), "victim_accuracy"] - cells.loc[(scheme, "none"), "victim_accuracy"]
-        assert cost <= 0.03, scheme  # of 300 test inputs; benchmarks/norm.py has more seeds, and all schemes
+        assert cost <= 0.03, scheme  # of 300 test inputs; the claim batch-norm of benchmarks/claims.py has more
 
 
 def test_a_model_without_batch_norm_is_skipped_by_bn_reset(cli: Cli, tmp_path: Path) -> None:

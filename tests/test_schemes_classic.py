@@ -376,8 +376,8 @@ def test_composed_inputs_have_a_quarter_of_another_one() -> None:
 
 
 def test_equal_queries_are_asked_once() -> None:
-    distinct = sys.modules[registry().found["defense", "akh"].cls.__module__].distinct
-    assert distinct(torch.tensor([5, 3, 5, 4, 3]).byte().view(5, 1, 1, 1)).tolist() == [0, 1, 3]
+    x = torch.tensor([5, 3, 5, 4, 3]).byte().view(5, 1, 1, 1)
+    assert Split(x, torch.arange(5)).first_rows().tolist() == [0, 1, 3]
     key = victim("akh")[2].key
     assert len(rows(torch.cat([key.trigger.x, key.probes["held_out"].x]))) == 200
 

@@ -34,13 +34,9 @@ class ClientLog:
         """The inputs and the labels of the first answers to them; ``None`` where the client asked nothing."""
         if not self.inputs:
             return None
-        x, y = torch.cat(self.inputs), torch.cat(self.labels)
-        if not len(x):
-            return Split(x, y)
-        distinct, places = torch.unique(x.flatten(1), dim=0, return_inverse=True)
-        rows = torch.arange(len(x), device=x.device)
-        first = rows.new_full((len(distinct),), len(x)).scatter_reduce(0, places, rows, "amin").sort().values
-        return Split(x[first], y[first])
+        log = Split(torch.cat(self.inputs), torch.cat(self.labels))
+        rows = log.first_rows()
+        return Split(log.x[rows], log.y[rows])
 
 
 def serves(use: Component) -> bool:

@@ -43,7 +43,7 @@ class Akh(Defense):
                 break
             found.append(self._mistakes(net, composed(task.holdout, ctx.generator), ctx))
         queries = sum((each for each, _ in found[1:]), found[0][0])
-        rows = distinct(queries.x)
+        rows = queries.first_rows()
         queries, true = Split(queries.x[rows], queries.y[rows]), torch.cat([each for _, each in found])[rows]
         trained = min(self.count, len(queries) // 2)
         if trained < 2:
@@ -70,12 +70,3 @@ def composed(split: Split, generator: torch.Generator) -> Split:
         inside = inside & ((places >= first) & (places < first + side)).unsqueeze(1).unsqueeze(5 - axis)
     other = split.x[torch.randperm(len(split), generator=generator).to(device)]
     return Split(torch.where(inside.to(device), other, split.x), split.y)
-
-
-def distinct(x: torch.Tensor) -> torch.Tensor:
-    """Rows of the inputs ``x``, in their order, of equal ones the first: windows of background change nothing."""
-    if not len(x):
-        return torch.zeros(0, dtype=torch.int64, device=x.device)
-    kinds, which = x.cpu().flatten(1).unique(dim=0, return_inverse=True)
-    first = torch.full((len(kinds),), len(x)).scatter_reduce(0, which, torch.arange(len(x)), "amin")
-    return first.sort().values.to(x.device)
