@@ -45,7 +45,7 @@ class DatasetInference(Defense):
         key = Key(tensors={"directions": self._directions(task, ctx)})
         own = Oracle(lambda x: ctx.predict(net, x))
         inside, outside = (walked(own, x[:pairs], key, task.dataset.value_range) for x in (seen, unseen))
-        features = torch.cat([inside, outside]).double()
+        features = torch.cat([inside, outside])
         side = torch.cat([torch.ones(pairs), -torch.ones(pairs)]).to(features)
         mean, spread = features.mean(0), features.std(0).clamp_min(1e-9)
         scaled = (features - mean) / spread
@@ -64,7 +64,7 @@ class DatasetInference(Defense):
     def verify(self, suspect: Oracle, key: Key) -> Evidence:
         low, high = key.tensors["span"].tolist()
         seen, unseen, other = (
-            walked(suspect, key.tensors[name], key, (low, high)).double() @ key.tensors["weights"]
+            walked(suspect, key.tensors[name], key, (low, high)) @ key.tensors["weights"]
             for name in ("seen", "unseen", "other")
         )
         return Evidence({"trigger": further(seen, unseen), "control": further(other, unseen)})
