@@ -103,6 +103,17 @@ def mbw(seeds: Sequence[int]) -> list[Row]:
     return arms(("mbw", "adi"), attacks, seeds)
 
 
+def cfw(seeds: Sequence[int]) -> list[Row]:
+    """Xiao et al., section 5: the class stays in copies, also in copies that are fine-tuned."""
+    return arms(("cfw",), ("none", "retraining", "retraining[labels=soft]", "retraining | fine-tuning"), seeds)
+
+
+def mea_defender(seeds: Sequence[int]) -> list[Row]:
+    """Lv et al., section 6: copies answer mixtures, by the term of both images, by probabilities and by labels."""
+    schemes = ("mea-defender", "mea-defender[combination=0]")
+    return arms(schemes, ("none", "retraining", "retraining[labels=soft]"), seeds)
+
+
 def dawn(seeds: Sequence[int]) -> list[Row]:
     """Szyller et al., section 5: a client's model repeats the wrong answers; by how long it was trained."""
     attacks = [

@@ -13,8 +13,10 @@ import harness
 from harness import nets
 from harness.contracts import Key, Oracle, Split
 from plugins.datasets.digits import Digits
+from plugins.defenses.cfw import first_component, spread_along
 from plugins.defenses.dataset_inference import SCALES, further, walked
 from plugins.defenses.mbw import Mbw
+from plugins.defenses.mea_defender import halves
 from plugins.defenses.prown import Prown
 from tests.conftest import Cli
 from tests.test_norm import moments, normed
@@ -76,6 +78,25 @@ def test_keys_are_not_among_the_tasks_training_data_and_have_wrong_labels() -> N
         assert "three classes" in str(scheme.skip(Two(source=0, target=1))) and scheme.skip(Digits()) is None
 
 
+# --- cfw and mea-defender ---------------------------------------------------------------------------------------------
+
+
+def test_a_spread_is_measured_along_the_components_and_nowhere_else() -> None:
+    rows = torch.zeros(40, 5)
+    rows[:, 2] = torch.linspace(-1, 1, 40)
+    axis = first_component(rows + 7)
+    assert axis.abs().tolist() == pytest.approx([0, 0, 1, 0, 0], abs=1e-5)
+    across = torch.zeros(4, 5)
+    across[:, 1] = torch.arange(4.0)
+    assert spread_along(across, axis[None]) == pytest.approx(0, abs=1e-5) and spread_along(rows, axis[None]) > 0.5
+
+
+def test_a_mixture_is_the_top_of_one_image_over_the_bottom_of_another() -> None:
+    one, two = torch.zeros(2, 1, 5, 4, dtype=torch.uint8), torch.ones(2, 1, 5, 4, dtype=torch.uint8)
+    assert halves(one, two, 2)[0, 0].float().mean(1).tolist() == [0, 0, 1, 1, 1]
+    assert halves(one, two, 3)[0, 0].float().mean(0).tolist() == [0, 0, 1, 1]
+
+
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 FINGERPRINTS = ("prown", "dataset-inference")
@@ -83,7 +104,7 @@ FINGERPRINTS = ("prown", "dataset-inference")
 
 @pytest.mark.slow
 def test_victims_know_their_keys_and_fingerprints_cost_nothing(cli: Cli, tmp_path: Path) -> None:
-    schemes = [part for name in FINGERPRINTS for part in ("--defense", name)]
+    schemes = [part for name in (*FINGERPRINTS, "cfw", "mea-defender") for part in ("--defense", name)]
     rest = ("--seeds", "0", "--nulls", "2", "--no-innocents", "--results", tmp_path, "--quiet", "--attack", "none")
     cli("run", "--dataset", "digits", *schemes, *rest, code=0)
     cells = harness.read_table(tmp_path, "cells").set_index("defense")
@@ -91,10 +112,11 @@ def test_victims_know_their_keys_and_fingerprints_cost_nothing(cli: Cli, tmp_pat
     success = cells["victim_trigger_matches"] / cells["victim_trigger_trials"]
     assert (success.drop("dataset-inference") >= 0.99).all() and success["dataset-inference"] > 0.5
     assert (cells["victim_accuracy"] >= cells["null_accuracy"] - 0.02).all()
-    assert cells["fingerprint"].all()
+    assert cells["fingerprint"].to_dict() == {name: name in FINGERPRINTS for name in cells.index}
     evidence = harness.read_table(tmp_path, "evidence").set_index(["defense", "suspect", "probe"])
-    control = evidence.loc[("prown", "victim", "control")]
-    assert (control["matches"] / control["trials"] <= 0.3).all()
+    for name in ("prown", "cfw", "mea-defender"):
+        control = evidence.loc[(name, "victim", "control")]
+        assert (control["matches"] / control["trials"] <= 0.3).all(), name
 
 
 @pytest.mark.slow
