@@ -142,6 +142,8 @@ CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
         blackmarks,
         fingerprints,
         mbw,
+        cfw,
+        mea_defender,
         dawn,
         batch_norm,
     )
