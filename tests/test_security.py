@@ -1127,7 +1127,8 @@ def test_the_largest_sweep_that_is_allowed_is_read(tmp_path: Path) -> None:
 
 def test_a_matrix_of_more_cells_than_anybody_runs_is_refused(builtin: Registry) -> None:
     seeds = tuple(range(100_000))
-    matrix = Matrix("m", (Entry("digits"),), (Entry("*"),), ((Entry("none"),),), seeds, nulls=0)
+    schemes = (Entry("baseline"), Entry("ewe"), Entry("unmarked"))
+    matrix = Matrix("m", (Entry("digits"),), schemes, ((Entry("none"),),), seeds, nulls=0)
     assert len(resolve(builtin, matrix).defenses) * len(seeds) <= MAX_CELLS
     for many in ({"nulls": 1000}, {"attacks": tuple((Entry("*"),) for _ in range(20))}):
         with pytest.raises(UsageError, match="of both together at most 1,000,000"):

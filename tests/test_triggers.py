@@ -593,6 +593,7 @@ SWITCHES = (
     "passes",
     "order",
     "trigger_set",
+    "statistics",
 )
 
 
@@ -605,6 +606,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     given = {"weight": 0.0, "temperature": 9.0, "temperature_rate": 0.0, "distance": "euclidean", "reduction": "mean"}
     given |= {"layers": "last", "ratio": 7.0, "phases": "one", "order": "fixed", "refine": False}
     given |= {"origin": "out-of-distribution", "placement": "corner", "passes": "target", "trigger_set": "as-target"}
+    given |= {"statistics": "own"}
     assert sorted(given) == sorted(names)
     chosen = replace(use, **given)._settings()
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy
