@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 MEAN, SD = "input_mean", "input_sd"
 """Buffers of a net that normalises its inputs: stored with its weights, since it answers by them."""
-AT_A_TIME = 4096
-"""Inputs whose squares are in memory at a time."""
+AT_A_TIME = 256
+"""Inputs that are summed at a time: the squares of so many bytes are below 2^24, up to which float32 is exact."""
 
 T = TypeVar("T")
 
@@ -36,13 +36,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     They are of the inputs as floats, ``uint8`` ones in 0..1, whose sums are whole numbers: the same bits on every
     device. A channel of one value has the deviation 1.
     """
-    dims, scale = [0, *range(2, x.ndim)], 255 if x.dtype == torch.uint8 else 1
-    wide = torch.int64 if x.dtype == torch.uint8 else torch.float64
-    count = max(1, x.numel() // x.shape[1])
-    sums = torch.stack([part.sum(dims, keepdim=True, dtype=wide)[0] for part in x.split(AT_A_TIME)]).sum(0)
-    squares = torch.stack([part.to(wide).square().sum(dims, keepdim=True)[0] for part in x.split(AT_A_TIME)]).sum(0)
-    mean = sums.double() / count
-    sd = (squares.double() / count - mean.square()).clamp_min(0).sqrt()
+    scale, wide = (255, torch.float32) if x.dtype == torch.uint8 else (1, torch.float64)
+    parts = (part.to(wide).unsqueeze(-1).flatten(2) for part in x.split(AT_A_TIME))
+    sums = torch.stack(
+        [torch.stack([part.sum(0), part.square().sum(0)]).sum(-1, dtype=torch.float64) for part in parts]
+    )
+    mean, square = (sums.sum(0) / max(1, x.numel() // x.shape[1])).view(2, -1, *(1 for _ in x.shape[2:]))
+    sd = (square - mean.square()).clamp_min(0).sqrt()
     return (mean / scale).float(), (sd / scale).float().masked_fill(sd == 0, 1)
 
 

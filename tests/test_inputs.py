@@ -58,6 +58,22 @@ def test_moments_are_those_of_each_channel(shape: tuple[int, ...], bytes_: bool)
     assert float(normal.mean()) == pytest.approx(0, abs=1e-6) and float(normal.std()) == pytest.approx(1, rel=1e-3)
 
 
+def test_moments_are_exact_and_leave_the_inputs_as_they_are() -> None:
+    x = torch.randint(200, 256, (9001, 2, 3, 4), generator=torch.Generator().manual_seed(0)).byte()
+    mean, sd = moments(x)
+    values = x.movedim(1, 0).flatten(1).long()
+    count = values.shape[1]
+    sums, squares = values.sum(1).double(), values.square().sum(1).double()
+    wanted = (squares / count - (sums / count).square()).sqrt() / 255
+    assert (
+        mean.flatten().tolist() == (sums / count / 255).float().tolist()
+        and sd.flatten().tolist() == wanted.float().tolist()
+    )
+    floats = torch.full((3, 2, 4), 7.0, dtype=torch.float64)
+    moments(floats)
+    assert set(floats.flatten().tolist()) == {7.0}
+
+
 def test_a_channel_of_one_value_is_not_divided_by_nothing() -> None:
     mean, sd = moments(torch.full((5, 2, 3, 3), 51, dtype=torch.uint8))
     assert mean.flatten().tolist() == pytest.approx([0.2, 0.2]) and sd.flatten().tolist() == [1, 1]
