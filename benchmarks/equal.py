@@ -83,7 +83,8 @@ def rows(name: str, peer: str, ours: Iterator[Numbers], theirs: Iterator[Numbers
     made = []
     for quantity in both[0][0]:
         one, other = ([numbers[quantity] for numbers in side] for side in zip(*both, strict=True))
-        made.append(Row(f"{name}: {quantity}", one, other, "%", peer, said(one, other)))
+        unit = "s" if quantity.endswith("seconds") else "%"
+        made.append(Row(f"{name}: {quantity}", one, other, unit, peer, said(one, other)))
     return made
 
 
