@@ -110,7 +110,7 @@ def test_victims_know_their_keys_and_fingerprints_cost_nothing(cli: Cli, tmp_pat
     cells = harness.read_table(tmp_path, "cells").set_index("defense")
     assert (cells["status"] == "ok").all()
     success = cells["victim_trigger_matches"] / cells["victim_trigger_trials"]
-    assert (success[["prown", "cfw"]] >= 0.99).all() and success["dataset-inference"] > 0.5
+    assert (success[["prown", "cfw"]] >= 0.99).all()
     assert success["mea-defender"] >= 0.95, "no mixture of the key was trained on: pairs are drawn again in each batch"
     assert (cells["victim_accuracy"] >= cells["null_accuracy"] - 0.02).all()
     assert cells["fingerprint"].to_dict() == {name: name in FINGERPRINTS for name in cells.index}

@@ -57,9 +57,9 @@ class Cfw(Defense):
     the components are computed once, of the net before fine-tuning, and not after each epoch; the label is a class that
     there is, as in its released command, and not an eleventh.
 
-    Measured on digits (seed 100, 2 unmarked models, which answer 4%): victims answer 100% of trained and of held-out
-    images, copies 7 to 9%, fine-tuned or not. A thief asks about task inputs, and photo patches have nothing in common
-    with digits: here the class does not transfer.
+    Measured on digits (seeds 100-102; range, and 15 unmarked models): victims answer 100% of the images; copies by
+    labels 2 to 26%, unmarked models 10%; fine-tuned copies 4 to 30%, 11%; copies by probabilities 9 to 41%, 7%. Three
+    seeds differ too much to say whether the class stays in copies.
     """
 
     name = "cfw"

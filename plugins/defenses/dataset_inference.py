@@ -23,8 +23,9 @@ class DatasetInference(Defense):
     The owner keeps the inputs, the directions and the weights. Differences from the paper: its regressor is a net of
     two layers and its test a Welch t-test; it asks after each of 50 steps, here after ten of them.
 
-    Measured on digits (seed 100, 3 unmarked models): 60% of 50 pairs on the victim, 47% on copies, 57% on unmarked
-    models, which were trained on most of the same inputs: at this size there is no evidence.
+    Measured on digits (seeds 100-104, mean and 95% interval; 25 unmarked models): victims match in 51.6% [42.6, 60.6]
+    of 50 pairs, retrained copies in 48.4% [42.0, 54.8], unmarked models, which were trained on most of the same inputs,
+    in 50.2%: at this size it does not tell the victim itself from chance.
     """
 
     name = "dataset-inference"

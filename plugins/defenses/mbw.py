@@ -35,11 +35,12 @@ class Mbw(Defense):
     learn 1 of 100 keys in 24 epochs and 74 in 80. Inner steps are taken in evaluation mode, since keys on their way
     must not move batch norm's statistics.
 
-    Measured on digits (seed 100, 5 unmarked models, which answer 0%): all 100 keys in the victim. Of a copy of its
-    probabilities that was trained as long (96 epochs) 96 are left, of one trained for the recipe's 24 epochs 1, and
-    that copy is better; of Adi's triggers 12 and 10, as many as by chance. So the claim holds for a thief who trains
-    until all answers are learned. The victim loses 5 points of accuracy, and fails the fidelity gate: 100 keys are a
-    fourteenth of this training data, in the paper they are a five-hundredth.
+    Measured on digits (seeds 100-102, mean and 95% interval; 15 unmarked models answer 0.3%): all 100 keys in victims.
+    Of copies of their probabilities that were trained as long (96 epochs) 93.3% [87.6, 99.1] are left, of copies
+    trained for the recipe's 24 epochs 1.7% [0, 4.5]; of Adi's triggers 15.3% [8.2, 22.5] and 13.0% [6.4, 19.6], where
+    unmarked models answer 11%. So the claim holds for a thief who trains until all answers are learned. Victims lose 5
+    points of accuracy, and fail the fidelity gate: 100 keys are a fourteenth of this training data, in the paper they
+    are a five-hundredth.
     """
 
     name = "mbw"

@@ -26,7 +26,9 @@ class Prown(Defense):
     disagree, as in its released default. Third classes are often called alike by nets that have nothing to do with the
     victim: the rate of unmarked models, which the paper leaves out, is what a match is worth.
 
-    Measured on digits (seed 100, 3 unmarked models): copies answer 53 to 59% of the key, unmarked models 42%.
+    Measured on digits (seeds 100-104, mean and 95% interval; 25 unmarked models): victims answer 100%, retrained copies
+    61.0% [52.9, 69.1] and unmarked models 52.7% [49.1, 56.3]; after fine-tuning 64.0% [51.5, 76.5] and 47.2% [43.7,
+    50.8]. Pairs are drawn with replacement: 1 to 5 of 100 held-out mixtures are of a pair of the key.
     """
 
     name = "prown"
