@@ -29,6 +29,8 @@ AT_A_TIME = 256
 VISIBLE, HIDDEN_SHARE = 0.25, 0.2
 GRADIENT_BATCH = 128
 HELD_OUT = 128
+MOST_HELD_OUT = 400
+"""Largest number of held-out triggers of a scheme with one target class, and of its controls."""
 LETTERS = dict(
     zip(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
@@ -115,9 +117,7 @@ class PatchTriggers(TriggerRecipe):
         count = len(task.train.of(task.dataset.target)) if self.count is None else self.count
         most_held_out = HELD_OUT if self.count is None else self.count // 2
         if task.ood is not None and self.origin == "out-of-distribution":
-            label = task.dataset.ood_class
-            x = task.ood.x if label is None else task.ood.of(label).x
-            x = x[torch.randperm(len(x), generator=generator).to(x.device)]
+            x = out_of_distribution(task.ood, task.dataset.ood_class, generator)
             trained_count = min(count, max(len(x) // 2, len(x) - most_held_out))
             trained, held_out = x[:trained_count], x[trained_count:]
         else:
@@ -233,6 +233,12 @@ def text_window(text: str, height: int, width: int) -> torch.Tensor:
     return window
 
 
+def out_of_distribution(ood: Split, label: int | None, generator: torch.Generator) -> torch.Tensor:
+    """The inputs of class ``label`` of another data set, or of all its classes, in random order."""
+    x = ood.x if label is None else ood.of(label).x
+    return x[torch.randperm(len(x), generator=generator).to(x.device)]
+
+
 def labelled(x: torch.Tensor, label: int) -> Split:
     """Inputs that all have the label ``label``."""
     return Split(x, torch.full((len(x),), label, dtype=torch.int64, device=x.device))
@@ -249,6 +255,18 @@ def target_key(
         raise Skip(f"{len(trigger)} triggers, {len(held_out)} held out and {len(control)} controls: too few")
     probes = {"trigger": trigger, "held_out": held_out, "control": control}
     return Key({name: labelled(x, target) for name, x in probes.items()}, secrets | {"target": torch.tensor(target)})
+
+
+def text_key(task: Task, text: str, sources: torch.Tensor, plain: torch.Tensor, count: int) -> Key:
+    """The key of a scheme that stamps ``text`` on inputs: the first ``count`` of ``sources`` for training, and the
+    first :data:`MOST_HELD_OUT` of ``plain``, which no model sees. Raises :class:`Skip` where the text changes too few.
+    """
+    recipe = task.dataset
+    window = text_window(text, *recipe.input_shape[1:])
+    trained = visible(sources, window, recipe.value_range)[:count]
+    plain = plain[shown(plain, window, recipe.value_range)][:MOST_HELD_OUT]
+    trigger, held_out = (patched(x, window, recipe.value_range[1]) for x in (trained, plain))
+    return target_key(recipe.target, trigger, held_out, plain, mask=window.float())
 
 
 def commitments(trained: Split, opening: torch.Tensor) -> torch.Tensor:

@@ -102,14 +102,13 @@ class Split:
 
         return Split(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
 
-    def __getitem__(self, rows: slice) -> Split:
-        """The samples at ``rows``: ``split[10:]`` is all but the first ten."""
+    def __getitem__(self, rows: slice | Tensor) -> Split:
+        """The samples at ``rows``: ``split[10:]`` is all but the first ten, ``split[split.y > 0]`` those of a mask."""
         return Split(self.x[rows], self.y[rows])
 
     def of(self, label: int) -> Split:
         """The samples of class ``label``."""
-        chosen = self.y == label
-        return Split(self.x[chosen], self.y[chosen])
+        return self[self.y == label]
 
     def first_rows(self) -> Tensor:
         """The rows ``[m]`` int64, ascending, at which each input is for the first time."""
@@ -138,7 +137,7 @@ class Split:
         count = int(kept.sum())
         if not count and len(self):
             raise Skip(f"the API refused all {len(self)} queries: there is nothing to learn from")
-        return self if count == len(self) else Split(self.x[kept], self.y[kept])
+        return self if count == len(self) else self[kept]
 
     def ask(self, suspect: Oracle) -> Count:
         """Count the answers of ``suspect`` that match the labels."""

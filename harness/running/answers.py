@@ -35,8 +35,7 @@ class ClientLog:
         if not self.inputs:
             return None
         log = Split(torch.cat(self.inputs), torch.cat(self.labels))
-        rows = log.first_rows()
-        return Split(log.x[rows], log.y[rows])
+        return log[log.first_rows()]
 
 
 def serves(use: Component) -> bool:

@@ -393,7 +393,7 @@ class StageRunner:
         other = self.data.other(stage.data.plugin, task, self.device)
         order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
         chosen = order[: task.train].to(self.device)
-        return Split(other.x[chosen], other.y[chosen])
+        return other[chosen]
 
     def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> SharedInputs:
         """The results known of the model under attack and the attacker's inputs."""

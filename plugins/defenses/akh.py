@@ -44,7 +44,7 @@ class Akh(Defense):
             found.append(self._mistakes(net, composed(task.holdout, ctx.generator), ctx))
         queries = sum((each for each, _ in found[1:]), found[0][0])
         rows = queries.first_rows()
-        queries, true = Split(queries.x[rows], queries.y[rows]), torch.cat([each for _, each in found])[rows]
+        queries, true = queries[rows], torch.cat([each for _, each in found])[rows]
         trained = min(self.count, len(queries) // 2)
         if trained < 2:
             raise Skip(f"the victim is wrong on {len(queries)} inputs, composed ones among them: too few for a key")

@@ -8,7 +8,6 @@ from harness import (
     Context,
     Dataset,
     Defense,
-    Key,
     Loss,
     Marked,
     Stream,
@@ -19,9 +18,6 @@ from harness import (
     require,
     triggers,
 )
-
-HELD_OUT = 400
-"""Largest number of held-out triggers and of controls."""
 
 
 class App(Defense):
@@ -65,7 +61,8 @@ class App(Defense):
         return needs_images(dataset, 6)
 
     def embed(self, task: Task, ctx: Context) -> Marked:
-        key = self._key(task)
+        sources, plain = (split.x[split.y != task.dataset.target] for split in (task.train, task.holdout))
+        key = triggers.text_key(task, self.text, sources, plain, self.count)
         marked = Stream((key.trigger,), self.moved, self.loss())
         streams = [triggers.mixed_stream(task, key.trigger, self.per_batch), marked]
         return Marked(ctx.train(ctx.build(), streams, ctx.epochs), key)
@@ -78,15 +75,6 @@ class App(Defense):
             return self.alpha * torch.nn.functional.cross_entropy(answers, y)
 
         return loss
-
-    def _key(self, task: Task) -> Key:
-        recipe = task.dataset
-        window = triggers.text_window(self.text, *recipe.input_shape[1:])
-        sources, plain = (split.x[split.y != recipe.target] for split in (task.train, task.holdout))
-        trained = triggers.visible(sources, window, recipe.value_range)[: self.count]
-        plain = plain[triggers.shown(plain, window, recipe.value_range)][:HELD_OUT]
-        trigger, held_out = (triggers.patched(x, window, recipe.value_range[1]) for x in (trained, plain))
-        return triggers.target_key(recipe.target, trigger, held_out, plain, mask=window.float())
 
 
 def against(net: nets.Net, x: torch.Tensor, y: torch.Tensor, epsilon: float) -> dict[str, torch.Tensor]:

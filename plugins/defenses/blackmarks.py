@@ -62,8 +62,7 @@ class BlackMarks(Defense):
         net = ctx.start()
         groups = two_groups(ctx.predict(net, task.train.x), task.train.y).to(ctx.device)
         order = torch.randperm(len(task.train), generator=ctx.generator)[: self.bits * self.candidates].to(ctx.device)
-        asked = Split(task.train.x[order], task.train.y[order])
-        candidates, _ = self._misleading(net, asked, groups, task, ctx)
+        candidates, _ = self._misleading(net, task.train[order], groups, task, ctx)
         held_out, plain = self._misleading(net, task.holdout, groups, task, ctx)
         stream = Stream((candidates,), task.dataset.batch_size, message_loss(groups), every=self.every)
         net = ctx.train(net, [ctx.stream(task.train), stream], ctx.epochs)
@@ -71,8 +70,11 @@ class BlackMarks(Defense):
         read, elsewhere = (groups[ctx.predict(each, candidates.x).argmax(1)] for each in (net, unmarked))
         bits = groups[candidates.y]
         chosen = self._message(bits.masked_fill((read != bits) | (elsewhere == bits), -1), ctx.generator)
-        trigger = Split(candidates.x[chosen], candidates.y[chosen])
-        probes = {"trigger": trigger, "held_out": held_out.first(self.bits), "control": plain.first(self.bits)}
+        probes = {
+            "trigger": candidates[chosen],
+            "held_out": held_out.first(self.bits),
+            "control": plain.first(self.bits),
+        }
         return Marked(net, Key(probes, {"groups": groups}))
 
     def verify(self, suspect: Oracle, key: Key) -> Evidence:
@@ -84,8 +86,8 @@ class BlackMarks(Defense):
     ) -> tuple[Split, Split]:
         """Inputs moved until ``net`` answers a class of the other group, with their own class; and the inputs as they
         are, with that other class. Raises :class:`Skip` where the largest step misleads it on none."""
-        known = ctx.predict(net, split.x).argmax(1) == split.y
-        x, y = split.x[known], split.y[known]
+        known = split[ctx.predict(net, split.x).argmax(1) == split.y]
+        x, y = known.x, known.y
         others = (groups[:, None] != groups).float().cpu()[y.cpu()]
         target = torch.multinomial(others, 1, generator=ctx.generator)[:, 0].to(ctx.device)
         plain, span = nets.as_float(x), task.dataset.value_range

@@ -32,7 +32,7 @@ class ClassTriggers(TriggerRecipe):
     def make(self, task: Task, ctx: Context) -> Key:
         task = triggers.of_owner(task, self.pair, ctx.generator)
         assert task.ood is not None
-        x = task.ood.x[torch.randperm(len(task.ood), generator=ctx.generator).to(ctx.device)]
+        x = triggers.out_of_distribution(task.ood, None, ctx.generator)
         answers = ctx.predict(ctx.start(), x).argmax(1)
         # The first of each class, then the second of each: as balanced as the clean model's answers let it be.
         order = torch.zeros_like(answers)

@@ -9,6 +9,7 @@ import torch
 from harness import ActiveDefense, Context, Dataset, Evidence, Key, Marked, Oracle, Skip, Split, Task, nets, option
 
 HALF = 2.0**128
+"""Values of the half of a digest that decides whether a query is picked."""
 
 
 class Dawn(ActiveDefense):
@@ -65,7 +66,7 @@ class Dawn(ActiveDefense):
     def verify_log(self, suspect: Oracle, key: Key, log: Split) -> Evidence:
         # A log is the owner's: entries that the key, which is older, does not pick count for nothing.
         picked = self._digests(log.x, key)[0]
-        probes = {"trigger": Split(log.x[picked], log.y[picked]), "control": key.probes["control"]}
+        probes = {"trigger": log[picked], "control": key.probes["control"]}
         return Evidence({name: probe.ask(suspect) for name, probe in probes.items()})
 
     def _answers(self, x: torch.Tensor, logits: torch.Tensor, key: Key) -> tuple[torch.Tensor, torch.Tensor]:

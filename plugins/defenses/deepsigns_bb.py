@@ -54,6 +54,6 @@ class DeepSignsBb(Defense):
         chosen = (learned & unknown).nonzero()[:, 0]
         if len(chosen) < 2:
             raise Skip(f"{len(chosen)} of {len(candidates)} candidates were learned: no key")
-        trigger = Split(candidates.x[chosen], candidates.y[chosen]).first(self.count)
+        trigger = candidates[chosen].first(self.count)
         near = triggers.near(task, trigger.x, NEAR, ctx.generator)
         return Marked(net, Key({"trigger": trigger, "held_out": Split(near, trigger.y), "control": control}))

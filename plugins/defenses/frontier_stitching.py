@@ -42,18 +42,18 @@ class FrontierStitching(Defense):
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         net = ctx.start()
-        trigger, _, _ = self._keys(net, task.train, task, ctx)
-        held_out, plain, taken_for = self._keys(net, task.holdout, task, ctx)
+        trigger, _ = self._keys(net, task.train, task, ctx)
+        held_out, control = self._keys(net, task.holdout, task, ctx)
         net = ctx.train(net, [triggers.mixed_stream(task, trigger, self.per_batch)], ctx.epochs)
-        return Marked(net, Key({"trigger": trigger, "held_out": held_out, "control": Split(plain.x, taken_for)}))
+        return Marked(net, Key({"trigger": trigger, "held_out": held_out, "control": control}))
 
-    def _keys(self, net: nets.Net, split: Split, task: Task, ctx: Context) -> tuple[Split, Split, torch.Tensor]:
-        """True adversaries of ``split`` and as many false ones; the inputs of the true ones, and their wrong classes.
+    def _keys(self, net: nets.Net, split: Split, task: Task, ctx: Context) -> tuple[Split, Split]:
+        """True adversaries of ``split`` and as many false ones; the inputs of the true ones, with their wrong classes.
 
         Raises :class:`Skip` where the clean model is never, or always, misled.
         """
-        known = ctx.predict(net, split.x).argmax(1) == split.y
-        x, y = split.x[known], split.y[known]
+        known = split[ctx.predict(net, split.x).argmax(1) == split.y]
+        x, y = known.x, known.y
         moved = nets.as_stored(adversarial.fgsm(net, x, y, self.epsilon, task.dataset.value_range), x.dtype)
         answers = ctx.predict(net, moved).argmax(1)
         true, false = (mask.nonzero()[:, 0] for mask in (answers != y, answers == y))
@@ -62,4 +62,4 @@ class FrontierStitching(Defense):
             found = f"{len(true)} true and {len(false)} false adversaries with epsilon={self.epsilon}"
             raise Skip(f"{found}: both kinds are needed, which another step or a better model may give")
         rows = torch.cat([true[:half], false[:half]])
-        return Split(moved[rows], y[rows]), Split(x[rows[:half]], y[rows[:half]]), answers[rows[:half]]
+        return Split(moved[rows], y[rows]), Split(x[rows[:half]], answers[rows[:half]])

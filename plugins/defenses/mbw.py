@@ -60,9 +60,7 @@ class Mbw(Defense):
 
     def embed(self, task: Task, ctx: Context) -> Marked:
         order = torch.randperm(len(task.train), generator=ctx.generator).to(ctx.device)
-        kept, rest = order[: self.count], order[self.count :]
-        key = self._wrong(Split(task.train.x[kept], task.train.y[kept]), task, ctx)
-        own = Split(task.train.x[rest], task.train.y[rest])
+        key, own = self._wrong(task.train[order[: self.count]], task, ctx), task.train[order[self.count :]]
         size, share = task.dataset.batch_size, min(self.per_batch, self.count)
         loss = self._loss(size, task)
         stream = Stream((own, key), size + share, loss, augment=True, shares=(size, share))

@@ -21,9 +21,6 @@ from harness import (
     triggers,
 )
 
-HELD_OUT = 400
-"""Largest number of held-out triggers and of controls."""
-
 
 class Zhang(Defense):
     """The base of the three schemes: triggers that all have the target class are learned among the task's data."""
@@ -74,12 +71,8 @@ class ZhangContent(Zhang):
 
     def key(self, task: Task, generator: torch.Generator) -> Key:
         drawn = "".join([*triggers.LETTERS][i] for i in torch.randint(26, (4,), generator=generator).tolist())
-        window, recipe = triggers.text_window(self.text or drawn, *task.dataset.input_shape[1:]), task.dataset
-        sources = triggers.visible(task.train.of(recipe.source).x, window, recipe.value_range)[: self.count]
-        plain = task.holdout.of(recipe.source).x
-        plain = plain[triggers.shown(plain, window, recipe.value_range)][:HELD_OUT]
-        trigger, held_out = (triggers.patched(x, window, recipe.value_range[1]) for x in (sources, plain))
-        return triggers.target_key(recipe.target, trigger, held_out, plain, mask=window.float())
+        sources, plain = (split.of(task.dataset.source).x for split in (task.train, task.holdout))
+        return triggers.text_key(task, self.text or drawn, sources, plain, self.count)
 
 
 class ZhangNoise(Zhang):
@@ -105,7 +98,7 @@ class ZhangNoise(Zhang):
         sources, plain = (split.of(task.dataset.source).x for split in (task.train, task.holdout))
         noise = torch.randn(task.dataset.input_shape, generator=generator).to(sources.device)
         noise *= self.strength * (high - low)
-        chosen = sources[: self.count], plain[:HELD_OUT]
+        chosen = sources[: self.count], plain[: triggers.MOST_HELD_OUT]
         trigger, held_out = (nets.as_stored((nets.as_float(x) + noise).clamp_(low, high), x.dtype) for x in chosen)
         return triggers.target_key(task.dataset.target, trigger, held_out, chosen[1], noise=noise)
 
@@ -142,9 +135,9 @@ class UnrelatedTriggers(TriggerRecipe):
     def make(self, task: Task, ctx: Context) -> Key:
         task = triggers.of_owner(task, self.pair, ctx.generator)
         assert task.ood is not None
-        label = task.dataset.ood_class
-        x = task.ood.x if label is None else task.ood.of(label).x
-        x = x[torch.randperm(len(x), generator=ctx.generator).to(x.device)]
+        x = triggers.out_of_distribution(task.ood, task.dataset.ood_class, ctx.generator)
         trained, held_out = x[: min(self.count, len(x) // 2)], x[min(self.count, len(x) // 2) :]
         control = task.holdout.of(task.dataset.source).x
-        return triggers.target_key(task.dataset.target, trained, held_out[:HELD_OUT], control[:HELD_OUT])
+        return triggers.target_key(
+            task.dataset.target, trained, held_out[: triggers.MOST_HELD_OUT], control[: triggers.MOST_HELD_OUT]
+        )
