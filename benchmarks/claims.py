@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 
 import click
 import pandas as pd
@@ -258,8 +259,7 @@ def interval(values: Sequence[float]) -> str:
     n, mean = len(values), sum(values) / len(values)
     if n < 2:
         return f"mean {mean:.1f}, n = {n}"
-    sd = (sum((value - mean) ** 2 for value in values) / (n - 1)) ** 0.5
-    half = float(student.ppf(0.975, n - 1)) * sd / n**0.5
+    half = float(student.ppf(0.975, n - 1)) * stdev(values) / n**0.5
     return f"mean {mean:.1f} [{max(0.0, mean - half):.1f}, {min(100.0, mean + half):.1f}], n = {n}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal, TypeAlias
 
@@ -10,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.contracts import Loss
 from harness.nets import Net
 
 Distance: TypeAlias = Literal["cosine", "euclidean"]
 Reduction: TypeAlias = Literal["mean", "sum"]
+TaskLoss: TypeAlias = Callable[[Net, Tensor, Tensor], Tensor]
+"""A loss that returns one scalar, so that a scheme can add its own terms to it."""
 
 
 def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
@@ -22,7 +24,7 @@ def cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(net(x), y)
 
 
-def smoothed(label_smoothing: float, reduction: Reduction = "mean") -> Loss:
+def smoothed(label_smoothing: float, reduction: Reduction = "mean") -> TaskLoss:
     """The cross-entropy, its mean or its sum over a batch, of hard labels with ``label_smoothing``, 0 to 1.
 
     Szegedy et al. 2016, section 7. Probabilities are learned as they are: those of an API are spread as its model
@@ -44,6 +46,11 @@ def summed_cross_entropy(net: Net, x: Tensor, y: Tensor) -> Tensor:
     Its stream says ``summed=True``, so that it serves SGD too.
     """
     return F.cross_entropy(net(x), y, reduction="sum")
+
+
+def divergence(one: Tensor, two: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of the answers ``two`` from ``one``, log-probabilities ``[n, classes]``."""
+    return F.kl_div(two, one, log_target=True, reduction="batchmean")
 
 
 def distances(x: Tensor, distance: Distance) -> Tensor:

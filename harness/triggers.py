@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import pi
+from random import Random
 from typing import Literal, TypeAlias
 
 import torch
@@ -267,6 +268,14 @@ def text_key(task: Task, text: str, sources: torch.Tensor, plain: torch.Tensor, 
     plain = plain[shown(plain, window, recipe.value_range)][:MOST_HELD_OUT]
     trigger, held_out = (patched(x, window, recipe.value_range[1]) for x in (trained, plain))
     return target_key(recipe.target, trigger, held_out, plain, mask=window.float())
+
+
+def distinct_pairs(one: int, two: int, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Random pairs ``[2, n]`` of an index below ``one`` and an index below ``two``, at most ``count``, none twice."""
+    # Python's sample never lists the pairs: of two classes of 6,000 images there are 36 million.
+    draw = Random(int(torch.randint(2**62, (), generator=generator)))
+    drawn = torch.tensor(draw.sample(range(one * two), min(count, one * two)), dtype=torch.int64)
+    return torch.stack([drawn // max(1, two), drawn % max(1, two)])
 
 
 def commitments(trained: Split, opening: torch.Tensor) -> torch.Tensor:

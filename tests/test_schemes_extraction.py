@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import harness
-from harness import nets
+from harness import nets, triggers
 from harness.contracts import Key, Oracle, Split
 from plugins.datasets.digits import Digits
 from plugins.defenses.cfw import first_component, spread_along
 from plugins.defenses.dataset_inference import SCALES, further, walked
 from plugins.defenses.mbw import Mbw
 from plugins.defenses.mea_defender import halves
-from plugins.defenses.prown import Prown
+from plugins.defenses.prown import Prown, mixed_pairs
 from tests.conftest import Cli
 from tests.test_norm import moments, normed
 
@@ -35,18 +35,18 @@ def far(x: Tensor) -> Tensor:
 
 def test_a_row_of_features_depends_on_its_own_image_alone() -> None:
     x = torch.rand(6, 1, 4, 4, generator=DRAWS)
-    key = Key(tensors={"directions": torch.full((3, 1, 4, 4), 0.005)})
-    before = walked(Oracle(far), x, key, (0.0, 1.0))
+    directions = torch.full((3, 1, 4, 4), 0.005)
+    before = walked(Oracle(far), x, directions, (0.0, 1.0))
     changed = x.clone()
     changed[2] = 0.9
-    after = walked(Oracle(far), changed, key, (0.0, 1.0))
+    after = walked(Oracle(far), changed, directions, (0.0, 1.0))
     assert torch.equal(after[[0, 1, 3, 4, 5]], before[[0, 1, 3, 4, 5]]) and before.shape == (6, 3)
 
 
 def test_a_walk_is_as_long_as_the_boundary_is_far_and_ends() -> None:
     x = torch.stack([torch.full((1, 4, 4), level) for level in (0.499, 0.49, 0.45, 0.1)])
-    key = Key(tensors={"directions": torch.full((1, 1, 4, 4), 0.005)})
-    lengths = walked(Oracle(far), x, key, (0.0, 1.0))[:, 0].tolist()
+    directions = torch.full((1, 1, 4, 4), 0.005)
+    lengths = walked(Oracle(far), x, directions, (0.0, 1.0))[:, 0].tolist()
     assert lengths == sorted(lengths) and lengths[0] == 1 and lengths[-1] == 2 * SCALES[-1]
     assert further(torch.tensor([1.0, 2.0, 3.0, 3.0]), torch.tensor([0.0, 2.0, 3.0, 4.0])).matches == 2
 
@@ -95,6 +95,28 @@ def test_a_mixture_is_the_top_of_one_image_over_the_bottom_of_another() -> None:
     one, two = torch.zeros(2, 1, 5, 4, dtype=torch.uint8), torch.ones(2, 1, 5, 4, dtype=torch.uint8)
     assert halves(one, two, 2)[0, 0].float().mean(1).tolist() == [0, 0, 1, 1, 1]
     assert halves(one, two, 3)[0, 0].float().mean(0).tolist() == [0, 0, 1, 1]
+
+
+# --- prown ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_images_are_mixed_twice_nor_two_of_one_class() -> None:
+    labels = torch.arange(12) % 3
+    pairs = mixed_pairs(labels, 5000, torch.Generator().manual_seed(0))
+    assert pairs.shape == (2, 12 * 8 // 2), "so many draws are all pairs of different classes"
+    assert len({frozenset(pair) for pair in pairs.T.tolist()}) == pairs.shape[1]
+    assert (labels[pairs[0]] != labels[pairs[1]]).all()
+    few = mixed_pairs(labels, 9, torch.Generator().manual_seed(0))
+    again = mixed_pairs(labels, 9, torch.Generator().manual_seed(0))
+    assert torch.equal(few, again) and few.shape[1] <= 9
+    assert mixed_pairs(torch.zeros(4, dtype=torch.int64), 9, torch.Generator()).shape == (2, 0)
+
+
+def test_distinct_pairs_of_many_images_take_no_memory() -> None:
+    pairs = triggers.distinct_pairs(6000, 5900, 100, torch.Generator().manual_seed(0))
+    assert len(set(map(tuple, pairs.T.tolist()))) == 100
+    assert int(pairs.min()) >= 0 and int(pairs[0].max()) < 6000 and int(pairs[1].max()) < 5900
+    assert triggers.distinct_pairs(0, 5, 3, torch.Generator()).shape == (2, 0)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

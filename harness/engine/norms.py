@@ -9,7 +9,7 @@ Watermark via Reducing Parametric Vulnerability, ICCV 2023: clean-sample-based n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import cycle
@@ -43,18 +43,6 @@ def moving_norms(net: nn.Module, trained: Collection[int]) -> tuple[list[_BatchN
 def borrows(stream: Stream, number: int) -> bool:
     """True if the batches of ``stream``, that of this ``number`` in its training, borrow the first stream's moments."""
     return number > 0 and stream.statistics != "own"
-
-
-@contextmanager
-def evaluating(norms: Iterable[nn.Module]) -> Iterator[None]:
-    """Normalise by the running statistics within, and leave them as they are."""
-    for norm in norms:
-        norm.training = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.training = True
 
 
 @contextmanager

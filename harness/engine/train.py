@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness import losses, nets
+from harness.adversarial import evaluating
 from harness.contracts import Architecture, Context, Loss, Optimization, Recipe, Split, Stream
 from harness.engine.batches import Source, schedule
 from harness.engine.cuda_graphs import Captured, Recorder, Step, recording
 from harness.engine.memo import Recalling, SharedInputs
-from harness.engine.norms import borrows, evaluating, moving_norms, normalised_as
+from harness.engine.norms import borrows, moving_norms, normalised_as
 from harness.engine.optimizers import RecipeOptimizer, Stepping, changed, words_of
 from harness.engine.profile import NoTrace, Trace
 from harness.errors import PluginError
@@ -142,7 +143,8 @@ class Engine(Context):
             stack.enter_context(self.trace.operations())
             net.train()
             moving, frozen = moving_norms(net, {id(each) for each in (*trained, *stepped)})
-            stack.enter_context(evaluating(frozen))
+            for norm in frozen:
+                stack.enter_context(evaluating(norm))
             steps = epochs * len(list(schedule(streams)))
             stepping: list[Stepping] = [RecipeOptimizer(recipe, trained, steps)] if trained else []
             stepping += optimizers

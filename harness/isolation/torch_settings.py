@@ -15,13 +15,17 @@ Write: TypeAlias = Callable[[Any], object]
 def numpy_settings(np: Any) -> list[tuple[str, Read, Write]]:
     """Settings of numpy: name, reader, writer."""
 
-    def set_errors(before: dict[str, Any]) -> None:
-        np.seterr(**{name: before[name] for name in np.geterr()})
-        np.seterrcall(before["call"])
-        np.setbufsize(before["bufsize"])
+    def errors() -> tuple[dict[str, str], Any, int]:
+        return np.geterr(), np.geterrcall(), np.getbufsize()
+
+    def set_errors(before: tuple[dict[str, str], Any, int]) -> None:
+        kinds, call, size = before
+        np.seterr(**kinds)
+        np.seterrcall(call)
+        np.setbufsize(size)
 
     return [
-        ("numpy errors", np._core.umath._get_extobj_dict, set_errors),  # what geterr() and geterrcall() ask
+        ("numpy errors", errors, set_errors),
         ("numpy print options", np.get_printoptions, lambda before: np.set_printoptions(**before)),
     ]
 

@@ -28,7 +28,7 @@ from harness.planning.graph import (
     SuspectKind,
     make_id,
 )
-from harness.planning.stages import Parents, StageMaker, role_of
+from harness.planning.stages import Secret, StageMaker, role_of
 
 
 def make_plan(
@@ -95,12 +95,9 @@ class _Own(NamedTuple):
     """The stages of a cell that are about its own models."""
 
     roles: _Stages
-    embed: str
-    """The stage that made the victim."""
     model: str
     """The stage that made the model which the chain ends with."""
-    secret: Parents
-    """The stages that made what the owner verifies with: the victim's, and the one whose client an API has a log of."""
+    secret: Secret
 
 
 class _Models(NamedTuple):
@@ -151,7 +148,7 @@ class _Builder(StageMaker):
         default_factory=dict
     )
     _of_seeds: dict[tuple[SuspectKind, Component, Component, Chain], _Models] = field(default_factory=dict)
-    _null_asks: dict[Parents, str] = field(default_factory=dict)
+    _null_asks: dict[Secret, str] = field(default_factory=dict)
     """The stages that ask the null models, by what the owner verifies with: all chains share a key."""
 
     def cell(self, dataset: Component, defense: Component, chain: Chain, seed: int) -> Cell:
@@ -178,16 +175,15 @@ class _Builder(StageMaker):
             self._own[key] = self._about_own(dataset, defense, chain, seed) if possible else None
         return self._own[key]
 
-    def _compared(self, dataset: Component, defense: Component, chain: Chain, seed: int, secret: Parents) -> _Stages:
+    def _compared(self, dataset: Component, defense: Component, chain: Chain, seed: int, secret: Secret) -> _Stages:
         """The models that are compared with a cell's: null models, attacked ones, and innocents."""
         if defense.plugin.innocent:
             return []
-        embed = dict(secret)["embed"]
-        roles = list(self._null_detections(dataset, defense, chain, seed, embed))
+        roles = list(self._null_detections(dataset, defense, chain, seed, secret.embed))
         name = f"{dataset} {defense} ask"
         if secret not in self._null_asks:
-            nulls = self._nulls_after(None, dataset, defense, embed)
-            label = f"{name} null ({embed[:6]})"
+            nulls = self._nulls_after(None, dataset, defense, secret.embed)
+            label = f"{name} null ({secret.embed[:6]})"
             self._null_asks[secret] = self._ask(dataset, defense, seed, secret, label, nulls) if self.nulls else ""
         if asked := self._null_asks[secret]:
             roles.append((_ASK["null"], asked))
@@ -195,10 +191,10 @@ class _Builder(StageMaker):
             return roles
         groups = {"innocent": self._innocents(dataset, defense, chain, seed)}
         if chain.attacks:
-            groups = {"attacked": self._nulls_after(chain, dataset, defense, embed), **groups}
+            groups = {"attacked": self._nulls_after(chain, dataset, defense, secret.embed), **groups}
         for about, models in groups.items():
             if models.suspects:
-                label = f"{name} {about} {chain.before} ({embed[:6]})".replace("  ", " ")
+                label = f"{name} {about} {chain.before} ({secret.embed[:6]})".replace("  ", " ")
                 roles.append((_ASK[about], self._ask(dataset, defense, seed, secret, label, models)))
         return roles
 
@@ -279,28 +275,27 @@ class _Builder(StageMaker):
             label = f"{label} | {link}" if label else str(link)
             model = self.attack(dataset, f"{defense} {label} #{seed}", link, "seed", seed, depth, embed, model)
             attacked.append((Role("attack", number=depth), model))
-        secret: Parents = (("embed", embed),)
-        if isinstance(defense.plugin, ActiveDefense) and chain.threat == "black-box":
-            secret = (*secret, ("log", attacked[0][1]))
-        verified = []
+        logged = isinstance(defense.plugin, ActiveDefense) and chain.threat == "black-box"
+        secret = Secret(embed, attacked[0][1] if logged else "")
+        roles = [*victim]
+        verified: _Stages = []
         if not defense.plugin.innocent:  # it has a key to ask
-            verified = [
-                (Role("verify", who), self.verify(dataset, defense, seed, secret, told, suspect))
-                for who, told, suspect in (("victim", "victim", embed), ("surrogate", label or "victim", model))
-            ]
-        roles = [*victim, *verified[:1], *attacked]
+            roles.append((Role("verify", "victim"), self.verify(dataset, defense, seed, secret, "victim", embed)))
+            told = label or "victim"
+            verified = [(Role("verify", "surrogate"), self.verify(dataset, defense, seed, secret, told, model))]
+        roles += attacked
         if chain.detector:
             name = f"{defense} {label or 'victim'} #{seed}"
             search = self.detect(dataset, chain.detector, name, model, role_of(model, embed), "seed", seed)
             roles.append((Role("detect", "surrogate", 0), search))
             roles.append(self._judge(dataset, defense, chain.detector, seed, embed, "surrogate", [search]))
-        roles += [(SURROGATE, model), *verified[1:]]
+        roles += [(SURROGATE, model), *verified]
         if not chain.detector:  # it made no model: the chain without it is analysed
             roles += [
                 (Role("analyse", use.text), self.analyse(dataset, defense, use, seed, embed, model, label or "victim"))
                 for use in self.analyses
             ]
-        return _Own(roles, embed, model, secret)
+        return _Own(roles, model, secret)
 
     def _judge(
         self,
@@ -391,20 +386,19 @@ class _Builder(StageMaker):
         if key not in self._of_seeds:
             own = ((seed, self.own_stages(dataset, arm, chain, seed)) for seed in self.seeds)
             self._of_seeds[key] = _Models.of(
-                Suspect(kind, seed, arm.text, made.model, made.embed) for seed, made in own if made
+                Suspect(kind, seed, arm.text, made.model, made.secret.embed) for seed, made in own if made
             )
         return self._of_seeds[key]
 
     def _ask(
-        self, dataset: Component, defense: Component, seed: int, secret: Parents, label: str, models: _Models
+        self, dataset: Component, defense: Component, seed: int, secret: Secret, label: str, models: _Models
     ) -> str:
         """The questions of a key to models that are not its own. Raises :class:`UsageError` for one that is."""
-        embed = dict(secret)["embed"]
-        ancestors = self._ancestors(embed)
+        ancestors = self._ancestors(secret.embed)
         for suspect in models.suspects:
             if suspect.model in ancestors or suspect.base in ancestors:
                 raise UsageError(
-                    f"{self.stages[suspect.base].label} had a part in the key of {self.stages[embed].label}: "
+                    f"{self.stages[suspect.base].label} had a part in the key of {self.stages[secret.embed].label}: "
                     "it can be no model to compare with"
                 )
         return self.add(
@@ -414,7 +408,7 @@ class _Builder(StageMaker):
             seed=0,
             split_seed=0,
             plugin=defense,
-            parents=(*secret, *models.parents),
+            parents=(*secret.parents, *models.parents),
             cell_seed=seed,
             suspects=models.suspects,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from harness.contracts import Attack, Defense, PoolAttack, TriggerRecipe
 from harness.planning.graph import (
@@ -20,6 +20,22 @@ from harness.planning.graph import (
 from harness.planning.inputs import inputs_of
 
 Parents: TypeAlias = tuple[tuple[str, str], ...]
+
+
+class Secret(NamedTuple):
+    """The stages that made what an owner verifies with."""
+
+    embed: str
+    """The one that made the victim and its key."""
+    log: str = ""
+    """The one whose client an API kept a log of; empty for a scheme that does without."""
+
+    @property
+    def parents(self) -> Parents:
+        """The same as parents of a stage: (role, id)."""
+        return tuple((role, id) for role, id in self._asdict().items() if id)
+
+
 """(role, id) of the stages whose artifacts a stage loads."""
 
 
@@ -147,20 +163,19 @@ class StageMaker:
         )
 
     def verify(
-        self, dataset: Component, defense: Component, seed: int, secret: Parents, suspect: str, model: str
+        self, dataset: Component, defense: Component, seed: int, secret: Secret, suspect: str, model: str
     ) -> str:
         """The questions of a key, or of a client's log, to its own victim, or to what attacks made of it."""
-        embed = dict(secret)["embed"]
         # The label names the victim through its id: many seeds and options share the text of a defense.
         return self.add(
             "verify",
-            f"{dataset} {defense} verify {suspect} ({embed[:6]})",
+            f"{dataset} {defense} verify {suspect} ({secret.embed[:6]})",
             dataset,
             seed=0,
             split_seed=0,
             plugin=defense,
-            parents=(*secret, ("model", model)),
-            role=role_of(model, embed),
+            parents=(*secret.parents, ("model", model)),
+            role=role_of(model, secret.embed),
             cell_seed=seed,
         )
 

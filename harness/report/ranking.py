@@ -7,15 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.ranking import views
-from harness.ranking.columns import Column, Columns
+from harness.ranking.columns import Column, Columns, Table
 from harness.ranking.glossary import MARGINS
-from harness.ranking.overview import Compared, compared, is_control
+from harness.ranking.overview import compared, is_control
 from harness.ranking.values import decimal, percent
 from harness.ranking.views import View, terms
 from harness.report.drawing import Axis, Bar, bars
 from harness.report.page import PLOTS, ROWS, Grid, Map, Ranking, Row, Section, Tags, shortened, together
 from harness.verdicts.board import Attacked, Board, Scheme, Setting, Threat
-from harness.verdicts.rules import Rules
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -79,19 +78,22 @@ def _section(
 
 def leaderboard(board: Board, known: Known) -> Section:
     """Conclusion on each data set, its schemes' worst cases as a picture, and the overview."""
-    made = [(setting, each) for setting in board.settings for each in compared(board, setting)]
-    rankings = [_ranking(setting, each, board.rules, known) for setting, each in made]
-    told = terms([each.table(board.rules).told() for _, each in made], board.rules)
+    made = [
+        (setting, each.schemes, each.table(board.rules).told())
+        for setting in board.settings
+        for each in compared(board, setting)
+    ]
+    rankings = [_ranking(setting, schemes, table, known) for setting, schemes, table in made]
+    told = terms([table for _, _, table in made], board.rules)
     return Section("leaderboard", "Leaderboard", rankings=rankings, terms=told)
 
 
-def _ranking(setting: Setting, of: Compared, rules: Rules, known: Known) -> Ranking:
-    table = of.table(rules).told()
+def _ranking(setting: Setting, schemes: Sequence[Scheme], table: Table, known: Known) -> Ranking:
     tags = known.tags(setting.dataset)
     rows, foot = ([row(table.columns, each, tags) for each in part[:ROWS]] for part in (table.records, table.foot))
     grid = Grid(setting.dataset, rows=rows, foot=foot, lines=table.lines[:ROWS], tags=tags, **headers(table.columns))
     notes = [*table.notes, shortened(len(table.records), ROWS, "schemes")]
-    return Ranking(table.lead, _picture(of.schemes, setting), grid, [note for note in notes if note], tags)
+    return Ranking(table.lead, _picture(schemes, setting), grid, [note for note in notes if note], tags)
 
 
 def _picture(schemes: Sequence[Scheme], setting: Setting) -> Markup | None:

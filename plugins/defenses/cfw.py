@@ -16,6 +16,7 @@ from harness import (
     Stream,
     Task,
     TriggerRecipe,
+    losses,
     nets,
     option,
     triggers,
@@ -99,9 +100,7 @@ class Cfw(Defense):
             logits, taps = net.activations(x)
             with torch.no_grad():
                 before = frozen(x[:size]).log_softmax(1)
-            kept = torch.nn.functional.kl_div(
-                logits[:size].log_softmax(1), before, log_target=True, reduction="batchmean"
-            )
+            kept = losses.divergence(before, logits[:size].log_softmax(1))
             label = torch.nn.functional.cross_entropy(logits[size:], y[size:])
             means = [(tap[:size].flatten(1).mean(0), tap[size:].flatten(1).mean(0)) for tap in taps.values()]
             alike = torch.stack([torch.nn.functional.cosine_similarity(*pair, dim=0) for pair in means]).sum()

@@ -43,9 +43,9 @@ class DatasetInference(Defense):
         pairs = min(self.count, len(task.holdout) // 3, len(task.train) // 2)
         order = torch.randperm(len(task.train), generator=ctx.generator)[: 2 * pairs].to(ctx.device)
         seen, unseen = task.train.x[order], task.holdout.x
-        key = Key(tensors={"directions": self._directions(task, ctx)})
+        directions = self._directions(task, ctx)
         own = Oracle(lambda x: ctx.predict(net, x))
-        inside, outside = (walked(own, x[:pairs], key, task.dataset.value_range) for x in (seen, unseen))
+        inside, outside = (walked(own, x[:pairs], directions, task.dataset.value_range) for x in (seen, unseen))
         features = torch.cat([inside, outside])
         side = torch.cat([torch.ones(pairs), -torch.ones(pairs)]).to(features)
         mean, spread = features.mean(0), features.std(0).clamp_min(1e-9)
@@ -57,15 +57,20 @@ class DatasetInference(Defense):
         weights = torch.linalg.solve(scaled.T @ scaled + ridge, scaled.T @ side) / spread
         low, high = task.dataset.value_range
         tensors = {
-            **{"seen": seen[pairs:], "unseen": unseen[pairs : 2 * pairs], "other": unseen[2 * pairs : 3 * pairs]},
+            **{
+                "directions": directions,
+                "seen": seen[pairs:],
+                "unseen": unseen[pairs : 2 * pairs],
+                "other": unseen[2 * pairs : 3 * pairs],
+            },
             **{"weights": weights, "span": torch.tensor([low, high])},
         }
-        return Marked(net, Key(tensors={**key.tensors, **tensors}))
+        return Marked(net, Key(tensors=tensors))
 
     def verify(self, suspect: Oracle, key: Key) -> Evidence:
         low, high = key.tensors["span"].tolist()
         seen, unseen, other = (
-            walked(suspect, key.tensors[name], key, (low, high)) @ key.tensors["weights"]
+            walked(suspect, key.tensors[name], key.tensors["directions"], (low, high)) @ key.tensors["weights"]
             for name in ("seen", "unseen", "other")
         )
         return Evidence({"trigger": further(seen, unseen), "control": further(other, unseen)})
@@ -85,9 +90,9 @@ def further(one: torch.Tensor, two: torch.Tensor) -> Count:
     return Count(int((one > two).sum()) + int((one == two).sum()) // 2, len(one))
 
 
-def walked(suspect: Oracle, x: torch.Tensor, key: Key, span: tuple[float, float]) -> torch.Tensor:
+def walked(suspect: Oracle, x: torch.Tensor, directions: torch.Tensor, span: tuple[float, float]) -> torch.Tensor:
     """Lengths ``[n, directions]`` after which the answer to each input changes; twice the longest where it does not."""
-    directions, (low, high) = key.tensors["directions"], span
+    low, high = span
     count = len(directions)
     start = nets.as_float(x).repeat_interleave(count, 0)
     step = (high - low) * directions.repeat(len(x), *(1 for _ in x.shape[1:]))

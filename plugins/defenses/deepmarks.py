@@ -7,7 +7,21 @@ from typing import Literal
 
 import torch
 
-from harness import Context, Count, Evidence, Key, Loss, Marked, Task, WhiteBoxDefense, nets, option, require, whitebox
+from harness import (
+    Context,
+    Count,
+    Evidence,
+    Key,
+    Loss,
+    Marked,
+    Task,
+    WhiteBoxDefense,
+    losses,
+    nets,
+    option,
+    require,
+    whitebox,
+)
 
 BLOCKS = {
     "7": (1, 2, 4),
@@ -83,10 +97,11 @@ class DeepMarks(WhiteBoxDefense):
         return marked
 
     def _loss(self, layer: str, secret: torch.Tensor, fingerprint: torch.Tensor, label_smoothing: float) -> Loss:
+        task_loss = losses.smoothed(label_smoothing)
+
         def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             penalty = (whitebox.projected(net, layer, secret) - fingerprint).square().sum()
-            task_loss = torch.nn.functional.cross_entropy(net(x), y, label_smoothing=label_smoothing)
-            return {"loss": task_loss + self.strength * penalty, "penalty": penalty}
+            return {"loss": task_loss(net, x, y) + self.strength * penalty, "penalty": penalty}
 
         return loss
 

@@ -14,6 +14,7 @@ from harness import (
     Marked,
     Stream,
     Task,
+    losses,
     needs_images,
     nets,
     option,
@@ -67,8 +68,8 @@ class MeaDefender(Defense):
         self, one: torch.Tensor, two: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """So many pairs of images of both classes, none of them twice."""
-        pairs = torch.randperm(len(one) * len(two), generator=generator)[: self.count].to(one.device)
-        return one[pairs // max(1, len(two))], two[pairs % max(1, len(two))]
+        first, second = triggers.distinct_pairs(len(one), len(two), self.count, generator).to(one.device)
+        return one[first], two[second]
 
     def _loss(self, one: int, two: int, target: int) -> Loss:
         def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -77,18 +78,13 @@ class MeaDefender(Defense):
             logits = net(torch.cat([halves(a, b, 2), halves(a, b, 3), a, b])).log_softmax(1)
             mixed, other, of_one, of_two = logits.split(half)
             verified = torch.nn.functional.nll_loss(mixed, torch.full_like(y[:half], target))
-            drawn = divergence(of_one.detach(), mixed) + divergence(of_two.detach(), mixed)
+            drawn = losses.divergence(of_one.detach(), mixed) + losses.divergence(of_two.detach(), mixed)
             as_one = torch.arange(half, device=y.device) % 2 == 0
             labels = torch.where(as_one, torch.full_like(y[:half], one), torch.full_like(y[:half], two))
             evaded = torch.nn.functional.nll_loss(other, labels)
             return {"loss": verified + self.combination * drawn + self.evasion * evaded, "combination": drawn}
 
         return loss
-
-
-def divergence(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
-    """Mean Kullback-Leibler divergence of the answers ``two`` from ``one``, log-probabilities ``[n, classes]``."""
-    return torch.nn.functional.kl_div(two, one, log_target=True, reduction="batchmean")
 
 
 def halves(one: torch.Tensor, two: torch.Tensor, axis: int) -> torch.Tensor:

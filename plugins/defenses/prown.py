@@ -6,10 +6,10 @@ import copy
 
 import torch
 
-from harness import Context, Dataset, Defense, Key, Marked, Skip, Split, Task, nets, option
+from harness import Context, Dataset, Defense, Key, Marked, Skip, Split, Task, nets, option, triggers
 
 ROUNDS = 20
-"""Largest number of rounds of candidates."""
+"""Largest number of pairs tried, in units of ``per_round``."""
 MIXTURES = 64
 """Mixtures of each pair of images."""
 
@@ -28,7 +28,7 @@ class Prown(Defense):
 
     Measured on digits (seeds 100-104, mean and 95% interval; 25 unmarked models): victims answer 100%, retrained copies
     61.0% [52.9, 69.1] and unmarked models 52.7% [49.1, 56.3]; after fine-tuning 64.0% [51.5, 76.5] and 47.2% [43.7,
-    50.8]. Pairs are drawn with replacement: 1 to 5 of 100 held-out mixtures are of a pair of the key.
+    50.8]. These keys were drawn with replacement: 1 to 5 of 100 held-out mixtures were of a pair of the key.
     """
 
     name = "prown"
@@ -46,11 +46,12 @@ class Prown(Defense):
     def embed(self, task: Task, ctx: Context) -> Marked:
         net = ctx.train(ctx.build(), [ctx.stream(task.train)], ctx.epochs)
         near = [self._moved(net, ctx.generator) for _ in range(self.proxies)]
-        kept, first = self._third_classes([net, *near], task.holdout, ctx)
-        for _ in range(ROUNDS):
+        pairs = mixed_pairs(task.holdout.y, ROUNDS * self.per_round, ctx.generator)
+        kept, first = self._third_classes([net, *near], task.holdout, pairs[:, : self.per_round], ctx)
+        for some in pairs[:, self.per_round :].split(self.per_round, dim=1):
             if len(kept) >= 2 * self.count:
                 break
-            more, of_more = self._third_classes([net, *near], task.holdout, ctx)
+            more, of_more = self._third_classes([net, *near], task.holdout, some, ctx)
             kept, first = kept + more, torch.cat([first, of_more])
         half = min(self.count, len(kept) // 2)
         if half < 2:
@@ -72,12 +73,11 @@ class Prown(Defense):
                 weight.add_(noise, alpha=self.sigma * float(weight.square().mean().sqrt()))
         return moved
 
-    def _third_classes(self, near: list[nets.Net], split: Split, ctx: Context) -> tuple[Split, torch.Tensor]:
-        """Mixtures, one a pair at most, that all nets answer with one class that is neither image's; and the class of
-        each one's first image."""
-        pairs = torch.randint(len(split), (2, self.per_round), generator=ctx.generator).to(ctx.device)
-        one, two = (split.y[row] for row in pairs)
-        pairs = pairs[:, one != two]
+    def _third_classes(
+        self, near: list[nets.Net], split: Split, pairs: torch.Tensor, ctx: Context
+    ) -> tuple[Split, torch.Tensor]:
+        """Mixtures, at most one of each of ``pairs`` ``[2, n]``, that all nets answer with one class that is neither
+        image's; and the class of each one's first image."""
         share = torch.rand(pairs.shape[1], MIXTURES, generator=ctx.generator).to(ctx.device)
         share = share.view(*share.shape, *(1 for _ in split.x.shape[1:]))
         first, second = (nets.as_float(split.x[row])[:, None] for row in pairs)
@@ -92,3 +92,12 @@ class Prown(Defense):
         new[1:] = of_pair[1:] != of_pair[:-1]
         rows = rows[new]
         return Split(mixed[rows], answers[rows]), labels[0][rows]
+
+
+def mixed_pairs(labels: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """At most ``count`` pairs ``[2, n]`` of samples of two classes, no two samples twice in either order.
+
+    ``labels`` ``[samples]`` int64 are the samples' classes.
+    """
+    one, two = pairs = triggers.distinct_pairs(len(labels), len(labels), 2 * count, generator).to(labels.device)
+    return pairs[:, (one < two) & (labels[one] != labels[two])][:, :count]

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from harness import Context, Evidence, Key, Loss, Marked, Task, WhiteBoxDefense, nets, option, whitebox
+from harness import Context, Evidence, Key, Loss, Marked, Task, WhiteBoxDefense, losses, nets, option, whitebox
 
 
 class Uchida(WhiteBoxDefense):
@@ -53,11 +53,12 @@ class Uchida(WhiteBoxDefense):
     def loss(self, layer: str, secret: torch.Tensor, message: torch.Tensor, label_smoothing: float = 0.0) -> Loss:
         """The task's loss and the weighted cross-entropy of the bits ``message`` ``[bits]``, at the present weights."""
 
+        task_loss = losses.smoothed(label_smoothing)
+
         def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
             said = whitebox.projected(net, layer, secret)
             penalty = torch.nn.functional.binary_cross_entropy_with_logits(said, message.float(), reduction="sum")
-            task_loss = torch.nn.functional.cross_entropy(net(x), y, label_smoothing=label_smoothing)
-            return {"loss": task_loss + self.strength * penalty, "penalty": penalty}
+            return {"loss": task_loss(net, x, y) + self.strength * penalty, "penalty": penalty}
 
         return loss
 
