@@ -64,7 +64,7 @@ from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadabl
 from harness.fields import option
 
 if TYPE_CHECKING:
-    from harness import adversarial, data, losses, metrics, nets, statistics, testing, triggers, whitebox
+    from harness import adversarial, data, inversion, losses, metrics, nets, statistics, testing, triggers, whitebox
     from harness.api import compare, leaderboard, plan, run
     from harness.inspect.export import load_model
     from harness.storage.remote import read_table
@@ -123,6 +123,7 @@ __all__ = [
     "compare",
     "data",
     "hookimpl",
+    "inversion",
     "leaderboard",
     "load_model",
     "losses",
@@ -145,7 +146,10 @@ _FUNCTIONS = {
     **{"load_model": "inspect.export", "read_table": "storage.remote"},
 }
 """Modules of public functions, by the functions' names."""
-_MODULES = ("adversarial", "data", "losses", "metrics", "nets", "statistics", "testing", "triggers", "whitebox")
+_MODULES = (
+    *("adversarial", "data", "inversion", "losses", "metrics", "nets", "statistics", "testing"),
+    *("triggers", "whitebox"),
+)
 
 
 def __getattr__(name: str) -> Any:

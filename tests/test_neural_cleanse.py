@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from harness import inversion
 from harness.contracts import Detection, Pool, Recipe, Split, Stream
 from harness.engine.train import Engine, clone, predict
 from harness.errors import OptionError, Skip
@@ -225,31 +225,34 @@ def test_the_same_generator_gives_the_same_bits_and_another_gives_others() -> No
 
 
 def test_searching_all_classes_at_once_is_searching_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector, x = plugin("steps=60,batch_size=20"), halves()
-    tasks = detector._tasks(predict(Told(), x).argmax(1), 3)
+    settings, x = inversion.Settings(steps=60, batch_size=20), halves()
+    searches = inversion.searches(predict(Told(), x).argmax(1), 3, "universal")
     # The same start and the same batches: all of a task's inputs, each step.
     start = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(torch, "rand", lambda shape, generator: start[0].expand(shape).clone())
     monkeypatch.setattr(
-        MODULE.NeuralCleanse, "_batches", lambda self, tasks, x, generator: iter([x[_inputs(tasks)]] * self.steps)
+        inversion, "_batches", lambda searches, x, generator, settings: iter([x[_inputs(searches)]] * settings.steps)
     )
     net = Told().requires_grad_(False)
-    together = detector.search(net, x, tasks, (0.0, 1.0), torch.Generator())
-    alone = [detector.search(net, x, [task], (0.0, 1.0), torch.Generator())[0] for task in tasks]
+
+    def found(chosen: list[inversion.Search]) -> list[inversion.Trigger]:
+        return inversion.smallest_triggers(net, x, chosen, (0.0, 1.0), torch.Generator(), settings)
+
+    together, alone = found(searches), [found([search])[0] for search in searches]
     for a, b in zip(together, alone, strict=True):
         assert math.isfinite(a.norm) and a.norm == pytest.approx(b.norm, rel=1e-4)
         torch.testing.assert_close(a.mask, b.mask, rtol=1e-3, atol=1e-4)
 
 
-def _inputs(tasks) -> Tensor:
-    return torch.stack([task.inputs for task in tasks])
+def _inputs(searches: list[inversion.Search]) -> Tensor:
+    return torch.stack([search.inputs for search in searches])
 
 
 def test_only_inputs_of_other_classes_are_turned() -> None:
     predicted = torch.tensor([0, 0, 1, 2])
-    universal = {t.target: t.inputs.tolist() for t in plugin()._tasks(predicted, 4)}
+    universal = {t.target: t.inputs.tolist() for t in inversion.searches(predicted, 4, "universal")}
     assert universal == {0: [2, 3], 1: [0, 1, 3], 2: [0, 1, 2], 3: [0, 1, 2, 3]}
-    pairs = {(t.source, t.target): t.inputs.tolist() for t in plugin("scope=pairwise")._tasks(predicted, 4)}
+    pairs = {(t.source, t.target): t.inputs.tolist() for t in inversion.searches(predicted, 4, "pairwise")}
     assert set(pairs) == {(s, t) for s in range(3) for t in range(4) if s != t}
     assert all(inputs == {0: [0, 1], 1: [2], 2: [3]}[source] for (source, _), inputs in pairs.items())
 
@@ -258,11 +261,11 @@ def look(state, *flips: float, norm: float = 10.0, **options: object) -> None:
     """One look after another at masks of one norm."""
     mask = torch.full((1, 2, 5), norm / 10)
     for flip in flips:
-        state.look(torch.tensor([flip]), mask, mask[:, None], dataclasses.replace(plugin(), **options))
+        state.look(torch.tensor([flip]), mask, mask[:, None], inversion.Settings(**options))
 
 
 def new_state():
-    return MODULE._State.start(torch.zeros(1, 2, 5), torch.zeros(1, 1, 2, 5))
+    return inversion._State.start(torch.zeros(1, 2, 5), torch.zeros(1, 1, 2, 5))
 
 
 def test_lambda_follows_the_schedule() -> None:

@@ -23,6 +23,7 @@ _MODULES = (
         "harness.metrics",
         "harness.data",
         "harness.adversarial",
+        "harness.inversion",
         "harness.triggers",
         "harness.whitebox",
     ),

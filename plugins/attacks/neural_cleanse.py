@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from harness import (
     Skip,
     Split,
     WhiteBoxAttack,
+    inversion,
     needs_images,
     nets,
     option,
@@ -25,16 +26,6 @@ from harness import (
 )
 
 PAPER = "Wang et al., Neural Cleanse: Identifying and Mitigating Backdoor Attacks in Neural Networks, IEEE S&P 2019"
-# The released code's: at most 1,000 rounds of 31 batches a class; Adam's betas.
-REFERENCE_STEPS = 31_000
-BETAS = (0.5, 0.9)
-# Arguments of tanh stay within. In float32 its gradient is exactly 0 from 9 on: a pixel that got there while lambda was
-# 0 would stay in the mask for good; on digits up to two of a mask's five did, however many the steps.
-BOUND = 5.0
-# Steps whose batches are drawn, and after which the device is asked whether all searches have ended, at a time.
-BLOCK = 100
-# Inputs a step on a GPU, whatever the number of searches. A CPU gains nothing from more than one search a class.
-INPUTS_AT_ONCE = 8192
 UNIVERSAL = "universal"
 
 
@@ -84,81 +75,11 @@ class NeuralCleanse(Detector):
         return reason
 
     def run(self, suspect: nets.Net, pool: Pool, ctx: Context) -> Detection:
-        net = suspect.eval().requires_grad_(False)
-        chosen = torch.randperm(len(pool.x), generator=ctx.generator)[: self.samples]
-        x = nets.as_float(pool.x[chosen.to(pool.x.device)])
-        tasks = self._tasks(ctx.predict(net, x).argmax(1).cpu(), len(pool.recipe.classes))
-        together = len(pool.recipe.classes) if x.device.type == "cpu" else max(1, INPUTS_AT_ONCE // self.batch_size)
-        found = [
-            trigger
-            for i in range(0, len(tasks), together)
-            for trigger in self.search(net, x, tasks[i : i + together], pool.recipe.value_range, ctx.generator)
-        ]
+        settings = inversion.Settings(**{each.name: getattr(self, each.name) for each in fields(inversion.Settings)})
+        found = inversion.find_triggers(suspect, pool, ctx, settings, self.scope, self.samples)
         return self._detection(found, len(pool.recipe.classes))
 
-    def _tasks(self, predicted: torch.Tensor, classes: int) -> list[_Task]:
-        """The searches: a target, and the inputs to turn to it, by the suspect's own answers ``[n]`` on the CPU.
-
-        An input that is answered so already would make the empty mask a success. Tasks without inputs are left out.
-        """
-        if self.scope == "universal":
-            tasks = [_Task(None, t, (predicted != t).nonzero()[:, 0]) for t in range(classes)]
-        else:
-            inputs = [(predicted == s).nonzero()[:, 0] for s in range(classes)]
-            tasks = [_Task(s, t, inputs[s]) for s in range(classes) for t in range(classes) if t != s]
-        return [task for task in tasks if len(task.inputs)]
-
-    def search(
-        self,
-        net: torch.nn.Module,
-        x: torch.Tensor,
-        tasks: Sequence[_Task],
-        value_range: tuple[float, float],
-        generator: torch.Generator,
-    ) -> list[_Trigger]:
-        """The smallest trigger of each task, all optimised at once: one forward pass a step for all their batches.
-
-        ``x`` ``[n, c, h, w]`` float in ``value_range``. Each task has its own lambda, and nothing is shared but the
-        passes: the result is that of searching one by one, up to the random draws.
-        """
-        masks, patterns = _Free.start(len(tasks), x, generator), _Free.start(len(tasks), x, generator, x.shape[1])
-        targets = torch.tensor([task.target for task in tasks], device=x.device)
-        adam = torch.optim.Adam([masks.free, patterns.free], lr=self.learning_rate, betas=BETAS)
-        state = _State.start(masks(), patterns(value_range))
-        flips, done = torch.zeros(len(tasks), device=x.device), 0
-        for batch in self._batches(tasks, x, generator):
-            if done % BLOCK == 0 and bool(state.ended.all()):
-                break
-            mask, pattern = masks(), patterns(value_range)
-            logits = _answers(net, batch, mask, pattern)
-            flips += (logits.argmax(2) == targets[:, None]).sum(1)
-            done += 1
-            if done % self.check == 0:
-                state.look(flips / (self.check * self.batch_size), mask.detach(), pattern.detach(), self)
-                flips.zero_()
-            # Each task's mean, summed: Adam works element by element, so no task feels how many others there are.
-            wrong = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), targets.repeat_interleave(batch.shape[1]), reduction="sum"
-            )
-            adam.zero_grad(set_to_none=True)
-            (wrong / batch.shape[1] + (state.weight * mask.flatten(1).sum(1)).sum()).backward()
-            adam.step()
-            for each in (masks, patterns):
-                each.free.data.clamp_(-BOUND, BOUND)
-        return [state.trigger(i, task, done, net, x) for i, task in enumerate(tasks)]
-
-    def _batches(self, tasks: Sequence[_Task], x: torch.Tensor, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        """Inputs ``[tasks, batch_size, c, h, w]``, drawn from each task's own with replacement, a block at a time."""
-        counts = torch.tensor([len(task.inputs) for task in tasks])
-        padded = torch.nn.utils.rnn.pad_sequence([task.inputs for task in tasks], batch_first=True)
-        for start in range(0, self.steps, BLOCK):
-            steps = min(BLOCK, self.steps - start)
-            drawn = torch.rand(len(tasks), steps * self.batch_size, generator=generator)
-            places = (drawn * counts[:, None]).long().clamp_max(counts[:, None] - 1)  # rounding may reach the count
-            for part in padded.gather(1, places).to(x.device).split(self.batch_size, dim=1):
-                yield x[part]
-
-    def _detection(self, found: Sequence[_Trigger], classes: int) -> Detection:
+    def _detection(self, found: Sequence[inversion.Trigger], classes: int) -> Detection:
         """The largest anomaly index, among all norms at once, and the trigger that it belongs to.
 
         Indices within each source, of nine norms say, have so small a MAD now and then that the largest of ten such is
@@ -175,7 +96,7 @@ class NeuralCleanse(Detector):
         measures = []
         for row, source in enumerate(sources):
             values = {"mask_norm": norms, "flip_rate": rates, "anomaly_index": index}
-            values["share_of_reference_steps"] = steps[:, None] / REFERENCE_STEPS
+            values["share_of_reference_steps"] = steps[:, None] / inversion.REFERENCE_STEPS
             group = UNIVERSAL if source is None else str(source)
             measures += [Measure(name, value[row], group=group) for name, value in values.items()]
         score = float(index.max())
@@ -230,7 +151,7 @@ class NeuralCleanseRemoval(WhiteBoxAttack):
         victim.requires_grad_(True)
         x = nets.as_float(pool.x)
         labels = ctx.predict(victim, x).argmax(1)
-        stamped = _stamp(x, found.mask, found.pattern)
+        stamped = inversion.stamp(x, found.mask, found.pattern)
         moved = labels != found.suspected_class
         if found.suspected_source is not None:
             moved = labels == found.suspected_source
@@ -269,120 +190,6 @@ class NeuralCleanseRemoval(WhiteBoxAttack):
             units = torch.zeros_like(order, dtype=torch.bool).index_fill(0, order[: min(count, most)], True)
             net.silence(layer, units)
         return net
-
-
-# --- the search -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One search: turn ``inputs`` (indices ``[k]``) to ``target``. ``source`` is ``None`` where they are of any."""
-
-    source: int | None
-    target: int
-    inputs: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Trigger:
-    """Result of a search: the smallest mask ``[h, w]`` that reached the flip rate, or NaN where none did."""
-
-    source: int | None
-    target: int
-    norm: float
-    """The mask's L1 norm, in pixels; NaN."""
-    flip_rate: float
-    """Share of all of the task's inputs that the trigger turns, 0..1; NaN."""
-    mask: torch.Tensor
-    pattern: torch.Tensor
-    steps: int
-
-
-@dataclass(frozen=True)
-class _Free:
-    """Values in 0..1 by a parameter that is free of them, ``tanh(free) / 2 + 1/2``."""
-
-    free: torch.Tensor
-
-    @classmethod
-    def start(cls, tasks: int, x: torch.Tensor, generator: torch.Generator, channels: int = 0) -> _Free:
-        """Uniform in 0..1: ``[tasks, h, w]``, or ``[tasks, channels, h, w]``."""
-        shape = (tasks, *((channels,) if channels else ()), *x.shape[2:])
-        start = torch.atanh(2 * torch.rand(shape, generator=generator) - 1).clamp(-BOUND, BOUND)
-        return cls(start.to(x.device, x.dtype).requires_grad_(True))
-
-    def __call__(self, value_range: tuple[float, float] = (0.0, 1.0)) -> torch.Tensor:
-        low, high = value_range
-        return low + (high - low) * (self.free.tanh() / 2 + 0.5)
-
-
-@dataclass
-class _State:
-    """Memory of each search from look to look: tensors ``[tasks]``, never read on the host while it runs."""
-
-    weight: torch.Tensor
-    """Lambda."""
-    best: torch.Tensor
-    """The smallest norm that reached the flip rate; inf."""
-    mask: torch.Tensor
-    pattern: torch.Tensor
-    reached: torch.Tensor
-    """Looks in a row that reached the flip rate, since lambda last changed; likewise those that missed it."""
-    missed: torch.Tensor
-    grew: torch.Tensor
-    shrank: torch.Tensor
-    stale: torch.Tensor
-    """Looks since the best mask."""
-    ended: torch.Tensor
-
-    @classmethod
-    def start(cls, mask: torch.Tensor, pattern: torch.Tensor) -> _State:
-        def of(value: float | bool) -> torch.Tensor:
-            return torch.full((len(mask),), value, device=mask.device)
-
-        nothing = torch.full_like(mask, torch.nan), torch.full_like(pattern, torch.nan)
-        return cls(of(0.0), of(torch.inf), *nothing, of(0), of(0), of(False), of(False), of(0), of(False))
-
-    def look(self, flips: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor, options: NeuralCleanse) -> None:
-        """Keep what is better, and move lambda, by the flip rates ``[tasks]`` since the last look."""
-        norm, success = mask.flatten(1).sum(1), flips >= options.attack_rate
-        better = success & (norm < self.best) & ~self.ended
-        self.best = torch.where(better, norm, self.best)
-        self.mask = torch.where(better[:, None, None], mask, self.mask)
-        self.pattern = torch.where(better[:, None, None, None], pattern, self.pattern)
-        self.stale = torch.where(better, 0, self.stale + self.best.isfinite())
-        self.reached = torch.where(success, self.reached + 1, 0)
-        self.missed = torch.where(success, 0, self.missed + 1)
-        started = self.weight > 0
-        up, down = self.reached >= options.patience, started & (self.missed >= options.patience)
-        grown = torch.where(started, self.weight * options.factor, options.weight)
-        shrunk = torch.where(down, self.weight / options.factor**1.5, self.weight)
-        self.weight = torch.where(up, grown, shrunk)
-        self.reached, self.missed = self.reached.masked_fill(up, 0), self.missed.masked_fill(down, 0)
-        self.grew, self.shrank = self.grew | (up & started), self.shrank | down
-        self.ended = self.ended | (self.grew & self.shrank & (self.stale >= options.early_stop))
-
-    def trigger(self, number: int, task: _Task, steps: int, net: torch.nn.Module, x: torch.Tensor) -> _Trigger:
-        """The result of one search, its flip rate measured on all of the task's inputs."""
-        mask, pattern = self.mask[number], self.pattern[number]
-        if not bool(self.best[number].isfinite()):
-            return _Trigger(task.source, task.target, torch.nan, torch.nan, mask, pattern, steps)
-        parts = _stamp(x[task.inputs.to(x.device)], mask, pattern).split(1000)
-        with torch.inference_mode():
-            turned = torch.cat([net(part).argmax(1) == task.target for part in parts])
-        rate = float(turned.double().mean())
-        return _Trigger(task.source, task.target, float(self.best[number]), rate, mask, pattern, steps)
-
-
-def _stamp(x: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
-    """Inputs ``[..., c, h, w]`` under a trigger: between two values in the data's range, hence in it."""
-    return torch.lerp(x, pattern, mask.unsqueeze(-3))
-
-
-def _answers(net: torch.nn.Module, x: torch.Tensor, mask: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
-    """Logits ``[tasks, n, classes]`` of inputs ``[tasks, n, c, h, w]``, each task's under its own trigger."""
-    logits: torch.Tensor = net(_stamp(x, mask[:, None], pattern[:, None]).flatten(0, 1))
-    return logits.view(*x.shape[:2], -1)
 
 
 def _excitement(net: nets.Net, layer: str, x: torch.Tensor) -> torch.Tensor:
