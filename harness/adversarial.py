@@ -51,6 +51,30 @@ def _step(net: nets.Net, x: torch.Tensor, y: torch.Tensor, epsilon: float, span:
         return signed_step(x, torch.nn.functional.cross_entropy(net(x), y, reduction="sum"), epsilon, span)
 
 
+def pgd(
+    net: nets.Net, x: torch.Tensor, y: torch.Tensor, epsilon: float, step: float, steps: int, span: Span
+) -> torch.Tensor:
+    """Inputs ``[n, ...]`` float within ``epsilon`` of ``x``, of either type: ``steps`` signed steps away from ``y``.
+
+    Projected gradient descent (Madry et al., ICLR 2018) that starts at ``x``, so that nothing is drawn. ``y`` are
+    labels ``[n]`` or probabilities ``[n, classes]``; ``epsilon`` and ``step`` are shares of the range ``span``. The net
+    is asked in evaluation mode, as by :func:`fgsm`; in a loss, as it is at that step.
+    """
+    with evaluating(net):
+        both = zip(nets.parts(x), nets.parts(y), strict=True)
+        return torch.cat([_descended(net, *part, epsilon, step, steps, span) for part in both])
+
+
+def _descended(
+    net: nets.Net, x: torch.Tensor, y: torch.Tensor, epsilon: float, step: float, steps: int, span: Span
+) -> torch.Tensor:
+    bound = epsilon * (span[1] - span[0])
+    start = now = nets.as_float(x).detach()
+    for _ in range(steps):
+        now = torch.clamp(_step(net, now, y, step, span), start - bound, start + bound)
+    return now
+
+
 @contextmanager
 def evaluating(net: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode while the block runs: no running statistics of a batch norm move, no dropout draws."""

@@ -1,4 +1,4 @@
-"""Inputs of nets: bytes or floats, taken as floats, and normalised inside a net where its recipe says so."""
+"""Inputs of nets: bytes or floats, taken as floats; moved; and normalised inside a net where its recipe says so."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ def as_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     Queries are inputs of the data's type: a trigger that an image cannot hold is one that nobody can send.
     """
     return (x * 255).round_().clamp_(0, 255).byte() if dtype == torch.uint8 else x
+
+
+def moved(x: Tensor, moves: Tensor) -> Tensor:
+    """Each of the images ``[n, c, h, w]`` moved as ``moves`` ``[n, 3]`` says: down, right (zeros come in), mirrored.
+
+    Gathered on the images' own device, with no loop over them.
+    """
+    count, _, height, width = x.shape
+    columns = torch.arange(width, device=x.device)
+    rows = moves[:, :1] + torch.arange(height, device=x.device)
+    columns = moves[:, 1:2] + torch.where(moves[:, 2:] > 0, columns.flip(0), columns)
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    where = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    gathered = x.flatten(2).gather(2, where.view(count, 1, -1).expand(-1, x.shape[1], -1))
+    return gathered.masked_fill(~inside.view(count, 1, -1), 0).view_as(x)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from harness.contracts import Architecture
 from harness.errors import Blamed, PluginError
-from harness.inputs import as_float as as_float  # a plugin's name for it, and for the next
+from harness.inputs import as_float as as_float  # a plugin's name for it, and for the next two
 from harness.inputs import as_stored as as_stored
+from harness.inputs import moved as moved
 from harness.inputs import normalize, normalizing
 from harness.silencing import firing
 from harness.silencing import silence as silence_units

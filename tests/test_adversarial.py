@@ -91,3 +91,26 @@ def test_stored_inputs_are_rounded_to_what_an_image_holds() -> None:
     assert nets.as_stored(x, torch.float32) is x
     everything = torch.arange(256).byte()
     assert torch.equal(nets.as_stored(nets.as_float(everything), torch.uint8), everything)
+
+
+def test_pgd_stays_near_within_the_range_and_goes_further_than_one_step() -> None:
+    x, y = images()
+    model = net(nn.Linear(4, 4), nn.ReLU())
+    floats, loss = x.float() / 255, lambda each: F.cross_entropy(model(each), y)
+    near = adversarial.pgd(model, x, y, 0.1, 0.04, 5, (0.0, 1.0))
+    assert (near - floats).abs().max() <= 0.1 + 1e-6 and near.min() >= 0 and near.max() <= 1
+    assert loss(x) < loss(fgsm(model, x, y, 0.04, (0.0, 1.0))) < loss(near) and not near.requires_grad
+    one = adversarial.pgd(model, x, y, 1.0, 0.1, 1, (0.0, 1.0))
+    assert torch.equal(one, fgsm(model, x, y, 0.1, (0.0, 1.0)))
+    soft = F.one_hot(y, 3).float()
+    assert torch.allclose(adversarial.pgd(model, x, soft, 0.1, 0.04, 5, (0.0, 1.0)), near, atol=1e-6)
+
+
+def test_pgd_of_a_batch_moves_no_statistics_and_leaves_no_gradients() -> None:
+    model = net(nn.BatchNorm1d(4)).train()
+    before, (x, y) = copy.deepcopy(model.state_dict()), images(8)
+    floats = x.float() / 255
+    adversarial.pgd(model, floats, y, 0.1, 0.04, 2, (0.0, 1.0))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters()) and not floats.requires_grad
+    assert all(each.training for each in model.modules())

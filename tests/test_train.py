@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.contracts import Architecture, Arrays, Dataset, Split, Stream
-from harness.engine.batches import Source, batches_per_pass, draw_moves, moved, schedule
+from harness.engine.batches import Source, batches_per_pass, draw_moves, schedule
 from harness.engine.train import Engine, clone, predict
+from harness.inputs import moved
 from harness.losses import summed_cross_entropy
 from harness.nets import CPU_PART, Cnn, Net
 from harness.storage.tables import Tables

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.contracts import Augment, Split, Stream
+from harness.inputs import moved
 
 
 def batches_per_pass(stream: Stream) -> int:
@@ -127,7 +128,7 @@ def _order(stream: Stream, length: int, width: int, count: int, generator: torch
 
 
 def draw_moves(augment: Augment, count: int, size: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Random moves ``[count, size, 3]`` for :func:`moved`: by up to an eighth of the sides, half of them mirrored.
+    """Random moves ``[count, size, 3]`` for :func:`nets.moved`: by up to an eighth of the sides, half of them mirrored.
 
     Without mirror images unless ``augment`` is ``crop-flip``, and down or up alone where it is ``shift``. Drawn on the
     CPU, so that they are the same on every device.
@@ -135,18 +136,3 @@ def draw_moves(augment: Augment, count: int, size: int, height: int, width: int,
     reach = torch.tensor([height // 8, 0 if augment == "shift" else width // 8, 0])
     choices = 2 * reach + torch.tensor([1, 1, 1 + (augment == "crop-flip")])
     return (torch.rand(count, size, 3, generator=generator) * choices).long().minimum(choices - 1) - reach
-
-
-def moved(x: Tensor, moves: Tensor) -> Tensor:
-    """Each of the images ``[n, c, h, w]`` moved as ``moves`` ``[n, 3]`` says: down, right (zeros come in), mirrored.
-
-    Gathered on the images' own device, with no loop over them.
-    """
-    count, _, height, width = x.shape
-    columns = torch.arange(width, device=x.device)
-    rows = moves[:, :1] + torch.arange(height, device=x.device)
-    columns = moves[:, 1:2] + torch.where(moves[:, 2:] > 0, columns.flip(0), columns)
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    where = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
-    gathered = x.flatten(2).gather(2, where.view(count, 1, -1).expand(-1, x.shape[1], -1))
-    return gathered.masked_fill(~inside.view(count, 1, -1), 0).view_as(x)
