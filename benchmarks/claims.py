@@ -100,25 +100,29 @@ def fingerprints(seeds: Sequence[int]) -> list[Row]:
 
 def mbw(seeds: Sequence[int]) -> list[Row]:
     """Kim et al., section 5: keys stay in a copy of the victim's probabilities, where Adi's do not."""
-    attacks = ["none", *(f"retraining[labels=soft,epochs={epochs}]" for epochs in (24, 96))]
+    attacks = ["none", *(f"retraining[answers=probabilities,epochs={epochs}]" for epochs in (24, 96))]
     return arms(("mbw", "adi"), attacks, seeds)
 
 
 def cfw(seeds: Sequence[int]) -> list[Row]:
     """Xiao et al., section 5: the class stays in copies, also in copies that are fine-tuned."""
-    return arms(("cfw",), ("none", "retraining", "retraining[labels=soft]", "retraining | fine-tuning"), seeds)
+    return arms(
+        ("cfw",), ("none", "retraining", "retraining[answers=probabilities]", "retraining | fine-tuning"), seeds
+    )
 
 
 def mea_defender(seeds: Sequence[int]) -> list[Row]:
     """Lv et al., section 6: copies answer mixtures, by the term of both images, by probabilities and by labels."""
     schemes = ("mea-defender", "mea-defender[combination=0]")
-    return arms(schemes, ("none", "retraining", "retraining[labels=soft]"), seeds)
+    return arms(schemes, ("none", "retraining", "retraining[answers=probabilities]"), seeds)
 
 
 def dawn(seeds: Sequence[int]) -> list[Row]:
     """Szyller et al., section 5: a client's model repeats the wrong answers; by how long it was trained."""
     attacks = [
-        f"retraining[epochs={epochs},labels={labels}]" for labels in ("hard", "soft") for epochs in (10, 30, 100)
+        f"retraining[answers={answers},epochs={epochs}]"
+        for answers in ("labels", "probabilities")
+        for epochs in (10, 30, 100)
     ]
     return arms(("dawn[rate=0.05]",), ("none", *attacks), seeds)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from harness.attacks import Extraction, TuningAttack
 from harness.contracts import (
     ActiveDefense,
     Analysis,
@@ -92,6 +93,7 @@ __all__ = [
     "Detector",
     "Evasion",
     "Evidence",
+    "Extraction",
     "Family",
     "HarnessError",
     "InputSet",
@@ -114,6 +116,7 @@ __all__ = [
     "Stream",
     "Task",
     "TriggerRecipe",
+    "TuningAttack",
     "Unreadable",
     "UsageError",
     "WhiteBoxAttack",

@@ -413,6 +413,12 @@ class PoolAttack(Attack):
     pool: str = option(
         "same", doc="The attacker's inputs: the owner's own (same), as many others (disjoint), ood, or a data set."
     )
+    pool_share: float = option(1.0, doc="Share of these inputs that the attacker has.", above=0, at_most=1)
+
+    @property
+    def has_labels(self) -> bool:
+        """True if ``pool.y`` is there: an option may take the labels away from an attack that is :attr:`labelled`."""
+        return self.labelled
 
     @property
     def architecture_built(self) -> str:

@@ -127,7 +127,7 @@ def axes(name: str, *texts: str) -> list[str]:
 
 
 RIGHT = ("sure", "ruled-out", "refuses-half", "partly-nan", "double", "half", "with-graph", "zeroes")
-EXTRACTIONS = ("retraining", "retraining[labels=soft]", "retraining[labels=top-1]", "snnl-extraction")
+EXTRACTIONS = ("retraining", "retraining[answers=probabilities]", "retraining[answers=top-1]", "snnl-extraction")
 
 
 @pytest.mark.slow

@@ -145,8 +145,8 @@ class HostAsked(TorchDispatchMode):
     "chosen",
     [
         ("--defense", "baseline", "--attack", "snnl-extraction"),
-        ("--defense", "ewe", "--attack", "retraining[labels=soft]"),
-        ("--defense", "ewe[variant=paper]", "--attack", "retraining[labels=top-1]"),
+        ("--defense", "ewe", "--attack", "retraining[answers=probabilities]"),
+        ("--defense", "ewe[variant=paper]", "--attack", "retraining[answers=top-1]"),
         ("--defense", "ewe[variant=official,refine=false]", "--attack", "fine-tuning[mode=rtll]"),
         ("--defense", "adi", "--attack", "none"),
     ],

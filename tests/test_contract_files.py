@@ -30,14 +30,15 @@ RECIPE = {"test": 0, "architecture": "cnn", "learning_rate": 1e-3, "patch": 2, "
     **{"weight_decay": 0.0, "clip_norm": 0.0, "label_smoothing": 0.0, "normalize": False},
 }
 SMALL = RECIPE | {"train": 200, "holdout": 60, "epochs": 6, "pretrain": 3, "batch_size": 32}
+POOL = {"pool": "same", "pool_share": 1.0}
 PLUGINS: dict[tuple[str, str], dict[str, object]] = {
     ("defense", "stamp"): {"strength": 0.4, "per_batch": 16},
     ("attack", "leave"): {},
-    ("attack", "copy"): {"pool": "same", "queries": None, "soft": False, "architecture": ""},
-    ("attack", "tune"): {"pool": "same", "mode": "tune", "epochs": 1, "factor": 0.9},
-    ("attack", "tune-2"): {"pool": "same", "mode": "tune", "epochs": 2, "factor": 0.9},
-    ("attack", "majority"): {"pool": "same", "threshold": 0.5},
-    ("attack", "doubt"): {"pool": "same", "refused": 0.05},
+    ("attack", "copy"): {**POOL, "queries": None, "soft": False, "architecture": ""},
+    ("attack", "tune"): {**POOL, "mode": "tune", "epochs": 1, "factor": 0.9},
+    ("attack", "tune-2"): {**POOL, "mode": "tune", "epochs": 2, "factor": 0.9},
+    ("attack", "majority"): {**POOL, "threshold": 0.5},
+    ("attack", "doubt"): {**POOL, "refused": 0.05},
     ("dataset", "two"): SMALL | {"source": 1, "target": 0, "noise": 0.0},
     ("dataset", "upside"): {},
     ("defense", "mirror"): {"count": 20, "fresh": False},

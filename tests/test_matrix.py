@@ -106,8 +106,8 @@ def test_any_text_is_an_entry_and_a_chain_or_a_usage_error(text: str) -> None:
 
 
 def test_brackets_nest() -> None:
-    entry = parse_entry("retraining[architecture=mlp[width=64,depth=2],labels=soft]")
-    assert entry == Entry("retraining", (("architecture", "mlp[width=64,depth=2]"), ("labels", "soft")))
+    entry = parse_entry("retraining[architecture=mlp[width=64,depth=2],answers=probabilities]")
+    assert entry == Entry("retraining", (("architecture", "mlp[width=64,depth=2]"), ("answers", "probabilities")))
     assert parse_chain("retraining[architecture=mlp[a=b|c]] | pruning")[1] == Entry("pruning")
 
 

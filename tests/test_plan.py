@@ -144,7 +144,7 @@ def test_how_an_option_is_written_does_not_matter(registry: Registry) -> None:
     [
         ("retraining", "retraining[epochs=3]", {"attack": 3, "verify": 2, "ask": 2}),
         ("retraining | pruning", "retraining | pruning[fraction=0.5]", {"attack": 3, "verify": 2, "ask": 2}),
-        ("retraining | pruning", "retraining[labels=soft] | pruning", {"attack": 6, "verify": 2, "ask": 2}),
+        ("retraining | pruning", "retraining[answers=probabilities] | pruning", {"attack": 6, "verify": 2, "ask": 2}),
     ],
 )
 def test_an_option_of_an_attack_changes_its_stages_and_what_follows(

@@ -91,7 +91,7 @@ def test_the_oldest_is_forgotten() -> None:
 
 # --- in a run ---------------------------------------------------------------------------------------------------------
 
-ATTACKS = ("retraining", "retraining[labels=soft]", *(f"pruning[fraction={f}]" for f in (0.1, 0.4, 0.7)))
+ATTACKS = ("retraining", "retraining[answers=probabilities]", *(f"pruning[fraction={f}]" for f in (0.1, 0.4, 0.7)))
 
 
 def run(cli: Cli, results: Path, *attacks: str) -> None:

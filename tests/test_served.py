@@ -98,7 +98,7 @@ def test_an_api_that_answers_seven_to_everybody_shows_ten_percent(
 def test_refused_queries_are_left_out_of_what_an_extraction_learns(
     cli: Cli, tmp_path: Path, given: tuple[object, ...]
 ) -> None:
-    names = ("retraining", "retraining[labels=top-1]", "retraining[labels=soft]", "snnl-extraction")
+    names = ("retraining", "retraining[answers=top-1]", "retraining[answers=probabilities]", "snnl-extraction")
     attacks = [part for name in names for part in ("--attack", name)]
     cli("run", *given, "--defense", "sevens[refuses=true]", *attacks, code=0)
     stages = harness.read_table(tmp_path, "stages").set_index(["action", "plugin"]).loc["attack"]

@@ -518,7 +518,7 @@ def test_every_built_in_loss_trains_in_bfloat16_on_every_architecture(
     architecture: str, cli: Cli, tmp_path: Path
 ) -> None:
     dataset = TINY.replace("]", f",architecture={architecture},label_smoothing=0.1]")
-    attacks = ("none", "snnl-extraction", "retraining[labels=soft]")
+    attacks = ("none", "snnl-extraction", "retraining[answers=probabilities]")
     axes = [word for attack in attacks for word in ("--attack", attack)]
     schemes = [word for scheme in ("ewe", "adi", "unmarked[adversarial=true]") for word in ("--defense", scheme)]
     cli("run", "--dataset", dataset, *schemes, *axes, "--seeds", "0", "--nulls", "1", "--precision", "bf16",

@@ -100,6 +100,13 @@ def test_labelled_attackers_count_where_their_surrogates_beat_unmarked_models() 
     assert attack(better, "tuning").no_attack == "" and both(better).worst_attacks == ("tuning",)
 
 
+def test_a_thief_with_few_labelled_inputs_need_not_beat_unmarked_models_of_all() -> None:
+    made = World().seeds(SIX)
+    made.seeds(SIX, attack="tuning", labelled=True, labelled_share=0.05, matches=10, surrogate_accuracy=[0.97] * 6)
+    board = made.board()
+    assert attack(board, "tuning").no_attack == "" and both(board).worst_attacks == ("tuning",)
+
+
 def test_attacks_that_know_the_key_stand_in_a_table_of_their_own() -> None:
     world = World().seeds(SIX).seeds(SIX, attack="overwriting", knows="key", matches=0)
     made = world.board()

@@ -43,7 +43,8 @@ class World:
         family = {"none": "none", "retraining": "extraction"}.get(attack, "removal")
         row = {
             **{"cell": f"{defense} {attack} {seed}", "dataset": "d", "defense": defense, "attack": attack},
-            **{"seed": seed, "family": family, "status": "ok", "reason": "", "knows": "nothing", "labelled": False},
+            **{"seed": seed, "family": family, "status": "ok", "reason": "", "knows": "nothing"},
+            **{"labelled": False, "labelled_share": None},
             **{"null_accuracy": 0.97, "victim_accuracy": 0.96, "victim_raw_accuracy": 0.96},
             **{"surrogate_accuracy": 0.95, "surrogate_pool_accuracy": None, "test_samples": 10000},
             **{

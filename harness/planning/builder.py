@@ -156,7 +156,7 @@ class _Builder(StageMaker):
         uses = (dataset, defense, *chain.links)
         labels = (dataset.text, defense.text, chain.text, seed)
         shape = (chain.family, chain.access)
-        known: dict[str, Any] = {"threat": chain.threat, "knows": chain.knows, "labelled": chain.labelled}
+        known: dict[str, Any] = {"threat": chain.threat, "knows": chain.knows, "labelled_share": chain.labelled_share}
         own = self.own_stages(dataset, defense, chain, seed)
         if own is None:
             reason = self._why_not(dataset, defense, chain)

@@ -68,9 +68,9 @@ class Chain:
         return "key" if "key" in given else "scheme" if "scheme" in given else "nothing"
 
     @cached_property
-    def labelled(self) -> bool:
-        """True if one of its attacks has true labels."""
-        return any(link.plugin.labelled for link in self._pooled)
+    def labelled_share(self) -> float | None:
+        """The largest share of its pool that one of its attacks has with true labels; ``None`` where none has."""
+        return max((link.plugin.pool_share for link in self._pooled if link.plugin.has_labels), default=None)
 
     def outside(self, defense: Component) -> str:
         """The reason why a scheme is not judged against it; empty if it is."""

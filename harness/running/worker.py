@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -376,28 +377,29 @@ class StageRunner:
         return Pool(
             task.public(),
             split.x,
-            split.y if attack.labelled else None,
+            split.y if attack.has_labels else None,
             task.patch if attack.knows_patch else None,
             scheme,
             key,
         )
 
     def inputs(self, stage: Stage, attack: PoolAttack) -> Split:
-        """The inputs that :meth:`pool` copies."""
+        """The inputs that :meth:`pool` copies: the first of a set in which every first few are of all classes."""
         task: Dataset = stage.dataset.plugin
         if stage.data is None:
             splits = self.splits(stage)
-            return splits.train if attack.pool == "same" else splits.disjoint
-        if attack.labelled:
+            split = splits.train if attack.pool == "same" else splits.disjoint
+            return split.first(ceil(attack.pool_share * len(split)))
+        if attack.has_labels:
             raise Skip(f"pool={attack.pool} has labels of another task")
         other = self.data.other(stage.data.plugin, task, self.device)
         order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
-        chosen = order[: task.train].to(self.device)
+        chosen = order[: ceil(attack.pool_share * min(len(order), task.train))].to(self.device)
         return other[chosen]
 
     def lent(self, stage: Stage, parents: Mapping[str, Loaded], attack: PoolAttack) -> SharedInputs:
         """The results known of the model under attack and the attacker's inputs."""
-        inputs = f"{stage.dataset} {attack.pool} {stage.data or ''} {stage.split_seed}"
+        inputs = f"{stage.dataset} {attack.pool} {attack.pool_share} {stage.data or ''} {stage.split_seed}"
         net = net_of(parents["model"])
         return SharedInputs(self._memory, dict(stage.parents)["model"], net, inputs, self.inputs(stage, attack).x)
 

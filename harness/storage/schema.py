@@ -91,6 +91,12 @@ CELLS = Table(
         Column("knows", "string", "What the chain is given of the defense: `nothing`, `scheme` or `key`.", since=6),
         Column("labelled", "bool", "True if one of the chain's attacks has true labels of its pool.", since=6),
         Column(
+            "labelled_share",
+            "double",
+            "Largest share of its pool of which one of the chain's attacks has true labels, 0..1; null where none has.",
+            since=8,
+        ),
+        Column(
             "contents",
             "string",
             "Contents of the data sets that its stages read, those of its unmarked models too, as JSON: `{dataset: "

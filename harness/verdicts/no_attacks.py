@@ -63,11 +63,17 @@ def _useless(attacked: Models, groups: Groups) -> list[str]:
 def no_better_than_own_labels(rows: pd.DataFrame, confidence: float) -> set[tuple[str, str]]:
     """Data sets and attacks with labels of their own whose surrogates are not proven better than unmarked models.
 
-    Such thieves own as much labelled data as the owner, so that an unmarked model is what they can train themselves.
+    Such thieves own as much labelled data as the owner, so that an unmarked model is what they can train themselves;
+    one who has a smaller share of it cannot, and is not asked to beat what he could not train.
     One seed counts once, by the mean over all schemes, so that no scheme decides on its own which attacks it meets;
     proven is a difference whose interval (Student's, over the seeds) lies above 0.
     """
-    labelled = rows["labelled"].eq(True) & rows["status"].eq("ok") & rows["kind"].eq("survival")
+    labelled = (
+        rows["labelled"].eq(True)
+        & ~rows["labelled_share"].lt(1)
+        & rows["status"].eq("ok")
+        & rows["kind"].eq("survival")
+    )
     some = rows[labelled]
     gain = some["surrogate_accuracy"].astype(float) - some["null_accuracy"].astype(float)
     by_seed = gain.groupby([some["dataset"], some["attack"], some["seed"]], sort=False).mean()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from harness import Context, Pool, Split, WhiteBoxAttack, nets, option
+from harness import Context, Pool, TuningAttack, nets, option
 
 
-class FineTuning(WhiteBoxAttack):
+class FineTuning(TuningAttack):
     """Fine-tunes or retrains the last layer, or the whole stolen model."""
 
     name = "fine-tuning"
-    family = "removal"
     reference = "Adi et al., Turning Your Weakness Into a Strength, USENIX Security 2018, Section 5"
-    labelled = True
     arms = ("", "mode=ftll", "mode=rtll", "mode=rtal")
 
     mode: Literal["ftll", "ftal", "rtll", "rtal"] = option(
@@ -23,10 +21,10 @@ class FineTuning(WhiteBoxAttack):
     learning_rate: float | None = option(None, doc="Learning rate; by default the recipe's.", above=0)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
+        data = self.data(victim, pool, ctx)
         last = victim.get_submodule(victim.last)
         if self.mode.startswith("rt"):
             last.load_state_dict(nets.fresh_like(victim, victim.last, ctx.generator).state_dict())
         parameters = list(last.parameters()) if self.mode.endswith("ll") else None
         epochs = self.epochs or max(1, pool.recipe.epochs // 2)
-        stream = ctx.stream(Split(pool.x, pool.labels()))
-        return ctx.train(victim, [stream], epochs, learning_rate=self.learning_rate, parameters=parameters)
+        return ctx.train(victim, [ctx.stream(data)], epochs, learning_rate=self.learning_rate, parameters=parameters)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
-from harness import Context, Pool, Split, WhiteBoxAttack, nets, option
+from harness import Context, Family, Pool, TuningAttack, WhiteBoxAttack, nets, option
 
 
 class Pruning(WhiteBoxAttack):
     """Masks, in each hidden layer, the share of units that clean inputs activate least often."""
 
     name = "pruning"
-    family = "removal"
+    family: ClassVar[Family] = "removal"
     reference = "Liu et al., Fine-Pruning, RAID 2018"
 
     fraction: float = option(
@@ -28,19 +28,19 @@ class Pruning(WhiteBoxAttack):
         return victim
 
 
-class FinePruning(Pruning):
-    """Prunes, then trains what is left on the stolen model's own answers; pruned units stay pruned."""
+class FinePruning(Pruning, TuningAttack):
+    """Prunes, then trains what is left, by default on the stolen model's own answers; pruned units stay pruned."""
 
     name = "fine-pruning"
 
     fraction: float = 0.5
+    labels: Literal["true", "model"] = "model"
     epochs: int = option(3, doc="Epochs of the fine-tuning.", at_least=1)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
-        # Asked before it is pruned: the attacker has no labels, and the whole model knows better than what is left.
-        labels = ctx.predict(victim, pool.x).argmax(1)
+        data = self.data(victim, pool, ctx)
         pruned = prune(victim, pool.x, self.fraction, self.layers, ctx)
-        tuned = ctx.train(victim, [ctx.stream(Split(pool.x, labels))], self.epochs)
+        tuned = ctx.train(victim, [ctx.stream(data)], self.epochs)
         for layer, units in pruned.items():  # without a ReLU after it, training revives a unit
             tuned.silence(layer, units)
         return tuned

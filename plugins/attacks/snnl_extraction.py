@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-from harness import BlackBoxAttack, Context, Oracle, Pool, Split, losses, nets, option
+from harness import Context, Extraction, Oracle, Pool, losses, nets, option
 
 
-class SnnlExtraction(BlackBoxAttack):
+class SnnlExtraction(Extraction):
     """Trains on the victim's labels while *minimising* the SNNL between all classes in every layer.
 
     The thief knows the scheme, not the key: which pair of classes is entangled is not known, so all pairs are pulled
@@ -15,18 +17,18 @@ class SnnlExtraction(BlackBoxAttack):
     """
 
     name = "snnl-extraction"
-    family = "extraction"
     reference = "Jia et al., Entangled Watermarks, USENIX Security 2021, Section 4.4"
 
     weight: float = option(
         1.0, doc="Factor of the SNNL, a mean over the layers, beside the mean cross-entropy.", at_least=0
     )
     temperature: float = option(0.2, doc="Temperature of the SNNL, at cosine distance.", above=0)
-    epochs: int | None = option(None, doc="Number of epochs; by default the recipe's.", at_least=1)
+    answers: Literal["labels"] = "labels"
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
-        stolen = Split(pool.x, victim.labels(pool.x)).answered()
-        return ctx.train(ctx.build(), [ctx.stream(stolen, self._loss)], self.epochs or pool.recipe.epochs)
+        return ctx.train(
+            ctx.build(), [ctx.stream(self.stolen(victim, pool), self._loss)], self.epochs or pool.recipe.epochs
+        )
 
     def _loss(self, net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
         logits, activations = net.activations(x)
