@@ -94,7 +94,7 @@ def test_shares_of_a_pool_and_labels_from_the_model(cli: Cli, tmp_path: Path) ->
         "fine-tuning[pool_share=0.2,labels=model]",
         "fine-tuning[pool_share=0.001]",
         "fine-tuning[pool=photo-patches]",
-        "fine-tuning[labels=model,pool=photo-patches,pool_share=0.1]",
+        "fine-tuning[pool=photo-patches,pool_share=0.1,labels=model]",
     ]
     use = [text for attack in attacks for text in ("--attack", attack)]
     data = "digits[train=100,epochs=2,pretrain=1,batch_size=16]"
