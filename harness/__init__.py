@@ -63,6 +63,7 @@ from harness.contracts import (
 )
 from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadable, UsageError, require
 from harness.fields import option
+from harness.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from harness import adversarial, data, inversion, losses, metrics, nets, statistics, testing, triggers, whitebox
@@ -107,6 +108,7 @@ __all__ = [
     "PluginError",
     "Pool",
     "PoolAttack",
+    "Preprocessing",
     "Probe",
     "Recipe",
     "Schedule",

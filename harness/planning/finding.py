@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import harness
-from harness import attacks, contracts, hookspecs
+from harness import hookspecs
 from harness.contracts import Plugin
 from harness.errors import PluginError
 from harness.planning.graph import KINDS, text_digest
@@ -23,10 +23,7 @@ from harness.planning.homes import Home, Spot, content, home_of_name, spot_in, w
 from harness.planning.syntax import UNREADABLE, dotted_names, imported_words, parsed
 
 _PLUGINS = frozenset(
-    name
-    for module in (contracts, attacks)
-    for name, value in vars(module).items()
-    if isinstance(value, type) and issubclass(value, Plugin)
+    name for name, value in vars(harness).items() if isinstance(value, type) and issubclass(value, Plugin)
 )
 _HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("harness_"))
 
