@@ -122,9 +122,7 @@ class Store:
                 body = dict(record)
                 if tensors:
                     body["tensors_sha256"] = _save_tensors(partial / "tensors.safetensors", tensors)
-                # Compact: json's indenting encoder is written in Python, and a matrix has thousands of records.
-                text = _sealed(json.dumps(plain(body), sort_keys=True, allow_nan=False))
-                (partial / "record.json").write_bytes(text.encode())
+                (partial / "record.json").write_bytes(_sealed(_as_json(body)).encode())
                 _remove(path)
         except OSError as error:
             raise ResultsError(f"cannot write {str(path)!r}: {error.strerror}") from error
@@ -180,6 +178,14 @@ class Store:
         return path
 
 
+def _as_json(body: Mapping[str, Any]) -> str:
+    """The record as JSON. Compact: json's indenting encoder is written in Python, and a matrix has thousands."""
+    try:
+        return json.dumps(body, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError):  # a mapping that is no dict, or a number that JSON lacks: few records have one
+        return json.dumps(plain(body), sort_keys=True, allow_nan=False)
+
+
 def _is_id(name: str) -> bool:
     return len(name) == 32 and _ID.issuperset(name)
 
@@ -210,8 +216,11 @@ _TAIL = "}\n"
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     from safetensors.torch import save
 
-    # Cloned: safetensors refuses tensors that share memory, and two slices of one batch do.
-    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if len({tensor.untyped_storage().data_ptr() for tensor in own.values()}) < len(own):
+        # safetensors refuses tensors that share memory, and two slices of one batch do.
+        own = {name: tensor.clone() for name, tensor in own.items()}
+    data = save(own)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
