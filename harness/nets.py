@@ -21,7 +21,7 @@ from harness.inputs import moved as moved
 from harness.inputs import normalize, normalizing
 from harness.silencing import firing
 from harness.silencing import silence as silence_units
-from harness.tracing import LAYERS, find_layers, keep_input, keep_output, run_once
+from harness.tracing import LAYERS, NORMS, find_layers, keep_input, keep_output, run_once
 
 CPU_PART, GPU_PART = 128, 2048
 """Inputs that are evaluated at a time: on a CPU what its cache holds (1.9 times as fast as 1,000), on a GPU many."""
@@ -432,6 +432,12 @@ def last_convolution(net: Net) -> str | None:
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def weights(net: Net) -> dict[str, nn.Parameter]:
+    """Weights ``[units, ...]`` of convolutions, dense and recurrent layers, by name; neither biases nor norms."""
+    norms = {id(each) for part in net.modules() if isinstance(part, NORMS) for each in part.parameters(recurse=False)}
+    return {name: each for name, each in net.named_parameters() if each.ndim > 1 and id(each) not in norms}
 
 
 @contextmanager

@@ -283,6 +283,7 @@ def test_schemes_that_need_a_clean_model_worth_its_name_run_on_the_device(on_dev
 KNOWN = {
     "wait": (
         *("harness/engine/batches.py _has_refused", "harness/engine/train.py means"),  # once a training, once an epoch
+        "harness/engine/optimizers.py _made",  # once a training, where its rate changes: torch looks if it is below 0
         "harness/engine/memo.py",  # once an attack, and a tensor of the model: what was lent is compared
         *("harness/nets.py fresh_like", "harness/silencing.py"),  # once a layer that is drawn again or silenced
         "harness/metrics.py",  # a number

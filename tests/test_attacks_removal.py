@@ -1,0 +1,328 @@
+"""Removal attacks that prune, round, shift and fine-tune the stolen model, on real digits."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import harness
+from harness import adversarial, nets
+from harness.contracts import Pool, Split
+from harness.engine.train import clone, predict
+from harness.errors import OptionError
+from harness.nets import Net
+from tests.conftest import TINY, Cli
+from tests.test_schemes_whitebox import accuracy, built, registry, scheme, share, victim
+from tests.test_triggers import digits, lend
+
+TRAINING = [
+    *("weight-pruning[epochs=1]", "weight-quantization[bits=3,epochs=1]", "label-smoothing[epochs=1]"),
+    *("regularization[epochs=1,tuning=1]", "weight-shifting[epochs=1]", "refit[epochs=1]"),
+    *("refit[epochs=1,ewc=10]", "adversarial-training[epochs=1,steps=2]"),
+    "adversarial-training[epochs=1,steps=2,method=trades]",
+]
+
+
+def attack(text: str) -> Any:
+    return registry().component("attack", text).plugin
+
+
+def module_of(name: str) -> ModuleType:
+    return sys.modules[type(attack(name)).__module__]
+
+
+def attacked(text: str, net: Net | None = None, data: Split | None = None, seed: int = 3, **recipe: Any) -> Net:
+    """A copy of ``net``, by default the clean model of digits, after an attack by a thief with ``data``."""
+    task, clean = digits()
+    task = replace(task, dataset=replace(task.dataset, **recipe))
+    data, plugin = data or task.train, attack(text)
+    pool = Pool(task.dataset.public(), data.x, data.y if plugin.has_labels else None)
+    result: Net = plugin.run(clone(net or clean), pool, lend(task, seed=seed))
+    return result
+
+
+def same(one: Net, two: Net) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+@cache
+def normed() -> Net:
+    """A small trained net with batch norm."""
+    task, _ = digits()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            *(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Flatten(), nn.Linear(128, 10)),
+        )
+    net = nets.adapt(module, (1, 8, 8), 10)
+    return lend(task).train(net, [lend(task).stream(task.train)], 3)
+
+
+def others(net: Net) -> dict[str, Tensor]:
+    """What a net has beside its weights: biases, and the parameters and statistics of norms."""
+    return {name: each for name, each in net.state_dict().items() if name not in nets.weights(net)}
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(registry().names("architecture")))
+def test_weights_are_of_layers_and_no_norm(name: str) -> None:
+    net = built(name)
+    weights = nets.weights(net)
+    assert all(each.ndim > 1 for each in weights.values())
+    layers = [part for part in net.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    assert {id(part.weight) for part in layers} <= {id(each) for each in weights.values()}
+
+
+def test_a_norm_of_two_dimensions_has_no_weights() -> None:
+    net = nets.adapt(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.LayerNorm([4, 6, 6]), nn.Flatten(), nn.Linear(144, 10)), (1, 8, 8), 10
+    )
+    assert set(nets.weights(net)) == {"0.weight", "3.weight"}
+
+
+# --- weight-pruning ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0, 0.5, 0.95, 1])
+def test_the_smallest_weights_of_each_tensor_become_zero(fraction: float) -> None:
+    net = normed()
+    pruned = attacked(f"weight-pruning[fraction={fraction}]", net)
+    for name, weight in nets.weights(net).items():
+        now = nets.weights(pruned)[name]
+        gone = now == 0
+        assert int(gone.sum()) == int(fraction * weight.numel())
+        assert torch.equal(now[~gone], weight[~gone])
+        if 0 < fraction < 1:
+            assert weight[gone].abs().max() <= weight[~gone].abs().min()
+    assert all(torch.equal(each, others(pruned)[name]) for name, each in others(net).items())
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_pruned_weights_stay_zero_while_the_others_are_trained(optimizer: str) -> None:
+    recipe = {"optimizer": optimizer, "weight_decay": 0.1}
+    for net in (normed(), built("lstm")):
+        once, tuned = attacked("weight-pruning", net), attacked("weight-pruning[epochs=1]", net, **recipe)
+        for name, weight in nets.weights(tuned).items():
+            gone = nets.weights(once)[name] == 0
+            assert torch.equal(weight == 0, gone) and not torch.equal(weight, nets.weights(once)[name])
+            assert not weight._backward_hooks, "the masks are taken off"
+
+
+def test_pruning_by_magnitude_needs_no_data_without_epochs() -> None:
+    assert not attack("weight-pruning").has_labels and attack("weight-pruning[epochs=1]").has_labels
+    assert not attack("weight-pruning[epochs=1,labels=model]").has_labels
+    assert same(attacked("weight-pruning", seed=1), attacked("weight-pruning", seed=2))
+
+
+# --- weight-quantization ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_each_channel_has_few_weights_after_all_tuning(bits: int, epochs: int) -> None:
+    net = normed()
+    rounded = attacked(f"weight-quantization[bits={bits},epochs={epochs}]", net)
+    most = 2 ** (bits - 1) - 1
+    for name, weight in nets.weights(rounded).items():
+        for channel in weight.detach().flatten(1):
+            assert len(channel.unique()) <= 2 * most + 1
+            whole = channel / channel.abs().max() * most
+            assert torch.allclose(whole, whole.round(), atol=1e-3)
+            assert int(whole.round().abs().max()) == most, "the top bin is used"
+        if not epochs:
+            before = nets.weights(net)[name].detach().flatten(1)
+            step = before.abs().amax(1, keepdim=True) / most
+            assert ((weight.detach().flatten(1) - before).abs() <= step / 2 + 1e-6).all()
+    if not epochs:
+        assert all(torch.equal(each, others(rounded)[name]) for name, each in others(net).items())
+
+
+def test_tuning_through_the_rounding_wins_accuracy_back() -> None:
+    plain, tuned = (attacked(f"weight-quantization[bits=2{epochs}]") for epochs in ("", ",epochs=3"))
+    assert accuracy(tuned) > accuracy(plain) + 0.02
+    assert abs(accuracy(attacked("weight-quantization")) - accuracy(digits()[1])) < 0.01
+
+
+def test_the_gradient_through_the_rounding_is_that_at_the_rounded_weights() -> None:
+    plugin, (task, _), net = attack("weight-quantization[bits=3]"), digits(), clone(normed()).eval()
+    x, y = task.train.x[:32], task.train.y[:32]
+    plugin.loss(0.0)(net, x, y).backward()
+    there = attacked("weight-quantization[bits=3]", normed()).eval()
+    F.cross_entropy(there(x), y).backward()
+    for one, two in zip(net.parameters(), there.parameters(), strict=True):
+        assert torch.allclose(one.grad, two.grad, atol=1e-5)
+
+
+def test_a_channel_of_zeros_stays_so_and_one_bit_is_refused() -> None:
+    weight = torch.tensor([[0.0, 0.0], [1.0, -0.4]])
+    assert torch.equal(module_of("weight-quantization").rounded(weight, 2), torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+    for text in ("weight-quantization[bits=1]", "weight-quantization[bits=0]", "weight-pruning[fraction=1.1]"):
+        with pytest.raises(OptionError):
+            attack(text)
+
+
+# --- label-smoothing --------------------------------------------------------------------------------------------------
+
+
+def test_targets_are_the_models_own_answers_spread_over_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, clean = digits()
+    wrong = Split(task.train.x, (task.train.y + 1) % 10)  # true labels that must not be seen
+    smooth, sharp = (attacked(f"label-smoothing[smoothing={share}]", data=wrong) for share in (0.3, 0))
+    answers = predict(clean, task.train.x).argmax(1)
+    for net, top in ((smooth, (0.6, 0.8)), (sharp, (0.95, 1.0))):
+        chances = predict(net, task.train.x).softmax(1)
+        assert (chances.argmax(1) == answers).float().mean() > 0.95
+        assert top[0] < chances.max(1).values.mean() <= top[1], "0.7 and a tenth of 0.3"
+    assert not attack("label-smoothing").has_labels and attack("label-smoothing[labels=true]").has_labels
+
+
+# --- regularization ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_phase_shrinks_weights_and_the_second_wins_accuracy_back() -> None:
+    def size(net: Net) -> float:
+        return sum(float(each.detach().square().sum()) for each in nets.weights(net).values())
+
+    none, some = (attacked(f"regularization[weight_decay={decay},tuning=1]") for decay in (0, 0.1))
+    assert size(some) < 0.7 * size(none)
+    assert accuracy(attacked("regularization")) > accuracy(digits()[1]) - 0.04
+
+
+# --- weight-shifting --------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_weight_is_turned_round_and_so_are_uchidas_bits() -> None:
+    _, _, marked = victim("uchida")
+    shifted = attacked("weight-shifting[noise=0,epochs=0]", marked.net)
+    for name in ("conv1", "conv2"):
+        before, after = (net.get_submodule(name).get_parameter("weight").mean(0) for net in (marked.net, shifted))
+        assert torch.allclose(after, -0.5 * before, atol=1e-6)
+    assert torch.equal(shifted.get_parameter("dense.weight"), marked.net.get_parameter("dense.weight"))
+    assert share(scheme("uchida").verify_weights(shifted, marked.key)) == 0
+
+
+def test_the_noise_is_as_wide_as_the_weights_and_the_accuracy_comes_back() -> None:
+    _, clean = digits()
+    noisy = attacked("weight-shifting[shift=0,epochs=0]")
+    before, after = (net.get_parameter("conv2.weight").detach() for net in (clean, noisy))
+    assert (after - before).std() == pytest.approx(float(before.std()), rel=0.1)
+    assert accuracy(noisy) < 0.9 < accuracy(attacked("weight-shifting"))
+
+
+def test_a_net_without_convolutions_is_shifted_in_its_hidden_layers() -> None:
+    for name, last in (("mlp", "logits"), ("lstm", "logits")):
+        net = built(name)
+        shifted = attacked("weight-shifting[epochs=0]", net)
+        for layer, weight in nets.weights(net).items():
+            assert torch.equal(weight, nets.weights(shifted)[layer]) == layer.startswith(last)
+
+
+# --- refit ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_fisher_information_is_that_of_single_inputs() -> None:
+    task, _ = digits()
+    net = built("mlp[width=8]")
+    data = task.train.first(64)
+
+    def loss(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(net, weights, (x[None],)), y[None])
+
+    weights = {name: each.detach() for name, each in net.named_parameters()}
+    chances = predict(net, data.x).softmax(1)
+    exact = {name: torch.zeros_like(each) for name, each in weights.items()}
+    for label in range(10):  # the mean over labels of the net's own probabilities
+        gradients = torch.vmap(torch.func.grad(loss), (None, 0, None))(weights, data.x, torch.tensor(label))
+        for name, each in gradients.items():
+            exact[name] += torch.einsum("n,n...->...", chances[:, label], each.square()) / len(data)
+    drawn = [module_of("refit").fisher(net, data, lend(task, seed=seed)) for seed in range(100)]
+    for name, each in exact.items():
+        mean = torch.stack([one[name] for one in drawn]).mean(0)
+        assert mean.sum() == pytest.approx(float(each.sum()), rel=0.1)
+        assert F.cosine_similarity(mean.flatten(), each.flatten(), dim=0) > 0.95
+
+
+def test_elastic_weights_stay_nearer_to_the_victims() -> None:
+    _, clean = digits()
+
+    def moved(net: Net) -> float:
+        pairs = zip(net.parameters(), clean.parameters(), strict=True)
+        return sum(float((a - b).detach().square().sum()) for a, b in pairs)
+
+    free, bound = (attacked(f"refit[learning_rate=0.15,epochs=2,ewc={ewc}]") for ewc in (0, 100))
+    assert moved(bound) < 0.9 * moved(free)
+
+
+def test_the_fisher_information_leaves_the_net_as_it_is() -> None:
+    task, net = digits()[0], clone(normed()).train()
+    before = copy.deepcopy(net.state_dict())
+    module_of("refit").fisher(net, task.train.first(40), lend(task))
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items()) and net.training
+
+
+# --- adversarial-training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["pgd", "trades"])
+def test_adversarial_inputs_are_near_and_raise_the_loss(method: str) -> None:
+    task, net = digits()[0], clone(normed()).train()
+    before = copy.deepcopy(net.state_dict())
+    x, y = nets.as_float(task.train.x[:64]), task.train.y[:64]
+    near = attack(f"adversarial-training[method={method}]").perturbed(net, x, y, (0.0, 1.0))
+    assert (near - x).abs().max() <= 0.1 + 5e-3 and near.min() >= 0 and near.max() <= 1
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items()) and net.training
+    with torch.no_grad():
+        raised = F.cross_entropy(net.eval()(near), y) - F.cross_entropy(net(x), y)
+    assert raised > 0.2
+
+
+@pytest.mark.parametrize("method", ["pgd", "trades"])
+def test_adversarial_training_makes_the_model_robust(method: str) -> None:
+    task, clean = digits()
+    tuned = attacked(f"adversarial-training[method={method},steps=5]")
+
+    def robust(net: Net) -> float:
+        near = adversarial.pgd(net, task.holdout.x, task.holdout.y, 0.1, 0.05, 5, (0.0, 1.0))
+        return float((predict(net, near).argmax(1) == task.holdout.y).float().mean())
+
+    assert robust(tuned) > robust(clean) + 0.1 and accuracy(tuned) > 0.9
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", TRAINING)
+@pytest.mark.parametrize("architecture", ["cnn", "lstm", "resnet9[width=4]"])
+def test_every_net_is_attacked_by_a_thief_with_five_inputs_of_two_classes(text: str, architecture: str) -> None:
+    task, net = digits()[0], built(architecture)
+    few = task.train[task.train.y < 2].first(5)
+    once, again = (attacked(text, net, few) for _ in range(2))
+    assert same(once, again) and not same(once, net)
+    assert predict(once, few.x).isfinite().all()
+
+
+def test_removal_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    names = ("weight-pruning", "weight-quantization[bits=3]", "label-smoothing", "regularization", "weight-shifting")
+    chosen = [word for name in (*names, "refit[pool_share=0.2]", "adversarial-training") for word in ("--attack", name)]
+    axes = ("--dataset", TINY, "--defense", "uchida", *chosen, "--seeds", "0", "--nulls", "0", "--no-innocents")
+    cli("run", *axes, "--results", tmp_path, code=0)
+    cells = harness.read_table(tmp_path, "cells").set_index("attack")
+    assert (cells["status"] == "ok").all() and (cells["family"] == "removal").all()
+    assert cells["labelled"].to_dict() == {
+        **dict.fromkeys(cells.index, True),
+        **dict.fromkeys((*names[:3],), False),
+    }
+    assert cells.loc["refit[pool_share=0.2]", "labelled_share"] == 0.2
