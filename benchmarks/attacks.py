@@ -1,15 +1,21 @@
-"""Costs of the attacks and the data of the EWE paper, on one thread. Without HARNESS_DATA nothing is measured."""
+"""Costs of attacks, and what each is for, measured beside what it is compared with.
+
+Costs are of one thread; without HARNESS_DATA nothing is measured. ``python -m benchmarks.attacks --only wrk --seeds
+100-102`` measures what an attack is for, as ``benchmarks.claims`` does of schemes.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 
+from benchmarks.claims import arms, command
 from benchmarks.framework import folder, harness
 from benchmarks.measure import PLAIN, Row, cpu_seconds, seconds, threads, with_data
 from harness.contracts import Pool, Split
@@ -100,3 +106,19 @@ def speech(root: Path, n: int) -> list[Row]:
         Row("speech-prepared", fresh, [60.0], "s", "target", f"{CLIPS} clips, reading included"),
         Row("speech-cached", cached, [1.0], "s", "target", "the packed set from its cache"),
     ]
+
+
+# --- what an attack is for --------------------------------------------------------------------------------------------
+
+
+def wrk(seeds: Sequence[int]) -> list[Row]:
+    """Xiao et al. 2026: after extraction, marks that survived it are removed, at a cost of less than three points."""
+    copied = "retraining[answers=probabilities,epochs=96]"
+    return arms(("mbw", "mea-defender"), (copied, f"{copied} | fine-tuning", f"{copied} | wrk"), seeds)
+
+
+CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {"wrk": wrk}
+
+
+if __name__ == "__main__":
+    command(CLAIMS, "attacks", "Measure what attacks are for, and print each arm's mean with its interval.")()

@@ -267,21 +267,30 @@ def interval(values: Sequence[float]) -> str:
     return f"mean {mean:.1f} [{max(0.0, mean - half):.1f}, {min(100.0, mean + half):.1f}], n = {n}"
 
 
-@click.command(epilog="Example: python -m benchmarks.claims --only zhang --seeds 100-104")
-@click.option("--only", type=click.Choice(sorted(CLAIMS)), multiple=True, help="Measure this claim; may be repeated.")
-@click.option("--seeds", default=f"{DEVELOPMENT}-{DEVELOPMENT + 4}", show_default=True, help="Seeds, such as 100-104.")
-def main(only: tuple[str, ...], seeds: str) -> None:
-    """Measure the claims of schemes, and print each arm's mean with its interval."""
-    from rich.console import Console
+def command(claims: dict[str, Callable[[Sequence[int]], list[Row]]], module: str, words: str) -> click.Command:
+    """The command line of a module of claims."""
 
-    from benchmarks.bench import machine, table
+    @click.command(epilog=f"Example: python -m benchmarks.{module} --only {next(iter(claims))} --seeds 100-104")
+    @click.option(
+        "--only", type=click.Choice(sorted(claims)), multiple=True, help="Measure this claim; may be repeated."
+    )
+    @click.option(
+        "--seeds", default=f"{DEVELOPMENT}-{DEVELOPMENT + 4}", show_default=True, help="Seeds, such as 100-104."
+    )
+    def main(only: tuple[str, ...], seeds: str) -> None:
+        from rich.console import Console
 
-    console = Console(width=220)
-    for name in only or sorted(CLAIMS):
-        console.print(f"{name}: {CLAIMS[name].__doc__}", highlight=False)
-        console.print(table(CLAIMS[name](parse_seeds(seeds))))
-    console.print(machine("cpu"), highlight=False)
+        from benchmarks.bench import machine, table
+
+        console = Console(width=220)
+        for name in only or sorted(claims):
+            console.print(f"{name}: {claims[name].__doc__}", highlight=False)
+            console.print(table(claims[name](parse_seeds(seeds))))
+        console.print(machine("cpu"), highlight=False)
+
+    main.help = words
+    return main
 
 
 if __name__ == "__main__":
-    main()
+    command(CLAIMS, "claims", "Measure the claims of schemes, and print each arm's mean with its interval.")()

@@ -1,0 +1,136 @@
+"""Removals that search the stolen model: what each looks for, and what it is given."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import harness
+from harness import Pool, Split
+from harness.data import Data
+from harness.engine.train import Engine, predict
+from harness.nets import Net
+from harness.planning.registry import load_registry
+from plugins.attacks.wrk import Wrk
+from plugins.datasets.digits import Digits
+from tests.conftest import Cli
+
+CPU = torch.device("cpu")
+DIGITS = Digits(train=300, epochs=25, pretrain=1, batch_size=32, learning_rate=0.003)
+CLASSES = 10
+
+
+def lend(seed: int = 0, architecture: str = "cnn[width=8]") -> Engine:
+    use = load_registry().component("architecture", architecture)
+    return Engine(CPU, torch.Generator().manual_seed(seed), DIGITS.public(), use.plugin, use.text)
+
+
+@cache
+def owned() -> Split:
+    return Data(Path()).splits(DIGITS, 0, CPU).train
+
+
+@cache
+def trained(architecture: str = "cnn[width=8]") -> Net:
+    engine = lend(0, architecture)
+    return engine.train(engine.build(), [engine.stream(owned())], DIGITS.epochs)
+
+
+def stolen(architecture: str = "cnn[width=8]") -> Net:
+    return copy.deepcopy(trained(architecture))
+
+
+def pool(count: int = 300) -> Pool:
+    data = owned().first(count)
+    return Pool(DIGITS.public(), data.x, data.y)
+
+
+def accuracy(net: Net) -> float:
+    return float((predict(net, owned().x).argmax(1) == owned().y).float().mean())
+
+
+NETS = ["cnn[width=8]", "resnet9[width=4]", "mlp[width=16]", "lstm[width=8]"]
+"""Nets without and with batch norm, without convolutions, and a recurrent one."""
+
+
+# --- wrk --------------------------------------------------------------------------------------------------------------
+
+
+def test_random_labels_are_of_all_classes_but_the_input_s_own() -> None:
+    # The released code draws 1 to 9: class 0, the target of every scheme in it, is never among them.
+    moved = Wrk(beyond=1)._beyond(stolen(), owned(), pool(), torch.Generator().manual_seed(0))
+    own = owned()[torch.randperm(300, generator=torch.Generator().manual_seed(0))].y
+    assert not (moved.y == own).any()
+    counts = torch.bincount(moved.y, minlength=CLASSES)
+    assert len(counts) == CLASSES and int(counts.min()) >= 15 and int(counts.max()) <= 48
+    steps = torch.bincount((moved.y - own) % CLASSES, minlength=CLASSES)
+    assert steps[0] == 0 and int(steps[1:].min()) >= 15
+
+
+def test_inputs_move_by_a_step_within_their_range_and_the_model_does_not() -> None:
+    net = stolen("resnet9[width=4]")
+    before = copy.deepcopy(net.state_dict())
+    moved = Wrk(beyond=40 / 300, step=0.5)._beyond(net, owned(), pool(), torch.Generator().manual_seed(1))
+    chosen = owned().x[torch.randperm(300, generator=torch.Generator().manual_seed(1))[:40]]
+    assert moved.x.dtype == torch.uint8 and len(moved) == 40
+    distance = (moved.x.int() - chosen.int()).abs()
+    assert int(distance.max()) in (127, 128) and float((distance > 0).float().mean()) > 0.3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_the_last_layer_is_another_and_the_model_stays_useful() -> None:
+    net = stolen()
+    old = net.get_parameter("logits.weight").detach().clone()
+    tuned = Wrk(epochs=20).run(net, pool(), lend(1))
+    new = tuned.get_parameter("logits.weight").detach()
+    assert float(torch.nn.functional.cosine_similarity(old.flatten(), new.flatten(), dim=0)) < 0.5
+    assert accuracy(tuned) > 0.85
+
+
+def test_the_new_last_layer_is_kept_from_the_old_one() -> None:
+    old, *new = (
+        net.get_parameter("logits.weight").detach()
+        for net in (trained(), *(Wrk(epochs=4, shift=shift).run(stolen(), pool(), lend(1)) for shift in (0.0, 0.1)))
+    )
+    inner = [float((weight * old).sum()) for weight in new]
+    assert inner[1] < inner[0] - 0.1
+
+
+# --- any net, any pool ------------------------------------------------------------------------------------------------
+
+QUICK: list[Any] = [Wrk(epochs=1)]
+
+
+@pytest.mark.parametrize("attack", QUICK, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("architecture", NETS)
+def test_any_net_is_searched(attack: Any, architecture: str) -> None:
+    net = attack.run(stolen(architecture), pool(60), lend(2, architecture))
+    assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
+
+
+@pytest.mark.parametrize("attack", QUICK, ids=lambda attack: attack.name)
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_a_pool_may_be_smaller_than_a_batch_and_lack_classes(attack: Any, count: int) -> None:
+    net = attack.run(stolen(), pool(count), lend(2))
+    assert predict(net, owned().x).isfinite().all()
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    for attack in QUICK:
+        one, two, other = (attack.run(stolen(), pool(60), lend(seed)).state_dict() for seed in (3, 3, 4))
+        assert all(torch.equal(one[name], two[name]) for name in one), attack.name
+        assert any(not torch.equal(one[name], other[name]) for name in one), attack.name
+
+
+def test_they_follow_an_extraction_in_a_chain(cli: Cli, tmp_path: Path) -> None:
+    chains = [f"retraining[answers=probabilities] | {text}" for text in ("wrk[epochs=1,labels=model]",)]
+    chosen = [part for chain in chains for part in ("--attack", chain)]
+    data = "digits[train=100,epochs=2,pretrain=1,batch_size=16]"
+    cli("run", "--dataset", data, "--defense", "adi", *chosen, "--seeds", "0", "--nulls", "1", "--results", tmp_path)
+    cells = harness.read_table(tmp_path, "cells")
+    assert len(cells) >= len(chains) and (cells["status"] == "ok").all()
