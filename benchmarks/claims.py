@@ -237,7 +237,9 @@ def averages(m: int, seeds: Sequence[int]) -> list[Row]:
     ]
 
 
-def ran(defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int], dataset: str) -> harness.api.Run:
+def ran(
+    defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int], dataset: str, nulls: int = NULLS
+) -> harness.api.Run:
     """The run of a claim's cells, which finds the stages of earlier ones finished."""
     return harness.run(
         None,
@@ -245,7 +247,7 @@ def ran(defenses: Sequence[str], attacks: Sequence[str], seeds: Sequence[int], d
         defenses=list(defenses),
         attacks=list(attacks),
         seeds=seeds,
-        nulls=NULLS,
+        nulls=nulls,
         results=RESULTS / dataset,
         jobs=1,
     )

@@ -56,7 +56,10 @@ def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -
         assert option.words[:1].isupper() and option.words.endswith("."), f"{option.name}: {option.words!r}"
 
 
-SLOW = {"neural-cleanse", "adversarial-training", "neural-cleanse-removal", "prown", "ipguard", "akh", "blackmarks"}
+SLOW = {
+    *("activethief", "adversarial-training", "akh", "blackmarks", "ipguard"),
+    *("jbda", "neural-cleanse", "neural-cleanse-removal", "prown"),
+}
 CHECKED = [pytest.param(*each, marks=pytest.mark.slow if each[1] in SLOW else ()) for each in sorted(REGISTRY.found)]
 
 
