@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks import extraction
+from benchmarks import evasion, extraction
 from benchmarks.claims import arms, command
 from benchmarks.framework import folder, harness
 from benchmarks.measure import PLAIN, Row, cpu_seconds, seconds, threads, with_data
@@ -118,7 +118,7 @@ def wrk(seeds: Sequence[int]) -> list[Row]:
     return arms(("mbw", "mea-defender"), (copied, f"{copied} | fine-tuning", f"{copied} | wrk"), seeds)
 
 
-CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {"wrk": wrk, **extraction.CLAIMS}
+CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {"wrk": wrk, **extraction.CLAIMS, **evasion.CLAIMS}
 
 
 if __name__ == "__main__":

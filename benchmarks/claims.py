@@ -254,9 +254,12 @@ def ran(
 
 
 def rates(seeds: Sequence[int], dataset: str, probe: str) -> pd.DataFrame:
-    """Counts of one probe of all keys of these seeds, and ``rate``, the share of matches in percent."""
+    """Counts of one probe of all keys of these seeds, and ``rate``, the share of matches in percent.
+
+    A mark that cannot be read has no trials, and is left out.
+    """
     evidence = harness.read_table(RESULTS / dataset, "evidence")
-    evidence = evidence[(evidence["probe"] == probe) & evidence["seed"].isin(list(seeds))]
+    evidence = evidence[(evidence["probe"] == probe) & evidence["seed"].isin(list(seeds)) & (evidence["trials"] > 0)]
     return evidence.assign(rate=100 * evidence["matches"] / evidence["trials"])
 
 

@@ -66,7 +66,19 @@ from harness.fields import option
 from harness.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from harness import adversarial, data, inversion, losses, metrics, nets, statistics, testing, triggers, whitebox
+    from harness import (
+        adversarial,
+        data,
+        inversion,
+        losses,
+        metrics,
+        nets,
+        statistics,
+        testing,
+        triggers,
+        units,
+        whitebox,
+    )
     from harness.api import compare, leaderboard, plan, run
     from harness.inspect.export import load_model
     from harness.storage.remote import read_table
@@ -143,6 +155,7 @@ __all__ = [
     "statistics",
     "testing",
     "triggers",
+    "units",
     "whitebox",
 ]
 

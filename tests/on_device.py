@@ -298,12 +298,13 @@ KNOWN = {
         ),  # choosing inputs of a class, counting answers
         "harness/whitebox.py",  # once a mark that is read
         "harness/preprocessing.py serve",  # once a call of an API: the seed of its noise
+        "harness/units.py kept",  # once a group of units: answers are compared
         "plugins/",  # counted below
     ),
     "copy": (
         *("harness/data.py", "harness/engine/batches.py _send", "harness/engine/train.py on_device"),
         *("harness/nets.py fresh_like", "harness/running/", "harness/silencing.py", "harness/storage/codec.py unpack"),
-        *("harness/triggers.py", "plugins/"),
+        *("harness/triggers.py", "harness/units.py", "plugins/"),
     ),
     "float64": (
         *("harness/metrics.py", "harness/running/actions.py", "harness/running/rebuilt.py"),
