@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         losses,
         metrics,
         nets,
+        overwriting,
         statistics,
         testing,
         triggers,
@@ -148,6 +149,7 @@ __all__ = [
     "needs_images",
     "nets",
     "option",
+    "overwriting",
     "plan",
     "read_table",
     "require",
@@ -165,7 +167,7 @@ _FUNCTIONS = {
 }
 """Modules of public functions, by the functions' names."""
 _MODULES = (
-    *("adversarial", "data", "inversion", "losses", "metrics", "nets", "statistics", "testing"),
+    *("adversarial", "data", "inversion", "losses", "metrics", "nets", "overwriting", "statistics", "testing"),
     *("triggers", "whitebox"),
 )
 

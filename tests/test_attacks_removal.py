@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import harness
-from harness import adversarial, nets
+from harness import adversarial, nets, overwriting
 from harness.contracts import Pool, Split
 from harness.engine.train import clone, predict
-from harness.errors import OptionError
+from harness.errors import OptionError, Skip
 from harness.nets import Net
 from tests.conftest import TINY, Cli
 from tests.test_schemes_whitebox import accuracy, built, registry, scheme, share, victim
-from tests.test_triggers import digits, lend
+from tests.test_triggers import digits, lend, rows
 
 TRAINING = [
     *("weight-pruning[epochs=1]", "weight-quantization[bits=3,epochs=1]", "label-smoothing[epochs=1]"),
@@ -301,6 +301,45 @@ def test_adversarial_training_makes_the_model_robust(method: str) -> None:
     assert robust(tuned) > robust(clean) + 0.1 and accuracy(tuned) > 0.9
 
 
+# --- overwriting ------------------------------------------------------------------------------------------------------
+
+
+def test_a_thiefs_own_mark_is_in_the_model_and_not_the_owners_key() -> None:
+    task, _, marked = victim("uchida")
+    pool = Pool(task.dataset.public(), task.train.x, task.train.y, task.dataset.patch, scheme("uchida"))
+    own = overwriting.embed(scheme("uchida"), marked.net, task.train, pool, lend(task, seed=5), 10)
+    assert share(scheme("uchida").verify_weights(own.net, own.key)) > 0.75
+    assert not torch.equal(own.key.tensors["projection"], marked.key.tensors["projection"])
+    assert accuracy(own.net) > accuracy(marked.net) - 0.03
+    before = copy.deepcopy(marked.net.state_dict())
+    assert all(torch.equal(each, before[name]) for name, each in marked.net.state_dict().items())
+
+
+def test_a_thief_who_plays_the_owner_draws_classes_and_holds_inputs_out() -> None:
+    task, _ = digits()
+    pool = Pool(task.dataset.public(), task.train.x, task.train.y, 2)
+    tasks = [overwriting.own_task(task.train, pool, torch.Generator().manual_seed(seed)) for seed in range(100)]
+    pairs = [(each.dataset.source, each.dataset.target) for each in tasks]
+    assert {one for one, _ in pairs} == {two for _, two in pairs} == set(range(10))
+    assert all(one != two for one, two in pairs)
+    own = tasks[0]
+    assert not rows(own.train.x) & rows(own.holdout.x) and len(own.train) + len(own.holdout) == len(task.train)
+    assert set(own.holdout.y.tolist()) == set(range(10)) and own.dataset.patch == 2
+    assert own.dataset.public() == task.dataset.public()
+
+
+def test_what_cannot_be_overwritten_is_skipped_with_the_reason() -> None:
+    task, net = digits()
+    pool = Pool(task.dataset.public(), task.train.x, task.train.y)
+    for name, reason in (("prown", "embeds nothing"), ("dawn", "embeds nothing"), ("cfw", "another data set")):
+        with pytest.raises(Skip, match=reason):
+            overwriting.embed(scheme(name), net, task.train, pool, lend(task), 1)
+    with pytest.raises(Skip, match="too few"):
+        overwriting.embed(scheme("uchida"), net, task.train.first(9), pool, lend(task), 1)
+    with pytest.raises(Skip, match="no scheme"):
+        attacked("overwriting")
+
+
 # --- all --------------------------------------------------------------------------------------------------------------
 
 
@@ -316,13 +355,12 @@ def test_every_net_is_attacked_by_a_thief_with_five_inputs_of_two_classes(text: 
 
 def test_removal_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     names = ("weight-pruning", "weight-quantization[bits=3]", "label-smoothing", "regularization", "weight-shifting")
-    chosen = [word for name in (*names, "refit[pool_share=0.2]", "adversarial-training") for word in ("--attack", name)]
+    labelled = ("refit[pool_share=0.2]", "adversarial-training", "overwriting")
+    chosen = [word for name in (*names, *labelled) for word in ("--attack", name)]
     axes = ("--dataset", TINY, "--defense", "uchida", *chosen, "--seeds", "0", "--nulls", "0", "--no-innocents")
     cli("run", *axes, "--results", tmp_path, code=0)
     cells = harness.read_table(tmp_path, "cells").set_index("attack")
     assert (cells["status"] == "ok").all() and (cells["family"] == "removal").all()
-    assert cells["labelled"].to_dict() == {
-        **dict.fromkeys(cells.index, True),
-        **dict.fromkeys((*names[:3],), False),
-    }
+    assert cells["labelled"].to_dict() == {name: name not in names[:3] for name in cells.index}
+    assert cells.loc["overwriting", "knows"] == "scheme"
     assert cells.loc["refit[pool_share=0.2]", "labelled_share"] == 0.2
