@@ -63,6 +63,13 @@ def adversarial_extraction(seeds: Sequence[int]) -> list[Row]:
     return arms(("ewe",), attacks, seeds)
 
 
+def transfer(seeds: Sequence[int]) -> list[Row]:
+    """Lukas et al.: a pretrained net needs fewer answers for as good a copy."""
+    return copies(
+        [f"{name}[queries={queries}]" for queries in (100, 300) for name in ("retraining", "transfer")], seeds
+    )
+
+
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
     each.__name__.replace("_", "-"): each
     for each in (
@@ -73,6 +80,7 @@ CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
         jbda,
         activethief,
         adversarial_extraction,
+        transfer,
     )
 }
 

@@ -439,6 +439,13 @@ class BlackBoxAttack(PoolAttack):
         """Number of queries that it may ask; ``None`` is without limit."""
         return None
 
+    @property
+    def pretrained_on(self) -> str:
+        """Name of another data set, a net of which it starts from: see :meth:`Context.start`. ``"ood"`` is the task's
+        own partner, empty is none. All seeds, schemes and unmarked models share that net, as thieves share public ones.
+        """
+        return ""
+
     @abstractmethod
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> Net:
         """Steal the model: return the surrogate, what the attacker ends with."""

@@ -286,7 +286,10 @@ class Context(ABC):
 
     @abstractmethod
     def start(self) -> Net:
-        """A copy of the clean model where the plugin declared ``from_clean``, else :meth:`build`."""
+        """A copy of the clean model where the plugin declared ``from_clean``, else :meth:`build`.
+
+        For an attack that declared ``pretrained_on``, a net whose layers but the last are those of that set's net.
+        """
 
     @abstractmethod
     def train(

@@ -25,6 +25,7 @@ from plugins.attacks.ensemble import Ensemble
 from plugins.attacks.jbda import Jbda
 from plugins.attacks.knockoff import Knockoff
 from plugins.attacks.smooth_retraining import SmoothRetraining, one_hot
+from plugins.attacks.transfer import Transfer
 from tests.conftest import TINY, Cli
 
 REGISTRY = load_registry()
@@ -39,6 +40,7 @@ ALL: list[Any] = [
     Jbda,
     AdversarialExtraction,
     ActiveThief,
+    Transfer,
 ]
 
 
@@ -317,6 +319,53 @@ def test_an_adversarial_surrogate_resists_steps_that_turn_a_plain_one() -> None:
         kept.append(float((net(near).argmax(1) == SAMPLES.y).float().mean()))
         assert oracle.queries == 200, "moved inputs are not asked"
     assert kept[1] > kept[0] + 0.1, kept
+
+
+# --- transfer ---------------------------------------------------------------------------------------------------------
+
+PATCHES = "photo-patches[train=1000,holdout=20,epochs=4,pretrain=1]"
+
+
+def ran(cli: Cli, results: Path, *asked: str, dataset: str = TINY) -> Any:
+    axes = ("--dataset", dataset, "--seeds", "0-1", "--nulls", "2", "--no-innocents", "--results", results)
+    cli("run", *axes, *asked, code=0)
+    return harness.read_table(results, "stages")
+
+
+def test_all_thieves_start_from_one_net_of_another_set(cli: Cli, tmp_path: Path) -> None:
+    attacks = ("--attack", f"transfer[source={PATCHES}]", "--attack", f"transfer[source={PATCHES},queries=50]")
+    stages = ran(cli, tmp_path, "--defense", "baseline", "--defense", "dawn[rate=0.1]", *attacks)
+    assert (stages["status"] == "ok").all(), stages["reason"].unique()
+    pretrained = stages[stages["role"] == "pretrained"]
+    assert pretrained["dataset"].tolist() == [PATCHES] and pretrained["seed"].isna().all()
+    assert pretrained["accuracy"].item() > 0.5, "of its own task, two classes"
+    assert len(stages[stages["action"] == "attack"]) == 2 * (2 * 2 + 2)
+
+
+def test_all_layers_but_the_last_are_those_of_the_other_set() -> None:
+    lent = thief()
+    lent.source = replace(thief(5), recipe=replace(DATASET.public(), classes=("a", "b"))).build()
+    net, theirs = lent.start(), lent.source.state_dict()
+    for name, weight in net.state_dict().items():
+        assert (name.startswith("logits.") or torch.equal(weight, theirs[name])) and weight is not theirs[name], name
+    assert net(SAMPLES.x[:3]).shape == (3, 10) and net.description["classes"] == 10
+    first = net.get_submodule("dense1").get_parameter("weight")
+    assert first.data_ptr() != theirs["dense1.weight"].data_ptr(), "a copy: the net serves others too"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("digits", "is the task itself"),
+        ("fashion-mnist", "cannot take the inputs: its own are (1, 28, 28)"),
+        ("speech-commands-one", "of another kind than"),
+        ("nothing-such", "unknown dataset"),
+    ],
+)
+def test_a_set_without_a_net_that_fits_is_named(cli: Cli, tmp_path: Path, source: str, words: str) -> None:
+    axes = ("--dataset", TINY, "--defense", "baseline", "--attack", f"transfer[source={source}]", "--seeds", "0")
+    ended = cli("plan", *axes, "--results", tmp_path)
+    assert words in ended.out + ended.err, ended
 
 
 # --- through the command line -----------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ class Engine(Context):
     architecture_text: str
     clean: Net | None = None
     """The clean model, for plugins that declared ``from_clean``."""
+    source: Net | None = None
+    """A net of another data set, for attacks that declared ``pretrained_on``."""
     moments: tuple[Tensor, Tensor] | None = None
     """Mean and SD of the inputs that the stage trains on, where the recipe normalises: of an attack its pool's."""
     pretrained: int = 0
@@ -97,7 +99,14 @@ class Engine(Context):
         return on_device(net, self.device)
 
     def start(self) -> Net:
-        return self.build() if self.clean is None else clone(self.clean)
+        if self.clean is not None:
+            return clone(self.clean)
+        net = self.build()
+        if self.source is not None:
+            weights = self.source.state_dict().items()
+            kept = {name: weight for name, weight in weights if not name.startswith(f"{net.last}.")}
+            net.load_state_dict(kept, strict=False)
+        return net
 
     def stream(self, split: Split, loss: Loss | None = None) -> Stream:
         return Stream((split,), self.recipe.batch_size, loss, augment=True)

@@ -10,7 +10,7 @@ from functools import cache
 from itertools import chain as chain_of
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from harness.contracts import ActiveDefense, Attack, Dataset, Defense, PoolAttack
+from harness.contracts import ActiveDefense, Attack, BlackBoxAttack, Dataset, Defense, PoolAttack
 from harness.errors import UsageError
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.isolation.torch_settings import random_states_kept
@@ -246,6 +246,8 @@ class _Builder(StageMaker):
             missing = 2 * task.train + task.holdout - task.available
             if plugin.pool == "disjoint" and missing > 0:
                 yield f"pool=disjoint needs {missing} more training samples than {dataset} has"
+        if isinstance(plugin, BlackBoxAttack) and plugin.pretrained_on:
+            yield from self._no_source(dataset, plugin)
 
     def _no_data(self, dataset: Component, name: str) -> str | None:
         if name == "ood" and not dataset.plugin.ood:
@@ -255,6 +257,20 @@ class _Builder(StageMaker):
             return None
         ranges = "{} to {}, not {} to {}".format(*other.plugin.value_range, *dataset.plugin.value_range)
         return f"{other}'s inputs are of another kind than {dataset}'s: {ranges}"
+
+    def _no_source(self, dataset: Component, attack: BlackBoxAttack) -> Iterator[str | None]:
+        """Reasons why there is no net of another data set that the attack could start from."""
+        yield self._no_data(dataset, attack.pretrained_on)
+        source = self.source(dataset, attack)
+        if source is None or not isinstance(source.plugin, Dataset):
+            yield f"{source or attack.pretrained_on} is not a task that a net could be trained on"
+        elif source.plugin.name == dataset.plugin.name:
+            yield f"{source} is the task itself"
+        elif source.plugin.input_shape != dataset.plugin.input_shape:
+            shapes = f"{source.plugin.input_shape}, those of {dataset} {dataset.plugin.input_shape}"
+            yield f"a net of {source} cannot take the inputs: its own are {shapes}"
+        else:
+            yield self.architecture(dataset, attack).plugin.skip(source.plugin)
 
     # --- stages ---
 

@@ -38,7 +38,7 @@ from harness.planning.syntax import UNREADABLE, parsed
 
 Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "ask", "analyse"]
 Kind: TypeAlias = Literal["dataset", "defense", "attack", "architecture", "analysis"]
-ModelRole: TypeAlias = Literal["clean", "null", "attacked", "victim", "surrogate"]
+ModelRole: TypeAlias = Literal["clean", "null", "attacked", "victim", "surrogate", "pretrained"]
 SuspectKind: TypeAlias = Literal["surrogate", "null", "attacked", "fresh", "same-data", "other-recipe", "other-owner"]
 """The models that are asked a key that is not theirs: those to compare with, and the innocent (see the table
 ``evidence``)."""

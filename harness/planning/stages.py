@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
-from harness.contracts import Attack, Defense, PoolAttack, TriggerRecipe
+from harness.contracts import Attack, BlackBoxAttack, Defense, PoolAttack, TriggerRecipe
 from harness.planning.graph import (
     Action,
     Component,
@@ -156,11 +156,32 @@ class StageMaker:
             plugin=link,
             architecture=self.architecture(dataset, link.plugin),
             data=self.data(dataset, link.plugin.pool),
-            parents=(("embed", embed), ("model", model), *given),
+            parents=(("embed", embed), ("model", model), *given, *self.pretrained(dataset, link)),
             role="surrogate" if root == "seed" else "attacked",
             cell_seed=number if root == "seed" else None,
             index=number if root == "null" else None,
         )
+
+    def pretrained(self, dataset: Component, link: Component) -> Parents:
+        """The net of another data set, by its own recipe, that an attack starts from; nothing where there is none."""
+        source = self.source(dataset, link.plugin)
+        if source is None:
+            return ()
+        stage = self.add(
+            "train",
+            f"{source} pretrained",
+            source,
+            seed=derive_seed("pretrained", "train"),
+            split_seed=derive_seed("pretrained", "split"),
+            epochs=source.plugin.epochs,
+            architecture=self.architecture(dataset, link.plugin),
+            role="pretrained",
+        )
+        return (("pretrained", stage),)
+
+    def source(self, dataset: Component, attack: Attack) -> Component | None:
+        """The data set of the net that an attack starts from."""
+        return self.data(dataset, attack.pretrained_on) if isinstance(attack, BlackBoxAttack) else None
 
     def verify(
         self, dataset: Component, defense: Component, seed: int, secret: Secret, suspect: str, model: str

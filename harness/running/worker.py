@@ -315,6 +315,8 @@ class StageRunner:
         )
         if "clean" in parents:
             engine.clean, engine.pretrained = parents["clean"].net, task.pretrain
+        if "pretrained" in parents:
+            engine.source = parents["pretrained"].net
         return engine
 
     def _moments(self, stage: Stage) -> tuple[Tensor, Tensor] | None:

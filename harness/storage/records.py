@@ -86,16 +86,16 @@ class StageRecord(TypedDict, total=False):
         Doc(
             "The model that it makes or examines: `victim`; `surrogate`, what attacks made of the victim; `null`, an "
             "unmarked model to compare with; `attacked`, what attacks made of one; `clean`, an unmarked model from "
-            "which victims start. Null for `triggers` and `ask`; in files of schema versions 3 and 4 also for the "
-            "actions after `attack`.",
+            "which victims start; `pretrained`, a model of another data set, from which a thief starts. Null for "
+            "`triggers` and `ask`; in files of schema versions 3 and 4 also for the actions after `attack`.",
             since=5,
         ),
     ]
     seed: Annotated[
         int | None,
         Doc(
-            "The seed of the cells that it is for. Null where it is for all seeds: a null model, and a detector's "
-            "search in one; in files of schema versions 3 and 4 also for the actions after `attack`.",
+            "The seed of the cells that it is for. Null where it is for all seeds: a null or pretrained model, and a "
+            "detector's search in a null one; in files of schema versions 3 and 4 also for the actions after `attack`.",
             since=5,
         ),
     ]
