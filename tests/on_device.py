@@ -37,6 +37,7 @@ QUICK = {
     "jsma": "[images=2,share=0.1]",
     "neural-cleanse": "[steps=4,check=2,attack_rate=0.01]",
     "neural-cleanse-removal": "[steps=4]",
+    "reconstruction": "[epochs=2]",
 }
 """Options of attacks that would search for long."""
 SLIM = {"cnn": "[width=4]", "lstm": "[width=8]", "resnet18": "[width=4]", "resnet9": "", "wrn": "[depth=10,width=1]"}

@@ -235,6 +235,13 @@ def test_inputs_that_a_transform_cannot_take_are_skipped_with_the_reason() -> No
         assert bool(reason(name, (400,))) == is_image and not reason(name, (3, 32, 32))
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_an_auto_encoder_of_fewer_inputs_than_a_batch_is_one(count: int) -> None:
+    attack = plugin("reconstruction[epochs=1]")
+    guard = attack.prepare(Seen(), Pool(RECIPE, images(count)), lent())
+    assert attack.serve(Seen(), images(9), torch.zeros(9, 3), guard).isfinite().all()
+
+
 # --- through the command line -----------------------------------------------------------------------------------------
 
 
