@@ -70,6 +70,13 @@ def transfer(seeds: Sequence[int]) -> list[Row]:
     )
 
 
+def selective_distillation(seeds: Sequence[int]) -> list[Row]:
+    """After MarkErase: answers that noise moves carry the mark, and a copy without them loses it."""
+    names = ("retraining", "selective-distillation", "selective-distillation[noise=0.2]")
+    longer = [f"{name.rstrip(']')}{',' if ']' in name else '['}epochs=100]" for name in names]
+    return arms(("ewe",), ("none", *names), seeds) + arms(("dawn[rate=0.05]",), ("none", *longer), seeds)
+
+
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
     each.__name__.replace("_", "-"): each
     for each in (
@@ -81,6 +88,7 @@ CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
         activethief,
         adversarial_extraction,
         transfer,
+        selective_distillation,
     )
 }
 

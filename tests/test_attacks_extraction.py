@@ -24,6 +24,7 @@ from plugins.attacks.distillation import Distillation, softened
 from plugins.attacks.ensemble import Ensemble
 from plugins.attacks.jbda import Jbda
 from plugins.attacks.knockoff import Knockoff
+from plugins.attacks.selective_distillation import SelectiveDistillation, moved_to, suspicion
 from plugins.attacks.smooth_retraining import SmoothRetraining, one_hot
 from plugins.attacks.transfer import Transfer
 from tests.conftest import TINY, Cli
@@ -41,6 +42,7 @@ ALL: list[Any] = [
     AdversarialExtraction,
     ActiveThief,
     Transfer,
+    SelectiveDistillation,
 ]
 
 
@@ -86,7 +88,7 @@ def test_at_most_the_budget_is_spent_and_nearly_all_of_it(attack: Any, queries: 
     api = Api()
     net, oracle = stolen_by(attack(queries=queries, epochs=1), api)
     assert oracle.queries == len(api.inputs) <= queries
-    assert oracle.queries > queries - getattr(attack(), "copies", 1)
+    assert oracle.queries > queries - 1 - getattr(attack(), "copies", 0)
     assert net(SAMPLES.x[:3]).isfinite().all()
 
 
@@ -100,7 +102,7 @@ def test_a_budget_of_nothing_is_a_mistake(attack: Any) -> None:
 def test_a_budget_above_the_pool_asks_no_input_twice(attack: Any) -> None:
     api = Api()
     stolen_by(attack(queries=10_000, epochs=1), api, pool(20))
-    if attack not in (SmoothRetraining, Jbda):
+    if attack not in (SmoothRetraining, SelectiveDistillation, Jbda):
         assert len(api.inputs) == 20 == len(api.inputs.flatten(1).unique(dim=0))
 
 
@@ -319,6 +321,45 @@ def test_an_adversarial_surrogate_resists_steps_that_turn_a_plain_one() -> None:
         kept.append(float((net(near).argmax(1) == SAMPLES.y).float().mean()))
         assert oracle.queries == 200, "moved inputs are not asked"
     assert kept[1] > kept[0] + 0.1, kept
+
+
+# --- selective distillation -------------------------------------------------------------------------------------------
+
+
+def test_answers_that_noise_moves_are_left_out_and_the_others_learned_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, kept = Api(), []
+
+    def marked(x: Tensor) -> Tensor:
+        """An API that answers 7 to the very images of rows 3 and 5, and truly to all near them."""
+        same = (nets.as_float(x)[:, None] == nets.as_float(SAMPLES.x[[3, 5]])).flatten(2).all(2).any(1)
+        return torch.where(same[:, None], 4 * F.one_hot(torch.tensor(7), 10).float(), api(x))
+
+    lent = thief()
+    monkeypatch.setattr(lent, "train", lambda net, streams, epochs: kept.append(streams[0].parts[0]) or net)
+    oracle = Oracle(marked, "labels")
+    SelectiveDistillation(copies=10, noise=0.02).run(oracle, pool(40), lent)
+    assert oracle.queries == 440
+    learned, noisy = kept[0][:38], kept[0][38:]
+    rows = [row for row in range(40) if row not in (3, 5)]
+    assert torch.equal(learned.x, SAMPLES.x[rows]) and torch.equal(learned.y, SAMPLES.y[rows])
+    assert torch.equal(noisy.y, learned.y) and not torch.equal(noisy.x, learned.x)
+
+
+def test_a_class_that_is_the_goal_of_many_comes_first() -> None:
+    moves = torch.zeros(40, 10)
+    moves[:12, 7] = 1
+    moves[12, 2] = 9
+    assert set(suspicion(moves).argsort(descending=True)[:12].tolist()) == set(range(12))
+    moves[:12] = torch.eye(10).repeat(2, 1)[:12]
+    assert int(suspicion(moves).argmax()) == 12, "goals of all classes: the least stable comes first"
+    assert not suspicion(torch.zeros(4, 10)).any()
+
+
+def test_refused_copies_did_not_move() -> None:
+    own, answers = torch.tensor([1, 1, -1, 1]), torch.tensor([2, -1, 2, 1])
+    assert moved_to(answers, own, 3).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    soft = one_hot(answers, 3)
+    assert torch.equal(moved_to(soft, one_hot(own, 3), 3), moved_to(answers, own, 3))
 
 
 # --- transfer ---------------------------------------------------------------------------------------------------------

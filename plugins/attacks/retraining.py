@@ -10,6 +10,7 @@ class Retraining(Extraction):
 
     name = "retraining"
     reference = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
+    arms = ("", "answers=probabilities", "architecture=mlp")
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         return ctx.train(ctx.build(), [ctx.stream(self.stolen(victim, pool))], self.epochs or pool.recipe.epochs)
