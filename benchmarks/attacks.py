@@ -115,10 +115,21 @@ def speech(root: Path, n: int) -> list[Row]:
 def wrk(seeds: Sequence[int]) -> list[Row]:
     """Xiao et al. 2026: after extraction, marks that survived it are removed, at a cost of less than three points."""
     copied = "retraining[answers=probabilities,epochs=96]"
-    return arms(("mbw", "mea-defender"), (copied, f"{copied} | fine-tuning", f"{copied} | wrk"), seeds)
+    removals = ("fine-tuning", "wrk", "wrk[learning_rate=0.01]")
+    return arms(("mbw", "mea-defender"), (copied, *(f"{copied} | {removal}" for removal in removals)), seeds)
 
 
-CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {"wrk": wrk, **extraction.CLAIMS, **evasion.CLAIMS}
+def anp(seeds: Sequence[int]) -> list[Row]:
+    """Wu and Wang 2021: a backdoor goes with few units, at little cost, where plain pruning leaves it."""
+    return arms(("baseline", "adi"), ("none", "pruning", "anp"), seeds)
+
+
+CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
+    "anp": anp,
+    "wrk": wrk,
+    **extraction.CLAIMS,
+    **evasion.CLAIMS,
+}
 
 
 if __name__ == "__main__":

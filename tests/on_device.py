@@ -34,6 +34,7 @@ REGISTRY = load_registry()
 DIGITS = "digits[train=60,holdout=60,test=60,epochs=2,pretrain=1,batch_size=20]"
 QUICK = {
     "jbda": "[seeds=20,rounds=2]",
+    "anp": "[steps=2]",
     "jsma": "[images=2,share=0.1]",
     "neural-cleanse": "[steps=4,check=2,attack_rate=0.01]",
     "neural-cleanse-removal": "[steps=4]",

@@ -57,6 +57,7 @@ def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -
 
 
 SLOW = {
+    "anp",
     *("activethief", "adversarial-training", "akh", "blackmarks", "ipguard"),
     *("jbda", "neural-cleanse", "neural-cleanse-removal", "prown", "reconstruction"),
 }

@@ -19,10 +19,14 @@ class Wrk(TuningAttack):
     label are a share of the pool (the released code has 128 of 2,500); the optimizer is the recipe's own. The released
     code never draws the label 0, which is the target of every scheme in it.
 
-    Not measured yet.
+    Measured on digits (seeds 100-102, mean and 95% interval; 15 unmarked models), of copies of probabilities that were
+    trained for 96 epochs: MBW's keys fall from 93.3% [87.6, 99.1] to 0.7% [0, 2.1], unmarked models 0.3%, and accuracy
+    rises by 5 points. MEA-Defender's mixtures fall from 39% (7 to 84%) to 23% (0 to 53%), unmarked models 17%, and
+    accuracy does not fall. Fine-tuning on the same inputs leaves 0% and 11% (0 to 29%): at this size it is no worse.
     """
 
     name = "wrk"
+    arms = ("", "learning_rate=0.01")
     reference = "Xiao et al., Class-feature Watermark, AAAI 2026 (arXiv 2511.07947)"
 
     beyond: float = option(
