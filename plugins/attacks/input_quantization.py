@@ -15,7 +15,9 @@ class InputQuantization(Preprocessing):
     The thief needs nothing but the stolen model. No value stays at the ends of the range: with L bins the darkest is
     1 / 2L, the brightest 1 - 1 / 2L.
 
-    Not measured yet.
+    Measured: 3 seeds of digits (100 to 102), five schemes. Eight bins move the accuracy through them by -0.4 points (15
+    victims, -2.0 to 0.7), two by -16.0 (-39.7 to -3.0). Triggers stay at 99 to 100%; by two bins Adi's fall to 82.7%
+    (95%: 62.6 to 100, n = 3), frontier stitching's to 94.7% (89.5 to 99.8), EWE's and patches stay.
     """
 
     name = "input-quantization"

