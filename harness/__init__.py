@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from harness.attacks import Extraction, TuningAttack
+from harness.attacks import Extraction, Forgery, TuningAttack
 from harness.contracts import (
     ActiveDefense,
     Analysis,
@@ -109,6 +109,7 @@ __all__ = [
     "Evidence",
     "Extraction",
     "Family",
+    "Forgery",
     "HarnessError",
     "InputSet",
     "Key",

@@ -1,13 +1,14 @@
-"""Attacks of one kind share their options: those that train the stolen model, and those that extract a copy of it."""
+"""Attacks of one kind: those that train the stolen model, that extract a copy of it, and that forge a key for it."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.contracts import BlackBoxAttack, WhiteBoxAttack
+from harness.contracts import BlackBoxAttack, PoolAttack, WhiteBoxAttack
 from harness.fields import option
 from harness.oracles import Oracle
-from harness.values import Answers, Context, Family, Pool, Split
+from harness.values import Answers, Context, Family, Knowledge, Marked, Pool, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,3 +78,22 @@ class Extraction(BlackBoxAttack):
         classes = len(pool.recipe.classes)
         rest = (1 - probability) / (classes - 1)
         return rest[:, None].expand(-1, classes).scatter(1, label.clamp_min(0)[:, None], probability[:, None])
+
+
+class Forgery(PoolAttack):
+    """Base of the attacks that claim a model with a key of their own making, by the owner's scheme.
+
+    The harness asks that key of unmarked models, of the owner's victim, and of the model that :meth:`run` returns: how
+    many of them would a judge give to the forger?
+    """
+
+    family: ClassVar[Family] = "forgery"
+    knows: ClassVar[Knowledge] = "scheme"
+    needs_suspect: ClassVar[bool] = True
+    """True if the key is made from the model that it claims. Such a key is younger than that model, and a judge who
+    asks for a commitment made before the model existed refuses it."""
+
+    @abstractmethod
+    def run(self, suspect: Net | None, pool: Pool, ctx: Context) -> Marked:
+        """Return the forger's own model and key. ``suspect`` is his copy of the stolen model, which he may change;
+        ``None`` for one who does not need it."""

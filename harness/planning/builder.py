@@ -95,6 +95,8 @@ class _Own(NamedTuple):
     """The stages of a cell that are about its own models."""
 
     roles: _Stages
+    embed: str
+    """The stage that made the victim."""
     model: str
     """The stage that made the model which the chain ends with."""
     secret: Secret
@@ -157,6 +159,7 @@ class _Builder(StageMaker):
         labels = (dataset.text, defense.text, chain.text, seed)
         shape = (chain.family, chain.access)
         known: dict[str, Any] = {"threat": chain.threat, "knows": chain.knows, "labelled_share": chain.labelled_share}
+        known["forged_before"] = chain.forged_before
         own = self.own_stages(dataset, defense, chain, seed)
         if own is None:
             reason = self._why_not(dataset, defense, chain)
@@ -187,7 +190,7 @@ class _Builder(StageMaker):
             self._null_asks[secret] = self._ask(dataset, defense, seed, secret, label, nulls) if self.nulls else ""
         if asked := self._null_asks[secret]:
             roles.append((_ASK["null"], asked))
-        if chain.detector:  # its cell has the model of the chain without it
+        if chain.detector or chain.forger:  # a detector's cell has the model of the chain without it
             return roles
         groups = {"innocent": self._innocents(dataset, defense, chain, seed)}
         if chain.attacks:
@@ -292,7 +295,7 @@ class _Builder(StageMaker):
             model = self.attack(dataset, f"{defense} {label} #{seed}", link, "seed", seed, depth, embed, model)
             attacked.append((Role("attack", number=depth), model))
         logged = isinstance(defense.plugin, ActiveDefense) and chain.threat == "black-box"
-        secret = Secret(embed, attacked[0][1] if logged else "")
+        secret = Secret(model) if chain.forger else Secret(embed, attacked[0][1] if logged else "")
         roles = [*victim]
         verified: _Stages = []
         if not defense.plugin.innocent:  # it has a key to ask
@@ -311,7 +314,7 @@ class _Builder(StageMaker):
                 (Role("analyse", use.text), self.analyse(dataset, defense, use, seed, embed, model, label or "victim"))
                 for use in self.analyses
             ]
-        return _Own(roles, model, secret)
+        return _Own(roles, embed, model, secret)
 
     def _judge(
         self,
@@ -402,7 +405,7 @@ class _Builder(StageMaker):
         if key not in self._of_seeds:
             own = ((seed, self.own_stages(dataset, arm, chain, seed)) for seed in self.seeds)
             self._of_seeds[key] = _Models.of(
-                Suspect(kind, seed, arm.text, made.model, made.secret.embed) for seed, made in own if made
+                Suspect(kind, seed, arm.text, made.model, made.embed) for seed, made in own if made
             )
         return self._of_seeds[key]
 

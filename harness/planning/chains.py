@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from harness.attacks import Forgery
 from harness.contracts import Attack, BlackBoxAttack, Detector, Evasion, Knowledge, PoolAttack
 from harness.errors import UsageError
 from harness.planning.graph import Component
@@ -13,7 +14,7 @@ from harness.planning.graph import Component
 
 @dataclass(frozen=True, eq=False)  # told apart by identity: a plan asks for them millions of times
 class Chain:
-    """The links of an attack. Raises :class:`UsageError` for a detector or an evasion before the last one."""
+    """The links of an attack. Raises :class:`UsageError` for a detector, evasion or forgery before the last one."""
 
     links: tuple[Component, ...]
     attacks: tuple[Component, ...] = field(init=False)
@@ -21,7 +22,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         for link in self.links[:-1]:
-            if isinstance(link.plugin, Detector | Evasion):
+            if isinstance(link.plugin, Detector | Evasion | Forgery):
                 raise UsageError(f"{link.plugin.family} must be the last link of a chain: {self.text!r}")
         kept = tuple(link for link in self._pooled if not isinstance(link.plugin, Detector))
         object.__setattr__(self, "attacks", kept)
@@ -45,6 +46,11 @@ class Chain:
     def detector(self) -> Component | None:
         """The detector that it ends with."""
         return self.links[-1] if isinstance(self.links[-1].plugin, Detector) else None
+
+    @cached_property
+    def forger(self) -> Component | None:
+        """The forgery that it ends with."""
+        return self.links[-1] if isinstance(self.links[-1].plugin, Forgery) else None
 
     @cached_property
     def family(self) -> str:
@@ -72,8 +78,15 @@ class Chain:
         """The largest share of its pool that one of its attacks has with true labels; ``None`` where none has."""
         return max((link.plugin.pool_share for link in self._pooled if link.plugin.has_labels), default=None)
 
+    @cached_property
+    def forged_before(self) -> bool | None:
+        """True if its key is forged without the model that it claims, so before it; ``None`` where none is forged."""
+        return None if self.forger is None else not self.forger.plugin.needs_suspect
+
     def outside(self, defense: Component) -> str:
         """The reason why a scheme is not judged against it; empty if it is."""
+        if self.forger and defense.plugin.innocent:
+            return f"{defense}: has no key, so there is none to forge"
         first = next((link.plugin for link in self._pooled), None)
         if first is None or isinstance(first, BlackBoxAttack) or "model" in defense.plugin.protects:
             return ""
@@ -81,6 +94,6 @@ class Chain:
 
 
 def _access(attack: Attack) -> str:
-    if not isinstance(attack, PoolAttack):
+    if not isinstance(attack, PoolAttack) or (isinstance(attack, Forgery) and not attack.needs_suspect):
         return "none"
     return "black-box" if isinstance(attack, BlackBoxAttack) else "white-box"

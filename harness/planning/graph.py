@@ -181,6 +181,8 @@ class Cell:
     """Access of its first attack, to the victim: in the same words."""
     knows: str = "nothing"
     """Knowledge that its attacks are given of the defense: ``nothing``, ``scheme`` or ``key``."""
+    forged_before: bool | None = None
+    """True if its key is forged without the model that it claims; ``None`` where none is forged."""
     labelled_share: float | None = None
     """The largest share of its pool that one of its attacks has with true labels; ``None`` where none has."""
 

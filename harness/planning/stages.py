@@ -23,10 +23,10 @@ Parents: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Secret(NamedTuple):
-    """The stages that made what an owner verifies with."""
+    """The stages that made what somebody verifies with: the owner, or a forger."""
 
     embed: str
-    """The one that made the victim and its key."""
+    """The one that made a key: the owner's, with the victim, or the forger's attack."""
     log: str = ""
     """The one whose client an API kept a log of; empty for a scheme that does without."""
 

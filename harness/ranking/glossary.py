@@ -92,6 +92,14 @@ BOARD = {
     "window rank": "Median share of the windows of the trigger's shape that lie at least as high on the recovered map "
     "as the trigger's own.",
     "unmarked window rank": "Median of the same key's window rank in unmarked models: what chance gives.",
+    "innocent convicted": "Unmarked models that a forged key would call marked by their rank among the others: at most "
+    "{fraction} of them, whatever the key. Of each model the mean over the forged keys.",
+    "without unmarked models": "The same where a judge asks no unmarked model the forged key, and takes the mean false "
+    "rate of the owner's keys for that of any key: p is of the exact binomial test against it.",
+    "and with a commitment": "The same where a key counts only if it was committed to before the suspect was there: "
+    "one that was made from its suspect is refused.",
+    "owner's model": "Seeds in which the owner's victim is called marked with the forger's key.",
+    "forger's model": "Seeds in which the model that the forger ends with is called marked with his key.",
 }
 """Meaning of each term of a leaderboard."""
 

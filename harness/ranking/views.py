@@ -23,6 +23,7 @@ from harness.verdicts.board import (
     Board,
     Detected,
     Evaded,
+    Forged,
     Innocent,
     Scheme,
     Share,
@@ -369,11 +370,31 @@ DETECTIONS = View(
     Detected,
     group=lambda detected: detected.attack,
 )
-VIEWS: tuple[View[Any], ...] = (*(STANDINGS, ATTACKS, NO_ATTACKS, COSTS, VERIFYING, EVASIONS, DETECTIONS, INNOCENT),)
+FORGERIES = View(
+    "forgeries",
+    "forged keys",
+    lambda board: board.forgeries,
+    (
+        ATTACK,
+        SCHEME,
+        _number("innocent convicted", "innocent", values.proportion, ""),
+        _number("upper limit", "innocent", values.upper),
+        _number("without unmarked models", "innocent_alone", values.proportion, ""),
+        _number("and with a commitment", "innocent_committed", values.proportion, ""),
+        _number("owner's model", "owner", values.proportion, ""),
+        _number("forger's model", "claimed", values.proportion, ""),
+        NOT_COUNTED,
+    ),
+    Forged,
+    group=lambda forged: forged.attack,
+)
+VIEWS: tuple[View[Any], ...] = (
+    *(STANDINGS, ATTACKS, NO_ATTACKS, COSTS, VERIFYING, EVASIONS, DETECTIONS, FORGERIES, INNOCENT),
+)
 """Tables of ``harness leaderboard --details``, in their order."""
 BY: dict[str, tuple[View[Any], ...]] = {
     "dataset": (STANDINGS, COSTS),
-    "attack": (ATTACKS, NO_ATTACKS, EVASIONS, DETECTIONS),
+    "attack": (ATTACKS, NO_ATTACKS, EVASIONS, DETECTIONS, FORGERIES),
     "family": (FAMILIES,),
 }
 """Tables by what ``harness leaderboard --by`` asks for."""

@@ -81,7 +81,7 @@ class _Lineage:
         self.searched: set[tuple[str, str]] = set()
         """Pairs of a model and a detector that searched it."""
         self.asked: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        """Models that a victim's key was asked of, by the victim and the name of the suspect."""
+        """Models that a key was asked of, by the stage that made it and the name of the suspect."""
         for id, made in inputs.items():
             if made["action"] == "train":
                 self.trained[str(made["dataset"]), str(made["seed"])].append(accuracy[id])
@@ -139,7 +139,8 @@ class _Lineage:
 
     def wrong_suspects(self, cell: Any, asked: Sequence[Asked]) -> str:
         """The finding about the models that a cell is compared with; empty if there is none."""
-        victim = self._walk(cell.model)[0]
+        # A forger's key came with his model, an owner's with the victim.
+        victim = cell.model if str(cell.family).endswith("forgery") else self._walk(cell.model)[0]
         for name, column in (("null", "nulls"), ("attacked", "attacked")):
             count = 0 if pd.isna(said := getattr(cell, column)) else int(said)
             if (found := sum(each.suspect == name for each in asked)) != count:

@@ -205,6 +205,11 @@ def hidden(board: Board, known: Known) -> Section | None:
     return _section("evasions", "Filters before a stolen model", MARGINS, (views.EVASIONS,), board, known)
 
 
+def forgeries(board: Board, known: Known) -> Section | None:
+    """Forged keys, and the models that a judge would give to the forger."""
+    return _section("forgeries", "Forged keys", MARGINS, (views.FORGERIES,), board, known)
+
+
 def detections(board: Board, known: Known) -> Section | None:
     """Scores of detectors for marked models, beside those for unmarked ones."""
     return _section("detections", "Detections", MARGINS, (views.DETECTIONS,), board, known)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from harness.attacks import Forgery
 from harness.contracts import (
     ActiveDefense,
     Analysis,
@@ -87,9 +88,9 @@ def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) 
 
 
 def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
-    attack: BlackBoxAttack | WhiteBoxAttack | Evasion = _plugin(stage)
+    attack: BlackBoxAttack | WhiteBoxAttack | Evasion | Forgery = _plugin(stage)
     pool = worker.pool(stage, attack, parents)
-    queries = unanswered = guard = log = None
+    queries = unanswered = guard = log = key = None
     if isinstance(attack, BlackBoxAttack):
         with worker.served(stage, parents, engine, attack) as (oracle, kept):
             surrogate = attack.run(oracle, pool, engine)
@@ -100,11 +101,15 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
         with worker.lending(stage, parents, engine, attack):
             guard = attack.prepare(surrogate, pool, engine)
         _expect(guard, Mapping, f"{attack.name}.prepare")
+    elif isinstance(attack, Forgery):
+        marked = attack.run(clone(net_of(parents["model"])) if attack.needs_suspect else None, pool, engine)
+        _expect(marked, Marked, f"{attack.name}.run")
+        surrogate, key = marked.net, marked.key
     else:
         with worker.lending(stage, parents, engine, attack):
             surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
-    return StageOutput(surrogate, guard=guard, log=log, record={"queries": queries, "unanswered": unanswered})
+    return StageOutput(surrogate, key, guard=guard, log=log, record={"queries": queries, "unanswered": unanswered})
 
 
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:

@@ -64,6 +64,7 @@ def cell_row(cell: Cell, records: Records, stages: Stages) -> Row:
         "knows": cell.knows,
         "labelled": cell.labelled_share is not None,
         "labelled_share": cell.labelled_share,
+        "forged_before": cell.forged_before,
         "fingerprint": cell.uses[1].plugin.fingerprint,
         "contents": contents_text([records[id] for id in _read_by(cell, stages) if id in records]),
         "status": status,

@@ -91,6 +91,12 @@ CELLS = Table(
         Column("knows", "string", "What the chain is given of the defense: `nothing`, `scheme` or `key`.", since=6),
         Column("labelled", "bool", "True if one of the chain's attacks has true labels of its pool.", since=6),
         Column(
+            "forged_before",
+            "bool",
+            "True if the key is forged without the model that it claims, so before it; null where none is forged.",
+            since=8,
+        ),
+        Column(
             "labelled_share",
             "double",
             "Largest share of its pool of which one of the chain's attacks has true labels, 0..1; null where none has.",

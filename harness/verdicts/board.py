@@ -203,6 +203,27 @@ class Detected:
 
 
 @dataclass(frozen=True)
+class Forged:
+    """Models that a judge would give to a forger of a scheme's key: the unit is the model."""
+
+    dataset: str
+    defense: str
+    attack: str
+    claimed: Share | None
+    """Seeds in which the forger's own model is marked by his key."""
+    owner: Share | None
+    """Seeds in which the owner's victim is marked by the forger's key."""
+    innocent: Share | None
+    """Unmarked models that are convicted by their rank among the others."""
+    innocent_alone: Share | None
+    """The same by the false rate of the owner's keys: a judge who asks no unmarked models this key."""
+    innocent_committed: Share | None
+    """The same where a commitment made before the model existed is asked for."""
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True)
 class Setting:
     """One data set's comparison: what is behind every number on it."""
 
@@ -238,6 +259,7 @@ class Board:
     innocents: list[Innocent]
     evasions: list[Evaded]
     detections: list[Detected]
+    forgeries: list[Forged]
     machines: list[str]
     notes: list[str] = field(default_factory=list)
 

@@ -19,6 +19,7 @@ from harness.verdicts.attacked import Scored, attacked_of
 from harness.verdicts.board import Board, Scheme
 from harness.verdicts.families import is_unmarked, of_each
 from harness.verdicts.foot import feet_of
+from harness.verdicts.forged import forged_of
 from harness.verdicts.groups import distinct
 from harness.verdicts.hidden import detected_of, evaded_of
 from harness.verdicts.innocents import accused_of, anonymous_schemes, innocents_of
@@ -56,8 +57,8 @@ def make_board(
     references = references_of(marked, evidence, rules)
     scored = Scored(judged(marked, references, rules), references, rules)
     kinds = scored.rows["kind"]
-    hidden, detected = (kinds == "evasion"), (kinds == "detection")
-    attacked, groups = attacked_of(rest := scored.of(~hidden & ~detected), intervals=intervals)
+    hidden, detected, forged = ((kinds == kind) for kind in ("evasion", "detection", "forgery"))
+    attacked, groups = attacked_of(rest := scored.of(~hidden & ~detected & ~forged), intervals=intervals)
     schemes = schemes_of(rest, attacked, groups, stages)
     accused = accused_of(scored)
     schemes = _with_owners(schemes, accused, rules)
@@ -70,6 +71,7 @@ def make_board(
         innocents=innocents_of(accused, rules.confidence),
         evasions=evaded_of(scored.of(hidden), intervals=intervals) if hidden.any() else [],
         detections=detected_of(found, detections) if len(found) else [],
+        forgeries=forged_of(scored, forged) if forged.any() else [],
         machines=machines(stages),
         notes=[
             *mixed(cells),

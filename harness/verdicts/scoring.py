@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 CELL_COLUMNS = (
     *("cell", "dataset", "defense", "attack", "seed", "family", "status", "reason", "threat", "knows"),
-    *("labelled", "labelled_share"),
+    *("labelled", "labelled_share", "forged_before"),
     *("null_accuracy", "victim_accuracy", "victim_raw_accuracy", "surrogate_accuracy", "surrogate_pool_accuracy"),
     *("victim_trigger_matches", "victim_trigger_trials", "surrogate_trigger_matches", "surrogate_trigger_trials"),
     *("surrogate_held_out_matches", "surrogate_held_out_trials", "null_trigger_matches", "null_trigger_trials"),
