@@ -32,7 +32,7 @@ def harness_defenses() -> Iterable[type[Defense]]:  # type: ignore[empty-body]
 
 @hookspec
 def harness_attacks() -> Iterable[type[Attack]]:  # type: ignore[empty-body]
-    """Name classes derived from `BlackBoxAttack`, `WhiteBoxAttack`, `Detector` or `Evasion` of :mod:`harness`."""
+    """Name classes derived from `BlackBoxAttack`, `WhiteBoxAttack` or another attack of :mod:`harness`."""
 
 
 @hookspec

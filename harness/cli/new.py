@@ -19,6 +19,7 @@ TEMPLATES = {
     "white-box-attack": "--attack {name}",
     "detector": "--attack {name}",
     "evasion": "--attack {name}",
+    "forgery": "--attack {name}",
     "architecture": "--dataset digits[architecture={name}]",
     "analysis": "--analysis {name}",
 }

@@ -26,7 +26,7 @@ from harness.planning.matrix import format_chain
 from harness.ranking.frames import AXES, attack_means, chain_of, chances
 from harness.statistics.pareto import hypervolume, pareto_front
 from harness.storage.files import refuse_links, refuse_record
-from harness.verdicts.families import is_unmarked, of_each
+from harness.verdicts.families import NO_SURVIVAL, is_unmarked, of_each
 from harness.verdicts.scoring import sequential_queries
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _frontier(shown: Shown) -> pd.DataFrame:
     rows = shown.counting.assign(x=shown.counting["surrogate_accuracy"], value=shown.counting["surrogate_trigger"])
     lines = []
     for (dataset, defense), part in shown.cells[shown.cells["counts"]].groupby(["dataset", "defense"], sort=False):
-        means = attack_means(part[part["kind"] != "detection"])
+        means = attack_means(part[~part["kind"].isin(NO_SURVIVAL)])
         front = means.loc[means["front"], ["accuracy", "success"]].to_numpy()
         if len(front):
             lines.append(_line(_steps(front * (1, -1)) * (1, -1), dataset, defense, "attackers' front"))

@@ -22,7 +22,7 @@ from harness.statistics.worst_case import worst_case
 from harness.storage.contents import mixed
 from harness.storage.store import plain
 from harness.verdicts.board import THREATS, Threat
-from harness.verdicts.families import is_unmarked, of_each, plugins_of
+from harness.verdicts.families import NO_SURVIVAL, is_unmarked, of_each, plugins_of
 from harness.verdicts.groups import grouped
 from harness.verdicts.no_attacks import reasons
 from harness.verdicts.references import references_of
@@ -122,7 +122,7 @@ def _scored(cells: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> pd.Dat
     said = np.array(reasons(made, references.attacked, groups, rules), dtype=object)[groups.places]
     known = made["status"].eq("ok") & made["margin_counted"].notna()
     made = made.assign(known=known, ranked=(said == "") & made["kind"].eq("survival"))
-    return made[made["kind"] != "detection"]
+    return made[~made["kind"].isin(NO_SURVIVAL)]
 
 
 def _rows(scored: pd.DataFrame, datasets: list[Any], rules: Rules) -> Iterator[Compared]:

@@ -16,6 +16,7 @@ import pandas as pd
 from harness.errors import UsageError
 from harness.planning.matrix import Chain, format_chain, option_of, parse_chain
 from harness.statistics.pareto import pareto_front
+from harness.verdicts.families import NO_SURVIVAL
 from harness.verdicts.scoring import chances_within
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ AXES = ("dataset", "defense", "attack")
 
 def attacked(scored: pd.DataFrame) -> pd.DataFrame:
     """Cells that are ok and say what an attack leaves: also those of useless models, but no detector's."""
-    return scored[(scored["status"] == "ok") & (scored["kind"] != "detection")]
+    return scored[(scored["status"] == "ok") & ~scored["kind"].isin(NO_SURVIVAL)]
 
 
 def attack_means(counting: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from harness.verdicts.board import Threat
 
 Kind: TypeAlias = Literal["none", "survival", "evasion", "detection", "forgery", "other"]
+NO_SURVIVAL: tuple[Kind, ...] = ("detection", "forgery")
+"""Kinds whose counts say nothing of how much of a mark an attack leaves: it is searched for, or the key is another."""
 UNMARKED = "unmarked"
 """The defense that embeds nothing: its cells are the innocent suspects of all schemes."""
 
@@ -56,7 +58,7 @@ _THREATS: dict[str, Threat] = {"extraction": "black box", "removal": "white box"
 
 def changes_the_model(family: str) -> bool:
     """True where a suspect is not the victim itself: then unmarked models must go through the chain too."""
-    return bool(set(family.split("+")) - {"none", "detection"})
+    return bool(set(family.split("+")) - {"none", *NO_SURVIVAL})
 
 
 def plugins_of(chain: str) -> str:
