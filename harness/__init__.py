@@ -169,7 +169,7 @@ _FUNCTIONS = {
 """Modules of public functions, by the functions' names."""
 _MODULES = (
     *("adversarial", "data", "inversion", "losses", "metrics", "nets", "overwriting", "statistics", "testing"),
-    *("triggers", "whitebox"),
+    *("triggers", "units", "whitebox"),
 )
 
 

@@ -52,7 +52,7 @@ def test_the_templates_work_together(tmp_path: Path, cli: Cli) -> None:
     )
     cli("run", "--matrix", "smoke", *axes, *attacks, *more, code=0)
     cells = read_table(results, "cells")
-    assert list(cells["status"]) == ["ok"] * 5
+    assert list(cells["status"]) == ["ok"] * 6
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
