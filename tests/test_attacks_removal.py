@@ -29,7 +29,7 @@ TRAINING = [
     *("weight-pruning[epochs=1]", "weight-quantization[bits=3,epochs=1]", "label-smoothing[epochs=1]"),
     *("regularization[epochs=1,tuning=1]", "weight-shifting[epochs=1]", "refit[epochs=1]"),
     *("refit[epochs=1,ewc=10]", "adversarial-training[epochs=1,steps=2]"),
-    "adversarial-training[epochs=1,steps=2,method=trades]",
+    *("adversarial-training[epochs=1,steps=2,method=trades]", "ft-sam[epochs=1]", "fst[epochs=1]"),
 ]
 
 
@@ -301,6 +301,103 @@ def test_adversarial_training_makes_the_model_robust(method: str) -> None:
     assert robust(tuned) > robust(clean) + 0.1 and accuracy(tuned) > 0.9
 
 
+# --- clp --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["weight of a convolution", "factor of a norm"])
+def test_the_channel_that_moves_most_is_pruned(place: str) -> None:
+    net = clone(normed())
+    tensor = net.get_parameter("3.weight" if place == "weight of a convolution" else "4.weight")
+    tensor.data[5] *= 50
+    pruned = attacked("clp[u=2.4]", net)
+    assert not any(pruned.get_parameter(name)[5].any() for name in ("3.weight", "3.bias", "4.weight", "4.bias"))
+    answers = pruned.eval().activations(digits()[0].train.x[:9])[1]
+    assert not answers["3"][:, 5].any() and answers["3"][:, :5].any()
+    rest = torch.arange(8) != 5
+    for name, each in net.state_dict().items():
+        now = pruned.state_dict()[name]
+        assert torch.equal(each, now) or (name[0] in "34" and torch.equal(each[rest], now[rest])) or name[0] in "01"
+    assert torch.equal(net.get_parameter("7.weight"), pruned.get_parameter("7.weight")), "the last layer stays"
+
+
+def test_the_bound_is_that_of_the_channel_and_needs_no_data() -> None:
+    module = module_of("clp")
+    pairs = [*module.layers(normed()).values()]
+    assert [norm is not None for _, norm in pairs] == [True, True], "the last layer is not among them"
+    layer, norm = pairs[0]
+    bound = module.lipschitz(layer, None)
+    exact = [float(torch.linalg.svdvals(each.flatten(1))[0]) for each in layer.weight.detach()]
+    assert bound.tolist() == pytest.approx(exact, rel=1e-5)
+    factors = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    assert torch.allclose(module.lipschitz(layer, norm), bound * factors.abs())
+    assert [len(module.layers(built(name))) for name in ("mlp", "lstm")] == [2, 1]
+    wide = module.layers(built("wrn[depth=10,width=1]"))
+    assert "stem" in wide and len(wide) == 4 and all(norm is not None for _, norm in wide.values())
+    assert same(attacked("clp[u=1]", seed=1), attacked("clp[u=1]", seed=2))
+
+
+# --- nad --------------------------------------------------------------------------------------------------------------
+
+
+def test_attention_maps_come_nearer_to_the_teachers() -> None:
+    (task, clean), plugin = digits(), attack("nad")
+    x, y = task.train.x[:64], task.train.y[:64]
+    maps = plugin.maps(clean, x)
+    assert len(maps) == 2 and all(torch.allclose(each.norm(dim=1), torch.ones(64), atol=1e-4) for each in maps)
+    assert float(plugin.loss(clean, 0.0)(clone(clean).eval(), x, y)["distance"].detach()) == pytest.approx(0, abs=1e-8)
+    teacher, student = built("cnn[width=16]", 5).eval().requires_grad_(False), clone(clean)
+    before = copy.deepcopy(teacher.state_dict())
+    loss = plugin.loss(teacher, 0.0)
+    first = float(loss(student, x, y)["distance"].detach())
+    lend(task).train(student, [lend(task).stream(task.train, loss)], 1)
+    assert float(loss(student, x, y)["distance"].detach()) < 0.5 * first
+    assert all(torch.equal(each, before[name]) for name, each in teacher.state_dict().items())
+
+
+def test_a_net_without_convolutions_has_no_attention_maps() -> None:
+    for name in ("mlp", "lstm"):
+        with pytest.raises(Skip, match="no layer that convolves"):
+            attacked("nad", built(name))
+    assert accuracy(attacked("nad[teaching=1,epochs=1]")) > 0.9
+
+
+# --- ft-sam and fst ---------------------------------------------------------------------------------------------------
+
+
+def test_the_gradient_is_that_where_the_loss_is_largest() -> None:
+    plugin, (task, _), net = attack("ft-sam[rho=0.5,smoothing=0]"), digits(), clone(normed()).train()
+    x, y = task.train.x[:32], task.train.y[:32]
+    once = clone(net)
+    F.cross_entropy(once(x), y).backward()
+    plugin.loss()(net, x, y).backward()
+    moved = clone(normed()).train()
+    steps = [each.detach().abs().square() * each.grad for each in once.parameters()]
+    size = torch.cat([(each.detach().abs() * each.grad).flatten() for each in once.parameters()]).norm()
+    for each, step in zip(moved.parameters(), steps, strict=True):
+        each.data += 0.5 * step / size
+    raised = F.cross_entropy(moved(x), y)
+    assert raised > F.cross_entropy(once(x), y)
+    raised.backward()
+    for one, two in zip(net.parameters(), moved.parameters(), strict=True):
+        assert torch.allclose(one.grad, two.grad, atol=1e-4)
+    norms = [part for part in net.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert {int(part.num_batches_tracked) for part in norms} == {
+        int(part.num_batches_tracked) for part in moved.modules() if isinstance(part, nn.BatchNorm2d)
+    }, "running statistics move once a step"
+
+
+def test_the_last_layer_is_another_as_long_as_the_old_one() -> None:
+    _, clean = digits()
+    old = clean.get_parameter("logits.weight").detach()
+    along = []
+    for alpha in (0, 0.1):
+        net = attacked(f"fst[alpha={alpha},epochs=5]")
+        weight = net.get_parameter("logits.weight").detach()
+        assert weight.norm() == pytest.approx(float(old.norm()), rel=1e-4)
+        along.append(float((weight * old).sum()))
+    assert along[1] < along[0] and accuracy(net) > 0.9
+
+
 # --- overwriting ------------------------------------------------------------------------------------------------------
 
 
@@ -355,12 +452,12 @@ def test_every_net_is_attacked_by_a_thief_with_five_inputs_of_two_classes(text: 
 
 def test_removal_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     names = ("weight-pruning", "weight-quantization[bits=3]", "label-smoothing", "regularization", "weight-shifting")
-    labelled = ("refit[pool_share=0.2]", "adversarial-training", "overwriting")
-    chosen = [word for name in (*names, *labelled) for word in ("--attack", name)]
+    labelled = ("refit[pool_share=0.2]", "adversarial-training", "overwriting", "nad", "ft-sam", "fst")
+    chosen = [word for name in (*names, *labelled, "clp") for word in ("--attack", name)]
     axes = ("--dataset", TINY, "--defense", "uchida", *chosen, "--seeds", "0", "--nulls", "0", "--no-innocents")
     cli("run", *axes, "--results", tmp_path, code=0)
     cells = harness.read_table(tmp_path, "cells").set_index("attack")
     assert (cells["status"] == "ok").all() and (cells["family"] == "removal").all()
-    assert cells["labelled"].to_dict() == {name: name not in names[:3] for name in cells.index}
+    assert cells["labelled"].to_dict() == {name: name not in (*names[:3], "clp") for name in cells.index}
     assert cells.loc["overwriting", "knows"] == "scheme"
     assert cells.loc["refit[pool_share=0.2]", "labelled_share"] == 0.2

@@ -58,7 +58,7 @@ def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -
 
 SLOW = {
     "anp",
-    *("activethief", "adversarial-training", "akh", "blackmarks", "ipguard"),
+    *("activethief", "adversarial-training", "akh", "blackmarks", "ft-sam", "ipguard"),
     *("jbda", "neural-cleanse", "neural-cleanse-removal", "prown", "reconstruction"),
 }
 CHECKED = [pytest.param(*each, marks=pytest.mark.slow if each[1] in SLOW else ()) for each in sorted(REGISTRY.found)]
