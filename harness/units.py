@@ -256,14 +256,20 @@ _MIXING = frozenset({"cat", "concat", "concatenate", "stack", "softmax", "log_so
 
 
 def _weighs(
-    tracer: _Tracer, outputs: Sequence[Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any
+    tracer: _Tracer,
+    outputs: Sequence[Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *rest: Any,
+    **named: Any,
 ) -> None:
-    """A dense layer, or a convolution whose last argument is its number of channel groups."""
-    read, made = tracer.of(x), tracer.new(weight.shape[0])
+    """A dense layer, or a convolution, whose last argument is its number of channel groups."""
+    read, made = tracer.of(input), tracer.new(weight.shape[0])
     tracer.mark(outputs[0], made)
     names = tracer.named(weight, bias)
-    size = read.order.root().size
-    if names is None or weight.shape[1] % size or (rest and rest[-1] != 1):
+    size, parts = read.order.root().size, named.get("groups", rest[3] if len(rest) > 3 else 1)
+    if names is None or weight.shape[1] % size or parts != 1:
         read.freeze()
         made.freeze()
         return
@@ -274,9 +280,9 @@ def _weighs(
 def _norms(
     tracer: _Tracer,
     outputs: Sequence[Tensor],
-    x: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
@@ -284,11 +290,11 @@ def _norms(
     eps: float = 1e-5,
 ) -> None:
     """Batch norm: the units keep their numbers, and their sizes end."""
-    read = tracer.of(x)
+    read = tracer.of(input)
     made = tracer.add(_Units(read.order, _Node(read.order.root().size)))
     tracer.mark(outputs[0], made)
-    statistics, factors = tracer.named(mean, variance), tracer.named(weight, bias)
-    if mean is None or variance is None or statistics is None or factors is None:
+    statistics, factors = tracer.named(running_mean, running_var), tracer.named(weight, bias)
+    if not statistics or factors is None or input.shape[1] != made.size.size:
         read.freeze()
         made.freeze()
         return

@@ -156,7 +156,8 @@ class Free(nn.Module):
         self.first = nn.Conv2d(2, 6, 3, padding=1)
         self.second = nn.Conv2d(6, 6, 3, padding=1, groups=6 if kind == "depthwise" else 1)
         self.norm = nn.GroupNorm(2, 6) if kind == "group norm" else nn.BatchNorm2d(6, affine=kind != "plain norm")
-        self.third = nn.Conv2d(12 if kind == "cat" else 6, 5, 3)
+        self.both = nn.BatchNorm2d(12)
+        self.third = nn.Conv2d(12 if kind.startswith("cat") else 6, 5, 3)
         self.gain = nn.Parameter(torch.rand(6, 1, 1) + 0.5)
         self.head = nn.Linear(5, 10)
 
@@ -168,7 +169,8 @@ class Free(nn.Module):
         if self.kind == "gain":
             y = y * self.gain
         y = y.tanh() if self.kind == "tanh" else y.relu()
-        y = torch.cat([x, y], 1) if self.kind == "cat" else y + x if self.kind == "sum" else y
+        y = torch.cat([x, y], 1) if self.kind.startswith("cat") else y + x if self.kind == "sum" else y
+        y = self.both(y).relu() if self.kind == "cat, norm" else y
         return self.head(self.third(y).relu().mean((2, 3)))
 
 
@@ -177,7 +179,7 @@ class Free(nn.Module):
     [
         # Units of first; second with its norm; third. The sizes of second, before its norm, are a fourth.
         *(("bn", 3, 4), ("plain norm", 3, 3), ("tanh", 3, 3), ("gain", 2, 3), ("group norm", 2, 2)),
-        *(("depthwise", 1, 2), ("cat", 1, 2), ("shared", 1, 1)),
+        *(("depthwise", 1, 2), ("cat", 1, 2), ("cat, norm", 1, 2), ("shared", 1, 1)),
         ("sum", 2, 3),  # first and second have one order, and after the norm one size
     ],
 )
