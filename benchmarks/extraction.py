@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.claims import arms, interval, ran
 from benchmarks.measure import Row
+from harness.planning.registry import load_registry
 
 
 def distillation(seeds: Sequence[int]) -> list[Row]:
@@ -96,6 +97,7 @@ CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
 def copies(attacks: Sequence[str], seeds: Sequence[int], dataset: str = "digits") -> list[Row]:
     """A row an attack on a model without a mark: test inputs that copy and victim answer alike, in percent of each
     seed, beside those of the first attack."""
+    attacks = [load_registry().component("attack", each).text for each in attacks]
     cells = ran(("unmarked",), attacks, seeds, dataset, nulls=0).cells()
     alike = {name: (100 * cells.loc[cells["attack"] == name, "agreement"]).tolist() for name in attacks}
     accuracies = cells.groupby("attack")["surrogate_accuracy"].mean()

@@ -26,7 +26,7 @@ class ActiveThief(Extraction):
 
     name = "activethief"
     reference = "Pal et al., ActiveThief, AAAI 2020; Ducoffe and Precioso, arXiv 1802.09841 (DFAL)"
-    arms = ("", "strategy=entropy", "strategy=margin", "strategy=random")
+    arms = ("", "strategy=entropy", "strategy=margin", "strategy=random", "pool=same")
 
     pool: str = "ood"
     queries: int | None = option(None, doc="The attacker's budget; by default half of the pool.", at_least=1)

@@ -22,7 +22,7 @@ class AdversarialExtraction(Extraction):
     arms = ("", "epsilon=0.01", "epsilon=0.25")
 
     epsilon: float = option(0.1, doc="Largest change of a value, as a share of the inputs' range.", above=0, at_most=1)
-    steps: int = option(5, doc="Steps of PGD, each of 2.5 epsilon / steps.", at_least=1)
+    steps: int = option(3, doc="Steps of PGD, each of 2.5 epsilon / steps.", at_least=1)
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         task, span = losses.smoothed(pool.recipe.label_smoothing), pool.recipe.value_range

