@@ -8,13 +8,16 @@ from benchmarks.claims import arms, interval, ran
 from benchmarks.measure import Row
 from harness.planning.registry import load_registry
 
+FEW = ("queries=100,epochs=240", "queries=300,epochs=80")
+"""Budgets at which a copy is worse than the victim, with about as many samples shown as the recipe shows of all."""
+
 
 def distillation(seeds: Sequence[int]) -> list[Row]:
     """Hinton et al.: softened probabilities teach more than labels do, at few queries most of all."""
     return copies(
         [
-            f"{attack}[{options}queries={queries}]"
-            for queries in (100, 1347)
+            f"{attack}[{options}{budget}]"
+            for budget in FEW
             for attack, options in (
                 ("retraining", ""),
                 ("retraining", "answers=probabilities,"),
@@ -66,9 +69,7 @@ def adversarial_extraction(seeds: Sequence[int]) -> list[Row]:
 
 def transfer(seeds: Sequence[int]) -> list[Row]:
     """Lukas et al.: a pretrained net needs fewer answers for as good a copy."""
-    return copies(
-        [f"{name}[queries={queries}]" for queries in (100, 300) for name in ("retraining", "transfer")], seeds
-    )
+    return copies([f"{name}[{budget}]" for budget in FEW for name in ("retraining", "transfer")], seeds)
 
 
 def selective_distillation(seeds: Sequence[int]) -> list[Row]:

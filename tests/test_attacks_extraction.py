@@ -227,6 +227,14 @@ def test_inputs_that_are_no_images_get_noise_alone() -> None:
     assert copied.shape == x.shape and copied.min() >= -2 and copied.max() <= 2 and not torch.equal(copied, x)
 
 
+def test_spectrograms_are_shifted_in_time_alone_and_photographs_mirrored_on_demand() -> None:
+    x = torch.zeros(200, 1, 40, 30)
+    moves = SmoothRetraining()._moves(x, DATASET.public(), thief())
+    assert moves.abs().amax(0).tolist() == [3, 2, 0]
+    moves = SmoothRetraining(flip=True)._moves(x, replace(DATASET.public(), augment="shift"), thief())
+    assert moves.abs().amax(0).tolist() == [3, 0, 1]
+
+
 # --- ensemble ---------------------------------------------------------------------------------------------------------
 
 

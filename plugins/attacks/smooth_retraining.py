@@ -48,15 +48,16 @@ class SmoothRetraining(Extraction):
         low, high = recipe.value_range
         copied = nets.as_float(x)
         if x.ndim == 4:
-            copied = nets.moved(copied, self._moves(x, ctx).to(x.device))
+            copied = nets.moved(copied, self._moves(x, recipe, ctx).to(x.device))
         noise = torch.randn(copied.shape, generator=ctx.generator).to(x.device)
         return nets.as_stored((copied + self.noise * (high - low) * noise).clamp(low, high), x.dtype)
 
-    def _moves(self, x: torch.Tensor, ctx: Context) -> torch.Tensor:
-        """Random moves ``[n, 3]``, as :func:`nets.moved` takes them."""
-        reach = torch.tensor([int(self.shift * side) for side in x.shape[2:]] + [0])
+    def _moves(self, x: torch.Tensor, recipe: Recipe, ctx: Context) -> torch.Tensor:
+        """Random moves ``[n, 3]``, as :func:`nets.moved` takes them; of a spectrogram in time alone."""
+        rows, columns = (int(self.shift * side) for side in x.shape[2:])
+        reach = torch.tensor([rows, 0 if recipe.augment == "shift" else columns, 0])
         choices = 2 * reach + torch.tensor([1, 1, 1 + self.flip])
-        return (torch.rand(len(x), 3, generator=ctx.generator) * choices).long() - reach
+        return (torch.rand(len(x), 3, generator=ctx.generator) * choices).long().minimum(choices - 1) - reach
 
 
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
