@@ -32,7 +32,7 @@ test-slow: venv
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
 # Without those that take long, and those that would not notice how the package was installed.
-UNCONCERNED = device security scaling figures statistics
+UNCONCERNED = statistics
 test-wheel: venv
 	rm -rf build/wheel build/site
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null

@@ -26,6 +26,8 @@ from tests.conftest import ROOT, TINY, Cli
 from tests.test_session import measured
 from tests.warm import Started
 
+pytestmark = pytest.mark.slow  # scripts, worker processes and the checker of types
+
 AXES: dict[str, Any] = {"datasets": TINY, "defenses": "baseline", "attacks": "none", "nulls": 1}
 """One cell of six stages."""
 

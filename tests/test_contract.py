@@ -60,6 +60,7 @@ SLOW = {
     "anp",
     *("activethief", "adversarial-training", "akh", "blackmarks", "ft-sam", "ipguard"),
     *("jbda", "neural-cleanse", "neural-cleanse-removal", "prown", "reconstruction"),
+    *("cifar-10-packed", "speech-commands-mini", "speech-commands-packed"),
 }
 CHECKED = [pytest.param(*each, marks=pytest.mark.slow if each[1] in SLOW else ()) for each in sorted(REGISTRY.found)]
 

@@ -11,7 +11,8 @@ import pytest
 ON_DEVICE = Path(__file__).with_name("on_device.py")
 
 
-@pytest.mark.parametrize("chosen", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["not slow", "slow"])
 def test_what_runs_on_the_test_device(chosen: str) -> None:
     """PyTorch takes a new device before a process's first backward pass alone: other tests have had theirs here."""
     # -P and append: the harness that is tested here, be it the checkout or a wheel.

@@ -20,6 +20,8 @@ from harness.cli import cli as group
 from harness.text import ASCII, legible
 from tests.conftest import ROOT, TINY, command_line
 
+pytestmark = pytest.mark.slow  # every command in every encoding
+
 RECORD = ROOT / "results" / "records" / "2026-11-27-digits-twenty-seeds"
 CELL = f"{TINY} / baseline / none #0"
 NARROW = ("--matrix", "smoke", "--dataset", TINY, "--defense", "baseline", "--attack", "none", "--nulls", "1")

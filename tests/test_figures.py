@@ -46,6 +46,8 @@ from harness.verdicts.rules import Rules
 from harness.verdicts.scoring import score
 from tests.conftest import Cli, command_line
 
+pytestmark = pytest.mark.slow  # every picture
+
 PLAIN = ("adi", "baseline", "baseline[placement=gradient,width=3]", "ewe[variant=official,weight=64.0]")
 STRANGE = ("$x_1$ or $\\no$", "_a\\b<c>&\"'", "n" * 60, "turned\u202eround, 日本, \x1b[31m")
 MANY = tuple(f"ewe[variant=official,weight={weight}.0,passes=task]" for weight in range(6))

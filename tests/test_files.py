@@ -164,6 +164,7 @@ def age(folder: Path) -> None:
         os.utime(path, (then, then))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_gc_deletes_what_a_killed_writer_left_and_not_what_a_living_one_writes(
     writer: str, results: Path, killed: Any, cli: Cli

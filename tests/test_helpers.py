@@ -17,6 +17,8 @@ from tests.conftest import TINY, Cli
 from tests.test_api import warm_script
 from tests.test_registry import install, write
 
+pytestmark = pytest.mark.slow  # worker processes and edited files
+
 MARK = """
 from __future__ import annotations
 

@@ -281,6 +281,7 @@ def same(ran: Ran, reached: Iterable[object]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["thief", "vandal", "hound", "fence"])
 def test_an_attack_reaches_nothing_that_it_was_not_given(name: str, ran: Ran) -> None:
     reached = REACHED[name]

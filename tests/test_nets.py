@@ -390,6 +390,7 @@ def test_silence_touches_no_other_weight(kind: str, layer: str) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in net.state_dict().items())
 
 
+@pytest.mark.slow
 @layers
 @pytest.mark.parametrize("entangle", [False, True])
 def test_silenced_units_survive_training(kind: str, layer: str, entangle: bool) -> None:

@@ -14,6 +14,8 @@ from harness import read_table
 from harness.cli.new import ALIASES, TEMPLATES
 from tests.conftest import ROOT, Cli
 
+pytestmark = pytest.mark.slow  # a run of every template
+
 KINDS = [*TEMPLATES, *ALIASES]
 GENERAL = {"dataset", "defense", "architecture", "analysis"}
 

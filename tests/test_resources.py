@@ -110,6 +110,7 @@ def test_the_commit_says_whether_files_were_edited_since(tmp_path: Path, monkeyp
     assert checkout.commit.__wrapped__() == f"{head}+"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gain", "worth"), [(0.44, "0.4 times as fast as float32"), (2.1, "2.1 times as fast")])
 def test_bfloat16_is_told_to_be_slower_where_it_is(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gain: float, worth: str

@@ -36,6 +36,8 @@ from harness.verdicts.references import EVIDENCE_COLUMNS
 from harness.verdicts.rules import Rules
 from harness.verdicts.scoring import CELL_COLUMNS, score
 
+pytestmark = pytest.mark.slow  # large tables
+
 SMALL = Shape(seeds=6, datasets=2, schemes=3, attacks=10)
 
 

@@ -95,6 +95,7 @@ def accuracy(net: Any) -> float:
 ZHANG = ("zhang-content", "zhang-noise", "zhang-unrelated")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ZHANG)
 def test_a_victim_answers_its_key_and_its_own_task(scheme: str) -> None:
     defense, _, marked = victim(scheme)
@@ -338,6 +339,7 @@ def test_a_message_that_no_candidate_can_say_is_skipped() -> None:
 IPGUARD = "ipguard[count=30]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "count"), [("akh", 100), (IPGUARD, 30)])
 def test_a_fingerprint_trains_as_unmarked_models_are_trained_and_matches_its_own_victim(
     scheme: str, count: int

@@ -28,9 +28,8 @@ def asked(text: str, net: Net) -> Evidence:
     return evidence
 
 
+@pytest.mark.slow
 # --- adversarial parametric perturbation ------------------------------------------------------------------------------
-
-
 def test_app_marks_a_victim_at_little_cost() -> None:
     task, clean, marked = victim("app")
     own, others = (asked("app", net) for net in (marked.net, clean))
@@ -135,6 +134,7 @@ CNN = "architecture=cnn"
 """The recipe's own net: half as wide, it learns 84 of the 100 labels."""
 
 
+@pytest.mark.slow
 @cache
 def adi() -> Marked:
     """The victim of ``adi-original-layer``, which is that of ``adi``, and its key."""

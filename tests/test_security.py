@@ -54,6 +54,8 @@ from harness.storage.tables import Tables
 from harness.text import printable
 from tests.conftest import ROOT, TINY, Cli, command_line
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 ID = "0123456789abcdef" * 2
 DEEP = 100_000
 CPU = torch.device("cpu")

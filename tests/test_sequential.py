@@ -117,6 +117,7 @@ def test_stopping_early_saves_queries(success_rate):
     assert test.characteristic(success_rate)[1] < 0.75 * fixed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("success_rate", "false_rate"), [(0.5, 0.1), (0.9, 0.02), (0.2, 0.1), (0.151, 0.1), (0.14, 0.1)]
 )

@@ -16,6 +16,8 @@ import harness
 from tests.conftest import TINY, Cli, without
 from tests.warm import Started
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 SCHEME = '''
 from __future__ import annotations
 from dataclasses import dataclass

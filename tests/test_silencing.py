@@ -143,6 +143,7 @@ def test_units_that_are_silent_are_left_in_peace(kind: str) -> None:
     assert torch.equal(made.get_parameter(f"{made.last}.weight"), last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cnn", "lenet", "mlp", "lstm", "resnet18", "resnet9", "vgg", "wrn[depth=10]"])
 def test_every_unit_of_a_built_in_net_can_be_silenced(kind: str) -> None:
     with torch.random.fork_rng():
@@ -243,6 +244,7 @@ CHECKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKED)
 def test_an_architecture_is_silenced_stored_and_rebuilt_by_its_check(name: str, plugins: Path, cli: Cli) -> None:
     ended = cli("plugins", "check", name, "--plugins", plugins, code=1 if CHECKED[name] else 0)

@@ -496,6 +496,7 @@ KEPT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", KEPT)
 def test_a_net_that_can_be_stored_is_measured_as_it_is_rebuilt(how: str, attack: Callable[..., Ran]) -> None:
     _, architecture, precision = KEPT[how]

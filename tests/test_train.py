@@ -511,6 +511,7 @@ def test_the_engine_counts_what_passes_through_nets() -> None:
     assert vars(lent.counts) == {"trained": 3 * (2 * 16 + 8), "evaluated": 57, "recalled": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture", ["cnn", "mlp", "lenet", "lstm", "resnet18[width=4]", "resnet9[width=8]", "wrn[depth=10,width=1]"]
 )

@@ -32,6 +32,8 @@ from harness.statistics.margins import gate
 from harness.statistics.sequential import Sprt, e_process, first_rejection
 from harness.statistics.tests import binomial_test
 
+pytestmark = pytest.mark.slow  # thousands of simulated boards
+
 Array = NDArray[np.float64]
 Law = Callable[[np.random.Generator, tuple[int, ...]], Array]
 ALPHA, TRIALS = 0.05, 100
