@@ -33,6 +33,7 @@ from tests.conftest import command_line
 REGISTRY = load_registry()
 DIGITS = "digits[train=60,holdout=60,test=60,epochs=2,pretrain=1,batch_size=20]"
 QUICK = {
+    "dehydra": "[images=2,steps=2,updates=2]",
     "jbda": "[seeds=20,rounds=2]",
     "anp": "[steps=2]",
     "jsma": "[images=2,share=0.1]",

@@ -57,7 +57,7 @@ def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -
 
 
 SLOW = {
-    "anp",
+    *("anp", "dehydra", "laundering"),
     *("activethief", "adversarial-training", "akh", "blackmarks", "ft-sam", "ipguard"),
     *("jbda", "neural-cleanse", "neural-cleanse-removal", "prown", "reconstruction"),
     *("cifar-10-packed", "speech-commands-mini", "speech-commands-packed"),
