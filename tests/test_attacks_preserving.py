@@ -110,6 +110,15 @@ def test_a_wider_net_gives_the_same_answers(architecture: str, kind: str) -> Non
     assert sum(p.numel() for p in wide.parameters()) > sum(p.numel() for p in net.parameters())
 
 
+def test_every_unit_moves() -> None:
+    net = as_if_trained(lent("lenet").build())
+    for seed in range(20):
+        changed = ran("feature-permutation", net, lent("lenet", seed), images())
+        for name in ("conv1", "conv2", "dense1", "dense2"):
+            before, after = (each.get_parameter(f"{name}.bias") for each in (net, changed))
+            assert torch.equal(before.sort()[0], after.sort()[0]) and not (before == after).any()
+
+
 def test_a_clique_adds_up_to_nothing_and_a_split_to_what_was_there() -> None:
     net, engine = as_if_trained(lent("mlp[width=6]").build()), lent("mlp[width=9]")
     for kind in ("split", "clique"):
