@@ -33,7 +33,7 @@ def tuning(seeds: Sequence[int]) -> list[Row]:
 
 def refit(seeds: Sequence[int]) -> list[Row]:
     """Chen et al., section 5: a large rate that decays removes marks that fine-tuning keeps, also from few data."""
-    attacks = ("refit", "refit[learning_rate=0.15,ewc=10]", "refit[pool_share=0.2]")
+    attacks = ("refit", "refit[learning_rate=0.15,ewc=10,clip_norm=5]", "refit[pool_share=0.2]")
     return arms(MARKS, ("none", "fine-tuning", *attacks), seeds)
 
 

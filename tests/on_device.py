@@ -235,6 +235,7 @@ ALL = {
 }
 LACKS = (
     "picks none of 60 training inputs",
+    "held out: too few for triggers",
     "no trigger was found to remove",
     "the key has no triggers",
     "are not paired with untriggered inputs",
@@ -289,6 +290,7 @@ KNOWN = {
         *("harness/engine/batches.py _has_refused", "harness/engine/train.py means"),  # once a training, once an epoch
         "harness/engine/optimizers.py _made",  # once a training, where its rate changes: torch looks if it is below 0
         "harness/engine/memo.py",  # once an attack, and a tensor of the model: what was lent is compared
+        "harness/inversion.py",  # once a block of steps, and a search: counted below
         *("harness/nets.py fresh_like", "harness/silencing.py"),  # once a layer that is drawn again or silenced
         "harness/metrics.py",  # a number
         *("harness/running/actions.py", "harness/running/rebuilt.py", "harness/running/worker.py"),  # once a stage

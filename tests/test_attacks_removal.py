@@ -289,6 +289,7 @@ def test_adversarial_inputs_are_near_and_raise_the_loss(method: str) -> None:
     assert raised > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pgd", "trades"])
 def test_adversarial_training_makes_the_model_robust(method: str) -> None:
     task, clean = digits()

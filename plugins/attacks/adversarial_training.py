@@ -17,7 +17,10 @@ class AdversarialTraining(TuningAttack):
     are made for each batch, by steps of 2.5 epsilon / steps, by `pgd` from the input itself; the Watermark Robustness
     Toolbox makes up to 1,000 an epoch. The statistics of batch norm are of both kinds of inputs together.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After PGD 100, 92.0 (82.5 to 100) and 94.3% (89.2 to 99.5), at
+    98.7, 98.2 and 98.6%; after TRADES 100, 80.6 (72.6 to 88.5) and 89.7% (73.1 to 100), at 97.1% each. It removes none
+    of these marks; fingerprints were not tried.
     """
 
     name = "adversarial-training"

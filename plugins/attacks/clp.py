@@ -14,7 +14,10 @@ class Clp(WhiteBoxAttack):
     the batch norm that follows, where one does. Channels above the layer's mean plus ``u`` SDs become 0, in dense
     layers those with the longest weights. The last layer, recurrent ones, and those whose outputs are added stay.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. With u=3 it leaves 100, 96.5 (84.7 to 100) and 100%, at 98.1,
+    93.8 and 97.7%; with u=2 100, 97.0 (84.3 to 100) and 99.7% (98.2 to 100), at 97.6, 91.7 and 97.3%. It removes none
+    of these marks.
     """
 
     name = "clp"

@@ -13,7 +13,9 @@ class Fst(TuningAttack):
     The loss is the cross-entropy and ``alpha`` times the inner product of the last layer's weights with the old ones;
     they keep the old norm in every step, in which they are asked scaled to it.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 100, 49.2 (0 to 100) and 18.7% (6.9 to 30.4), at 93.4,
+    94.0 and 97.4%; with alpha=0.9 the accuracy is 25.0, 75.3 and 93.3%.
     """
 
     name = "fst"

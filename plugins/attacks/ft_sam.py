@@ -14,7 +14,10 @@ class FtSam(TuningAttack):
     sharpness-aware minimisation): units that triggers use have large weights, and move most. The paper has 100 epochs
     on 5% of the data, and a rho of 2 on CIFAR-10.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 100, 49.7 (13.5 to 85.9) and 83.7% (62.5 to 100), at
+    99.1, 96.9 and 98.8%; with rho=1 100, 52.7 (24.5 to 80.8) and 89.7% (67.1 to 100), at 99.2, 98.6 and 98.4%. On a net
+    of half the width, one of three models was left at 11% by rho=2 and none by rho=1.
     """
 
     name = "ft-sam"

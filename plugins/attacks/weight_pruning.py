@@ -18,7 +18,11 @@ class WeightPruning(TuningAttack):
     thief needs no data. (The Watermark Robustness Toolbox prunes every tensor whose name lacks "bn", and does not
     fine-tune.)
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. A half pruned: 100, 98.7 (95.9 to 100) and 92.3% (82.0 to 100),
+    at 91.9, 93.1 and 94.9%. At 80% the accuracy breaks down first, to 35.2, 40.3 and 56.9%, with 99.5, 48.8 (6.9 to
+    90.8) and 32.7% (23.9 to 41.4) left; at 90% with three epochs of fine-tuning 74.3, 65.6 and 83.4%, with 97.4, 76.4
+    (37.7 to 100) and 26.0% (11.1 to 40.9). So no mark is removed from a model that stays useful.
     """
 
     name = "weight-pruning"

@@ -16,7 +16,10 @@ class WeightQuantization(TuningAttack):
     Robustness Toolbox rounds to mid-points between a tensor's smallest and largest value, norms included, and then
     fine-tunes at full precision, so that its result is not quantised.)
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. 8 bits change none of these by more than 0.1 points. 4 bits:
+    100, 97.5 (86.7 to 100) and 100%, at 97.6, 94.2 and 97.7%; 3 bits: 100, 88.0 (54.9 to 100) and 95.3% (81.7 to 100),
+    at 97.6, 89.0 and 95.9%. No mark is removed.
     """
 
     name = "weight-quantization"

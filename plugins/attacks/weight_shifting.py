@@ -14,12 +14,16 @@ class WeightShifting(TuningAttack):
     shift of 1.5 turns the mean weight, which carries Uchida's bits, into -0.5 times itself. The accuracy breaks down,
     and comes back by fine-tuning. A net without a convolution is treated so in its hidden layers, dense or recurrent.
 
-    Not measured yet.
+    Measured: digits, seeds 100 to 102, shares of matches with 95% intervals, of victims that match 100, 99.5 and 100%
+    (uchida, ewe, adi) at 98.2, 96.7 and 97.7% accuracy. After it 0, 50.4 (9.9 to 90.8) and 44.3% (25.7 to 63.0), at
+    97.7, 98.4 and 98.3%; without noise 0, 65.5 (10.4 to 100) and 92.3% (84.3 to 100). All of Uchida's bits are turned
+    round, none is lost: they do not match, but an owner who reads the opposite reads them all. A shift of 1 leaves a
+    mean weight of 0, and nothing to read (not measured).
     """
 
     name = "weight-shifting"
     reference = "Lukas et al., SoK: How Robust is Image Classification Deep Neural Network Watermarking?, IEEE S&P 2022"
-    arms = ("", "shift=2.5", "labels=model")
+    arms = ("", "shift=1", "shift=2.5", "labels=model")
 
     shift: float = option(1.5, doc="Multiple of the mean weight that is taken from each unit's.", at_least=0)
     noise: float = option(1.0, doc="SD of the noise, as a multiple of that of the tensor's weights.", at_least=0)
