@@ -124,8 +124,22 @@ def anp(seeds: Sequence[int]) -> list[Row]:
     return arms(("baseline", "adi"), ("none", "pruning", "anp"), seeds)
 
 
+def dehydra(seeds: Sequence[int]) -> list[Row]:
+    """Lu et al. 2024: with a tenth of the inputs black-box marks go, where training on these alone leaves them."""
+    tuned = "fine-tuning[epochs=250,learning_rate=0.003,pool_share=0.1]"
+    attacks = ("none", tuned, "dehydra[learning_rate=0.003,unlearning=1,pool_share=0.1]")
+    return arms(("baseline", "mea-defender"), attacks, seeds)
+
+
+def laundering(seeds: Sequence[int]) -> list[Row]:
+    """Aiken et al. 2021: with its units reset a backdoor goes, also where unlearning alone leaves it."""
+    return arms(("baseline",), ("none", "neural-cleanse-removal", "laundering"), seeds)
+
+
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
     "anp": anp,
+    "dehydra": dehydra,
+    "laundering": laundering,
     "wrk": wrk,
     **extraction.CLAIMS,
     **evasion.CLAIMS,

@@ -36,6 +36,7 @@ QUICK = {
     "dehydra": "[images=2,steps=2,updates=2]",
     "jbda": "[seeds=20,rounds=2]",
     "anp": "[steps=2]",
+    "laundering": "[steps=4]",
     "jsma": "[images=2,share=0.1]",
     "neural-cleanse": "[steps=4,check=2,attack_rate=0.01]",
     "neural-cleanse-removal": "[steps=4]",
@@ -236,6 +237,7 @@ ALL = {
 LACKS = (
     "picks none of 60 training inputs",
     "held out: too few for triggers",
+    "no trigger was found to launder",
     "no trigger was found to remove",
     "the key has no triggers",
     "are not paired with untriggered inputs",

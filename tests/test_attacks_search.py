@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 
 import harness
-from harness import Pool, Split, nets
+from harness import Pool, Skip, Split, inversion, nets
 from harness.data import Data
 from harness.engine.train import Engine, predict
 from harness.nets import Net
 from harness.planning.registry import load_registry
 from plugins.attacks.anp import Anp, masked_layers
 from plugins.attacks.dehydra import Dehydra, statistics
+from plugins.attacks.laundering import Laundering, most_suspicious
 from plugins.attacks.wrk import Wrk
 from plugins.datasets.digits import Digits
+from tests import test_neural_cleanse as backdoors
 from tests.conftest import Cli
 
 CPU = torch.device("cpu")
@@ -206,9 +208,40 @@ def test_answers_to_what_was_found_become_even_and_the_task_stays() -> None:
     assert accuracy(attack.run(stolen(), pool(), lend(1))) > 0.9
 
 
+# --- laundering -------------------------------------------------------------------------------------------------------
+
+
+def test_a_backdoor_is_reconstructed_reset_and_unlearned() -> None:
+    data, lent = backdoors.digits(), backdoors.engine(0)
+    net = backdoors.marked(lent, data)
+    mine = Pool(lent.recipe, data.x, data.y)
+    found = inversion.find_triggers(copy.deepcopy(net), mine, lent, inversion.Settings(steps=300))
+    assert most_suspicious(found).target == backdoors.TARGET
+    laundered = Laundering(steps=300).run(net, mine, lent)
+    asked = data.x[data.y != backdoors.TARGET]
+    answers = predict(laundered, backdoors.stamped(asked)).argmax(1)
+    assert float((answers == backdoors.TARGET).float().mean()) < 0.3
+    assert float((predict(laundered, data.x).argmax(1) == data.y).float().mean()) > 0.85
+    assert all(parameter.requires_grad for parameter in laundered.parameters())
+
+
+def test_units_that_the_trigger_excites_are_reset_and_no_more_than_half_of_a_layer() -> None:
+    net, x = backdoored(), nets.as_float(owned().x)
+    Laundering()._reset(net, x, nets.as_float(stamped(owned().x)))
+    for name, planted in PLANTED.items():
+        silent = (net.get_parameter(f"{name}.weight") == 0).all(1)
+        assert silent[planted].all() and int(silent.sum()) <= 16
+    assert success(net) < 0.2
+
+
+def test_without_a_trigger_there_is_nothing_to_launder() -> None:
+    with pytest.raises(Skip, match="no trigger was found to launder"):
+        Laundering(steps=2).run(stolen(), pool(), lend(1))
+
+
 # --- any net, any pool ------------------------------------------------------------------------------------------------
 
-QUICK: list[Any] = [Wrk(epochs=1), Anp(steps=4), Dehydra(images=2, steps=2, updates=2)]
+QUICK: list[Any] = [Wrk(epochs=1), Anp(steps=4), Dehydra(images=2, steps=2, updates=2), Laundering(steps=40, epochs=1)]
 
 
 @pytest.mark.parametrize("attack", QUICK, ids=lambda attack: attack.name)
@@ -234,7 +267,11 @@ def test_the_same_seed_gives_the_same_model() -> None:
 def test_they_follow_an_extraction_in_a_chain(cli: Cli, tmp_path: Path) -> None:
     chains = [
         f"retraining[answers=probabilities] | {text}"
-        for text in ("wrk[epochs=1,labels=model]", "anp[steps=5]", "dehydra[images=2,steps=3,updates=4]")
+        for text in (
+            "wrk[epochs=1,labels=model]",
+            "anp[steps=5]",
+            "dehydra[images=2,steps=3,updates=4]",
+        )
     ]
     chosen = [part for chain in chains for part in ("--attack", chain)]
     data = "digits[train=100,epochs=2,pretrain=1,batch_size=16]"

@@ -22,7 +22,10 @@ class Dehydra(TuningAttack):
     released code fails before it computes the term of batch norm. Fewer inputs and steps a class (the paper has 250 and
     1,000), all classes in one batch, the recipe's optimizer, and steps of unlearning in the place of epochs differ.
 
-    Not measured yet.
+    Measured on digits with a tenth of the pool (seeds 100-102, held-out inputs; no unmarked models), by the arm
+    ``learning_rate=0.003,unlearning=1``: 0, 27 and 0% are left of a patch, where fine-tuning by that rate and as many
+    steps leaves 29, 22 and 12%; of APP's triggers 99, 99 and 96%, where fine-tuning leaves 100%. Accuracy falls by 1.3
+    points at most. So on digits the found inputs help against a patch, and not against APP.
     """
 
     name = "dehydra"
