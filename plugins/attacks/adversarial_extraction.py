@@ -14,7 +14,9 @@ class AdversarialExtraction(Extraction):
     inputs differ in their answers, is trained away. PGD asks the surrogate as it is at that step, in evaluation mode.
     Difference from Madry et al.: it starts at the input itself, and half of each batch is clean.
 
-    Not measured yet.
+    Measured on digits against EWE (seeds 100-102, 95% intervals): 17% [0, 44] of the triggers are left with ``epsilon``
+    0.1, 26% [14, 39] with 0.01 and 20% [0, 59] with 0.25, where plain retraining leaves 23% [3, 44], and unmarked
+    models answer 5% to 8%. It shows no removal here; accuracy rises, from 96.8% to between 97.1 and 98.3%.
     """
 
     name = "adversarial-extraction"

@@ -12,7 +12,10 @@ class Transfer(Extraction):
     once for all thieves. A set whose inputs have another shape is skipped. Difference from the paper: it is not a net
     of ImageNet, whose weights would be a download.
 
-    Not measured yet.
+    Measured on digits, from a net of photographs' patches (seeds 100-102, 95% intervals), agreement with the victim: by
+    100 queries and 240 epochs 91% [84, 98], where a fresh net has 93% [87, 98]; by 300 queries and 80 epochs 96%
+    [94, 99], as the fresh one; by the recipe's 24 epochs and 100 queries 35% [17, 54], where it has 74% [70, 77]. This
+    set does not help; nets of richer ones, for larger inputs, may.
     """
 
     name = "transfer"
