@@ -15,7 +15,9 @@ class ShrinkPad(Preprocessing):
     The thief needs nothing but the stolen model. Sizes are rounded to pixels; pixels around it have the lowest value.
 
     Measured: 3 seeds of digits (100 to 102), five schemes, whose images of 8 x 8 suffer: it costs 39.3 points of
-    accuracy (15 victims, 32.0 to 48.3) and leaves 34 to 70% of the triggers (means of n = 3 a scheme).
+    accuracy (15 victims, 32.0 to 48.3) and leaves 34 to 70% of the triggers (means of n = 3 a scheme). Of
+    3 seeds of 2,000 Fashion-MNIST images, 28 x 28, ``baseline``: 3.3 points (1.3 to 4.6), and 61.3% of the triggers
+    (95%: 40.0 to 82.6).
     """
 
     name = "shrink-pad"

@@ -20,7 +20,8 @@ class Smoothing(Preprocessing):
     Measured: 3 seeds of digits (100 to 102), five schemes, whose images of 8 x 8 suffer: the mean of 3 x 3 costs 28.1
     points of accuracy (15 victims, 15.7 to 45.3), the median 28.9 (19.3 to 36.0). A patch of 3 x 3 is still answered in
     100%, EWE's triggers in 97.0% (95%: 89.0 to 100) and by the median in 50.6% (43.6 to 57.7), Adi's in 53.7% (30.1 to
-    77.3) and 56.3% (32.0 to 80.7); n = 3 each.
+    77.3) and 56.3% (32.0 to 80.7); n = 3 each. Of 3 seeds of 2,000 Fashion-MNIST images, ``baseline``: the mean costs
+    7.1 points (6.1 to 9.0), the median 4.9 (4.0 to 6.5), and 99.3% and 98.0% of the triggers stay.
     """
 
     name = "smoothing"
