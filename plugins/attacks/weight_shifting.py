@@ -34,7 +34,7 @@ class WeightShifting(TuningAttack):
         stream = ctx.stream(self.data(victim, pool, ctx))
         for weight in _shifted(victim):
             drawn = torch.randn(weight.shape, generator=ctx.generator).to(weight)
-            weight.data += self.noise * weight.data.std() * drawn - self.shift * weight.data.mean(0)
+            weight.data += self.noise * weight.data.std(correction=0) * drawn - self.shift * weight.data.mean(0)
         return ctx.train(victim, [stream], self.epochs, learning_rate=self.learning_rate) if self.epochs else victim
 
 
