@@ -306,14 +306,20 @@ KNOWN = {
         "harness/whitebox.py",  # once a mark that is read
         "harness/preprocessing.py serve",  # once a call of an API: the seed of its noise
         "harness/units.py kept",  # once a group of units: answers are compared
+        "harness/inversion.py",  # once a search, and a hundred of its steps: counted below
         "plugins/",  # counted below
     ),
     "copy": (
         *("harness/data.py", "harness/engine/batches.py _send", "harness/engine/train.py on_device"),
+        *(
+            "harness/engine/optimizers.py __init__",
+            "harness/inversion.py",
+        ),  # once a training whose rate changes; as above
         *("harness/nets.py fresh_like", "harness/running/", "harness/silencing.py", "harness/storage/codec.py unpack"),
         *("harness/triggers.py", "harness/units.py", "plugins/"),
     ),
     "float64": (
+        "harness/inversion.py",  # a flip rate, once a search
         *("harness/metrics.py", "harness/running/actions.py", "harness/running/rebuilt.py"),
         *("harness/running/worker.py", "harness/storage/codec.py unpack"),  # of a guard, what its plugin made so
         *("plugins/analyses/class_similarity.py", "plugins/analyses/projection.py", "plugins/attacks/"),
