@@ -21,8 +21,8 @@ class Anp(TuningAttack):
 
     Measured on digits (seeds 100-102, mean and 95% interval): a patch falls from 100% to 56% [24, 88] at a cost of 2.0
     points of accuracy, where pruning a fifth of the units leaves 99.7% and costs 7; Adi's triggers from 100% to 81%
-    [52, 100] at 3.1 points, where pruning leaves 81% and costs 14. Unmarked models answer 0 and 10%. On 5,000 MNIST images it takes
-    76 CPU-seconds.
+    [52, 100] at 3.1 points, where pruning leaves 81% and costs 14. Unmarked models answer 0 and 10%.
+    On 5,000 MNIST images it takes 76 CPU-seconds.
     """
 
     name = "anp"
