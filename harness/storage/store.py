@@ -111,7 +111,7 @@ class Store:
         """The folder of an artifact. Raises :class:`ResultsError` for anything that is no id."""
         if not _is_id(id):
             raise ResultsError(f"{id!r} is no artifact id")
-        return self.folder / id[:2] / id
+        return self.folder / f"{id[:2]}/{id}"
 
     def save(self, id: str, record: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
         """Store an artifact, in place of what is there of its id. Raises :class:`ResultsError` when that cannot be."""
