@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks import evasion, extraction, removal
+from benchmarks import evasion, extraction, forgery, removal
 from benchmarks.claims import arms, command
 from benchmarks.framework import folder, harness
 from benchmarks.measure import PLAIN, Row, cpu_seconds, seconds, threads, with_data
@@ -144,6 +144,7 @@ CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
     **extraction.CLAIMS,
     **evasion.CLAIMS,
     **removal.CLAIMS,
+    **forgery.CLAIMS,
 }
 
 

@@ -83,6 +83,20 @@ def test_a_forgery_ends_a_chain_and_says_when_its_key_was_made() -> None:
     assert issubclass(type(parts[1].plugin), Forgery)
 
 
+def test_an_ambiguous_key_is_younger_than_the_model_and_answers_on_it(cli: Cli, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    axes = ("--dataset", TINY, "--seeds", "0", "--nulls", "2", "--no-innocents", "--attack", "ambiguity[epochs=4]")
+    chosen = ("--defense", "uchida", "--defense", "dawn", "--attack", "retraining | ambiguity[epochs=4]")
+    cli("run", *axes, *chosen, "--results", results, code=0)
+    cells = harness.read_table(results, "cells").set_index(["defense", "attack"])
+    for attack in ("ambiguity[epochs=4]", "retraining | ambiguity[epochs=4]"):
+        cell = cells.loc[("uchida", attack)]
+        assert (cell["status"], cell["forged_before"]) == ("ok", False)
+        assert cell["surrogate_trigger_matches"] / cell["surrogate_trigger_trials"] > 0.9
+        assert cell["victim_trigger_matches"] / cell["victim_trigger_trials"] < 0.8
+    assert (cells.loc["dawn", "status"] == "skipped").all()
+
+
 def test_false_claims_from_the_run_to_the_board_and_the_record(cli: Cli, tmp_path: Path) -> None:
     results, record = tmp_path / "results", tmp_path / "record"
     names = ("adi", "uchida", "unmarked")

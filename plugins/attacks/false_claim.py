@@ -31,7 +31,9 @@ class FalseClaim(Forgery):
 
     Differences from the paper: only classes are aimed at, with nets of the task's own architecture.
 
-    Measured by ``python -m benchmarks.attacks --only false-claim``.
+    Measured on digits (3 keys of seeds 100 to 102, 5 unmarked models each): unmarked models answer 100% of every forged
+    key, as often as the accuser's own nets, where they answer 12% of Adi's honest keys, 5% of Zhang's (content), 55% of
+    frontier stitching's, 9% of EWE's and 0% of MBW's. Victims of these schemes answer 84% (MBW) to 100%.
     """
 
     name = "false-claim"
