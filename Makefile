@@ -63,6 +63,7 @@ docs: venv
 	$(BIN)/python -c "from pathlib import Path; from harness.storage import schema; Path('results/README.md').write_text(schema.document())"
 	$(BIN)/python -c "from pathlib import Path; from harness.ranking import glossary; Path('docs/glossary.md').write_text(glossary.document())"
 	$(BIN)/python -c "from pathlib import Path; from harness.inspect import schemes; Path('docs/schemes.md').write_text(schemes.document())"
+	$(BIN)/python -c "from pathlib import Path; from harness.inspect import attacks; Path('docs/attacks.md').write_text(attacks.document())"
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from harness.cli import cli as group
-from harness.inspect import schemes
+from harness.inspect import attacks, schemes
 from harness.planning.matrix import presets
 from harness.planning.registry import load_registry
 from harness.ranking import glossary
@@ -67,10 +67,10 @@ def test_links_and_named_files_exist(page: Path) -> None:
 
 
 def test_the_readme_opens_with_the_two_commands_and_names_what_there_is() -> None:
-    text, named = (ROOT / "README.md").read_text("utf-8"), schemes.document()
+    text, named = (ROOT / "README.md").read_text("utf-8"), schemes.document() + attacks.document()
     assert re.findall(r"^make \w+", text, re.MULTILINE)[:2] == ["make demo", "make test"]
     for _, name in load_registry().found:
-        assert f"`{name}`" in text + named, f"neither README.md nor docs/schemes.md names the plugin {name}"
+        assert f"`{name}`" in text + named, f"neither README.md nor a page of docs names the plugin {name}"
     for name in presets():
         assert f"`{name}`" in text, f"README.md does not name the matrix {name}"
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
@@ -118,6 +118,7 @@ def test_the_generated_pages_are_up_to_date() -> None:
     assert (ROOT / "results" / "README.md").read_text("utf-8") == schema.document(), "type: make docs"
     assert (ROOT / "docs" / "glossary.md").read_text("utf-8") == glossary.document(), "type: make docs"
     assert (ROOT / "docs" / "schemes.md").read_text("utf-8") == schemes.document(), "type: make docs"
+    assert (ROOT / "docs" / "attacks.md").read_text("utf-8") == attacks.document(), "type: make docs"
 
 
 def test_the_layout_that_architecture_names_is_there() -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Iterable, Iterator
-
 from harness.contracts import ActiveDefense, Defense, WhiteBoxDefense
-from harness.planning.options import options_of
+from harness.inspect.pages import claims, described, year
 from harness.planning.registry import PluginInfo, load_registry
 from harness.verdicts.families import is_unmarked
 
-MEASURED = "Measured"
-"""First word of the last paragraph of a scheme's docstring: what its claim gave where it was tried."""
 TABLE = "| scheme | year | protects | verified by |", "| --- | --- | --- | --- |"
 
 
@@ -33,14 +27,8 @@ def document() -> str:
     if fingerprints:
         about = "They embed nothing: the key is found in a victim that is trained as unmarked models are."
         lines += ["## Fingerprints", "", about, "", *TABLE, *map(_row, fingerprints), ""]
-    lines += ["## Claims that were measured", "", "| scheme | |", "| --- | --- |", *_claims(found), ""]
-    return "\n".join([*lines, *(line for info in found for line in _described(info))])
-
-
-def year(reference: str) -> str:
-    """The last year that a reference names; empty where it names none."""
-    found: list[str] = re.findall(r"\b(?:19|20)\d\d\b(?!\.\d)", reference)
-    return found[-1] if found else ""
+    lines += ["## Claims that were measured", "", "| scheme | |", "| --- | --- |", *claims(found), ""]
+    return "\n".join([*lines, *(line for info in found for line in described(info))])
 
 
 def verified_by(cls: type[Defense]) -> str:
@@ -60,30 +48,3 @@ def _class(info: PluginInfo) -> type[Defense]:
     if not issubclass(info.cls, Defense):
         raise TypeError(f"{info.cls.name} is no defense")
     return info.cls
-
-
-def _claims(found: Iterable[PluginInfo]) -> Iterator[str]:
-    for info in found:
-        for told in _paragraphs(info.cls):
-            if told.startswith(MEASURED):
-                yield f"| `{info.cls.name}` | {told.removeprefix(MEASURED).lstrip(' :')} |"
-
-
-def _paragraphs(cls: type) -> list[str]:
-    """Paragraphs of a docstring, each on one line but for lists, with Markdown's quotes."""
-    text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.getdoc(cls) or "").replace("``", "`")
-    parts = (re.split(r"\n(?=- )", part) for part in text.split("\n\n"))
-    return ["\n".join(" ".join(line.split()) for line in part) for part in parts]
-
-
-def _described(info: PluginInfo) -> Iterator[str]:
-    yield from (f"## {info.cls.name}", "")
-    for paragraph in _paragraphs(info.cls):
-        yield from (paragraph, "")
-    if info.cls.reference:
-        yield from (f"Reference: {info.cls.reference}.", "")
-    if options := options_of(info.cls):
-        yield from ("| option | default | values | |", "| --- | --- | --- | --- |")
-        for each in options:
-            yield f"| `{each.name}` | {each.default} | {each.values.replace('|', 'or')} | {each.words} |"
-        yield ""

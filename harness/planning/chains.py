@@ -60,12 +60,12 @@ class Chain:
     @cached_property
     def access(self) -> str:
         """Access of its last link to the model under attack."""
-        return _access(self.links[-1].plugin)
+        return access_of(self.links[-1].plugin)
 
     @cached_property
     def threat(self) -> str:
         """Access of its first attack to the victim."""
-        return _access((*self._pooled, self.links[0])[0].plugin)
+        return access_of((*self._pooled, self.links[0])[0].plugin)
 
     @cached_property
     def knows(self) -> Knowledge:
@@ -93,7 +93,8 @@ class Chain:
         return f"{defense}: protects only its API: a thief with the weights is outside its threat model"
 
 
-def _access(attack: Attack) -> str:
+def access_of(attack: Attack) -> str:
+    """Access to a model that an attack needs: ``black-box``, ``white-box`` or ``none``."""
     if not isinstance(attack, PoolAttack) or (isinstance(attack, Forgery) and not attack.needs_suspect):
         return "none"
     return "black-box" if isinstance(attack, BlackBoxAttack) else "white-box"

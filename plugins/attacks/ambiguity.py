@@ -13,8 +13,8 @@ class Ambiguity(Forgery):
     on ambiguity; Adi et al., section 3, on commitments). The key is younger than the stolen model: a judge who asks
     for a commitment that was made before it refuses it.
 
-    Measured on digits (seeds 100 to 102): the thief's model answers 100% of his key, of Adi, Zhang (content), Uchida and
-    the baseline alike. The owner's victims answer it as unmarked models do: 8% [4, 12] and 9% [8, 11] of Adi's, 48%
+    Measured on digits (seeds 100 to 102): the thief's model answers 100% of his key, of Adi, Zhang (content), Uchida
+    and the baseline alike. The owner's victims answer it as unmarked models do: 8% [4, 12] and 9% [8, 11] of Adi's, 48%
     [32, 65] and 51% [47, 55] of Uchida's bits, 0 to 2% of the others.
     """
 
