@@ -32,7 +32,7 @@ from harness.planning.registry import Registry, load_registry, resolve
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
-PRESETS = ["full", "paper", "quick", "schemes", "smoke"]
+PRESETS = ["full", "paper", "quick", "schemes", "smoke", "standard"]
 
 names = st.text("abYZ09_.*?-", min_size=1, max_size=8)
 keys = st.text("abYZ_", min_size=1, max_size=6)

@@ -25,10 +25,10 @@ def document() -> str:
     lines = [
         "# Attacks",
         "",
-        "`make docs` makes this page from `plugins/attacks/`. Every attack has the options `pool`, its inputs (the owner's",
-        "own, as many others, out-of-distribution ones or another data set's), and `pool_share`, the share of them that",
-        "it has. Attacks are chained by `|`: `retraining | pruning`. Costs of a run are in its tables: seconds, samples",
-        "trained on and evaluated, queries.",
+        "`make docs` makes this page from `plugins/attacks/`. Every attack has the options `pool`, its inputs (the",
+        "owner's own, as many others, out-of-distribution ones or another data set's), and `pool_share`, the share of",
+        "them that it has. Attacks are chained by `|`: `retraining | pruning`. Costs of a run are in its tables:",
+        "seconds, samples trained on and evaluated, queries.",
         "",
     ]
     for family, does in FAMILIES.items():
