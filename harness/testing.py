@@ -248,7 +248,8 @@ def _twice(plan: Plan, registry: Registry, use: Component) -> Iterator[str]:
         record, again = first.records.get(stage.id), second.records.get(stage.id)
         if record is None or again is None:
             continue
-        yield from _changes(filter(None, record.get("changed", "").split(", ")))
+        for each in (record, again):  # libraries that the first run imports may draw, and so hide what the plugin did
+            yield from _changes(filter(None, each.get("changed", "").split(", ")))
         if record["status"] == "failed":
             yield f"{stage.action}: {record['reason']}"
         elif record.get("tensors_sha256") != again.get("tensors_sha256"):

@@ -17,6 +17,7 @@ from harness.verdicts.board import (
     Detected,
     Estimate,
     Evaded,
+    Forged,
     Innocent,
     Scheme,
     Setting,
@@ -111,6 +112,12 @@ def detected(name: str = "ewe") -> Detected:
     return Detected("digits", name, "neural-cleanse", summary(2.1), summary(1.2), *shares, failed=0, skipped=0)
 
 
+def forged(name: str = "ewe") -> Forged:
+    """A scheme and forged keys."""
+    shares = (share(10), share(0), share(1, 20), share(19, 20), share(0, 20))
+    return Forged("digits", name, "ambiguity", *shares, failed=0, skipped=0)
+
+
 def setting(**changes: Any) -> Setting:
     """Digits, of ten seeds and 39 unmarked models."""
     values: dict[str, Any] = {
@@ -143,6 +150,7 @@ def board(*schemes: Scheme, rules: Rules | None = None, **changes: Any) -> Board
         "innocents": [each for name in names for each in innocents(name)],
         "evasions": [evaded(names[0])],
         "detections": [detected(names[0])],
+        "forgeries": [forged(names[0])],
         "machines": ["2 CPU cores"],
         "notes": [],
     }

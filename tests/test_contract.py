@@ -56,16 +56,8 @@ def test_every_option_of_a_built_in_plugin_has_its_words(kind: str, name: str) -
         assert option.words[:1].isupper() and option.words.endswith("."), f"{option.name}: {option.words!r}"
 
 
-SLOW = {
-    *("anp", "dehydra", "laundering"),
-    *("activethief", "adversarial-training", "akh", "blackmarks", "ft-sam", "ipguard"),
-    *("jbda", "neural-cleanse", "neural-cleanse-removal", "prown", "reconstruction"),
-    *("cifar-10-packed", "speech-commands-mini", "speech-commands-packed"),
-}
-CHECKED = [pytest.param(*each, marks=pytest.mark.slow if each[1] in SLOW else ()) for each in sorted(REGISTRY.found)]
-
-
-@pytest.mark.parametrize(("kind", "name"), CHECKED)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), sorted(REGISTRY.found))
 def test_every_built_in_plugin_keeps_the_contract(kind: str, name: str) -> None:
     assert check_plugin(REGISTRY.found[kind, name], REGISTRY) == []
 

@@ -259,9 +259,9 @@ class Board:
     innocents: list[Innocent]
     evasions: list[Evaded]
     detections: list[Detected]
-    forgeries: list[Forged]
     machines: list[str]
     notes: list[str] = field(default_factory=list)
+    forgeries: list[Forged] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a finite number is null."""
