@@ -190,6 +190,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", PROBLEMS)
 def test_check_names_the_option_that_breaks_a_set(which: str, tmp_path: Path, cli: Cli) -> None:
     expression, message = PROBLEMS[which]
@@ -225,6 +226,7 @@ OPTION = dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x_train", "y_train", "x_test", "y_test"])
 def test_check_sees_that_a_second_load_differs(name: str, tmp_path: Path, cli: Cli) -> None:
     changed = "RUNS = []\n" + OPTION.replace(

@@ -129,6 +129,7 @@ def test_one_seed_gives_one_net(attack: Any) -> None:
     assert all(map(torch.equal, *(net.state_dict().values() for net in nets_made)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [Knockoff, Ensemble, Jbda, ActiveThief], ids=lambda attack: attack.name)
 def test_answers_stay_with_their_inputs(attack: Any) -> None:
     net, _ = stolen_by(attack(answers="labels", queries=200, epochs=80), Api())
@@ -381,6 +382,7 @@ def ran(cli: Cli, results: Path, *asked: str, dataset: str = TINY) -> Any:
     return harness.read_table(results, "stages")
 
 
+@pytest.mark.slow
 def test_all_thieves_start_from_one_net_of_another_set(cli: Cli, tmp_path: Path) -> None:
     attacks = ("--attack", f"transfer[source={PATCHES}]", "--attack", f"transfer[source={PATCHES},queries=50]")
     stages = ran(cli, tmp_path, "--defense", "baseline", "--defense", "dawn[rate=0.1]", *attacks)

@@ -69,6 +69,7 @@ def ran(attack: str, net: nets.Net, engine: Engine, x: Tensor) -> nets.Net:
 # --- built-in nets ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["feature-permutation", "permute-scale"])
 @pytest.mark.parametrize("architecture", NETS)
 def test_units_are_reordered_and_scaled_and_no_answer_moves(architecture: str, attack: str) -> None:
@@ -91,6 +92,7 @@ def test_units_are_reordered_and_scaled_and_no_answer_moves(architecture: str, a
     assert not torch.equal(next(again.parameters()), next(net.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", NETS)
 def test_it_is_rounding_alone_that_moves_a_logit(architecture: str) -> None:
     engine, x = lent(architecture), images() / 255

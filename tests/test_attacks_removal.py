@@ -451,6 +451,7 @@ def test_every_net_is_attacked_by_a_thief_with_five_inputs_of_two_classes(text: 
     assert predict(once, few.x).isfinite().all()
 
 
+@pytest.mark.slow
 def test_removal_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     names = ("weight-pruning", "weight-quantization[bits=3]", "label-smoothing", "regularization", "weight-shifting")
     labelled = ("refit[pool_share=0.2]", "adversarial-training", "overwriting", "nad", "ft-sam", "fst")

@@ -211,6 +211,7 @@ def test_answers_to_what_was_found_become_even_and_the_task_stays() -> None:
 # --- laundering -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_backdoor_is_reconstructed_reset_and_unlearned() -> None:
     data, lent = backdoors.digits(), backdoors.engine(0)
     net = backdoors.marked(lent, data)

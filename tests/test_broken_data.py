@@ -66,6 +66,7 @@ def run(cli: Cli, folder: Path, source: str, *datasets: str, code: int) -> Ended
     return cli("run", "--matrix", "smoke", *named, *rest, *where, code=code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_set_fails_its_cells_and_is_named(name: str, tmp_path: Path, cli: Cli) -> None:
     body, message = BROKEN[name]

@@ -141,6 +141,7 @@ class HostAsked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -192,6 +192,7 @@ def test_the_smallest_defense_is_twenty_lines_and_six_names() -> None:
     assert not any(word in text for word in ("hookimpl", "dataclass", "ClassVar", "__future__"))
 
 
+@pytest.mark.slow
 def test_the_smallest_defense_is_listed_checked_run_and_ranked(cli: Cli, tmp_path: Path) -> None:
     plugins = ("--plugins", SMALLEST)
     listed = cli("plugins", "list", "wrong-label", "--options", *plugins, code=0).out

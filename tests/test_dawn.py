@@ -122,6 +122,7 @@ def cells_of(tables: Path) -> pd.DataFrame:
     return cells[cells["defense"] == "dawn[rate=0.1]"].set_index(["attack", "seed"])
 
 
+@pytest.mark.slow
 def test_what_the_api_answered_to_the_client_is_what_the_owner_asks(tables: Path) -> None:
     cells = cells_of(tables)
     for seed in (0, 1):

@@ -134,6 +134,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ANSWERS)
 def test_what_is_not_the_set_is_one_line_and_leaves_nothing(
     which: str, fetch: Callable[..., str], server: Server, tmp_path: Path

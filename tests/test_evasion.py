@@ -138,6 +138,7 @@ def test_a_patch_that_does_not_fit_is_skipped_with_the_reason() -> None:
         plugin("trigger-refusal").prepare(torch.nn.Identity(), pool(patch=9), lent())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["lof", "isolation-forest"])
 def test_the_filter_refuses_its_share_of_benign_queries_and_most_outliers(detector: str) -> None:
     filter_, net, benign = (

@@ -97,6 +97,7 @@ def test_an_ambiguous_key_is_younger_than_the_model_and_answers_on_it(cli: Cli, 
     assert (cells.loc["dawn", "status"] == "skipped").all()
 
 
+@pytest.mark.slow
 def test_false_claims_from_the_run_to_the_board_and_the_record(cli: Cli, tmp_path: Path) -> None:
     results, record = tmp_path / "results", tmp_path / "record"
     names = ("adi", "uchida", "unmarked")

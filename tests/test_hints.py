@@ -113,6 +113,7 @@ def test_the_hint_of_a_paper_names_its_file(cli: Cli, tmp_path: Path) -> None:
     assert words == ["reproduce", str(mine), "--list"]
 
 
+@pytest.mark.slow
 def test_a_picture_of_another_s_data_set_needs_no_plugin_and_says_when_it_does(cli: Cli, tmp_path: Path) -> None:
     """What a default option of a data set is, the results say."""
     source = (builtin_folder() / "datasets" / "digits.py").read_text("utf-8")

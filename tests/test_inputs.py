@@ -157,6 +157,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_built_in_attack_works_on_nets_that_normalise(results: Path) -> None:
     cells = Tables(results).read("cells")
     assert len(cells) == 2 * len(ATTACKS) and set(cells["status"]) == {"ok"}

@@ -165,6 +165,7 @@ def test_what_cannot_be_ranked_is_a_page_too(cli: Cli, tmp_path: Path) -> None:
 NO_NULLS = {"null_trigger_trials": None, "nulls": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_a_narrow_terminal_gets_more_tables_not_broken_numbers(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
@@ -220,6 +221,7 @@ def test_a_file_is_for_parquet_alone(cli: Cli, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tables", "taken"]
 
 
+@pytest.mark.slow
 def test_a_leaderboard_and_a_report_import_nothing_slow_that_they_do_not_need(tmp_path: Path) -> None:
     write(tmp_path, *({"run": "r", **cell(name, seed=s)} for name in ("ewe", "adi") for s in range(2)))
     where = ("--results", tmp_path)

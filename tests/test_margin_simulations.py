@@ -191,6 +191,7 @@ def told(one: Scheme, other: Scheme, n: int, runs: int = 1000) -> float:
     return sum(each != [1, 1] for each in made) / runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [6, 10])
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_worst_cases_share_a_rank(name, n):

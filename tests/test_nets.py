@@ -332,6 +332,7 @@ def build(kind: str, seed: int = 0) -> Net:
     )
 
 
+@pytest.mark.slow
 @kinds
 def test_a_trained_net_comes_back_from_the_store_as_it_was(kind: str, tmp_path: Path) -> None:
     net = build(kind)

@@ -117,6 +117,7 @@ def partials(there: Path) -> list[Path]:
 # --- two machines ---
 
 
+@pytest.mark.slow
 def test_one_machine_runs_and_another_reads_exports_and_goes_on(
     url: str, there: Path, plain: Path, on: On, cli: Cli, tmp_path: Path
 ) -> None:

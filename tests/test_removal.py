@@ -29,6 +29,7 @@ def model(results: Path, attack: str):
     ).net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["cnn", "lenet", "mlp"])
 def test_fine_pruning_trains_what_is_left_and_pruned_units_stay_pruned(
     cli: Cli, tmp_path: Path, architecture: str

@@ -234,6 +234,7 @@ def test_float_inputs_stay_within_the_range_of_their_set() -> None:
 # --- frontier stitching -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stitched_victim_answers_true_and_false_adversaries_with_their_own_class() -> None:
     defense, _, marked = victim("frontier-stitching")
     shares = answers(defense, marked.net, marked.key)

@@ -266,6 +266,7 @@ def test_nobody_is_named_by_a_word_that_is_near_zero_or_of_too_many() -> None:
     assert module.coalition(code[:6].float().mean(0), code) == set()
 
 
+@pytest.mark.slow
 def test_deepmarks_names_the_user_of_a_copy_and_nobody_of_a_clean_model() -> None:
     _, clean = digits()
     for marked, user in zip(copies()[:2], (4, 0), strict=True):
@@ -368,6 +369,7 @@ def test_deepsigns_bad_input() -> None:
             scheme("deepsigns").verify_weights(built(suspect), marked.key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["lstm", "mlp", "lenet"])
 def test_deepsigns_marks_other_nets(architecture: str) -> None:
     task, _ = digits()

@@ -343,6 +343,7 @@ BAD: Mapping[Callable[[Path], None], str] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
 @pytest.mark.parametrize("layout", ["packed", "published"])
 def test_a_bad_clip_or_folder_is_named_and_the_whole_set_refused(

@@ -250,6 +250,7 @@ def test_a_mistake_in_the_matrix_is_said_as_a_run_says_it(cli: Cli, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_asking_imports_no_torch(cli: Cli, tmp_path: Path) -> None:
     args = arguments(tmp_path / "results", "none")
     cli("run", *args, code=0)

@@ -276,6 +276,7 @@ def test_a_class_of_nets_is_put_back_and_its_change_fails_the_stage(how: str, at
     assert attack("copied")["attack:0"]["status"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", LOST)
 def test_what_counts_and_is_not_in_the_weights_fails_its_own_stage(how: str, attack: Callable[..., Ran]) -> None:
     record = attack(how, architecture=LOST[how][1])["attack:0"]

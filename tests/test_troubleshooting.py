@@ -61,6 +61,7 @@ def test_a_message_that_nobody_makes_is_found(line: str) -> None:
     assert covered(line) < 0.8
 
 
+@pytest.mark.slow
 def test_two_results_folders_are_put_together_by_copying(cli: Cli, tmp_path: Path) -> None:
     narrow = ("--matrix", "smoke", "--dataset", TINY, "--defense", "baseline", "--attack", "none", "--nulls", "1")
     for name, seeds in (("a", "0"), ("b", "1-2")):

@@ -164,6 +164,7 @@ def test_any_bytes_are_text_or_one_line(tmp_path_factory: pytest.TempPathFactory
         assert len(str(error).splitlines()) == 1 and str(path) in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_matrices_and_papers_may_begin_with_a_byte_order_mark(cli: Cli, tmp_path: Path, encoding: str) -> None:
     def written(path: Path) -> Path:

@@ -213,6 +213,7 @@ def test_the_queries_of_a_scheme_are_those_of_the_model_in_the_middle() -> None:
     assert attack(more.board()).queries == pytest.approx(expected_queries_above(0.6, 0.57, 0.01))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", [Rules(test) for test in ("rank", *POOLED)] + [Rules("binomial", fpr=0.02)], ids=str)
 def test_chances_within_are_of_the_test_that_marks(rules: Rules) -> None:
     """Against every number of matches tested one by one."""

@@ -70,6 +70,7 @@ def evidence(dice: random.Random, cell: str, models: int) -> list[dict[str, Any]
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
 def test_a_board_is_made_of_whatever_tables_hold(seed: int) -> None:
     dice = random.Random(seed)
