@@ -32,8 +32,8 @@ test-slow: venv
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
 # Those that would notice how the package was installed, slow ones too.
-CONCERNED = cli_errors contract contract_files docs export finding helpers leaderboard matrix new options plan registry \
-  report reproduce session status wheel
+CONCERNED = cli_errors contract_files docs export finding leaderboard matrix new options plan registry reproduce \
+  session status wheel
 test-wheel: venv
 	rm -rf build/wheel build/site
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
