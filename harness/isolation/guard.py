@@ -20,6 +20,13 @@ from harness.isolation.torch_settings import equal_states, random_states, seed_a
 
 LONG = 0.01
 """Seconds from which a call is so long that looking for replaced functions, 0.1 ms, does not count."""
+SELDOM = frozenset(
+    {
+        *("timers", "signal handlers", "blocked signals", "CPU affinity", "umask", "locale", "decimal context"),
+        *("multiprocessing start method", "numpy print options", "torch print options"),
+    }
+)
+"""Settings that change no number, and take long to read: like replaced functions, not looked at after quick calls."""
 
 
 class Guard:
@@ -30,8 +37,8 @@ class Guard:
     ``interactive``. With a ``seed`` the global random states start from it; they are as before afterwards.
     A ``strict`` guard names the global random state too, where the plugin drew from it.
 
-    The settings are those that the guard ``after`` which it comes left. A ``quick`` guard looks for replaced functions
-    only where the call took long enough for that not to count.
+    The settings are those that the guard ``after`` which it comes left. A ``quick`` guard looks for replaced functions,
+    and for settings that are seldom changed, only where the call took long enough for that not to count.
     """
 
     def __init__(
@@ -49,6 +56,8 @@ class Guard:
         self._quick, self._strict = quick, strict
         self._settings: list[Setting] = []
         self._known: list[Any] = []
+        self._often = 0
+        """Number of the settings, the first ones, that are looked at after every call."""
         self._children: frozenset[int] = frozenset()
         self._imported = 0
 
@@ -87,7 +96,7 @@ class Guard:
             self._look()
             _functions.accept()
         else:
-            self._settings, self._known = before._settings, before._known
+            self._settings, self._known, self._often = before._settings, before._known, before._often
             self._children, self._imported = before._children, before._imported
             _functions.look()
         self._threads = leftovers.threads()
@@ -139,6 +148,10 @@ class Guard:
 
     def _put_back_settings(self) -> dict[str, bool]:
         changed: dict[str, bool] = {}
+        if self._is_short and len(sys.modules) == self._imported:
+            often = self._often
+            if [read() for _, read, _ in self._settings[:often]] == self._known[:often]:
+                return changed
         now = [read() for _, read, _ in self._settings]
         if now != self._known:
             for setting, before, after in zip(self._settings, self._known, now, strict=True):
@@ -152,6 +165,7 @@ class Guard:
         """Note the settings and child processes that there are."""
         self._settings = _settings()
         self._known = [setting.read() for setting in self._settings]
+        self._often = sum(setting.name not in SELDOM for setting in self._settings)
         self._children, self._imported = leftovers.children(), len(sys.modules)
 
     def arrived(self) -> None:
@@ -191,7 +205,7 @@ def _settings() -> list[Setting]:
     imported = len(sys.modules)
     if imported not in _known_settings:
         _known_settings.clear()
-        _known_settings[imported] = settings_here()
+        _known_settings[imported] = sorted(settings_here(), key=lambda setting: setting.name in SELDOM)
     return _known_settings[imported]
 
 
