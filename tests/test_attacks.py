@@ -62,6 +62,14 @@ def test_top_1_targets_spread_the_rest_evenly_and_refusals_are_left_out() -> Non
     assert torch.allclose(rest, rest[:, :1].expand_as(rest)), "nine classes share what the answer left"
 
 
+def test_retraining_reads_the_words_that_it_had_for_answers() -> None:
+    known = load_registry()
+    for former, now in (("hard", ""), ("top-1", "[answers=top-1]"), ("soft", "[answers=probabilities]")):
+        assert known.component("attack", f"retraining[labels={former}]").text == f"retraining{now}"
+    with pytest.raises(UsageError, match="unknown option of retraining 'labels'"):
+        known.component("attack", "retraining[labels=other]")
+
+
 @pytest.mark.parametrize("queries", [0, -3])
 def test_a_budget_is_positive(queries: int) -> None:
     with pytest.raises(UsageError, match="queries"):

@@ -62,7 +62,8 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
     hints = resolved_types(cls)
     known = [f.name for f in fields(cls)]
     options: dict[str, Any] = {}
-    for key, value in entry.options:
+    for written, text in entry.options:
+        key, value = getattr(cls, "former", {}).get((written, text), (written, text))
         if key not in known:
             raise _unknown_option(cls, entry.name, key, known)
         if key in options:

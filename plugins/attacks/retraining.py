@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from harness import Context, Extraction, Oracle, Pool, nets
 
 
@@ -11,6 +13,13 @@ class Retraining(Extraction):
     name = "retraining"
     reference = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
     arms = ("", "answers=probabilities", "architecture=mlp")
+
+    former: ClassVar[dict[tuple[str, str], tuple[str, str]]] = {
+        ("labels", "hard"): ("answers", "labels"),
+        ("labels", "top-1"): ("answers", "top-1"),
+        ("labels", "soft"): ("answers", "probabilities"),
+    }
+    """Options as they were written once, and what they are now."""
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         return ctx.train(ctx.build(), [ctx.stream(self.stolen(victim, pool))], self.epochs or pool.recipe.epochs)
