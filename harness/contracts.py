@@ -109,6 +109,8 @@ class Plugin(Configured, ABC):
     reference: ClassVar[str] = ""
     arms: ClassVar[tuple[str, ...]] = ("",)
     """Option sets (``"mode=ftll"``) that ``*`` expands to: the arms that a comparison needs; ``""`` is the defaults."""
+    former: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Options as they were written once (``"labels=soft"``), each with what is written now."""
 
 
 class InputSet(Plugin):

@@ -30,6 +30,14 @@ def as_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     return (x * 255).round_().clamp_(0, 255).byte() if dtype == torch.uint8 else x
 
 
+def noisy(x: Tensor, deviation: float, span: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Inputs ``x`` ``[n, ...]`` as floats within ``span``, the range, with Gaussian noise: ``deviation`` is its SD as a
+    share of the range. Drawn on the CPU."""
+    low, high = span
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    return (as_float(x) + deviation * (high - low) * noise).clamp(low, high)
+
+
 def moved(x: Tensor, moves: Tensor) -> Tensor:
     """Each of the images ``[n, c, h, w]`` moved as ``moves`` ``[n, 3]`` says: down, right (zeros come in), mirrored.
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from harness.contracts import Architecture
 from harness.errors import Blamed, PluginError
-from harness.inputs import as_float as as_float  # a plugin's name for it, and for the next two
+from harness.inputs import as_float as as_float  # a plugin's name for it, and for the next ones
 from harness.inputs import as_stored as as_stored
 from harness.inputs import moved as moved
+from harness.inputs import noisy as noisy
 from harness.inputs import normalize, normalizing
 from harness.silencing import firing
 from harness.silencing import silence as silence_units
@@ -442,10 +443,8 @@ def weights(net: Net) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def seeded(generator: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """Lend torch's global generators, which layers and dropout draw from, a seed drawn from ``generator``.
-
-    They are given back as they were: nothing outside can tell.
-    """
+    """Lend torch's global generators, which layers and dropout draw from, a seed drawn from ``generator``; they are
+    given back as they were: nothing outside can tell."""
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
@@ -488,3 +487,13 @@ def fresh_like(net: Net, layer: str, generator: torch.Generator) -> nn.Module:
             if callable(reset):
                 reset()
     return module.to(next(layer_now.parameters()).device)
+
+
+def redraw_last(net: Net, generator: torch.Generator) -> None:
+    """Draw the weights of the layer that gives the logits again, in place: see :func:`fresh_like`."""
+    net.get_submodule(net.last).load_state_dict(fresh_like(net, net.last, generator).state_dict())
+
+
+def last_weight(net: Net) -> str:
+    """The name of the weight ``[classes, units]`` of that layer."""
+    return [name for name in weights(net) if name.startswith(f"{net.last}.")][-1]

@@ -68,7 +68,7 @@ def own_task(data: Split, pool: Pool, generator: torch.Generator) -> Task:
     recipe = pool.recipe
 
     class OwnData(Dataset):
-        """The thief's inputs as a data set."""
+        """The thief's inputs as a data set, for its recipe alone: the samples are in the task."""
 
         name = "own-data"
         input_shape = recipe.input_shape

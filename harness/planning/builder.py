@@ -158,8 +158,10 @@ class _Builder(StageMaker):
         uses = (dataset, defense, *chain.links)
         labels = (dataset.text, defense.text, chain.text, seed)
         shape = (chain.family, chain.access)
-        known: dict[str, Any] = {"threat": chain.threat, "knows": chain.knows, "labelled_share": chain.labelled_share}
-        known["forged_before"] = chain.forged_before
+        known: dict[str, Any] = {
+            **{"threat": chain.threat, "knows": chain.knows},
+            **{"forged_before": chain.forged_before, "labelled_share": chain.labelled_share},
+        }
         own = self.own_stages(dataset, defense, chain, seed)
         if own is None:
             reason = self._why_not(dataset, defense, chain)

@@ -62,8 +62,10 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
     hints = resolved_types(cls)
     known = [f.name for f in fields(cls)]
     options: dict[str, Any] = {}
-    for written, text in entry.options:
-        key, value = getattr(cls, "former", {}).get((written, text), (written, text))
+    former = dict(cls.former)
+    for key, value in entry.options:
+        if now := former.get(f"{key}={value}"):
+            key, value = now.split("=")
         if key not in known:
             raise _unknown_option(cls, entry.name, key, known)
         if key in options:

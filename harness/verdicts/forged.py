@@ -14,6 +14,7 @@ from harness.values import SCORED
 from harness.verdicts.attacked import ATTACK, Scored, share
 from harness.verdicts.board import Forged, Share
 from harness.verdicts.groups import Groups, grouped, rows_of
+from harness.verdicts.innocents import accused_shares
 from harness.verdicts.scoring import fewest
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ def forged_of(scored: Scored, forged: pd.Series[bool]) -> list[Forged]:
     by_rank = _by_rank(models, rules)
     alone = _alone(models, _honest_rates(scored, forged, rows), rules)
     told = asked & rows["surrogate_trigger_trials"].ne(SCORED)  # of a score there is no binomial test
-    late = ~rows["forged_before"].eq(True).to_numpy()[:, np.newaxis]
+    before = rows["forged_before"].eq(True).to_numpy()[:, np.newaxis]
     columns: dict[str, Iterable[Any]] = {
         **keys,
         "claimed": _seeds(is_marked(rows["p_0"], rows["margin"], rules.alpha, rules.min_margin), tried, groups, rules),
         "owner": _seeds(rows["victim_marked"].to_numpy(dtype=bool), tried, groups, rules),
         "innocent": _models(by_rank, models.counted, tried, groups, rules),
         "innocent_alone": _models(alone, models.counted, told, groups, rules),
-        "innocent_committed": _models(alone & ~late, models.counted, told, groups, rules),
+        "innocent_committed": _models(alone & before, models.counted, told, groups, rules),
         **groups.ends(rows),
     }
     return [Forged(**row) for row in rows_of(columns)]
@@ -89,12 +90,6 @@ def _seeds(marked: Flags, tried: pd.Series[bool], groups: Groups, rules: Rules) 
 
 def _models(marked: Flags, counted: Flags, tried: pd.Series[bool], groups: Groups, rules: Rules) -> list[Share | None]:
     """Unmarked models of each group that are convicted: of each the mean over the keys that it was asked, summed."""
-    found: list[Share | None] = []
-    keep = tried.to_numpy(dtype=bool)
-    for group in range(groups.count):
-        some = keep & (groups.places == group)
-        asked = (counted[some]).sum(axis=0)
-        known = asked > 0
-        means = (marked & counted)[some].sum(axis=0)[known] / asked[known]
-        found.append(share(float(means.sum()), int(known.sum()), rules.confidence) if known.any() else None)
-    return found
+    rows, models = np.nonzero(counted & tried.to_numpy(dtype=bool)[:, np.newaxis])
+    accused = pd.DataFrame({"accused": marked[rows, models], "model": models})
+    return accused_shares(accused, Groups(groups.places[rows], groups.count), rules.confidence)

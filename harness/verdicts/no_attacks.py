@@ -39,8 +39,6 @@ def _reason(kind: str, family: str, knows: str | None, unproven: bool, useless: 
         return ""
     if kind == "other":
         return f"unknown family {family!r}"
-    if kind != "survival":
-        return f"{kind}: it removes no mark"
     if knows == "key":
         return "knows the key"
     if unproven:

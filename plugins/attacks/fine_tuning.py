@@ -22,9 +22,8 @@ class FineTuning(TuningAttack):
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
         data = self.data(victim, pool, ctx)
-        last = victim.get_submodule(victim.last)
         if self.mode.startswith("rt"):
-            last.load_state_dict(nets.fresh_like(victim, victim.last, ctx.generator).state_dict())
-        parameters = list(last.parameters()) if self.mode.endswith("ll") else None
+            nets.redraw_last(victim, ctx.generator)
+        parameters = list(victim.get_submodule(victim.last).parameters()) if self.mode.endswith("ll") else None
         epochs = self.epochs or max(1, pool.recipe.epochs // 2)
         return ctx.train(victim, [ctx.stream(data)], epochs, learning_rate=self.learning_rate, parameters=parameters)

@@ -27,11 +27,10 @@ class Fst(TuningAttack):
     learning_rate: float = option(0.01, doc="Learning rate, of SGD.", above=0)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
-        data, name = self.data(victim, pool, ctx), _last_weight(victim)
+        data, name = self.data(victim, pool, ctx), nets.last_weight(victim)
         weight = victim.get_parameter(name)
         old = weight.detach().clone()
-        fresh = nets.fresh_like(victim, victim.last, ctx.generator)
-        victim.get_submodule(victim.last).load_state_dict(fresh.state_dict())
+        nets.redraw_last(victim, ctx.generator)
         stream = ctx.stream(data, self.loss(name, old, pool.recipe.label_smoothing))
         ctx.train(victim, [stream], self.epochs, optimizer="sgd", learning_rate=self.learning_rate)
         weight.data.copy_(as_long(weight.data, old))
@@ -54,9 +53,3 @@ def as_long(weight: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """``weight`` scaled to the norm of ``old``."""
     factor: torch.Tensor = old.norm() / weight.norm().clamp_min(1e-12)
     return weight * factor
-
-
-def _last_weight(net: nets.Net) -> str:
-    """The name of the last layer's weight."""
-    own = {id(each) for each in net.get_submodule(net.last).parameters()}
-    return [name for name, each in nets.weights(net).items() if id(each) in own][-1]

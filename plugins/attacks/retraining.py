@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from harness import Context, Extraction, Oracle, Pool, nets
 
 
@@ -14,12 +12,10 @@ class Retraining(Extraction):
     reference = "Tramer et al., Stealing Machine Learning Models via Prediction APIs, USENIX Security 2016"
     arms = ("", "answers=probabilities", "architecture=mlp")
 
-    former: ClassVar[dict[tuple[str, str], tuple[str, str]]] = {
-        ("labels", "hard"): ("answers", "labels"),
-        ("labels", "top-1"): ("answers", "top-1"),
-        ("labels", "soft"): ("answers", "probabilities"),
-    }
-    """Options as they were written once, and what they are now."""
+    former = (
+        *(("labels=hard", "answers=labels"), ("labels=top-1", "answers=top-1")),
+        ("labels=soft", "answers=probabilities"),
+    )
 
     def run(self, victim: Oracle, pool: Pool, ctx: Context) -> nets.Net:
         return ctx.train(ctx.build(), [ctx.stream(self.stolen(victim, pool))], self.epochs or pool.recipe.epochs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness import Context, Extraction, Oracle, Pool, Recipe, Split, nets, option, statistics
+from harness import Context, Extraction, Oracle, Pool, Split, nets, option, statistics
 
 
 class SelectiveDistillation(Extraction):
@@ -41,17 +41,11 @@ class SelectiveDistillation(Extraction):
         moves = torch.zeros(len(x), len(pool.recipe.classes), device=x.device)
         noisy = x
         for _ in range(each - 1):
-            noisy = self._noisy(x, pool.recipe, ctx)
+            noisy = nets.as_stored(nets.noisy(x, self.noise, pool.recipe.value_range, ctx.generator), x.dtype)
             moves += moved_to(self.targets(victim, noisy, pool), asked.y, moves.shape[1])
         kept = suspicion(moves).argsort(descending=True)[int(self.drop * len(x)) :].sort().values
         learned = asked[kept] + Split(noisy, asked.y)[kept]
         return ctx.train(ctx.build(), [ctx.stream(learned.answered())], self.epochs or pool.recipe.epochs)
-
-    def _noisy(self, x: torch.Tensor, recipe: Recipe, ctx: Context) -> torch.Tensor:
-        """A noisy copy of each input, of the same type."""
-        low, high = recipe.value_range
-        noise = torch.randn(x.shape, generator=ctx.generator).to(x.device)
-        return nets.as_stored((nets.as_float(x) + self.noise * (high - low) * noise).clamp(low, high), x.dtype)
 
 
 def moved_to(answers: torch.Tensor, own: torch.Tensor, classes: int) -> torch.Tensor:

@@ -45,12 +45,10 @@ class SmoothRetraining(Extraction):
 
     def _copied(self, x: torch.Tensor, recipe: Recipe, ctx: Context) -> torch.Tensor:
         """A random copy of each input, of the same type: shifted and mirrored where it is an image, and noisy."""
-        low, high = recipe.value_range
         copied = nets.as_float(x)
         if x.ndim == 4:
             copied = nets.moved(copied, self._moves(x, recipe, ctx).to(x.device))
-        noise = torch.randn(copied.shape, generator=ctx.generator).to(x.device)
-        return nets.as_stored((copied + self.noise * (high - low) * noise).clamp(low, high), x.dtype)
+        return nets.as_stored(nets.noisy(copied, self.noise, recipe.value_range, ctx.generator), x.dtype)
 
     def _moves(self, x: torch.Tensor, recipe: Recipe, ctx: Context) -> torch.Tensor:
         """Random moves ``[n, 3]``, as :func:`nets.moved` takes them; of a spectrogram in time alone."""

@@ -42,10 +42,10 @@ class Wrk(TuningAttack):
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
         data = self.data(victim, pool, ctx)
         moved = self._beyond(victim, data, pool, ctx.generator)
-        old = _weight(victim).detach().clone()
-        fresh = nets.fresh_like(victim, victim.last, ctx.generator)
-        victim.get_submodule(victim.last).load_state_dict(fresh.state_dict())
-        stream = ctx.stream(data + moved, self._loss(old))
+        name = nets.last_weight(victim)
+        old = victim.get_parameter(name).detach().clone()
+        nets.redraw_last(victim, ctx.generator)
+        stream = ctx.stream(data + moved, self._loss(name, old))
         return ctx.train(victim, [stream], self.epochs, learning_rate=self.learning_rate, schedule="cosine")
 
     def _beyond(self, net: nets.Net, data: Split, pool: Pool, generator: torch.Generator) -> Split:
@@ -62,14 +62,9 @@ class Wrk(TuningAttack):
             moved = adversarial.signed_step(x, score, self.step, pool.recipe.value_range)
         return Split(nets.as_stored(moved, data.x.dtype), (chosen.y + steps) % classes)
 
-    def _loss(self, old: torch.Tensor) -> Loss:
+    def _loss(self, name: str, old: torch.Tensor) -> Loss:
         def loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-            alike = (_weight(net) * old).sum()
+            alike = (net.get_parameter(name) * old).sum()
             return {"loss": losses.cross_entropy(net, x, y) + self.shift * alike, "alike": alike}
 
         return loss
-
-
-def _weight(net: nets.Net) -> torch.Tensor:
-    """The weight ``[classes, units]`` of the layer that gives the logits."""
-    return [each for each in net.get_submodule(net.last).parameters() if each.ndim > 1][-1]
