@@ -38,6 +38,14 @@ def noisy(x: Tensor, deviation: float, span: tuple[float, float], generator: tor
     return (as_float(x) + deviation * (high - low) * noise).clamp(low, high)
 
 
+def random_moves(shape: tuple[int, ...], rows: int, columns: int, mirrored: bool, generator: torch.Generator) -> Tensor:
+    """Random moves ``[*shape, 3]`` for :func:`moved`: by up to so many ``rows`` and ``columns``; half are mirror images
+    where ``mirrored``. Drawn on the CPU, so that they are the same on every device."""
+    reach = torch.tensor([rows, columns, 0])
+    choices = 2 * reach + torch.tensor([1, 1, 1 + mirrored])
+    return (torch.rand(*shape, 3, generator=generator) * choices).long().minimum(choices - 1) - reach
+
+
 def moved(x: Tensor, moves: Tensor) -> Tensor:
     """Each of the images ``[n, c, h, w]`` moved as ``moves`` ``[n, 3]`` says: down, right (zeros come in), mirrored.
 

@@ -20,6 +20,7 @@ from harness.inputs import as_stored as as_stored
 from harness.inputs import moved as moved
 from harness.inputs import noisy as noisy
 from harness.inputs import normalize, normalizing
+from harness.inputs import random_moves as random_moves
 from harness.silencing import firing
 from harness.silencing import silence as silence_units
 from harness.tracing import LAYERS, NORMS, find_layers, keep_input, keep_output, run_once

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.contracts import Augment, Split, Stream
-from harness.inputs import moved
+from harness.inputs import moved, random_moves
 
 
 def batches_per_pass(stream: Stream) -> int:
@@ -130,9 +130,7 @@ def _order(stream: Stream, length: int, width: int, count: int, generator: torch
 def draw_moves(augment: Augment, count: int, size: int, height: int, width: int, generator: torch.Generator) -> Tensor:
     """Random moves ``[count, size, 3]`` for :func:`nets.moved`: by up to an eighth of the sides, half of them mirrored.
 
-    Without mirror images unless ``augment`` is ``crop-flip``, and down or up alone where it is ``shift``. Drawn on the
-    CPU, so that they are the same on every device.
+    Without mirror images unless ``augment`` is ``crop-flip``, and down or up alone where it is ``shift``.
     """
-    reach = torch.tensor([height // 8, 0 if augment == "shift" else width // 8, 0])
-    choices = 2 * reach + torch.tensor([1, 1, 1 + (augment == "crop-flip")])
-    return (torch.rand(count, size, 3, generator=generator) * choices).long().minimum(choices - 1) - reach
+    columns = 0 if augment == "shift" else width // 8
+    return random_moves((count, size), height // 8, columns, augment == "crop-flip", generator)

@@ -53,9 +53,8 @@ class SmoothRetraining(Extraction):
     def _moves(self, x: torch.Tensor, recipe: Recipe, ctx: Context) -> torch.Tensor:
         """Random moves ``[n, 3]``, as :func:`nets.moved` takes them; of a spectrogram in time alone."""
         rows, columns = (int(self.shift * side) for side in x.shape[2:])
-        reach = torch.tensor([rows, 0 if recipe.augment == "shift" else columns, 0])
-        choices = 2 * reach + torch.tensor([1, 1, 1 + self.flip])
-        return (torch.rand(len(x), 3, generator=ctx.generator) * choices).long().minimum(choices - 1) - reach
+        columns = 0 if recipe.augment == "shift" else columns
+        return nets.random_moves((len(x),), rows, columns, self.flip, ctx.generator)
 
 
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
