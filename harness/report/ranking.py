@@ -207,7 +207,8 @@ def hidden(board: Board, known: Known) -> Section | None:
 
 def forgeries(board: Board, known: Known) -> Section | None:
     """Forged keys, and the models that a judge would give to the forger."""
-    return _section("forgeries", "Forged keys", MARGINS, (views.FORGERIES,), board, known)
+    told = "Keys that a thief made, asked of unmarked models: the number of them that a judge would give to the thief."
+    return _section("forgeries", "Forged keys", told, (views.FORGERIES,), board, known)
 
 
 def detections(board: Board, known: Known) -> Section | None:
