@@ -298,23 +298,17 @@ KNOWN = {
         *("harness/running/actions.py", "harness/running/rebuilt.py", "harness/running/worker.py"),  # once a stage
         *("harness/storage/codec.py _check_finite", "harness/storage/store.py"),  # once a model; what is written
         "harness/whitebox.py",  # counting bits, a layer's name: once a verification
-        *(
-            "harness/triggers.py",
-            "harness/values.py",
-            "harness/oracles.py",
-        ),  # choosing inputs of a class, counting answers
-        "harness/whitebox.py",  # once a mark that is read
+        *("harness/triggers.py", "harness/values.py"),  # choosing inputs of a class
+        "harness/oracles.py",  # counting answers
         "harness/preprocessing.py serve",  # once a call of an API: the seed of its noise
         "harness/units.py kept",  # once a group of units: answers are compared
-        "harness/inversion.py",  # once a search, and a hundred of its steps: counted below
         "plugins/",  # counted below
     ),
     "copy": (
         *("harness/data.py", "harness/engine/batches.py _send", "harness/engine/train.py on_device"),
-        *(
-            "harness/engine/optimizers.py __init__",
-            "harness/inversion.py",
-        ),  # once a training whose rate changes; as above
+        "harness/engine/optimizers.py __init__",  # once a training whose rate changes
+        "harness/inputs.py noisy",  # once a call: noise is drawn on the processor
+        "harness/inversion.py",  # as above
         *("harness/nets.py fresh_like", "harness/running/", "harness/silencing.py", "harness/storage/codec.py unpack"),
         *("harness/triggers.py", "harness/units.py", "plugins/"),
     ),
