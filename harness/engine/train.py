@@ -358,9 +358,7 @@ def remembered(shared: SharedInputs) -> Callable[[str, nn.Module, Tensor], tuple
 
 def on_device(net: Net, device: torch.device) -> Net:
     """``net`` moved to ``device``, its convolutions in its memory layout."""
-    net.to(device)
-    net.to(memory_format=net.layout)  # type: ignore[call-overload]  # torch's stubs do not know it
-    return net
+    return net.to(device, memory_format=net.layout)  # type: ignore[call-overload, no-any-return]  # unknown to the stubs
 
 
 _HELD = (dict, set, OrderedDict)

@@ -112,12 +112,18 @@ _PLAIN: dict[Any, Check] = {
 }
 
 
-def _all_of(*checks: Check) -> Check:
-    return lambda value: all(holds(value) for holds in checks)
+def _all_of(first: Check, *others: Check) -> Check:
+    if not others:
+        return first
+    rest = _all_of(*others)
+    return lambda value: first(value) and rest(value)
 
 
-def _any_of(*checks: Check) -> Check:
-    return lambda value: any(holds(value) for holds in checks)
+def _any_of(first: Check, *others: Check) -> Check:
+    if not others:
+        return first
+    rest = _any_of(*others)
+    return lambda value: first(value) or rest(value)
 
 
 def _list_of(holds: Check) -> Check:
