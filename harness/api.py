@@ -147,7 +147,11 @@ def plan(
     store, tables = _open(results)
     named = (datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
     asked = asked_for(matrix, *named, _contents(folder, tables))
-    return Planned(asked.matrix, asked.plan, frozenset(store.ids()))
+    from harness.running.eta import EtaEstimator
+
+    stored = frozenset(store.ids())
+    takes = EtaEstimator(tables, asked.plan.without(stored), jobs=1).split()
+    return Planned(asked.matrix, asked.plan, stored, *takes)
 
 
 def leaderboard(
@@ -283,11 +287,15 @@ class Planned:
     plan: Plan
     stored: frozenset[str]
     """Ids of what the results folder has."""
+    seconds: float
+    """Seconds that the stages still to come take on one CPU, as stages of their kinds did, without the untimed ones."""
+    untimed: int
+    """Number of stages still to come of whose kind none was ever timed."""
 
     @property
     def todo(self) -> list[Stage]:
         """The stages whose results are not stored, parents first."""
-        return [stage for stage in self.plan.stages.values() if stage.id not in self.stored]
+        return self.plan.without(self.stored)
 
     def cells(self) -> pd.DataFrame:
         """The cells as a table, with the reason of each that is skipped."""
@@ -300,7 +308,7 @@ class Planned:
     def __repr__(self) -> str:
         from harness.inspect.outline import outline
 
-        return "\n".join(outline(self.matrix, self.plan, self.stored))
+        return "\n".join(outline(self.matrix, self.plan, self.stored, self.seconds, self.untimed))
 
     def _repr_html_(self) -> str:
         return _lines_html(repr(self))

@@ -30,6 +30,17 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def duration(seconds: float) -> str:
+    """``seconds`` in words: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def command_line(*words: object, results: str = "", plugins: Iterable[object] = ()) -> str:
     """A command of the harness as it is pasted into a shell: ``command_line("leaderboard", results="a folder")`` is
     ``harness leaderboard --results 'a folder'``. ``results`` is left out where it is the default.

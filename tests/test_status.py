@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +16,9 @@ from typing import Any
 import pytest
 
 from harness.inspect.status import Survey, seconds_since
-from harness.planning.graph import Plan
+from harness.planning.graph import Kind, Plan
 from harness.planning.registry import Registry, load_registry
+from harness.running.eta import DURATIONS, plugin_name
 from harness.storage.locks import Claims
 from harness.storage.store import Store
 from harness.storage.tables import Tables
@@ -72,7 +75,7 @@ def test_nothing_is_done_before_anything_ran_and_nothing_is_written(registry: Re
     plan = planned(registry)
     found = survey(plan, tmp_path / "none")
     assert found.count_cells() == {"waiting": 2} and {s.state for s in found.stages.values()} == {"waiting"}
-    assert found.seconds_left(datetime.now(UTC)) is None and not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_stored_is_done_before_its_rows_are_written(registry: Registry, tmp_path: Path) -> None:
@@ -144,6 +147,32 @@ def test_who_runs_what_is_told_and_what_died_runs_no_more(registry: Registry, tm
         assert found.count_cells() == {"running": 2}
         assert all(found.stages[stage.id].state == "waiting" for stage in rest)
     assert survey(plan, tmp_path).notes == [] and survey(plan, tmp_path).processes == 0
+
+
+def test_built_in_plugins_have_durations_before_any_ran(registry: Registry, tmp_path: Path) -> None:
+    left = survey(planned(registry, ["ewe", "baseline"]), tmp_path / "none").seconds_left(datetime.now(UTC))
+    assert left is not None and 1 < left < 600
+    with DURATIONS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({(row["action"], row["dataset"], row["plugin"]) for row in rows}) == len(rows) > 50
+    for row in rows:
+        assert 0 < float(row["seconds"]) < 3600, row
+        assert plugin_name(row["dataset"]) in registry.names("dataset")
+        kinds: tuple[Kind, ...] = ("defense", "attack", "analysis")
+        assert not row["plugin"] or any(row["plugin"] in registry.names(kind) for kind in kinds), row
+
+
+def test_a_plan_tells_the_time_as_far_as_kinds_of_stages_were_timed(
+    cli: Cli, registry: Registry, tmp_path: Path
+) -> None:
+    asked = ("plan", "--dataset", "digits", "--defense", "ewe", "--attack", "none", "--results", tmp_path, "--nulls", 0)
+    other = [TINY if word == "digits" else word for word in asked]
+    assert re.search(r"^time: about .+ s on one CPU$", cli(*asked, code=0).out, re.MULTILINE)
+    assert "\ntime: not known, since no stage of these kinds was timed yet\n" in cli(*other, code=0).out
+    said = cli(*asked, "--dataset", TINY, code=0).out
+    assert re.search(
+        r"^time: about .+ s on one CPU, and \d+ stages of kinds that were never timed$", said, re.MULTILINE
+    )
 
 
 def test_the_time_left_is_what_the_like_took_by_the_processes_that_run(registry: Registry, tmp_path: Path) -> None:

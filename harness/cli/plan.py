@@ -32,11 +32,14 @@ def plan(
     data_named: Path | None,
     list_stages: bool,
 ) -> None:
-    """Show a matrix's cells and stages, the number that is stored, and the cells that are skipped and why."""
+    """Show a matrix's cells and stages, the number that is stored, the time it takes, and why cells are skipped."""
     from harness.inspect.outline import outline
+    from harness.running.eta import EtaEstimator
 
     matrix = narrowing.of(matrix_name)
     store, tables = open_results(results)
     plan = planned(planning_registry(plugin_folders, data_named, tables), matrix)
-    for line in outline(matrix, plan, store.ids(), stages=list_stages):
+    stored = store.ids()
+    takes = EtaEstimator(tables, plan.without(stored), jobs=1).split()
+    for line in outline(matrix, plan, stored, *takes, stages=list_stages):
         say(line)

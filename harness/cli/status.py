@@ -13,6 +13,7 @@ import click
 from harness.cli.options import data_option, matrix_options, plugins_option, results_option, surveyed
 from harness.cli.text import echo, say
 from harness.planning.narrowing import Narrowing
+from harness.text import duration
 
 if TYPE_CHECKING:
     from harness.inspect.status import Survey
@@ -106,7 +107,7 @@ def _terminal(facts: dict[str, Any]) -> None:
         echo("\nrunning now:")
         for row in facts["running"]:
             other = "" if row["of_this_matrix"] else ", of another matrix"
-            since = "" if row["seconds"] is None else f"for {_duration(row['seconds'])}, "
+            since = "" if row["seconds"] is None else f"for {duration(row['seconds'])}, "
             say("  ", f"{row['action'] or 'stage'}: {row['label'] or row['stage']}")
             say("    ", f"{since}in process {row['pid']} on {row['host']}{other}")
     if facts["failures"]:
@@ -130,13 +131,7 @@ def _time_left(facts: dict[str, Any]) -> str:
         return "nothing is left to do" if not stages["failed"] else "nothing else is left to do"
     if left is None:
         return f"{at_it}; the time left is not known before each kind of stage has run once"
-    return f"{at_it}; about {_duration(left)} left" + ("" if processes else ", for one process")
-
-
-def _duration(seconds: float) -> str:
-    from harness.running.progress import duration
-
-    return duration(seconds)
+    return f"{at_it}; about {duration(left)} left" + ("" if processes else ", for one process")
 
 
 def _table(actions: dict[str, dict[str, int]]) -> None:

@@ -7,11 +7,16 @@ from collections.abc import Collection, Iterator
 
 from harness.planning.graph import Plan
 from harness.planning.matrix import Matrix
-from harness.text import printable
+from harness.text import duration, printable
 
 
-def outline(matrix: Matrix, plan: Plan, stored: Collection[str], *, stages: bool = False) -> Iterator[str]:
-    """Lines about a plan of which the stages with these ids are ``stored``; with ``stages`` a line for each stage."""
+def outline(
+    matrix: Matrix, plan: Plan, stored: Collection[str], seconds: float, untimed: int, *, stages: bool = False
+) -> Iterator[str]:
+    """Lines about a plan of which the stages with these ids are ``stored``; with ``stages`` a line for each stage.
+
+    The others take ``seconds`` on one CPU, without the ``untimed`` ones among them, whose time nobody knows.
+    """
     if matrix.name:
         yield printable(f"matrix {matrix.name}: {matrix.description}".rstrip(": "))
     for kind, names in (
@@ -28,7 +33,16 @@ def outline(matrix: Matrix, plan: Plan, stored: Collection[str], *, stages: bool
     yield f"{len(plan.cells)} cells, {len(plan.stages)} stages, {done.total()} stored:"
     for action, count in total.items():
         yield f"  {action:9} {count:6}  ({done[action]} stored)"
+    if todo := len(plan.stages) - done.total():
+        yield _time(seconds, untimed, todo)
     if plan.asked:
         yield f"asks {plan.asked:,} pairs of a key and a model"
     for reason, count in Counter(cell.skip for cell in plan.cells if cell.skip).items():
         yield f"skipped: {count} cells: {printable(reason)}"
+
+
+def _time(seconds: float, untimed: int, todo: int) -> str:
+    if untimed == todo:
+        return "time: not known, since no stage of these kinds was timed yet"
+    rest = f", and {untimed} stages of kinds that were never timed" if untimed else ""
+    return f"time: about {duration(seconds)} on one CPU{rest}"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -200,6 +200,10 @@ class Plan:
     def asked(self) -> int:
         """Number of pairs of a key and a model that ``ask`` stages compare."""
         return sum(len(stage.suspects) for stage in self.stages.values())
+
+    def without(self, stored: Collection[str]) -> list[Stage]:
+        """The stages whose ids are not ``stored``, parents first."""
+        return [stage for id, stage in self.stages.items() if id not in stored]
 
 
 def keys_of(plan: Plan) -> set[tuple[str, str, str, int]]:

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from harness.planning.graph import Stage
 from harness.running.session import Watcher
 from harness.storage.records import StageRecord
-from harness.text import printable
+from harness.text import duration, printable
 
 NOTEBOOK_SECONDS = 0.2
 """Seconds between updates of a notebook's line, of which a saved notebook keeps the last."""
@@ -166,17 +166,6 @@ def in_notebook() -> bool:
 def _say(line: str, stream: TextIO) -> None:
     stream.write(f"{line}\n")
     stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """``seconds`` in words: 8 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def first_line(text: str) -> str:
