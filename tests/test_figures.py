@@ -503,7 +503,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("figures") / "results"
     run = ("run", "--matrix", "smoke", "--nulls", "2", "--quiet", "--results", folder)
     schemes = ("--defense", "ewe[weight=10]", "--defense", "ewe[weight=1000]")
-    attacks = ("none", "retraining", "pruning[fraction=0.2]", "pruning[fraction=0.6]", "trigger-refusal", "jsma")
+    attacks = (
+        "none",
+        "retraining",
+        "retraining[queries=100]",
+        "pruning[fraction=0.2]",
+        "pruning[fraction=0.6]",
+        "trigger-refusal",
+        "jsma",
+    )
     chosen = [word for attack in attacks for word in ("--attack", attack)]
     assert not command_line(*run, "--dataset", SMALL, *schemes, *chosen, "--analysis", "*", "--seeds", "0")
     chosen = ["--defense", "ewe[weight=10]", "--attack", "retraining", "--analysis", "class-similarity"]

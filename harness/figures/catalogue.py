@@ -181,6 +181,19 @@ def _joined(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 # --- queries ----------------------------------------------------------------------------------------------------------
 
+_COPIED = ("surrogate_accuracy", "agreement", "margin")
+
+
+def _extraction(shown: Shown) -> pd.DataFrame:
+    """Accuracy, agreement and margin of copies at each number of queries, of extractions that had two budgets."""
+    rows = shown.frames.cells
+    single = np.array([len(chain_of(attack)) == 1 for attack in rows["attack"]], dtype=bool)
+    rows = rows[single & (rows["family"] == "extraction").to_numpy()]
+    panels = [f"{row.dataset}: {row.attack.partition('[')[0]}" for row in rows.itertuples()]
+    rows = rows.assign(panel=panels, series=rows["defense"], x=rows["queries"])
+    rows = rows[rows.groupby("panel")["x"].transform("nunique") > 1]
+    return against(shown.frames.of(rows), _COPIED, "queries that the thief asked")
+
 
 def _needed(shown: Shown) -> pd.DataFrame:
     """A dot a model that has a verdict; the line is at the median of the keys' thresholds."""
@@ -393,6 +406,9 @@ PICTURES: dict[str, Picture] = {
         Picture("sweep", "Success and accuracy against each numeric option of which there are two values", _sweep,
                 kinds.tracks, "two values of a number: harness run --matrix smoke --defense 'ewe[weight=10]' "
                 "--defense 'ewe[weight=100]'"),
+        Picture("extraction", "Accuracy, agreement and margin of copies (of a useless one the victim's) by queries",
+                _extraction, kinds.tracks, "two budgets of one extraction: harness run --matrix smoke "
+                "--attack 'retraining[queries=100]' --attack 'retraining[queries=400]'"),
         Picture("queries", "Expected queries of a sequential verification against success", _needed, kinds.scatter,
                 _VERDICTS),
         Picture("budget", "Share of attacked models that are called marked, by queries asked", _budget, kinds.tracks,

@@ -248,6 +248,7 @@ QUANTITIES: dict[str, Quantity] = {
     "null_accuracy": Quantity("null accuracy", "%", _share("null_accuracy")),
     "victim_accuracy": Quantity("victim accuracy", "%", _share("victim_accuracy")),
     "surrogate_accuracy": Quantity("surrogate accuracy", "%", _share("surrogate_accuracy")),
+    "agreement": Quantity("agreement with the victim", "%", _share("agreement")),
     "accuracy_cost": Quantity("accuracy cost", "points", _accuracy_cost),
     "victim_success": Quantity("victim success", "%", _share("victim_trigger")),
     "surrogate_success": Quantity("surrogate success", "%", _answered("surrogate_trigger")),
