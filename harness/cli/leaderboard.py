@@ -26,7 +26,9 @@ WIDTH = 100
 @click.option("--defense", "defenses", multiple=True, help="Schemes to keep, as globs; by default all.")
 @click.option("--attack", "attacks", multiple=True, help="Attacks to keep, as globs; by default all.")
 @rules_options()
-@click.option("--details", is_flag=True, help="All tables: attacks, costs, queries, filters, detectors, innocents.")
+@click.option(
+    "--details", is_flag=True, help="All tables: attacks, costs, queries, filters, detectors, forgeries, innocents."
+)
 @click.option("--explain", is_flag=True, help="Print the meanings of the words in the tables.")
 @click.option(
     "--by",

@@ -1,12 +1,13 @@
 """Overview of a leaderboard: one table a data set, under the sentence that says what may be concluded from it.
 
-It fits 100 columns, and 25 lines for ten schemes. All that it sums up is in :mod:`harness.ranking.views`.
+It fits 100 columns, and 25 lines for ten schemes, one more where keys were forged. All that it sums up is in
+:mod:`harness.ranking.views`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.ranking import values
@@ -15,7 +16,7 @@ from harness.ranking.glossary import TEST_NAMES, fraction
 from harness.ranking.values import Value
 from harness.ranking.views import costs, remarks, survived, terms
 from harness.text import command_line, printable
-from harness.verdicts.board import Board, Scheme, Setting, Standing, Threat
+from harness.verdicts.board import Board, Scheme, Setting, Share, Standing, Threat
 from harness.verdicts.families import is_unmarked
 from harness.verdicts.rules import POOLED, Rules
 
@@ -29,7 +30,27 @@ def overview_sheet(board: Board, *, explain: bool = False, results: str = "") ->
     made = [each.table(board.rules) for setting in board.settings for each in compared(board, setting)]
     is_default = command_line(results=results) == "harness"
     more = MORE if is_default else MORE.replace("harness leaderboard ", "")
-    return Sheet(made, terms(made, board.rules) if explain else (), [*map(printable, board.notes), more])
+    notes = [*map(printable, board.notes), *forged(board), more]
+    return Sheet(made, terms(made, board.rules) if explain else (), notes)
+
+
+def forged(board: Board) -> list[str]:
+    """Sentences on the forgery under which most unmarked models would be convicted: by rank, and by a judge who
+    compares with none."""
+    said = []
+    for setting in board.settings:
+        here = [each for each in board.forgeries if each.dataset == setting.dataset]
+        by_rank, alone = _most(each.innocent for each in here), _most(each.innocent_alone for each in here)
+        ends = [f"{by_rank} unmarked models by rank"] * bool(by_rank) + [f"{alone} by a fixed false rate"] * bool(alone)
+        if ends:
+            said.append(f"{printable(setting.dataset)}: forged keys convict up to {', '.join(ends)}.")
+    return said
+
+
+def _most(shares: Iterable[Share | None]) -> str:
+    """The largest share in words; empty where there is none."""
+    known = [share for share in shares if share]
+    return values.proportion(max(known, key=lambda share: share.count / share.of))[0] if known else ""
 
 
 @dataclass(frozen=True)
