@@ -40,4 +40,11 @@ def ambiguity(seeds: Sequence[int]) -> list[Row]:
     return forged(("adi", "zhang-content", "uchida", "baseline"), "ambiguity", seeds)
 
 
-CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {"false-claim": false_claim, "ambiguity": ambiguity}
+def random_keys(seeds: Sequence[int]) -> list[Row]:
+    """The best of a thousand keys that nobody embedded: the far end of what an unmarked model answers by chance."""
+    return forged(("adi", "zhang-unrelated", "zhang-content", "uchida", "baseline", "ewe"), "random-keys", seeds)
+
+
+CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {
+    **{"false-claim": false_claim, "ambiguity": ambiguity, "random-keys": random_keys},
+}

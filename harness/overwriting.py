@@ -56,6 +56,11 @@ def embed(scheme: Defense, net: Net, data: Split, pool: Pool, ctx: Context, epoc
     return scheme.embed(Task(task.dataset, task.train, task.holdout, None, triggers), means)
 
 
+def draw(scheme: Defense, net: Net, data: Split, pool: Pool, ctx: Context) -> Key:
+    """A key as :func:`embed` would make it, embedded in nothing: no training takes a step."""
+    return embed(scheme, net, data, pool, ctx, epochs=0).key
+
+
 def own_task(data: Split, pool: Pool, generator: torch.Generator) -> Task:
     """The task of a thief who plays the owner with ``data``, by the public recipe of ``pool`` and classes drawn."""
     import torch
@@ -114,6 +119,8 @@ class _Means(Context):
         optimizers: Sequence[torch.optim.Optimizer] = (),
         **optimization: Unpack[Optimization],
     ) -> Net:
+        if not self._epochs:  # a key is drawn
+            return net
         return self._ctx.train(net, streams, epochs, parameters=parameters, optimizers=optimizers, **optimization)
 
     def stream(self, split: Split, loss: Loss | None = None) -> Stream:

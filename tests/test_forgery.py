@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import harness
@@ -95,6 +96,36 @@ def test_an_ambiguous_key_is_younger_than_the_model_and_answers_on_it(cli: Cli, 
         assert cell["surrogate_trigger_matches"] / cell["surrogate_trigger_trials"] > 0.9
         assert cell["victim_trigger_matches"] / cell["victim_trigger_trials"] < 0.8
     assert (cells.loc["dawn", "status"] == "skipped").all()
+
+
+def test_the_best_of_many_random_keys_is_more_than_one_gives_and_nothing_is_trained(cli: Cli, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    counts = {keys: f"random-keys[keys={keys}]" for keys in (1, 200)}
+    chosen = [word for name in ("uchida", "adi", "cfw") for word in ("--defense", name)]
+    chosen += [word for attack in counts.values() for word in ("--attack", attack)]
+    cli(
+        "run",
+        "--dataset",
+        TINY,
+        "--seeds",
+        "0",
+        "--nulls",
+        "0",
+        "--no-innocents",
+        *chosen,
+        "--results",
+        results,
+        code=0,
+    )
+    cells = harness.read_table(results, "cells").set_index(["defense", "attack"])
+    for defense in ("uchida", "adi"):
+        few, many = (cells.loc[(defense, attack)] for attack in counts.values())
+        rates = [row["surrogate_trigger_matches"] / row["surrogate_trigger_trials"] for row in (few, many)]
+        assert 0 <= rates[0] < rates[1] < 1
+        assert many["agreement"] == 1 and many["forged_before"] is np.False_
+    stages = harness.read_table(results, "stages").query("plugin.str.startswith('random-keys')")
+    assert (stages["trained_samples"] == 0).any() and stages["trained_samples"].max() == 0
+    assert stages.query("label.str.contains('cfw')")["reason"].str.contains("another data set").all()
 
 
 @pytest.mark.slow
