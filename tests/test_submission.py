@@ -259,7 +259,10 @@ def test_a_records_page_says_what_its_verdicts_rest_on(made: Path, record: Path)
         "- d: compared with 19 unmarked models of the same data, net and recipe. Of 100 models without a mark about 5 "
         "are called marked."
     )
-    assert lines[1:] == ["  - `a`, fresh: called marked 1 of 20 models (95%: at most 22%)."]
+    assert "\n".join(lines[1:]) == (
+        "\nInnocent models that are called marked, of those asked (95% upper limit of their share):\n\n"
+        "| scheme | fresh |\n| --- | --- |\n| `a` | 1 of 20 (22%) |\n"
+    )
 
 
 OLD = ROOT / "results" / "records" / "2026-11-25-digits-thirty-seeds"

@@ -28,7 +28,7 @@ from harness.storage.schema import SCHEMA_VERSION, TABLES
 from harness.storage.store import plain
 from harness.storage.tables import Tables
 from harness.text import printable
-from harness.verdicts.board import THREATS, Board, Scheme, Share
+from harness.verdicts.board import INNOCENTS, THREATS, Board, Scheme, Share
 from harness.verdicts.reading import read_board
 from harness.verdicts.rules import Rules
 from harness.verdicts.scoring import fewest
@@ -290,13 +290,22 @@ def _compared_with(board: Board) -> Iterator[str]:
 
 
 def _innocents(board: Board, dataset: str) -> Iterator[str]:
-    """Lines on the innocent models of a data set that each scheme's keys call marked, before any attack."""
-    for each in board.innocents:
-        if each.dataset == dataset and each.attack == "none" and (made := each.accused):
-            yield (
-                f"  - `{_in_table(each.defense)}`, {each.suspects}: called marked {made.count:.3g} of {made.of} models "
-                f"(95%: at most {100 * made.high:.0f}%)."
-            )
+    """A table of the innocent models of a data set that each scheme's keys call marked, before any attack."""
+    found = [each for each in board.innocents if each.dataset == dataset and each.attack == "none" and each.accused]
+    kinds = [kind for kind in INNOCENTS if any(each.suspects == kind for each in found)]
+    if not kinds:
+        return
+    cells = {(each.defense, each.suspects): _of(each.accused) for each in found if each.accused}
+    yield "\nInnocent models that are called marked, of those asked (95% upper limit of their share):\n"
+    yield f"| scheme | {' | '.join(kinds)} |"
+    yield f"| --- |{' --- |' * len(kinds)}"
+    for defense in dict.fromkeys(each.defense for each in found):
+        yield f"| `{_in_table(defense)}` | {' | '.join(cells.get((defense, kind), '-') for kind in kinds)} |"
+    yield ""
+
+
+def _of(share: Share) -> str:
+    return f"{share.count:.3g} of {share.of} ({100 * share.high:.0f}%)"
 
 
 def _data(told: tuple[str, list[str]]) -> str:
