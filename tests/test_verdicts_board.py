@@ -275,9 +275,8 @@ def test_ranks_need_six_seeds_for_two_schemes_and_eleven_for_ten() -> None:
     five, six = (World().seeds(range(n), "a", matches=90).seeds(range(n), "b", matches=20) for n in (5, 6))
     assert [both(five.board(), name).rank for name in "ab"] == [None, None]
     assert scheme(five.board()).no_rank == "needs 6 seeds, has 5"
-    assert five.board().settings[0].conclusion == (
-        "With 5 seeds no scheme can be ranked; 6 would compare two, eleven ten."
-    )
+    said = "With 5 seeds no scheme can be ranked: two schemes need 6 seeds, ten need 11."
+    assert five.board().settings[0].conclusion == said
     assert [both(six.board(), name).rank for name in "ab"] == [1, 2] and scheme(six.board(), "b").no_rank == ""
     for seeds, ranked in ((10, False), (11, True)):
         world = World()

@@ -117,7 +117,7 @@ def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> s
         return "No conclusion: no cell finished."
     if seeds < few:
         ten = fewest_seeds_for(10, rules.confidence)
-        return f"With {counted(seeds, 'seed')} no scheme can be ranked; {few} would compare two, {_word(ten)} ten."
+        return f"With {counted(seeds, 'seed')} no scheme can be ranked: two schemes need {few} seeds, ten need {ten}."
     reasons = dict.fromkeys(each.no_rank for each in schemes if each.no_rank)
     return f"No scheme can be ranked: {next(iter(reasons), 'none was attacked')}."
 
@@ -125,10 +125,6 @@ def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> s
 def counted(number: int, noun: str) -> str:
     """A number of things: ``1 seed``, ``3 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _word(number: int) -> str:
-    return {10: "ten", 11: "eleven", 12: "twelve"}.get(number, str(number))
 
 
 def listed(names: Iterable[str]) -> str:
