@@ -6,6 +6,7 @@ from harness.contracts import BlackBoxAttack, PoolAttack
 from harness.inspect.pages import claims, described, year
 from harness.planning.chains import access_of
 from harness.planning.registry import PluginInfo, load_registry
+from harness.running.eta import durations
 
 FAMILIES = {
     "extraction": "A copy is trained on what the victim's API answers.",
@@ -15,7 +16,10 @@ FAMILIES = {
     "forgery": "A key of the thief's own, by the owner's scheme, claims a model.",
 }
 """Families of attacks in the order of the page, and what each does."""
-TABLE = "| attack | year | access | of the scheme | labels | queries |", "| --- | --- | --- | --- | --- | --- |"
+TABLE = (
+    "| attack | year | access | of the scheme | labels | queries | seconds |",
+    "| --- | --- | --- | --- | --- | --- | --: |",
+)
 
 
 def document() -> str:
@@ -27,8 +31,9 @@ def document() -> str:
         "",
         "`make docs` makes this page from `plugins/attacks/`. Every attack has the options `pool`, its inputs (the",
         "owner's own, as many others, out-of-distribution ones or another data set's), and `pool_share`, the share of",
-        "them that it has. Attacks are chained by `|`: `retraining | pruning`. Costs of a run are in its tables:",
-        "seconds, samples trained on and evaluated, queries.",
+        "them that it has. Attacks are chained by `|`: `retraining | pruning`. Seconds are those of one run on digits",
+        "by the defaults, on one CPU; costs of a run are in its tables: seconds, samples trained on and evaluated,",
+        "queries.",
         "",
     ]
     for family, does in FAMILIES.items():
@@ -39,7 +44,7 @@ def document() -> str:
 
 
 def _row(info: PluginInfo) -> str:
-    """An attack by its defaults: year, access to the model, knowledge of the scheme, labels and queries."""
+    """An attack by its defaults: year, access to the model, knowledge of the scheme, labels, queries and seconds."""
     attack = _class(info)()
     access = {"black-box": "the API", "white-box": "the weights", "none": "nothing"}[access_of(attack)]
     knows = {"nothing": "-", "scheme": "the scheme", "key": "the key"}[attack.knows]
@@ -47,9 +52,10 @@ def _row(info: PluginInfo) -> str:
         knows = "side of its patch" if knows == "-" else f"{knows}, side of its patch"
     labels = "true" if attack.has_labels else "-"
     queries = attack.answers if isinstance(attack, BlackBoxAttack) else "-"
-    return (
-        f"| [`{attack.name}`](#{attack.name}) | {year(attack.reference)} | {access} | {knows} | {labels} | {queries} |"
-    )
+    action = "detect" if attack.family == "detection" else "attack"
+    seconds = durations().get((action, "digits", attack.name))
+    cells = [f"[`{attack.name}`](#{attack.name})", year(attack.reference), access, knows, labels, queries]
+    return f"| {' | '.join([*cells, '-' if seconds is None else f'{seconds:.2g}'])} |"
 
 
 def _class(info: PluginInfo) -> type[PoolAttack]:

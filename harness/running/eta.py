@@ -16,7 +16,7 @@ from harness.storage.tables import Tables
 Kind: TypeAlias = tuple[str, str, str]
 """Action, dataset, and the plugin's name."""
 DURATIONS = Path(__file__).with_name("durations.csv")
-"""Mean seconds of built-in plugins' stages on one CPU of the machine of the records, which ``python -m
+"""Median seconds of built-in plugins' stages on one CPU of the machine of the records, which ``python -m
 benchmarks.durations`` writes: columns ``action``, ``dataset``, ``plugin``, ``seconds``."""
 
 
@@ -56,7 +56,7 @@ class EtaEstimator:
         return self._mean(_kind(stage))
 
     def _mean(self, kind: Kind) -> float | None:
-        return self.seconds[kind] / self.count[kind] if kind in self.count else _elsewhere().get(kind)
+        return self.seconds[kind] / self.count[kind] if kind in self.count else durations().get(kind)
 
     def split(self) -> tuple[float, int]:
         """Seconds that the stages still to come take, all jobs together; and the number of those that this leaves out,
@@ -73,8 +73,8 @@ class EtaEstimator:
 
 
 @cache
-def _elsewhere() -> dict[Kind, float]:
-    """Mean seconds by kind on the machine of the records."""
+def durations() -> dict[Kind, float]:
+    """Median seconds of built-in plugins' stages by kind, on the machine of the records."""
     with DURATIONS.open(encoding="utf-8", newline="") as file:
         return {(row["action"], row["dataset"], row["plugin"]): float(row["seconds"]) for row in csv.DictReader(file)}
 
