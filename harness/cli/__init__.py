@@ -13,6 +13,7 @@ from harness import __version__
 from harness.cli.compare import compare
 from harness.cli.data import data
 from harness.cli.doctor import doctor
+from harness.cli.embed import embed
 from harness.cli.export import export
 from harness.cli.figures import figures
 from harness.cli.gc import gc
@@ -27,6 +28,7 @@ from harness.cli.run import run
 from harness.cli.status import status
 from harness.cli.submit import submit
 from harness.cli.text import echo, open_streams, say
+from harness.cli.verify import verify
 from harness.cli.why import why
 from harness.errors import PluginError, UsageError
 
@@ -50,6 +52,8 @@ for command in (
     record,
     submit,
     export,
+    embed,
+    verify,
     gc,
     plugins,
     new,

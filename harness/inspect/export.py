@@ -105,7 +105,7 @@ def export(cell: Exported, folder: Path, with_key: bool = True) -> list[str]:
     """Write the cell into ``folder``, whole or not at all, and return the names of the files. Raises
     :class:`UsageError`.
     """
-    _check_target(folder)
+    check_target(folder)
     try:
         with whole_folder(folder) as partial:
             _write(cell, partial, with_key)
@@ -116,7 +116,8 @@ def export(cell: Exported, folder: Path, with_key: bool = True) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def _check_target(folder: Path) -> None:
+def check_target(folder: Path) -> None:
+    """Raise :class:`UsageError` unless ``folder`` can be made, or is empty."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{str(folder)!r} is no folder: choose another")
     if folder.exists() and any(folder.iterdir()):
@@ -125,12 +126,12 @@ def _check_target(folder: Path) -> None:
 
 def _write(cell: Exported, folder: Path, with_key: bool) -> None:
     parts = {
-        "victim": _model_file(cell.victim),
-        "surrogate": _model_file(cell.surrogate),
+        "victim": model_file(cell.victim),
+        "surrogate": model_file(cell.surrogate),
         "guard": _tensor_file(_group(cell.surrogate, "guard/")),
     }
     if with_key:
-        parts["key"] = _tensor_file(_group(cell.victim, "probe/", "tensor/"))
+        parts["key"] = key_file(cell.victim)
     files = {f"{name}.safetensors": data for name, data in parts.items() if data}
     for name, data in files.items():
         (folder / name).write_bytes(data)
@@ -143,7 +144,12 @@ def _group(artifact: Artifact, *prefixes: str) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in artifact.tensors.items() if name.startswith(prefixes)}
 
 
-def _model_file(artifact: Artifact) -> bytes:
+def key_file(artifact: Artifact) -> bytes:
+    """The tensors of the key that a victim's stage made."""
+    return _tensor_file(_group(artifact, "probe/", "tensor/"))
+
+
+def model_file(artifact: Artifact) -> bytes:
     """The weights by their names in the net, and in the metadata how to build it."""
     weights = {name.removeprefix("model/"): tensor for name, tensor in _group(artifact, "model/").items()}
     return _tensor_file(weights, {SOURCE: json.dumps(artifact.record["model"])})
