@@ -25,6 +25,7 @@ from harness.cli.record import record
 from harness.cli.report import report
 from harness.cli.reproduce import reproduce
 from harness.cli.run import run
+from harness.cli.site import site
 from harness.cli.status import status
 from harness.cli.submit import submit
 from harness.cli.text import echo, open_streams, say
@@ -51,6 +52,7 @@ for command in (
     reproduce,
     record,
     submit,
+    site,
     export,
     embed,
     verify,

@@ -297,6 +297,21 @@ def run_command() -> str:
     return command_line(*words)
 
 
+def enough_options(command: F) -> F:
+    """Options on what a record must have."""
+    seeds = click.option(
+        "--min-seeds", type=click.IntRange(1), default=3, show_default=True, help="Seeds required of every scheme."
+    )
+    nulls = click.option(
+        "--min-nulls",
+        type=click.IntRange(0),
+        default=19,
+        show_default=True,
+        help="Unmarked models required of every cell: with fewer than 19 there is no verdict.",
+    )
+    return seeds(nulls(command))
+
+
 def load_plugins(folders: tuple[Path, ...]) -> Registry:
     """The registry; plugins that could not be used are named on stderr."""
     from harness.planning.registry import load_registry

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from harness.cli.options import UserPath, data_option, load_plugins, planning_registry, plugins_option
+from harness.cli.options import UserPath, data_option, enough_options, load_plugins, planning_registry, plugins_option
 from harness.cli.record import ranked
 from harness.cli.text import echo, say, warn
 from harness.running.machine import Machine
@@ -17,16 +17,7 @@ from harness.running.machine import Machine
 
 @click.command(epilog="Example: harness submit results/records/2026-11-21-ewe --replay 2")
 @click.argument("folder", metavar="DIR", type=UserPath())
-@click.option(
-    "--min-seeds", type=click.IntRange(1), default=3, show_default=True, help="Seeds required of every scheme."
-)
-@click.option(
-    "--min-nulls",
-    type=click.IntRange(0),
-    default=19,
-    show_default=True,
-    help="Unmarked models required of every cell: with fewer than 19 there is no verdict.",
-)
+@enough_options
 @click.option(
     "--replay",
     "cells",

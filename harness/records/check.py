@@ -55,9 +55,8 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
 
     Later checks need the results of earlier ones. ``ranking(folder)`` is the text of ``leaderboard.md``.
     """
-    for step in (_tree, _manifest, _tables):
-        if found := list(step(folder)):
-            return found
+    if found := listed(folder) or list(_tables(folder)):
+        return found
     tables = Tables(folder)
     cells, stages, evidence = (tables.read(name) for name in ("cells", "stages", "evidence"))
     if cells.empty:
@@ -74,6 +73,11 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
         *_pictures(folder),
     ]
     return found or (list(_pages(folder, tables, registry, ranking)) if schema == SCHEMA_VERSION else [])
+
+
+def listed(folder: Path) -> list[str]:
+    """The findings about the record's files alone: their kinds, names, sizes and checksums."""
+    return list(_tree(folder)) or list(_manifest(folder))
 
 
 def schema_of(folder: Path) -> int:

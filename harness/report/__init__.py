@@ -10,27 +10,57 @@ import base64
 import hashlib
 import json
 import re
+from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from harness.report.page import Page
 from harness.report.sections import make_sections
 from harness.report.sources import About, Results
 
 if TYPE_CHECKING:
+    from jinja2 import Template
     from markupsafe import Markup
 
     from harness.planning.registry import Registry
 
-__all__ = ["About", "Results", "render"]
+__all__ = ["About", "Page", "Results", "draw", "embedded", "render"]
 
 
 def render(results: Results, about: About, registry: Registry) -> str:
     """The page as HTML. Raises :class:`harness.UsageError` when there are no results."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    return draw(make_sections(results, about, registry))
+
+
+def draw(page: Page) -> str:
+    """A page of any contents as HTML."""
     from markupsafe import Markup
 
     css, js = (_beside(name) for name in ("page.css", "page.js"))
-    made = make_sections(results, about, registry)
+    return _template().render(
+        page=page,
+        policy=_policy(css, js),
+        css=Markup(css),
+        js=Markup(js),
+        data=Markup(_embedded(page.data)),
+    )
+
+
+def embedded(text: str) -> Any:
+    """The data that :func:`draw` embedded in a page. Raises :class:`ValueError` where there are none."""
+    _, begun, rest = text.partition(_DATA)
+    if not begun:
+        raise ValueError("no data in the page")
+    return json.loads(rest.partition("</script>")[0])
+
+
+_DATA = '<script type="application/json" id="board">'
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("harness", "report"),
         autoescape=True,
@@ -39,16 +69,7 @@ def render(results: Results, about: About, registry: Registry) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"broken": _broken, "prose": _prose}
-    return environment.get_template("page.html").render(
-        title="Watermark robustness report",
-        lead=made.lead,
-        filters=made.filters,
-        sections=made.sections,
-        policy=_policy(css, js),
-        css=Markup(css),
-        js=Markup(js),
-        data=Markup(_embedded(made.data)),
-    )
+    return environment.get_template("page.html")
 
 
 def _broken(text: str) -> Markup:
@@ -66,6 +87,7 @@ def _prose(text: str) -> Markup:
     return Markup(re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(running))))
 
 
+@cache
 def _beside(name: str) -> str:
     return files("harness.report").joinpath(name).read_text("utf-8")
 

@@ -28,14 +28,16 @@
   const fits = (element, chosen) =>
     Object.entries(chosen).every(([key, wanted]) => {
       const own = element.dataset[key];
-      return own === undefined || wanted === "" || own === wanted;
+      return own === undefined || wanted === "" || own.split("\n").includes(wanted);
     });
   const filter = () => {
     const chosen = Object.fromEntries(selects.map((select) => [select.dataset.key, select.value]));
     for (const element of all("[data-dataset], [data-access]")) element.hidden = !fits(element, chosen);
-    const rows = all("#left table.sortable tbody tr");
+    if (!selects.length) return;
+    const told = document.getElementById("shown");
+    const rows = all(`#${told.dataset.section} table.sortable tbody tr`);
     const shown = rows.filter((row) => !row.hidden).length;
-    document.getElementById("shown").textContent = `${shown} ${shown === 1 ? "row" : "rows"} of attacks`;
+    told.textContent = `${shown} ${shown === 1 ? "row" : "rows"} of ${told.dataset.of}`;
   };
   for (const select of selects) select.addEventListener("change", filter);
   filter(); // a browser may have kept the choices of an earlier visit

@@ -27,7 +27,26 @@ ABOUT = ("scheme", "attack")
 """Columns that name what a row is about, if it is not the first one with words."""
 
 Tags: TypeAlias = tuple[tuple[str, str], ...]
-"""Keys and values by which a filter knows a thing."""
+"""Keys and values by which a filter knows a thing; several values of one key stand on lines of their own."""
+
+
+class Link(str):
+    """Words of a cell or a fact that lead to another page."""
+
+    href: str
+
+    @classmethod
+    def to(cls, href: str, words: str) -> Link:
+        """The words, leading to ``href``."""
+        made = cls(words)
+        made.href = href
+        return made
+
+
+class Code(str):
+    """Words to type."""
+
+    is_code = True
 
 
 class Row(NamedTuple):
@@ -131,6 +150,11 @@ class Page:
     filters: list[tuple[str, str, list[str]]]
     sections: list[Section]
     data: Mapping[str, Any] = field(default_factory=dict)
+    title: str = "Watermark robustness report"
+    counted: tuple[str, str] = ("left", "attacks")
+    """The section whose rows the filters count, and what a row is of."""
+    up: Sequence[Link] = ()
+    """Pages above this one."""
 
 
 def shortened(there: int, limit: int, what: str) -> str:

@@ -24,26 +24,26 @@ FOUND = 24
 
 def schemes(board: Board, known: Known) -> Section:
     """Each scheme, with its rows of the leaderboard."""
-    names, described = known.plugins["defense"], []
+    names, made = known.plugins["defense"], []
     for name, entries in list(names.items())[:DESCRIBED]:
         own = [each for each in views.STANDINGS.records(board) if each.defense in entries]
         columns = shown_columns(views.STANDINGS, board)
         grid = _found(f"{name} in the leaderboard", columns, own, lambda s: known.tags(s.dataset))
-        described.append(_described("defense", name, grid, known.registry))
+        made.append(described("defense", name, grid, known.registry))
     left_out = shortened(len(names), DESCRIBED, "names of schemes")
-    return Section("schemes", "Schemes", plugins=described, left_out=left_out)
+    return Section("schemes", "Schemes", plugins=made, left_out=left_out)
 
 
 def attacks(board: Board, known: Known) -> Section:
     """Each attack, with what it leaves, alone and in chains."""
-    names, described = known.plugins["attack"], []
+    names, made = known.plugins["attack"], []
     for name, chains in list(names.items())[:DESCRIBED]:
         own = [attacked for attacked in board.attacks if attacked.attack in chains]
         columns = shown_columns(views.ATTACKS, board)
         grid = _found(f"What {name} leaves", columns, own, lambda a: known.tags(a.dataset, a.attack))
-        described.append(_described("attack", name, grid, known.registry))
+        made.append(described("attack", name, grid, known.registry))
     left_out = shortened(len(names), DESCRIBED, "names of attacks")
-    return Section("attacks", "Attacks", plugins=described, left_out=left_out)
+    return Section("attacks", "Attacks", plugins=made, left_out=left_out)
 
 
 def _found(title: str, columns: Columns[Any], records: list[Any], tags: Callable[[Any], Tags]) -> Grid:
@@ -52,7 +52,8 @@ def _found(title: str, columns: Columns[Any], records: list[Any], tags: Callable
     return Grid(title, rows=rows, note=shortened(len(records), FOUND, "rows"), **headers(shown))
 
 
-def _described(kind: Literal["defense", "attack"], name: str, grid: Grid, registry: Registry) -> Described:
+def described(kind: Literal["defense", "attack"], name: str, grid: Grid, registry: Registry) -> Described:
+    """A plugin's description, and a table of results with it."""
     found = registry.found.get((kind, name))
     if found is None:
         return Described(name, "", "", "No plugin of this name is installed here: its description is not known.", grid)

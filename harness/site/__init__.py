@@ -1,0 +1,1 @@
+"""Static pages of a public leaderboard, made from accepted records."""
