@@ -19,6 +19,7 @@ from harness.contracts import Dataset, Gate
 from harness.data import Data, data_folder
 from harness.engine.train import Precision
 from harness.errors import DataError
+from harness.fields import required_options
 from harness.planning.matrix import parse_seeds
 from harness.planning.registry import load_registry
 
@@ -37,7 +38,8 @@ def measured(names: Sequence[str], seeds: Sequence[int], precision: Precision) -
     registry = load_registry()
     data = Data(data_folder(None)[0])
     rows = []
-    for name in names or registry.names("dataset"):
+    known = [name for name in registry.names("dataset") if not required_options(registry.found["dataset", name].cls)]
+    for name in names or known:
         dataset = registry.component("dataset", name).plugin
         for gate in dataset.gates if isinstance(dataset, Dataset) else ():
             try:

@@ -63,6 +63,7 @@ from harness.contracts import (
 )
 from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadable, UsageError, require
 from harness.fields import option
+from harness.own_data import OwnData
 from harness.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ __all__ = [
     "Measure",
     "Optimizer",
     "Oracle",
+    "OwnData",
     "Plugin",
     "PluginError",
     "Pool",

@@ -22,6 +22,7 @@ from harness.downloads import downloading, fetch
 from harness.errors import BrokenDataset, DataError, MissingData
 from harness.files import user_path
 from harness.isolation import Guard, Interrupted, describe_error
+from harness.own_data import OwnData
 from harness.prepared import cache_folder, checksum, prepared
 
 if TYPE_CHECKING:
@@ -103,7 +104,10 @@ class Data:
             raise self._broken[key]
         if key not in self._arrays:
             try:
-                self._arrays[key] = self._shared(key, self._load(dataset))
+                loaded = self._load(dataset)
+                if isinstance(dataset, OwnData):  # again, after its files were read: a plan looked at them before
+                    self._checksums[key] = dataset.content()
+                self._arrays[key] = self._shared(key, loaded)
             except BrokenDataset as error:
                 self._broken[key] = error
                 raise
@@ -112,11 +116,22 @@ class Data:
     def checksum(self, dataset: InputSet) -> str | None:
         """The digest of the whole set's content here, 32 hexadecimal digits; ``None`` until it has been loaded.
 
-        SHA-256 over ``x_test``, ``x_train``, ``y_test`` and ``y_train`` in this order: for each the text ``"<name>
-        <dtype> <shape>"``, such as ``"x_test uint8 (10000, 1, 28, 28)"``, then its values in C order.
+        Of an :class:`harness.OwnData` that of its files and options. Of others SHA-256 over ``x_test``, ``x_train``,
+        ``y_test`` and ``y_train`` in this order: for each the text ``"<name> <dtype> <shape>"``, such as
+        ``"x_test uint8 (10000, 1, 28, 28)"``, then its values in C order.
         """
         key = _key(dataset)
         return self._checksum(key, self._arrays[key]) if key in self._arrays else None
+
+    def content(self, dataset: InputSet) -> str:
+        """The same digest, for which an :class:`harness.OwnData` is not loaded.
+
+        Raises as :meth:`arrays` does.
+        """
+        if isinstance(dataset, OwnData):
+            return dataset.content()
+        self.arrays(dataset)
+        return self.checksum(dataset) or ""
 
     def _checksum(self, key: Key, arrays: Arrays) -> str:
         if key not in self._checksums:

@@ -42,6 +42,8 @@ class Declaration:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
+    required: bool = False
+    """True for one that must be given: its default stands for nothing."""
 
     @property
     def bounds(self) -> list[tuple[str, float]]:
@@ -50,6 +52,8 @@ class Declaration:
 
     def check(self, name: str, value: object) -> None:
         """Raise :class:`OptionError` unless ``value`` is ``None`` or a number within the bounds (NaN is not)."""
+        if self.required and not value:
+            raise OptionError(f"{name} must be given, as in [{name}=...]")
         for bound_name, bound in self.bounds if value is not None else ():
             try:
                 holds = _HOLDS[bound_name](value, bound)
@@ -67,12 +71,14 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    required: bool = False,
 ) -> T:
     """Declare an option of a plugin: its default, its words, and the bounds that its values must keep.
 
-    ``None`` is within all bounds. The choices of an option are its type: ``Literal["a", "b"]``.
+    ``None`` is within all bounds. The choices of an option are its type: ``Literal["a", "b"]``. An option that is
+    ``required`` has an empty default, with which no object can be made.
     """
-    declaration = Declaration(doc, at_least, above, at_most, below)
+    declaration = Declaration(doc, at_least, above, at_most, below, required)
     return field(default=default, metadata={"option": declaration})
 
 
@@ -84,6 +90,8 @@ class Configured:
     """Options that the class itself declares."""
     _declarations: ClassVar[Mapping[str, Declaration]] = {}
     """The same of the class and its bases: a subclass that only changes a default keeps the bounds."""
+    decided: ClassVar[Mapping[str, object]] = {}
+    """Values of options that an object's files decide where they are not given: its text leaves them out."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -113,6 +121,11 @@ class Configured:
 
         def __delattr__(self, name: str) -> None:
             raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def required_options(cls: type[Configured]) -> list[str]:
+    """The options without which no object of a class can be made."""
+    return [name for name, declaration in cls._declarations.items() if declaration.required]
 
 
 def declaration_of(cls: type[Configured], name: str) -> Declaration:

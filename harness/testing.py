@@ -29,6 +29,7 @@ from harness.contracts import Analysis, Architecture, Arrays, Attack, Dataset, D
 from harness.data import Data, added_options, check_arrays, data_folder
 from harness.engine.train import predict
 from harness.errors import DataError, HarnessError, OptionError, PluginError, UsageError
+from harness.fields import required_options
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.nets import Net
 from harness.planning.builder import make_plan
@@ -85,7 +86,8 @@ def _check(cls: type[Any], kind: Kind) -> None:
 def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
     """List all that is wrong with a plugin of ``registry``; empty if it keeps its contract.
 
-    A dataset whose files are not here is checked as far as it goes without them.
+    A dataset whose files are not here is checked as far as it goes without them, and a plugin with options that must be
+    given as far as it goes without an object.
     """
     guard = Guard()
     try:
@@ -96,7 +98,7 @@ def check_plugin(found: PluginInfo, registry: Registry) -> list[str]:
     except BaseException as error:  # the plugin's own: its fields, hash or arms
         problems = [describe_error(error)]
     problems += _changes(guard.changed)
-    if problems:
+    if problems or required_options(found.cls):
         return problems
     use = registry.component(found.kind, found.cls.name)
     checks = {
@@ -147,6 +149,8 @@ def _object_problems(found: PluginInfo, registry: Registry) -> Iterator[str]:
     for option in fields(found.cls):
         if get_origin(declared.get(option.name)) is ClassVar:
             yield f"its {option.name} is an option: write {option.name} = {option.default!r} without a type"
+    if required_options(found.cls):
+        return
     plugin = found.cls()
     if plugin != found.cls() or hash(plugin) != hash(found.cls()):
         yield "two objects with the same options are not equal"

@@ -125,4 +125,5 @@ def test_the_list_says_once_what_to_type(tmp_path: Path, cli: Cli) -> None:
     said = cli("data", "list", "--data", tmp_path, "--plugins", tmp_path / "plugins", code=0).out
     assert re.search(r"raises +broken: load: KeyError: 'x'\n", said)
     assert re.search(r"mnist +missing: no train-images-idx3-ubyte.gz in ", said)
+    assert re.search(r"image-folder +your own files: image-folder\[path=...\]\n", said)
     assert said.count("--data DIR") == 1 and "harness data fetch cifar-10 cifar-100 fashion-mnist mnist" in said

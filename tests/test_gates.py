@@ -11,6 +11,7 @@ import pytest
 
 from harness.data import Gate
 from harness.errors import OptionError
+from harness.own_data import OwnData
 from harness.planning.graph import text_digest
 from harness.planning.registry import load_registry
 from harness.ranking.overview import overview_sheet, weakness
@@ -24,7 +25,8 @@ from tests.test_data import Numbered
 from tests.verdict_tables import QUIET, SIX, World
 
 REGISTRY = load_registry()
-TASKS = [name for name in REGISTRY.names("dataset") if hasattr(REGISTRY.found["dataset", name].cls, "gates")]
+SETS: dict[str, Any] = {name: REGISTRY.found["dataset", name].cls for name in REGISTRY.names("dataset")}
+TASKS = [name for name, cls in SETS.items() if hasattr(cls, "gates") and not issubclass(cls, OwnData)]
 GATED: Any = type("Gated", (Numbered,), {"gates": (Gate(0.9, 100, "half"), Gate(0.95, 200, "all"), Gate(0.8, 50, "a"))})
 
 

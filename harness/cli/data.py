@@ -22,6 +22,7 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
     """List every dataset: found and checked, or missing with the reason."""
     from harness.data import Data, data_folder
     from harness.errors import BrokenDataset, DataError, MissingData, how_to_find
+    from harness.fields import required_options
 
     registry = load_plugins(plugin_folders)
     folder, _ = data_folder(data_named)
@@ -29,6 +30,9 @@ def list_(data_named: Path | None, plugin_folders: tuple[Path, ...]) -> None:
     names, missing = registry.names("dataset"), list[str]()
     width = max(map(len, names))
     for name in names:
+        if needed := required_options(registry.found["dataset", name].cls):
+            say(f"  {name:{width}} your own files: {name}[{','.join(f'{option}=...' for option in needed)}]")
+            continue
         dataset = registry.component("dataset", name).plugin
         try:
             arrays = Data(folder).arrays(dataset)

@@ -38,6 +38,7 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     from harness.data import Data, data_folder
     from harness.engine.bfloat16 import bfloat16_gain
     from harness.errors import BrokenDataset, DataError
+    from harness.fields import required_options
     from harness.planning.registry import load_registry
     from harness.running.cores import usable_cores
     from harness.storage.remote import results_folder
@@ -60,6 +61,8 @@ def doctor(results: str, data_named: Path | None, plugin_folders: tuple[Path, ..
     say(f"data: {folder}" + (" (missing sets are downloaded)" if download else ""))
     registry = load_registry(plugin_folders)
     for name in registry.names("dataset"):
+        if required_options(registry.found["dataset", name].cls):  # the user's own
+            continue
         try:
             Data(folder).arrays(registry.component("dataset", name).plugin)
             say(f"  {name}: found")

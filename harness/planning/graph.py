@@ -34,6 +34,7 @@ from harness.contracts import (
     Plugin,
     TriggerRecipe,
 )
+from harness.planning.matrix import placeless
 from harness.planning.syntax import UNREADABLE, parsed
 
 Action: TypeAlias = Literal["train", "triggers", "embed", "attack", "detect", "judge", "verify", "ask", "analyse"]
@@ -68,6 +69,11 @@ class Component:
     digest: str
     """The digest of its source; of a data set that may change, a colon and the digest of its content after that."""
     plugin: Any = field(compare=False)
+
+    @property
+    def identity(self) -> str:
+        """The text in ids: of a data set without the paths of its files, whose content is in :attr:`digest`."""
+        return placeless(self.text) if self.kind == "dataset" else self.text
 
     @property
     def source(self) -> str:
@@ -229,7 +235,8 @@ def make_id(*parts: object) -> str:
 
 def describe(plugin: Plugin | TriggerRecipe) -> str:
     """The options that differ from the defaults, in the order of the fields: ``a=1,b=x``; empty if none does."""
-    changed = [(f.name, getattr(plugin, f.name)) for f in fields(plugin) if getattr(plugin, f.name) != f.default]
+    values = [(f.name, getattr(plugin, f.name), plugin.decided.get(f.name, f.default)) for f in fields(plugin)]
+    changed = [(name, value) for name, value, default in values if value != default]
     return ",".join(f"{name}={value_text(value)}" for name, value in changed)
 
 

@@ -57,7 +57,7 @@ def inputs_of(stage: Stage) -> dict[str, Any]:
 
 
 def _identity(use: Component | None) -> str:
-    return f"{use.kind} {use.text} {use.digest}" if use else "-"
+    return f"{use.kind} {use.identity} {use.digest}" if use else "-"
 
 
 def _recipe_identity(recipe: TriggerRecipe | None) -> str:

@@ -19,6 +19,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib import resources
 from itertools import islice, product
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from harness.errors import MatrixError, UnknownName, UsageError
 from harness.files import read_text, user_path
+from harness.own_data import is_place
 
 Value: TypeAlias = "str | int | float | bool"
 T = TypeVar("T")
@@ -52,6 +54,11 @@ class Entry:
     def without(self, *options: str) -> Entry:
         """The entry, with these options left to their defaults."""
         return replace(self, options=tuple(pair for pair in self.options if pair[0] not in options))
+
+    @property
+    def placeless(self) -> Entry:
+        """The entry of a data set without the options that say where files are: their content addresses results."""
+        return self.without(*(option for option, _ in self.options if is_place(option)))
 
     @property
     def is_glob(self) -> bool:
@@ -92,6 +99,15 @@ class Matrix:
     """Defenses that mark nothing: every key is asked of their models."""
     description: str = ""
     scale: str = ""
+
+
+@lru_cache(maxsize=4096)
+def placeless(text: str) -> str:
+    """The text of a data set without the options that say where files are: see :attr:`Entry.placeless`."""
+    try:
+        return str(parse_entry(text).placeless) if "path=" in text else text
+    except UsageError:  # in a record that somebody made
+        return text
 
 
 def parse_entry(text: str) -> Entry:

@@ -42,7 +42,8 @@ def options_of(cls: type[Plugin]) -> list[OptionInfo]:
     options = []
     for each in fields(cls):
         declaration = declaration_of(cls, each.name)
-        limits = ", ".join(f"{name.replace('_', ' ')} {bound}" for name, bound in declaration.bounds)
+        bounds = [f"{name.replace('_', ' ')} {bound}" for name, bound in declaration.bounds]
+        limits = ", ".join([*bounds, *(["must be given"] if declaration.required else [])])
         options.append(
             OptionInfo(each.name, value_text(each.default), _type_text(hints[each.name]), limits, declaration.doc)
         )

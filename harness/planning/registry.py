@@ -23,6 +23,7 @@ import pluggy
 from harness import hookspecs
 from harness.contracts import Dataset, Family, InputSet, Knowledge, Plugin, Protected
 from harness.errors import PluginError, UnknownName, UsageError
+from harness.fields import required_options
 from harness.files import user_path
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.planning.content import Contents
@@ -453,6 +454,8 @@ def check_class(cls: Any, kind: Kind) -> None:
         raise PluginError(f"{where}.name must be lower-case letters, digits, '-', '_' and '.', not {name!r}")
     _check_words(cls, kind)
     check_fields(cls, where, hints)
+    if required_options(cls):
+        return
     try:
         cls()
     except Exception as error:

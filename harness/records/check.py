@@ -21,6 +21,7 @@ import harness
 from harness.errors import HarnessError, UsageError
 from harness.files import read_text
 from harness.planning.graph import make_id
+from harness.planning.matrix import placeless
 from harness.ranking.overview import weakness
 from harness.records.freeze import FORMAT, MAX_IDS, UNLISTED, board_of, checksums, digests, measured, numbers, report
 from harness.records.lineage import check_lineage, content_of, same, text_of, told_inputs
@@ -211,7 +212,7 @@ def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.D
         made = inputs.get(row.stage)
         if made is None:
             yield f"stage {row.stage}: its id is no digest of what ids.json says of it"
-        elif made["action"] != row.action or text_of(made["dataset"]) != row.dataset:
+        elif made["action"] != row.action or text_of(made["dataset"]) != placeless(row.dataset):
             yield f"stage {row.stage}: ids.json and the stages table say different things of it"
         else:
             continue

@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.planning.graph import derive_seed
 from harness.planning.inputs import Inputs, inputs_in
+from harness.planning.matrix import placeless
 
 
 def same(one: Any, other: Any) -> bool:
@@ -103,7 +104,7 @@ class _Lineage:
             return f"its model {cell.model} leads to no victim"
         made = self.inputs[victim]
         task, scheme = text_of(made["dataset"]), text_of(made["plugin"])
-        if (task, scheme) != (cell.dataset, cell.defense):
+        if (task, scheme) != (placeless(cell.dataset), cell.defense):
             return f"its victim {victim} is one of {task} / {scheme}"
         if made["split_seed"] != derive_seed("seed", cell.seed, "split"):
             return f"its victim {victim} is not of seed {cell.seed}"
@@ -176,7 +177,9 @@ class _Lineage:
         made = self.inputs[base]
         root = "null" if unmarked else "seed"
         # The task's text, since an innocent may be of a net of its own.
-        if text_of(made["dataset"]) != cell.dataset or made["split_seed"] != derive_seed(root, each.index, "split"):
+        if text_of(made["dataset"]) != placeless(cell.dataset) or made["split_seed"] != derive_seed(
+            root, each.index, "split"
+        ):
             return False
         if not unmarked and text_of(made["plugin"]) != each.arm:
             return False

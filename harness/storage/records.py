@@ -254,8 +254,10 @@ def check_record(record: Mapping[str, Any], stage: Stage) -> StageRecord:
     """``record``, which may be untrusted, if running ``stage`` could have left it; else :class:`DamagedArtifact`.
 
     Of the stage it must be, and its fields must be what the tables' rows, which are made of them, can hold. Role, seed
-    and index are not compared: records of older versions lack them, and rows have them of the stage.
+    and index are not compared: records of older versions lack them, and rows have them of the stage. Where the same
+    thing has another name by now (a folder of images that was moved), the record returned has that of the stage.
     """
+    record = _renamed(record, stage)
     known: Mapping[str, Any] = about(stage)
     own = {name: known[name] for name in ("stage", "action", "dataset", "plugin")}
     made = _MADE[stage.action] if record.get("status") == "ok" else ()
@@ -266,3 +268,14 @@ def check_record(record: Mapping[str, Any], stage: Stage) -> StageRecord:
         if value != own.get(name, value) or (name in _CHECKS and not _CHECKS[name](value)):
             raise DamagedArtifact(f"the record of {stage.id}: its {name} cannot be {reprlib.repr(value)}")
     return cast("StageRecord", record)
+
+
+def _renamed(record: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
+    """``record`` with the name that ``stage`` has for its data set, where both stand for the same."""
+    from harness.planning.matrix import placeless
+
+    own, told = about(stage), record.get("dataset")
+    if told == own["dataset"] or not isinstance(told, str) or placeless(told) != stage.dataset.identity:
+        return record
+    other = {"other_dataset": stage.data.text} if stage.data and "other_dataset" in record else {}
+    return {**record, "dataset": own["dataset"], "label": own["label"], **other}
