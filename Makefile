@@ -5,7 +5,7 @@ INSTALLED := .venv/installed
 # Tests and checks are many small computations: one thread each, and as many processes as there are cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test test-slow test-wheel check bench bench-gpu gpu docs clean
+.PHONY: venv demo test test-slow test-wheel check bench bench-gpu gpu docs docs-site dist clean
 
 venv: $(INSTALLED)
 
@@ -65,6 +65,17 @@ docs: venv
 	$(BIN)/python -c "from pathlib import Path; from harness.ranking import glossary; Path('docs/glossary.md').write_text(glossary.document())"
 	$(BIN)/python -c "from pathlib import Path; from harness.inspect import schemes; Path('docs/schemes.md').write_text(schemes.document())"
 	$(BIN)/python -c "from pathlib import Path; from harness.inspect import attacks; Path('docs/attacks.md').write_text(attacks.document())"
+
+# The documents as a site, in build/docs: it needs no network when it is read.
+docs-site: venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[site]'
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+# The wheel and the source archive, as they would be uploaded: see docs/releasing.md.
+dist: venv
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation . > /dev/null
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
