@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         inversion,
         losses,
         metrics,
+        modelfiles,
         nets,
         overwriting,
         statistics,
@@ -149,6 +150,7 @@ __all__ = [
     "load_model",
     "losses",
     "metrics",
+    "modelfiles",
     "needs_images",
     "nets",
     "option",
@@ -170,7 +172,18 @@ _FUNCTIONS = {
 }
 """Modules of public functions, by the functions' names."""
 _MODULES = (
-    *("adversarial", "data", "inversion", "losses", "metrics", "nets", "overwriting", "statistics", "testing"),
+    *(
+        "adversarial",
+        "data",
+        "inversion",
+        "losses",
+        "metrics",
+        "modelfiles",
+        "nets",
+        "overwriting",
+        "statistics",
+        "testing",
+    ),
     *("triggers", "units", "whitebox"),
 )
 

@@ -47,6 +47,8 @@ from harness.values import (
     Stream,
     Task,
     classes_of,
+    is_published,
+    needs_images,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ __all__ = [
     "WhiteBoxAttack",
     "WhiteBoxDefense",
     "classes_of",
+    "is_published",
     "needs_images",
 ]
 
@@ -110,7 +113,7 @@ class Plugin(Configured, ABC):
     arms: ClassVar[tuple[str, ...]] = ("",)
     """Option sets (``"mode=ftll"``) that ``*`` expands to: the arms that a comparison needs; ``""`` is the defaults."""
     former: ClassVar[tuple[tuple[str, str], ...]] = ()
-    """Options as they were written once (``"labels=soft"``), each with what is written now."""
+    """Options as they may be written too (``"labels=soft"``, or a name alone), each with what is written now."""
 
 
 class InputSet(Plugin):
@@ -140,16 +143,6 @@ class InputSet(Plugin):
         By default there is nothing to fetch it from.
         """
         raise DataError(f"{self.name} cannot be downloaded")
-
-
-def is_published(cls: type[InputSet]) -> bool:
-    """True where the class that has the ``load`` of ``cls``, or one that derives from it, says ``published = True``."""
-    for base in cls.__mro__:
-        if "published" in vars(base):
-            return bool(vars(base)["published"])
-        if "load" in vars(base):
-            return False
-    return False
 
 
 class Dataset(InputSet):
@@ -222,6 +215,7 @@ class Dataset(InputSet):
         doc="Augmentation of training inputs, padded by an eighth: random crops; crops and mirror images; shifts along "
         "the first side, which is time in a spectrogram.",
     )
+    from_weights: str = option("", doc="Weights file of the owner's trained model, which then is the clean model.")
     watch: bool = option(False, doc="Measure accuracy, success and SNNL after each epoch: rows of the table curves.")
 
     def __post_init__(self) -> None:
@@ -236,6 +230,9 @@ class Dataset(InputSet):
             asked <= self.available,
             f"train + holdout = {asked}, but {self.name} has {self.available} training samples",
         )
+
+    def named_files(self) -> tuple[str, ...]:
+        return (self.from_weights,) if self.from_weights else ()
 
     @property
     def gate(self) -> Gate | None:
@@ -258,18 +255,13 @@ class Architecture(Plugin):
         :class:`harness.nets.Layers`, say. See :func:`harness.nets.adapt`.
         """
 
+    def fill(self, net: Net) -> None:
+        """Put the weights that its nets start from into ``net``, which :meth:`build` made. By default it stays so."""
+        return None
+
     def skip(self, dataset: Dataset) -> str | None:
         """Reason why this architecture cannot take ``dataset``'s inputs; ``None`` if it can."""
         return None
-
-
-def needs_images(dataset: InputSet, side: int = 1) -> str | None:
-    """Reason to skip ``dataset`` unless its inputs are images of at least ``side`` x ``side`` pixels: for `skip`."""
-    shape = dataset.input_shape
-    if len(shape) == 3 and min(shape[1:]) >= side:
-        return None
-    least = f" of at least {side} x {side}" if side > 1 else ""
-    return f"needs images{least}, inputs are {shape}"
 
 
 class TriggerRecipe(Configured, ABC):
@@ -310,6 +302,9 @@ class Defense(Plugin):
     fingerprint: ClassVar[bool] = False
     """True for a fingerprint, which embeds nothing: its key is found in a victim that is trained as unmarked models
     are. Boards show fingerprints in a section of their own, by the same tests."""
+
+    one_model: ClassVar[bool] = False
+    """True if its victim is one model that is given: a plan has it on the first seed alone, since seeds are models."""
 
     @property
     def from_clean(self) -> bool:

@@ -112,6 +112,10 @@ class Configured:
         for name, declaration in self._declarations.items():
             declaration.check(name, getattr(self, name))
 
+    def named_files(self) -> tuple[str, ...]:
+        """Paths of files that it reads, as options name them: what they hold addresses results, as its source does."""
+        return ()
+
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
     else:

@@ -23,7 +23,7 @@ from harness.inputs import normalize, normalizing
 from harness.inputs import random_moves as random_moves
 from harness.silencing import firing
 from harness.silencing import silence as silence_units
-from harness.tracing import LAYERS, NORMS, find_layers, keep_input, keep_output, run_once
+from harness.tracing import LAYERS, NORMS, find_layers, in_order, keep_input, keep_output, run_once
 
 CPU_PART, GPU_PART = 128, 2048
 """Inputs that are evaluated at a time: on a CPU what its cache holds (1.9 times as fast as 1,000), on a GPU many."""
@@ -371,7 +371,7 @@ class Adapted(Net):
                 hook = partial(keep_input, taps, self.taps[-1])
                 stack.callback(last.register_forward_pre_hook(hook).remove)
             logits = self.forward(x)
-        return logits, {name: taps[name] for name in self.taps}
+        return logits, in_order(taps, self.taps)
 
     def silence(self, layer: str, units: Tensor) -> None:
         """Prune units as :meth:`Net.silence` does: for good where a ReLU follows the layer or its norm."""

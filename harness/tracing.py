@@ -31,7 +31,14 @@ class Source:
 def find_layers(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> tuple[dict[str, Source], str, bool]:
     """The hidden layers with their sources, the name of the last layer, and whether the last tap is ``[n, units]``."""
     calls = run_once(module, input_shape, classes)
-    layers = {call.name: call for call in calls if isinstance(call.layer, LAYERS) and len(call.output) == PROBED}
+    # Of a net that looks at its inputs, a hidden layer is one that runs on noise too.
+    noise = torch.rand(PROBED, *input_shape, generator=torch.Generator().manual_seed(0))
+    always = {call.name for call in run_once(module, input_shape, classes, noise)}
+    layers = {
+        call.name: call
+        for call in calls
+        if isinstance(call.layer, LAYERS) and len(call.output) == PROBED and call.name in always
+    }
     last = next(reversed(layers), "")
     layers.pop(last, None)
     norms = {id(call.input): call for call in calls if isinstance(call.layer, NORMS)}
@@ -54,8 +61,8 @@ class Call:
     version: int
 
 
-def run_once(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> list[Call]:
-    """The runs of layers and norms while ``module`` answers an empty image, in their order."""
+def run_once(module: nn.Module, input_shape: tuple[int, ...], classes: int, inputs: Tensor | None = None) -> list[Call]:
+    """The runs of layers and norms while ``module`` answers empty images, or ``inputs``, in their order."""
     calls: list[Call] = []
 
     def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -68,7 +75,8 @@ def run_once(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> l
             if isinstance(layer, (*LAYERS, *NORMS)):
                 stack.callback(layer.register_forward_hook(partial(keep, name)).remove)
         try:
-            logits = module.eval()(torch.zeros(PROBED, *input_shape, device=device))
+            x = torch.zeros(PROBED, *input_shape) if inputs is None else inputs
+            logits = module.eval()(x.to(device))
         except Exception as error:  # whatever a module makes of inputs that it was not written for
             raise PluginError(f"{what} cannot take inputs {[PROBED, *input_shape]}: {error}") from error
         finally:
@@ -77,6 +85,16 @@ def run_once(module: nn.Module, input_shape: tuple[int, ...], classes: int) -> l
         given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise PluginError(f"{what} must give logits {[PROBED, classes]} of {PROBED} inputs, not {given}")
     return calls
+
+
+def in_order(taps: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Taps in the order of their names. Raises :class:`PluginError` for a layer that did not run."""
+    if missing := [name for name in names if name not in taps]:
+        raise PluginError(
+            f"its hidden layer {missing[0]!r} did not run on these inputs: a net whose control flow leaves layers out "
+            "derives from harness.nets.Net, and names its taps"
+        )
+    return {name: taps[name] for name in names}
 
 
 def keep_output(

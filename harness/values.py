@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from harness.contracts import Dataset, Defense
+    from harness.contracts import Dataset, Defense, InputSet
     from harness.nets import Net
     from harness.oracles import Oracle
 
@@ -423,3 +423,25 @@ class Measure:
     layer: str = ""
     group: str = ""
     """Inputs that it is about, where there are several: ``trigger``, ``task``, a class."""
+
+
+# --- sets of inputs --------------------------------------------------------------------------------------------------
+
+
+def is_published(cls: type[InputSet]) -> bool:
+    """True where the class that has the ``load`` of ``cls``, or one that derives from it, says ``published = True``."""
+    for base in cls.__mro__:
+        if "published" in vars(base):
+            return bool(vars(base)["published"])
+        if "load" in vars(base):
+            return False
+    return False
+
+
+def needs_images(dataset: InputSet, side: int = 1) -> str | None:
+    """Reason to skip ``dataset`` unless its inputs are images of at least ``side`` x ``side`` pixels: for `skip`."""
+    shape = dataset.input_shape
+    if len(shape) == 3 and min(shape[1:]) >= side:
+        return None
+    least = f" of at least {side} x {side}" if side > 1 else ""
+    return f"needs images{least}, inputs are {shape}"

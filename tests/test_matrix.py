@@ -32,7 +32,7 @@ from harness.planning.registry import Registry, load_registry, resolve
 
 law = settings(deadline=None, max_examples=60, database=None, derandomize=True)
 
-PRESETS = ["full", "paper", "quick", "schemes", "smoke", "standard"]
+PRESETS = ["audit", "full", "paper", "quick", "schemes", "smoke", "standard"]
 
 names = st.text("abYZ09_.*?-", min_size=1, max_size=8)
 keys = st.text("abYZ_", min_size=1, max_size=6)
@@ -350,7 +350,9 @@ def test_the_full_matrix_is_every_plugin_in_all_its_arms(builtin: Registry) -> N
     assert texts(datasets) == tasks and "digits" in tasks
     options = ("", "[architecture=mlp]", "[optimizer=sgd]", "[augment=shift]", "[adversarial=true]")
     unmarked = [f"unmarked{option}" for option in options]
-    assert {text.partition("[")[0] for text in texts(defenses)} == set(builtin.names("defense"))
+    assert {text.partition("[")[0] for text in texts(defenses)} == {
+        name for name in builtin.names("defense") if builtin.found["defense", name].cls.arms
+    }
     assert {"baseline", "baseline[placement=gradient]", "ewe", *unmarked} < set(texts(defenses))
     modes = [f"fine-tuning[mode={mode}]" for mode in ("ftll", "rtll", "rtal")]
     assert [text for text in texts(chains) if text.startswith("fine-tuning")] == ["fine-tuning", *modes]

@@ -96,6 +96,7 @@ class Engine(Context):
             "classes": classes,
             **({"normalize": True} if self.moments else {}),
         }
+        self.architecture.fill(net)
         return on_device(net, self.device)
 
     def start(self) -> Net:

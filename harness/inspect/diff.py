@@ -161,7 +161,9 @@ def _edits(plugin: str, then: str, now: str) -> Iterator[str]:
         old, new = beside_then.get(name), beside_now.get(name)
         if old == new:
             continue
-        if name.startswith("package "):
+        if name.startswith("file "):
+            yield f"the {plugin}'s {name} changed (digest {old or 'none'} before, {new or 'none'} now)"
+        elif name.startswith("package "):
             yield f"the {name} of the {plugin} has another version ({old or 'none'} before, {new or 'none'} now)"
         elif old and new:
             yield f"the source of the {plugin}'s helper {name} was edited (digest {old[:8]} before, {new[:8]} now)"

@@ -45,7 +45,8 @@ def make_plan(
 
     ``analyses`` are made of every cell's surrogate, which is the victim where there is no attack. ``lookup`` resolves
     what a recipe names: an architecture, or another dataset. Of the defenses, those that mark nothing make the innocent
-    models that every key is asked of; one of another recipe is not attacked. Raises :class:`UsageError`.
+    models that every key is asked of; one of another recipe is not attacked. A scheme of one given model has cells of
+    the first seed alone. Raises :class:`UsageError`.
     """
     # Whose models a key is asked of must not depend on the order in which a matrix names them.
     arms = sorted((each for each in defenses if each.plugin.innocent), key=str)
@@ -64,6 +65,7 @@ def make_plan(
         for defense in defenses
         for chain in known
         if defense.plugin.innocent != "other-recipe" or chain.threat == "none"
+        if not defense.plugin.one_model or seed == builder.seeds[0]
     ]
     with _uncollected(), random_states_kept():
         # First what the cells are about, then the models to compare with: a broken plugin is found at once.
@@ -397,7 +399,8 @@ class _Builder(StageMaker):
             elif chain.threat == "none":
                 others = self._of_all_seeds("other-recipe", dataset, arm, chain)
                 found.append(others.after(place) if len(self.seeds) > 1 else others)
-        found.append(self._of_all_seeds("other-owner", dataset, defense, chain).after(place))
+        if not defense.plugin.one_model:
+            found.append(self._of_all_seeds("other-owner", dataset, defense, chain).after(place))
         suspects = chain_of.from_iterable(models.suspects for models in found)
         return _Models(tuple(suspects), tuple(chain_of.from_iterable(models.parents for models in found)))
 

@@ -67,6 +67,7 @@ def construct(cls: type[Plugin], entry: Entry) -> Plugin:
     for key, value in entry.options:
         if now := former.get(f"{key}={value}"):
             key, value = now.split("=")
+        key = former.get(key, key)
         if key not in known:
             raise _unknown_option(cls, entry.name, key, known)
         if key in options:

@@ -34,7 +34,7 @@ from harness.planning.lazy import absent_allowed, lazy_module
 from harness.planning.loading import builtin_folder, load_file
 from harness.planning.matrix import MAX_CELLS, Chain, Entry, Matrix, expand, parse_entry
 from harness.planning.options import check_fields, construct, resolved_types
-from harness.planning.sources import came_with, digest_of, forget, unread_data
+from harness.planning.sources import came_with, digest_of, digest_of_files, forget, unread_data
 from harness.text import command_line
 
 ENTRY_POINTS = "harness"
@@ -102,7 +102,8 @@ class Registry:
         if isinstance(plugin, Dataset):
             self.component("architecture", plugin.architecture)
         content = self.contents.of(text, plugin) if self.contents and isinstance(plugin, InputSet) else ""
-        return Component(kind, text, f"{found.digest}:{content}" if content else found.digest, plugin)
+        digest = found.digest + digest_of_files(plugin.named_files(), must_exist=self.contents is not None)
+        return Component(kind, text, f"{digest}:{content}" if content else digest, plugin)
 
     def components(self, kind: Kind, entries: Iterable[Entry]) -> list[Component]:
         """The plugins of entries and globs with their options, each once, in order."""

@@ -11,6 +11,7 @@ variables), nor installed libraries.
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import linecache
 import os
@@ -26,6 +27,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from harness.errors import UsageError
+from harness.files import user_path
 from harness.planning import loading
 from harness.planning.by_value import dumps
 from harness.planning.graph import make_id, source_digest, text_digest
@@ -52,6 +54,35 @@ def digest_of(cls: type) -> str:
         typed.add(cls)
         DIGESTS[cls] = make_id(*sorted(typed.found.values()))[:16] + _text(typed.beside)
     return DIGESTS[cls]
+
+
+def digest_of_files(names: Sequence[str], *, must_exist: bool) -> str:
+    """The part of a digest that tells what the files of these names hold, such as ``,file my_net.py=9e1b0c2f6d3a4b57``.
+
+    Of a Python file its code counts, and the code of what it imports from its folder. Raises :class:`UsageError` for a
+    file that is not there, or leaves it out.
+    """
+    parts: dict[str, str] = {}
+    for name in names:
+        path = user_path(name).resolve()
+        if path.is_dir():
+            parts |= {f"file {name}/{each.name}": _bytes_digest(each) for each in sorted(path.iterdir())}
+        elif path.suffix == ".py" and path.is_file():
+            beside = _parts(Home((path.parent,), nested=True), path, path.parent)
+            parts[f"file {name}"] = text_digest(content(path))
+            parts |= {f"file {each}": digest for each, digest in beside.items()}
+        elif path.is_file():
+            parts[f"file {name}"] = _bytes_digest(path)
+        elif must_exist:
+            raise UsageError(f"no file {name!r} here ({path})")
+    return _text(parts)
+
+
+def _bytes_digest(path: Path) -> str:
+    if not path.is_file():
+        return "-"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def parts_of(digest: str) -> tuple[str, dict[str, str]]:

@@ -166,6 +166,8 @@ class _Here:
         more = []
         if any(math.isnan(each.low) for each in worst):
             more.append("[..]: fewer than five seeds.")
+        if any(each.seeds == 1 and not is_control(each) for each in shown):
+            more.append("One seed is one model, and survival takes five: --details says after what it is marked.")
         if any(each.gate == "unsure" for each in shown):
             more.append(f"?: the limit of {100 * self.rules.max_cost:g} points may be exceeded.")
         if any(each.anonymous for each in shown):

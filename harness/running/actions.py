@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from harness import modelfiles
 from harness.attacks import Forgery
 from harness.contracts import (
     ActiveDefense,
@@ -66,7 +67,12 @@ Parents = Mapping[str, Loaded]
 
 
 def _train(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
-    """A clean model: a null model, or the one that victims start from."""
+    """A clean model: a null model, or the one that victims start from, which may be given."""
+    given = stage.dataset.plugin.from_weights
+    if given and stage.role == "clean":
+        net = engine.build()
+        modelfiles.fill(net, given)
+        return StageOutput(net)
     train = worker.splits(stage).train
     return StageOutput(engine.train(engine.build(), [engine.stream(train)], stage.epochs))
 
