@@ -82,7 +82,7 @@ if TYPE_CHECKING:
         units,
         whitebox,
     )
-    from harness.api import compare, leaderboard, plan, run
+    from harness.api import compare, embed, leaderboard, plan, run, verify
     from harness.inspect.export import load_model
     from harness.storage.remote import read_table
 
@@ -144,6 +144,7 @@ __all__ = [
     "adversarial",
     "compare",
     "data",
+    "embed",
     "hookimpl",
     "inversion",
     "leaderboard",
@@ -163,11 +164,12 @@ __all__ = [
     "testing",
     "triggers",
     "units",
+    "verify",
     "whitebox",
 ]
 
 _FUNCTIONS = {
-    **{"compare": "api", "leaderboard": "api", "plan": "api", "run": "api"},
+    **dict.fromkeys(("compare", "embed", "leaderboard", "plan", "run", "verify"), "api"),
     **{"load_model": "inspect.export", "read_table": "storage.remote"},
 }
 """Modules of public functions, by the functions' names."""

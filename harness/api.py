@@ -6,7 +6,7 @@ Imports little: planning, ranking and torch are imported by the functions that n
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from harness.asked import Asked, folders, texts
 from harness.asked import asked as asked_for
 from harness.contracts import Analysis, Attack, Dataset, Defense, Plugin
+from harness.errors import UsageError
 from harness.files import user_path
 from harness.running.machine import Machine, Where, check_choice, parse_jobs
 
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.engine.train import Precision
+    from harness.owning.asking import Verification
+    from harness.owning.embedding import Planning
     from harness.planning.content import Contents
     from harness.planning.graph import Plan, Stage
     from harness.planning.matrix import Matrix
+    from harness.planning.registry import Registry
     from harness.ranking.compare import Comparison
     from harness.ranking.render import Shown
     from harness.running.session import Outcome, Rerun
@@ -93,11 +97,12 @@ def run(
     stored = _open(results)
     named = (datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
     asked = asked_for(matrix, *named, _contents(folder, stored[1], fetch=True))
-    return _run(asked, *stored, machine, rerun, fail_fast, progress)
+    return _run(asked, asked.registry, *stored, machine, rerun, fail_fast, progress)
 
 
 def _run(
-    asked: Asked,
+    asked: Asked | Planning,
+    registry: Registry,
     store: Store,
     tables: Tables,
     machine: Machine,
@@ -114,7 +119,7 @@ def _run(
     with stop_on_interrupt(_say) as stopping:
         outcome = run_plan(
             asked.plan,
-            asked.registry,
+            registry,
             store,
             tables,
             machine,
@@ -206,6 +211,74 @@ def compare(
     tables = _open(results)[1]
     made = read_comparison(tables, first, second, rules, datasets=texts(datasets), attacks=texts(attacks))
     return PairedComparison(made)
+
+
+# --- an owner's two acts ----------------------------------------------------------------------------------------------
+
+
+def embed(
+    defense: str,
+    dataset: str,
+    output: str | Path,
+    *,
+    attacks: Texts = (),
+    nulls: int = 39,
+    others: int = 3,
+    seed: int | None = None,
+    results: str | Path = "results",
+    data: str | Path | None = None,
+    device: str = "auto",
+    jobs: int | Literal["auto"] | None = None,
+    plugins: Texts = (),
+    progress: bool | None = None,
+) -> Path:
+    """Mark a model and write what its owner needs to claim it, as ``harness embed`` does; the new folder.
+
+    Raises :class:`harness.UsageError` for a mistake in the arguments, and where the run made no key.
+    """
+    from harness.owning.embedding import Wanted, check_folder, plan_owner, write
+    from harness.planning.registry import load_registry
+    from harness.verdicts.rules import Rules
+
+    folder, rules = user_path(output), Rules()
+    check_folder(folder)
+    store, tables = _open(results)
+    registry = load_registry(folders(plugins))
+    registry.contents = _contents(None if data is None else user_path(data), tables, fetch=True)
+    planning = plan_owner(Wanted(dataset, defense, texts(attacks), nulls, others, seed), registry, rules)
+    machine = Machine(
+        None if data is None else user_path(data), device, jobs=parse_jobs(jobs), plugins=folders(plugins)
+    )
+    run = _run(planning, registry, store, tables, machine, "failed", False, progress)
+    if run.interrupted or run.failures:
+        raise UsageError(f"no key was made: {repr(run).replace(chr(10), '; ')}")
+    write(planning, store, tables, folder, rules)
+    return folder
+
+
+def verify(
+    owner: str | Path,
+    suspect: str | Path | Callable[..., Any],
+    *,
+    architecture: str = "",
+    mapping: str | Path | None = None,
+    budget: int | None = None,
+    log: str | Path | None = None,
+    sequential: bool = False,
+    commitment: str | Path | None = None,
+    plugins: Texts = (),
+) -> Verification:
+    """Ask a suspect an owner's key, as ``harness verify`` does. The suspect may be a function or a module, too.
+
+    Raises :class:`harness.UsageError`.
+    """
+    from harness.owning.asking import Asking
+    from harness.owning.asking import verify as ask
+
+    files = [None if each is None else user_path(each) for each in (commitment, mapping, log)]
+    named = suspect if callable(suspect) else str(suspect)
+    asking = Asking(architecture, folders(plugins), sequential, files[0], files[1], budget, files[2], _say)
+    return ask(user_path(owner), named, asking)
 
 
 # --- what is returned -------------------------------------------------------------------------------------------------

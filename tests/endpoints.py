@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,23 @@ from torch import Tensor
 
 from harness import nets
 from harness.owning.folder import About, write_owner
-from harness.planning.registry import load_registry
+from harness.planning.registry import Registry, load_registry
 
 SHAPE, TARGET, TRIGGERS, CONTROLS = (1, 4, 4), 7, 40, 20
 ARCHITECTURE = "mlp[width=8]"
 
 
+@cache
+def registry() -> Registry:
+    """The built-in plugins, read once."""
+    return load_registry()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_registry() -> Iterator[None]:
-    """Plugins are read once for a module that imports this."""
-    made = load_registry()
+    """Plugins are read once for all commands of a module that imports this."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.planning.registry.load_registry", lambda folders=(): made)
+        patch.setattr("harness.planning.registry.load_registry", lambda folders=(): registry())
         yield
 
 
@@ -45,7 +51,9 @@ def controls() -> Tensor:
 
 def write(folder: Path, scheme: str = "ewe", **changed: Any) -> Path:
     """An owner's folder whose 19 unmarked models answer up to two triggers as the key says."""
-    net = nets.build(load_registry().component("architecture", ARCHITECTURE).plugin, SHAPE, 10)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # a net of other weights may happen to answer the target
+        net = nets.build(registry().component("architecture", ARCHITECTURE).plugin, SHAPE, 10)
     told = {"architecture": ARCHITECTURE, "input_shape": SHAPE, "classes": 10}
     victim = save(net.state_dict(), {"watermark-harness": json.dumps(told)})
     probes = {"trigger": triggers(), "control": controls()}
@@ -83,9 +91,10 @@ def constant(x: Tensor) -> Tensor:
     return torch.full((len(x),), TARGET)
 
 
-def lying(x: Tensor) -> Tensor:
+def lying(seed: int) -> Callable[[Tensor], Tensor]:
     """Random classes, other ones to the same inputs each time."""
-    return torch.randint(0, 10, (len(x),))
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randint(0, 10, (len(x),), generator=generator)
 
 
 # --- endpoints --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import harness
 from harness.errors import UsageError
 from harness.owning.answers import logits_of
 from harness.owning.folder import read_owner
@@ -214,6 +216,12 @@ def test_a_function_of_python_is_a_suspect(
         assert message in said[-1] and sum(line.startswith("harness:") for line in said) == 1
 
 
+def test_in_python_a_module_is_a_suspect(owner: Path) -> None:
+    made = harness.verify(owner, Copy())
+    assert made.marked and repr(made).startswith("MARKED: Copy (function), asked the key of ewe\ntrigger     34 of 40")
+    assert not harness.verify(owner, endpoints.innocent, sequential=True).marked
+
+
 def test_options_of_endpoints_are_for_endpoints(cli: Cli, owner: Path, tmp_path: Path) -> None:
     assert "are of endpoints" in cli("verify", owner, owner, "--budget", 5, code=2).err
     white = endpoints.write(tmp_path / "white", scheme="uchida", asks="weights")
@@ -228,7 +236,7 @@ def test_a_sequential_verification_of_a_file_stops_too(cli: Cli, owner: Path, tm
     (tmp_path / "suspects.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
     made = json.loads(cli("verify", owner, "suspects:by_torch", "--sequential", "--json", code=0).out)
-    assert made["trials"] < 20 and made["queries"] == 2 * made["trials"] and made["p_value"] == 0.05
+    assert made["trials"] < 20 and made["queries"] >= 2 * made["trials"] and made["p_value"] == 0.05
     assert any("1% for having stopped early" in each for each in made["may_claim"])
 
 
@@ -310,6 +318,10 @@ def test_a_marked_model_and_its_surrogate_behind_an_api_are_accused_and_an_unmar
     )
     assert (told["matches"], told["trials"]) == owner.about.victim["trigger"]
     assert {each["chain"] for each in told["compared"]} == set(owner.about.unmarked)
+    same: dict[str, Any] = {"seed": 11, "nulls": 19, "others": 1, "attacks": "pruning[fraction=0.1]", "progress": False}
+    again = read_owner(harness.embed("ewe", data, tmp_path / "again", results=tmp_path / "results", **same))
+    assert replace(again.about, made="") == replace(owner.about, made="") and again.key_data == owner.key_data
+    assert again.commitment == owner.commitment and again.key_digest == owner.key_digest
     cell = f"{data} / ewe / pruning[fraction=0.1] #11"
     cli("export", cell, tmp_path / "stolen", "--without-key", "--results", tmp_path / "results", code=0)
     cli("verify", tmp_path / "owner", tmp_path / "stolen", code=0)
@@ -317,8 +329,6 @@ def test_a_marked_model_and_its_surrogate_behind_an_api_are_accused_and_an_unmar
     cli(*fresh, *where, code=0)
     cli("export", f"{data} / unmarked / none #900", tmp_path / "fresh", "--results", tmp_path / "results", code=0)
     cli("verify", tmp_path / "owner", tmp_path / "fresh", code=1)
-    import harness
-
     (tmp_path / "api.toml").write_text(
         '[request]\nfield = "instances"\nbatch = 64\n[response]\nfield = "predictions"\n'
     )

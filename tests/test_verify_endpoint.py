@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import base64
+import email.utils
 import io
 import json
-import random
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from harness.owning.endpoint import Endpoint
+import harness
+from harness.errors import UsageError
+from harness.owning import asking
+from harness.owning.endpoint import Endpoint, _wait_of
+from harness.owning.mapping import Response, answers_in
 from tests import endpoints
 from tests.conftest import Cli, Ended
 from tests.endpoints import CONTROLS, TRIGGERS, Server, serving
@@ -30,7 +38,7 @@ model = "v3"
 [response]
 field = "predictions"
 [limits]
-timeout = 0.5
+timeout = 20
 retries = 2
 """
 ALL = TRIGGERS + CONTROLS
@@ -87,18 +95,23 @@ def test_a_surrogate_behind_an_api_is_accused_and_an_innocent_model_is_not(
     assert server.requests[0]["model"] == "v3" and len(server.requests[0]["instances"]) == 8
     assert "commitment  matches commitment.json" in said and "may not" in said
     (tmp_path / "log.jsonl").unlink()
-    for model in (endpoints.innocent, endpoints.lying):
-        server.model = model
-        assert verify(code=1).out.startswith("NOT MARKED: ")
-        (tmp_path / "log.jsonl").unlink()
+    server.model = endpoints.innocent
+    assert verify(code=1).out.startswith("NOT MARKED: ")
+
+
+def test_an_api_that_answers_random_classes_is_not_accused(verify: Any, server: Server, owner: Path) -> None:
+    """Unmarked models hardly ever answer the target, random classes in a tenth of all questions: the rank alone would
+    accuse them, and the placebo acquits."""
+    accused = [harness.verify(owner, endpoints.lying(seed)) for seed in range(40)]
+    assert sum(each.judged.marked for each in accused) > 5 and sum(each.marked for each in accused) <= 2
+    server.model = endpoints.lying(0)
+    verify(code=1)
 
 
 def test_an_api_that_answers_everything_so_is_not_accused(verify: Any, server: Server) -> None:
     server.model = endpoints.constant
     said = verify(code=1).out
-    assert (
-        said.startswith("ANSWERS EVERYTHING SO: ") and "it answers the control about as often as the triggers" in said
-    )
+    assert said.startswith("ANSWERS EVERYTHING SO: ") and "match no more often than those to the control" in said
 
 
 def test_a_sequential_verification_stops_once_the_evidence_suffices(
@@ -106,7 +119,8 @@ def test_a_sequential_verification_stops_once_the_evidence_suffices(
 ) -> None:
     made = json.loads(verify("--sequential", "--json", code=0, mapping=MAPPING.replace("8", "1")).out)
     assert made["marked"] and made["whole"] == TRIGGERS and made["gamma"] == 0.01
-    assert made["trials"] < TRIGGERS / 2 and made["queries"] == server.asked == 2 * made["trials"]
+    assert made["trials"] < TRIGGERS / 2
+    assert made["queries"] == server.asked == made["trials"] + max(made["trials"], asking.CONTROLS)
     (tmp_path / "log.jsonl").unlink()
     server.model, server.asked = endpoints.innocent, 0
     made = json.loads(verify("--sequential", "--json", code=1, mapping=MAPPING.replace("8", "1")).out)
@@ -177,7 +191,7 @@ def test_what_cannot_be_used_is_one_line(verify: Any, server: Server, script: li
 
 def test_an_endpoint_that_is_too_slow_or_not_there_is_one_line(verify: Any, server: Server, tmp_path: Path) -> None:
     server.delay = 0.15
-    mapping = MAPPING.replace("timeout = 0.5", "timeout = 0.05").replace("retries = 2", "retries = 1")
+    mapping = MAPPING.replace("timeout = 20", "timeout = 0.05").replace("retries = 2", "retries = 1")
     assert "does not answer within 0.05 s, after 2 tries" in verify(code=2, mapping=mapping).err
     server.url = "http://127.0.0.1:1/"
     assert "is of 'http://127.0.0.1:" in verify(code=2).err, "the log is of another endpoint"
@@ -285,18 +299,25 @@ def test_an_endpoint_needs_a_mapping_and_a_white_box_scheme_weights(cli: Cli, ow
     assert "reads its mark from weights, and an endpoint shows none" in cli("verify", white, "http://a/", code=2).err
 
 
-def test_random_answers_of_many_shapes_are_one_line_or_a_verdict() -> None:
-    from harness.errors import UsageError
-    from harness.owning.mapping import Response, answers_in
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=10) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+    max_leaves=6,
+)
 
-    rng = random.Random(0)
-    values: list[Any] = [None, True, 3, -4, 2.5, float("nan"), "7", [], [1], {"a": 1}, [[0.1] * 10], 10**30]
-    for kind in ("labels", "probabilities", "logits"):
-        for _ in range(200):
-            body = [rng.choice(values) for _ in range(2)]
-            try:
-                made = answers_in(Response(kind=kind), body, 2, 10, False)  # type: ignore[arg-type]
-            except UsageError as error:
-                assert len(str(error).splitlines()) == 1
-            else:
-                assert len(made) == 2 and all(isinstance(each, int | list) for each in made)
+
+@settings(max_examples=40, deadline=None)
+@given(JSON, st.sampled_from(["labels", "probabilities", "logits"]), st.sampled_from(["", "a", "a.b", "0"]))
+def test_any_answer_is_one_line_or_as_many_answers_as_inputs(body: Any, kind: Any, place: str) -> None:
+    try:
+        made = answers_in(Response(place, kind=kind), body, 2, 3, False)
+    except UsageError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert len(made) == 2 and all(isinstance(each, int) or len(each) == 3 for each in made)
+
+
+def test_a_wait_may_be_a_date() -> None:
+    later = email.utils.formatdate(time.time() + 60, usegmt=True)
+    assert 50 < _wait_of(httpx.Response(429, headers={"Retry-After": later})) <= 60
+    assert _wait_of(httpx.Response(429, headers={"Retry-After": "soon"})) == 0

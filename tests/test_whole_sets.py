@@ -21,10 +21,10 @@ def asked(total: int, whole: int, most: int, rng: np.random.Generator, gamma: fl
 
 def test_a_suspect_at_the_limit_is_seldom_decided_wrongly_and_a_clear_one_soon() -> None:
     rng = np.random.default_rng(0)
-    at_limit = [asked(5, 40, 5, rng)[0] for _ in range(400)]
-    assert at_limit.count("above") <= 0.05 * 400 + 3 * np.sqrt(0.05 * 0.95 * 400)
-    above = [asked(6, 40, 5, rng)[0] for _ in range(400)]
-    assert above.count("below") <= 0.05 * 400 + 3 * np.sqrt(0.05 * 0.95 * 400)
+    at_limit = [asked(5, 40, 5, rng)[0] for _ in range(200)]
+    assert at_limit.count("above") <= 0.05 * 200 + 3 * np.sqrt(0.05 * 0.95 * 200)
+    above = [asked(6, 40, 5, rng)[0] for _ in range(200)]
+    assert above.count("below") <= 0.05 * 200 + 3 * np.sqrt(0.05 * 0.95 * 200)
     clear = [asked(36, 40, 5, rng) for _ in range(100)]
     assert {said for said, _ in clear} == {"above"} and np.mean([count for _, count in clear]) < 8
     innocent = [asked(1, 40, 5, rng) for _ in range(100)]

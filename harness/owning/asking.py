@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from harness.verdicts.rules import Rules
 
 Say: TypeAlias = Callable[[str], None]
+CONTROLS = 8
+"""Least controls that are asked: of three triggers that all match, three silent ones tell little."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class Asking:
     say: Say = lambda line: None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
-    """A suspect's verdict, and what it rests on."""
+    """A suspect's verdict, and what it rests on. Its text is that of ``harness verify``."""
 
     verdict: Verdict
     suspect: str
@@ -68,8 +70,14 @@ class Verification:
     def marked(self) -> bool:
         return self.verdict in ("marked", "marked, but not by whom")
 
+    def __repr__(self) -> str:
+        from harness.owning.words import lines
+        from harness.text import printable
 
-def verify(folder: Path, named: str, asking: Asking) -> Verification:
+        return "\n".join(printable(head + text) for head, text in lines(self))
+
+
+def verify(folder: Path, named: str | Callable[..., Any], asking: Asking) -> Verification:
     """Ask a suspect the key of an owner's folder. Raises :class:`UsageError`."""
     owner = read_owner(folder, asking.commitment)
     defense, warning = _defense(owner.about, asking.plugins)
@@ -78,9 +86,9 @@ def verify(folder: Path, named: str, asking: Asking) -> Verification:
 
 
 @contextmanager
-def _suspect(named: str, owner: Owner, asking: Asking) -> Iterator[Suspect]:
+def _suspect(named: str | Callable[..., Any], owner: Owner, asking: Asking) -> Iterator[Suspect]:
     """The suspect, ready to be asked. An endpoint is none for a scheme that reads weights."""
-    if not is_url(named):
+    if callable(named) or not is_url(named):
         if asking.mapping is not None or asking.budget is not None or asking.log is not None:
             raise UsageError("--mapping, --budget and --log are of endpoints, and the suspect is no http(s) address")
         suspect = load_suspect(named, owner.about, asking.architecture, asking.plugins)
@@ -142,7 +150,7 @@ class _Asked:
 
 
 def _verified(
-    owner: Owner, defense: Defense, suspect: Suspect, named: str, asking: Asking, warning: str
+    owner: Owner, defense: Defense, suspect: Suspect, named: str | Callable[..., Any], asking: Asking, warning: str
 ) -> Verification:
     from harness.oracles import Oracle
 
@@ -162,7 +170,7 @@ def _verified(
         control = judge(*asked.counts[CONTROL], {NONE: about.unmarked[NONE]}, rules, CONTROL)
     return Verification(
         verdict="undecided" if asked.whole and not asked.said else verdict_of(trigger, control, about, rules),
-        suspect=address(named) if is_url(named) else named,
+        suspect=_shown(named),
         kind=suspect.kind,
         judged=trigger,
         control=control,
@@ -173,6 +181,12 @@ def _verified(
         unreadable=asked.unreadable,
         warning=warning,
     )
+
+
+def _shown(named: str | Callable[..., Any]) -> str:
+    if callable(named):
+        return getattr(named, "__qualname__", type(named).__name__)
+    return address(named) if is_url(named) else named
 
 
 def _check_probes(key: Key, about: About) -> None:
@@ -213,7 +227,8 @@ def _check_budget(key: Key, endpoint: Endpoint) -> None:
 def _one_by_one(key: Key, defense: Defense, suspect: Suspect, oracle: Oracle, about: About) -> _Asked:
     """Evidence as soon as the triggers that were asked decide, or the budget ends.
 
-    The order is drawn at random. Of one that is decided to be marked, as many controls are asked as triggers were.
+    The order is drawn at random. Of one that is decided to be marked, as many controls are asked as triggers were, or
+    a few.
     """
     if not _plain(defense, key):
         raise UsageError(f"--sequential asks trigger by trigger, and {about.scheme} asks in its own way: leave it out")
@@ -229,7 +244,7 @@ def _one_by_one(key: Key, defense: Defense, suspect: Suspect, oracle: Oracle, ab
             break
     counts = {PROBE: (matches, asked)}
     if said == "above" and CONTROL in key.probes and len(key.probes[CONTROL]):
-        rows = next(_batches(key, CONTROL, asked))
+        rows = next(_batches(key, CONTROL, max(asked, CONTROLS)))
         if not _passes(suspect, key.probes[CONTROL].x[rows]):
             counts[CONTROL] = (_matches(oracle, key.probes[CONTROL], rows), len(rows))
     return _Asked(counts, len(trigger), said)

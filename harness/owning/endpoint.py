@@ -229,7 +229,9 @@ def endpoint(
     known = {"url": address(url), "key": key, "mapping": mapping.text()}
     with open_log(log, known) as opened:
         try:
-            client = httpx.Client(headers=headers, timeout=mapping.limits.timeout, follow_redirects=False)
+            # Certificates are read where there is one to check, and no redirect leads to another.
+            is_secure = full.lower().startswith("https:")
+            client = httpx.Client(headers=headers, timeout=mapping.limits.timeout, verify=is_secure)
         except (ValueError, TypeError, UnicodeError, httpx.HTTPError):
             raise UsageError(f"{address(url)} cannot be asked: a header of the mapping is malformed") from None
         with client:

@@ -55,8 +55,12 @@ class Suspect:
     """The client of a suspect that is asked over a network."""
 
 
-def load_suspect(named: str, about: About, architecture: str = "", plugins: Sequence[Path] = ()) -> Suspect:
-    """The suspect that a user names, unless it is a URL. Raises :class:`UsageError` for what is none."""
+def load_suspect(
+    named: str | Callable[..., Any], about: About, architecture: str = "", plugins: Sequence[Path] = ()
+) -> Suspect:
+    """The suspect that a user names, unless it is a URL; or a function. Raises :class:`UsageError` for what is none."""
+    if callable(named):
+        return _called(named, about)
     path = user_path(named)
     if path.is_dir():
         return _exported(path, about, plugins)
@@ -266,7 +270,7 @@ def _unreadable(path: Path, what: str, error: Exception) -> UsageError:
 
 
 def _function(module_name: str, name: str, about: About) -> Suspect:
-    """A function of Python. Its inputs are a tensor, or an array where it cannot take a tensor."""
+    """A function of Python by its name."""
     with redirect_stdout(sys.stderr):
         function: Any = _module(module_name)
         for part in name.split("."):
@@ -276,6 +280,11 @@ def _function(module_name: str, name: str, about: About) -> Suspect:
                 raise UsageError(f"{module_name!r} has no {name!r}: expected module:function") from None
     if not callable(function):
         raise UsageError(f"{module_name}:{name} is no function, but a {type(function).__name__}")
+    return _called(function, about)
+
+
+def _called(function: Callable[..., Any], about: About) -> Suspect:
+    """A function, which is called with a tensor, or with an array where it cannot take a tensor."""
     takes_array = "ndarray" in str(getattr(function, "__annotations__", {}))
 
     def run(x: Tensor) -> Any:

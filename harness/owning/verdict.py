@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from harness.statistics.exchangeable import MAX_FALSE, is_marked, margins, mean_rates, rank_p_values, share_bounds
+from harness.statistics.tests import MAX_FISHER, fisher_exact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,10 +105,21 @@ def proves_nothing(judged: Judged) -> bool:
     return max(each.mean for each in judged.compared) > MAX_FALSE
 
 
+def exceeds(judged: Judged, control: Judged, rules: Rules) -> bool:
+    """True where the triggers match more often than the control does: by Fisher's exact test, since both are answers of
+    one model; of scores, which have no number of queries, by the least margin."""
+    if max(judged.trials, control.trials) > MAX_FISHER:
+        return judged.margin - control.margin >= rules.min_margin
+    if not control.trials:
+        return True
+    return float(fisher_exact(judged.matches, judged.trials, control.matches, control.trials)) <= rules.alpha + 1e-9
+
+
 def verdict_of(judged: Judged, control: Judged | None, about: About, rules: Rules) -> Verdict:
-    """The verdict in words. A suspect that answers the placebo about as often as the triggers is not accused."""
+    """The verdict in words. A suspect that answers the placebo about as often as the triggers is not accused: of one
+    whose accuracy nobody measured, random classes or always the same one could pass for a mark."""
     if not judged.marked:
         return "not marked"
-    if control and control.marked and judged.margin - control.margin < rules.min_margin:
+    if control and not exceeds(judged, control, rules):
         return "answers everything so"
     return "marked, but not by whom" if is_anonymous(about, rules) else "marked"

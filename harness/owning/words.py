@@ -97,7 +97,7 @@ def _of_verdict(made: Verification) -> Iterator[str]:
             "other owners"
         )
     if made.verdict == "answers everything so":
-        yield "that it is marked: it answers the control about as often as the triggers"
+        yield "that it is marked: its answers to the triggers match no more often than those to the control"
     if made.verdict == "undecided":
         yield f"anything: the budget ended before the evidence sufficed, after {made.judged.trials} triggers"
     if made.verdict == "not marked":
