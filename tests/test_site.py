@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from harness.site import pages
 from harness.site.accepted import Accepted, _read
 from harness.verdicts.board import Board
 from tests import boards
-from tests.conftest import TINY, Cli, command_line
+from tests.conftest import TINY, Cli, command_line, without
 
 ABOUT = {"command": "harness run --matrix quick", "recorded_at": "2026-11-0{} 10:00 UTC", "recorded_with": "0.1.0"}
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -169,6 +170,18 @@ def test_a_records_page_has_its_report_and_the_command_that_repeats_it(made: Pat
     for page in (made / "site").rglob("*.html"):
         for target in re.findall(r'href="([^"#]+)"', page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.slow
+def test_fifty_records_take_ten_seconds_a_megabyte_and_no_torch(made: Path, tmp_path: Path) -> None:
+    """Of one content, since a check takes seconds once for each: the time of all else."""
+    records = [shutil.copytree(made / "first", tmp_path / f"record-{number}") for number in range(50)]
+    before = os.times()
+    without({"torch._C"}, ["site", *records, *ENOUGH, "--output", tmp_path / "site"])
+    spent = os.times()
+    assert spent.children_user + spent.children_system - before.children_user - before.children_system < 10
+    assert (tmp_path / "site" / "index.html").stat().st_size < 1_000_000
+    assert len(list((tmp_path / "site" / "records").iterdir())) == 50
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

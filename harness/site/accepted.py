@@ -62,7 +62,7 @@ class Accepted:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return self.folder.name
+        return self.folder.absolute().name
 
     @property
     def day(self) -> str:
@@ -95,7 +95,7 @@ def read(folder: Path) -> Accepted:
     told = embedded((folder / "report.html").read_text("utf-8"))
     board = _read(Board, told) if told else board_of(Tables(folder))  # of many rows the report has no data
     heading = re.search(r"^# (.+)$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
-    title = printable(heading[1] if heading else folder.name)[:TITLE]
+    title = printable(heading[1] if heading else folder.absolute().name)[:TITLE]
     return Accepted(folder, title, json.loads((folder / "environment.json").read_bytes()), board)
 
 

@@ -62,9 +62,9 @@ def _check_names(folders: Sequence[Path]) -> None:
     """Raise :class:`UsageError` where two records have one name, by which their pages are named."""
     seen: dict[str, Path] = {}
     for folder in folders:
-        other = seen.setdefault(folder.name, folder)
+        other = seen.setdefault(name := folder.absolute().name, folder)
         if other is not folder:
-            raise UsageError(f"two records are called {folder.name!r}: {other} and {folder}; give one another name")
+            raise UsageError(f"two records are called {name!r}: {other} and {folder}; give one another name")
 
 
 def _known(output: Path) -> tuple[set[str], set[str]]:

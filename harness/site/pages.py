@@ -176,7 +176,11 @@ def _schemes(site: Site) -> Section:
         *(_newest(threat) for threat in THIEVES),
     )
     return _listed(
-        "schemes", "Schemes", "Newest rank: in the newest record that ranks the scheme.", columns, site.schemes
+        "schemes",
+        "Schemes",
+        "Newest rank: that of its best setting in the newest record with ranks of it.",
+        columns,
+        site.schemes,
     )
 
 
