@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-THIEF = 0.1
+HELD_OUT = 0.1
 """Share of the training samples that is held out by default; of the rest the owner has one half."""
 
 
@@ -85,10 +85,10 @@ class OwnData(Dataset):
         super().__post_init__()
 
     def _sizes(self, facts: Facts) -> dict[str, int]:
-        """The sizes that are not given: twice the training samples and the held-out ones are no more than there are."""
+        """The sizes where they are not given: a tenth is held out, and half of the others are the owner's."""
         count, least = facts.available, len(facts.classes)
-        holdout = self.holdout or max(least, min(int(THIEF * count), count - self.train))
-        return {"train": max(least, (count - holdout) // 2), "holdout": holdout}
+        holdout = max(least, min(int(HELD_OUT * count), count - self.train))
+        return {"train": max(least, (count - (self.holdout or holdout)) // 2), "holdout": holdout}
 
     # --- to implement ---
 

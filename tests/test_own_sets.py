@@ -101,6 +101,10 @@ def test_an_option_that_files_decide_is_no_part_of_the_text(registry: Registry, 
     use = registry.component("dataset", given)
     assert use.text == given and use.identity == "image-folder[size=8]"
     assert registry.component("dataset", f"image-folder[path={original},size=8,train=65]").text == given
+    for more in ("train=64", "holdout=20", "train=60,holdout=20"):
+        options = f"{more},path={original},size=8"
+        use = registry.component("dataset", f"image-folder[{options}]")
+        assert use.text == f"image-folder[{options}]" and registry.component("dataset", use.text) == use
     assert "train=64" in registry.component("dataset", f"image-folder[path={original},size=8,train=64]").text
 
 

@@ -49,7 +49,7 @@ def run(
 ) -> int:
     """Run a matrix: every dataset x defense x attack x seed. Finished stages are not run again."""
     from harness.running.session import Options, Session
-    from harness.running.start import changed_data
+    from harness.running.start import changed_data, check_names
 
     matrix = narrowing.of(matrix_name)
     store, tables = open_results(results)
@@ -57,6 +57,7 @@ def run(
     plan = planned(registry, matrix)
     options = Options(rerun, fail_fast or machine.debug)
     if dry_run:
+        check_names(plan, tables)
         session = Session(plan, store, tables, options)
         for warning in (*session.warnings, *changed_data(plan, registry, tables)):
             warn(warning)

@@ -25,6 +25,9 @@ def outline(
         ("attacks", {cell.attack: None for cell in plan.cells}),
     ):
         yield f"  {kind:9} {printable(', '.join(names))}"
+    for use in dict.fromkeys(cell.uses[0] for cell in plan.cells if cell.uses):
+        if use.stands_for:
+            yield printable(f"  {'':9} {use} is {use.stands_for}")
     yield f"  {'seeds':9} {', '.join(map(str, matrix.seeds))}    null models: {matrix.nulls}"
     for stage in plan.stages.values() if stages else ():
         yield f"  {stage.id}  {'stored' if stage.id in stored else '-':6}  {stage.action}: {printable(stage.label)}"

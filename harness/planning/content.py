@@ -5,17 +5,18 @@ A set that says ``published`` refuses any other content, so nothing of it is loa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.contracts import InputSet, is_published
-from harness.errors import BrokenDataset, DataError
+from harness.errors import BrokenDataset, DataError, UsageError
 
 if TYPE_CHECKING:
     from harness.data import Data
+    from harness.planning.graph import Component
 
 
 @dataclass
@@ -58,3 +59,12 @@ class Contents:
             self.warn(f"{error}: planned {how}")
         self.known[text] = content
         return content
+
+
+def refuse_twice(datasets: Sequence[Component]) -> None:
+    """Raise :class:`harness.UsageError` for two names of one data set: its stages are the same, and have one name."""
+    known: dict[tuple[str, str], Component] = {}
+    for use in datasets:
+        other = known.setdefault((use.identity, use.digest), use)
+        if other is not use:
+            raise UsageError(f"{other} and {use} are the same data set: name one of them")

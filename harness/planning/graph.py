@@ -69,11 +69,14 @@ class Component:
     digest: str
     """The digest of its source; of a data set that may change, a colon and the digest of its content after that."""
     plugin: Any = field(compare=False)
+    stands_for: str = field(default="", compare=False)
+    """The canonical text that a name of a matrix file stands for; empty where :attr:`text` is it."""
 
     @property
     def identity(self) -> str:
         """The text in ids: of a data set without the paths of its files, whose content is in :attr:`digest`."""
-        return placeless(self.text) if self.kind == "dataset" else self.text
+        text = self.stands_for or self.text
+        return placeless(text) if self.kind == "dataset" else text
 
     @property
     def source(self) -> str:
@@ -233,10 +236,14 @@ def make_id(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def describe(plugin: Plugin | TriggerRecipe) -> str:
-    """The options that differ from the defaults, in the order of the fields: ``a=1,b=x``; empty if none does."""
-    values = [(f.name, getattr(plugin, f.name), plugin.decided.get(f.name, f.default)) for f in fields(plugin)]
-    changed = [(name, value) for name, value, default in values if value != default]
+def describe(plugin: Plugin | TriggerRecipe, other: Plugin | None = None) -> str:
+    """The options that differ from the defaults, or from those of ``other``, in the order of the fields: ``a=1,b=x``.
+
+    Empty if none does. Options that the plugin's files decide are left out.
+    """
+    values = [(f.name, getattr(plugin, f.name), getattr(other, f.name) if other else f.default) for f in fields(plugin)]
+    decided = plugin.decided.items()
+    changed = [(name, value) for name, value, default in values if value != default and (name, value) not in decided]
     return ",".join(f"{name}={value_text(value)}" for name, value in changed)
 
 

@@ -7,7 +7,8 @@
     seeds    0-4              0,2,5-7
 
 In a matrix file an entry may also be a table, where a list of values sweeps: ``{name = "pruning", fraction = [0.2,
-0.5]}``; and a table ``[scales.small]`` says what else holds at that scale. Nothing here knows which plugins exist;
+0.5]}``; a table ``[datasets.mine]`` with ``use = "image-folder[path=~/flowers]"`` names a data set; and a table
+``[scales.small]`` says what else holds at that scale. Nothing here knows which plugins exist;
 :mod:`harness.planning.registry` checks names and options.
 """
 
@@ -99,6 +100,8 @@ class Matrix:
     """Defenses that mark nothing: every key is asked of their models."""
     description: str = ""
     scale: str = ""
+    names: tuple[tuple[str, Entry], ...] = ()
+    """Names of data sets that the file gives, and what each stands for."""
 
 
 @lru_cache(maxsize=4096)
@@ -214,7 +217,10 @@ FULL = "full"
 
 def read_matrix(document: dict[str, Any], name: str, path: str, scale: str = "") -> Matrix:
     """The matrix in a TOML document found at ``path``. Raises :class:`UnknownName` or :class:`MatrixError`."""
+    names = _names(document, path, scale)
     document = _scaled(document, path, scale)
+    if isinstance(document.get("datasets"), dict):
+        document["datasets"] = list(document["datasets"])
     for key in document:
         if key not in KEYS:
             raise MatrixError(f"{path}: {UnknownName('key', key, KEYS)}")
@@ -244,9 +250,34 @@ def read_matrix(document: dict[str, Any], name: str, path: str, scale: str = "")
             innocents=_entries(innocents),
             description=str(document.get("description", "")),
             scale=scale,
+            names=names,
         )
     except UsageError as error:
         raise MatrixError(f"{path}: {error}") from error
+
+
+def _names(document: dict[str, Any], path: str, scale: str) -> tuple[tuple[str, Entry], ...]:
+    """The names that tables ``[datasets.NAME]`` give to data sets; those of the scale may stand for others there."""
+    scales = document.get("scales")
+    small = scales.get(scale) if isinstance(scales, dict) else None
+    tables = [each.get("datasets") for each in (document, small) if isinstance(each, dict)]
+    found: dict[str, Entry] = {}
+    for name, table in ((name, table) for each in tables if isinstance(each, dict) for name, table in each.items()):
+        expected = f'[datasets.{name}] must say what it stands for, such as use = "image-folder[path=~/flowers]"'
+        if not isinstance(table, dict) or not isinstance(table.get("use"), str):
+            raise MatrixError(f"{path}: {expected}")
+        if not _NAME.fullmatch(name) or Entry(name).is_glob:
+            raise MatrixError(f"{path}: {name!r} cannot be a name: letters, digits, '-', '_' and '.' are expected")
+        try:
+            entry = parse_entry(table["use"])
+            options = {key: value for key, value in table.items() if key != "use"}
+            more, *others = _sweep({"name": entry.name, **options})
+            if others:
+                raise UsageError("a name stands for one data set: each option has one value")
+        except UsageError as error:
+            raise MatrixError(f"{path}: [datasets.{name}]: {error}") from error
+        found[name] = replace(entry, options=(*entry.options, *more.options))
+    return tuple(found.items())
 
 
 def _scaled(document: dict[str, Any], path: str, scale: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,7 +26,7 @@ from harness.errors import PluginError, UnknownName, UsageError
 from harness.fields import required_options
 from harness.files import user_path
 from harness.isolation import Guard, Interrupted, describe_error
-from harness.planning.content import Contents
+from harness.planning.content import Contents, refuse_twice
 from harness.planning.finding import no_plugin, plugin_files
 from harness.planning.graph import KINDS, Component, Kind, describe, source_digest
 from harness.planning.homes import Home
@@ -76,24 +76,41 @@ class Registry:
     """The content of data sets, for plans; ``None`` leaves it out of what addresses a component."""
     warnings: list[str] = field(default_factory=list)
     """Sentences on what plugins changed in the process while they were loaded."""
+    named: dict[str, Entry] = field(default_factory=dict)
+    """Names that a matrix file gives to data sets: see :meth:`name`."""
     _components: dict[tuple[Kind, str], Component] = field(default_factory=dict)
 
     def names(self, kind: Kind) -> list[str]:
         """The names of one kind, sorted."""
         return sorted(name for known, name in self.found if known == kind)
 
+    def name(self, names: Iterable[tuple[str, Entry]]) -> None:
+        """Have these names stand for data sets, and no others. Raises :class:`UsageError` for one that is taken."""
+        self.named = dict(names)
+        self._components = {key: use for key, use in self._components.items() if not use.stands_for}
+        for name, entry in self.named.items():
+            if taken := self.found.get(("dataset", name)):
+                raise UsageError(
+                    f"[datasets.{name}] is the name of a data set already ({taken.origin}): give {entry} another name"
+                )
+
     def component(self, kind: Kind, entry: Entry | str) -> Component:
         """The plugin that ``entry`` asks for, its options checked. Raises :class:`harness.UsageError`."""
         entry = parse_entry(entry) if isinstance(entry, str) else entry
         key = (kind, repr(entry))  # not the entry itself, to which `true` and 1 would be the same
         if key not in self._components:
-            self._components[key] = self._construct(kind, entry)
+            named = self.named.get(entry.name) if kind == "dataset" else None
+            use = self._named(entry, named) if named else self._constructed(kind, entry)
+            of_data = self.contents and isinstance(use.plugin, InputSet)
+            content = self.contents.of(use.text, use.plugin) if self.contents and of_data else ""
+            self._components[key] = replace(use, digest=f"{use.digest}:{content}") if content else use
         return self._components[key]
 
-    def _construct(self, kind: Kind, entry: Entry) -> Component:
+    def _constructed(self, kind: Kind, entry: Entry) -> Component:
+        """The component, without the content of a data set."""
         found = self.found.get((kind, entry.name))
         if found is None:
-            error = UnknownName(kind, entry.name, self.names(kind))
+            error = UnknownName(kind, entry.name, [*self.names(kind), *(self.named if kind == "dataset" else ())])
             broken = "".join(f"; not loaded: {problem}" for problem in self.problems)
             raise UsageError(f"{error}{broken}") if broken else error
         plugin = construct(found.cls, entry)
@@ -101,9 +118,16 @@ class Registry:
         text = f"{entry.name}[{options}]" if options else entry.name
         if isinstance(plugin, Dataset):
             self.component("architecture", plugin.architecture)
-        content = self.contents.of(text, plugin) if self.contents and isinstance(plugin, InputSet) else ""
         digest = found.digest + digest_of_files(plugin.named_files(), must_exist=self.contents is not None)
-        return Component(kind, text, f"{digest}:{content}" if content else digest, plugin)
+        return Component(kind, text, digest, plugin)
+
+    def _named(self, entry: Entry, named: Entry) -> Component:
+        """The data set that a name stands for, with the options of ``entry`` instead of its own."""
+        given = [option for option, _ in entry.options]
+        meant = replace(named, options=(*named.without(*given).options, *entry.options))
+        use = self._constructed("dataset", meant)
+        options = describe(use.plugin, construct(type(use.plugin), named))
+        return replace(use, text=f"{entry.name}[{options}]" if options else entry.name, stands_for=use.text)
 
     def components(self, kind: Kind, entries: Iterable[Entry]) -> list[Component]:
         """The plugins of entries and globs with their options, each once, in order."""
@@ -148,7 +172,9 @@ def resolve(registry: Registry, matrix: Matrix) -> Resolved:
 
     Raises :class:`UsageError`, also for more cells than can be planned.
     """
+    registry.name(matrix.names)
     datasets = registry.components("dataset", matrix.datasets)
+    refuse_twice(datasets)
     for use in datasets:
         if not isinstance(use.plugin, Dataset):
             raise UsageError(

@@ -28,6 +28,7 @@ from harness.records.lineage import check_lineage, content_of, same, text_of, to
 from harness.records.replay import SHARES
 from harness.running.checkout import commit
 from harness.storage.contents import CONTENTS, contents_in
+from harness.storage.options import names_in
 from harness.storage.schema import OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES
 from harness.storage.tables import Tables
 from harness.text import command_line
@@ -66,6 +67,7 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
     found = [
         *_counts(cells, evidence),
         *_strays(tables),
+        *_names(cells, registry),
         *_ids(folder, cells, stages, evidence),
         *_data(folder, stages, cells),
         *_enough(cells, seeds, nulls),
@@ -207,21 +209,39 @@ def _ids(folder: Path, cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.D
     if not isinstance(told, dict):
         yield "ids.json: no object"
         return
+    names = {name: placeless(min(meant)) for name, meant in names_in(cells).items()}
+    as_told, cells = cells, _as_in_ids(cells, names)
+    stages = _as_in_ids(stages, names)
     inputs, is_whole = told_inputs(told, stages), True
     for row in stages[stages["status"] == "ok"].itertuples():
         made = inputs.get(row.stage)
         if made is None:
             yield f"stage {row.stage}: its id is no digest of what ids.json says of it"
-        elif made["action"] != row.action or text_of(made["dataset"]) != placeless(row.dataset):
+        elif made["action"] != row.action or text_of(made["dataset"]) != row.dataset:
             yield f"stage {row.stage}: ids.json and the stages table say different things of it"
         else:
             continue
         is_whole = False
     if is_whole:
         yield from check_lineage(cells, stages, evidence, inputs)
-    for cell in cells[(cells["status"] == "skipped") & cells["model"].isna()].itertuples():
+    for cell in as_told[(as_told["status"] == "skipped") & as_told["model"].isna()].itertuples():
         if cell.cell != make_id("skip", cell.dataset, cell.defense, cell.attack, cell.seed, cell.reason):
             yield f"cell {cell.cell}: its id is no digest of why it was skipped"
+
+
+def _as_in_ids(frame: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Rows whose data sets are named as ids name them: by what a name stands for, and without paths."""
+    known = {text: names.get(text) or placeless(text) for text in frame["dataset"].unique()}
+    return frame.assign(dataset=frame["dataset"].map(known))
+
+
+def _names(cells: pd.DataFrame, registry: Registry) -> Iterator[str]:
+    """Check that the names of matrix files stand for one data set each, and hide none that everybody knows."""
+    for name, meant in names_in(cells).items():
+        if name.partition("[")[0] in registry.names("dataset"):
+            yield f"names: {name} is a data set, and stands for {min(meant)} here"
+        if len(set(map(placeless, meant))) > 1:
+            yield f"names: {name} stands for {' and for '.join(sorted(meant))}"
 
 
 def _data(folder: Path, stages: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:

@@ -24,6 +24,7 @@ from harness.ranking.overview import weakness
 from harness.report import About, Results, render
 from harness.running.checkout import commit
 from harness.storage.contents import CONTENTS, contents_in
+from harness.storage.options import names_in
 from harness.storage.schema import SCHEMA_VERSION, TABLES
 from harness.storage.store import plain
 from harness.storage.tables import Tables
@@ -116,11 +117,13 @@ def _share(share: Share | None) -> dict[str, Any]:
 
 
 def measured(stages: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
-    """The part of ``environment.json`` from the stages: ``versions``, and the ``data`` by their checksums."""
+    """The part of ``environment.json`` from the stages: ``versions``, the ``data`` by their checksums, and
+    the ``names`` that a matrix file gave to data sets, where it did."""
     parts = stages["machine"].str.extract(r"^(?P<platform>[^,]+),.* Python (?P<python>\S+)$")
     told = {**parts, "torch": stages["torch"], "harness": stages["harness"], "commit": stages["commit"]}
     versions = {name: sorted(values.dropna().unique()) for name, values in told.items()}
-    return {"versions": versions, "data": checksums(stages, cells)}
+    names = {name: sorted(meant) for name, meant in sorted(names_in(cells).items())}
+    return {"versions": versions, "data": checksums(stages, cells), **({"names": names} if names else {})}
 
 
 def checksums(stages: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[str]]:
@@ -253,7 +256,7 @@ pictures are in `figures/`.
 | --- | --- |
 | machine | {_in_table("; ".join(board.machines)) or "unknown"} |
 | versions | {_in_table(versions)} |
-| data | {_in_table("; ".join(map(_data, environment["data"].items())))} |
+| data | {_in_table("; ".join([*map(_data, environment["data"].items()), *_meant(environment)]))} |
 | commit | {environment["commit"] or "unknown"} |
 | recorded | {environment["recorded_at"]}, watermark-harness {environment["recorded_with"]} |
 | `tables/` | the merged tables |
@@ -267,6 +270,12 @@ The numbers for a machine, which `harness submit` compares with the tables:
 {json.dumps(numbers(board), indent=1)}
 ```
 """
+
+
+def _meant(environment: Mapping[str, Any]) -> Iterator[str]:
+    """Words on what each name of a matrix file stands for."""
+    for name, meant in environment.get("names", {}).items():
+        yield printable(f"{name} is {' or '.join(meant)}")
 
 
 def _compared_with(board: Board) -> Iterator[str]:

@@ -17,7 +17,6 @@ import pandas as pd
 
 from harness.planning.graph import derive_seed
 from harness.planning.inputs import Inputs, inputs_in
-from harness.planning.matrix import placeless
 
 
 def same(one: Any, other: Any) -> bool:
@@ -44,7 +43,7 @@ def told_inputs(told: Mapping[str, Any], stages: pd.DataFrame) -> dict[str, Inpu
 def check_lineage(
     cells: pd.DataFrame, stages: pd.DataFrame, evidence: pd.DataFrame, inputs: Mapping[str, Inputs]
 ) -> Iterator[str]:
-    """The findings about cells that ended ok: the first of each cell."""
+    """The findings about cells that ended ok: the first of each cell. Their data sets are named as ids name them."""
     lineage = _Lineage(inputs, dict(zip(stages["stage"], stages["accuracy"], strict=True)))
     rows = evidence[~evidence["suspect"].isin(["victim", "surrogate"])].sort_values("index")
     rows = rows.drop_duplicates(["cell", "suspect", "arm", "index"])
@@ -104,7 +103,7 @@ class _Lineage:
             return f"its model {cell.model} leads to no victim"
         made = self.inputs[victim]
         task, scheme = text_of(made["dataset"]), text_of(made["plugin"])
-        if (task, scheme) != (placeless(cell.dataset), cell.defense):
+        if (task, scheme) != (cell.dataset, cell.defense):
             return f"its victim {victim} is one of {task} / {scheme}"
         if made["split_seed"] != derive_seed("seed", cell.seed, "split"):
             return f"its victim {victim} is not of seed {cell.seed}"
@@ -177,9 +176,7 @@ class _Lineage:
         made = self.inputs[base]
         root = "null" if unmarked else "seed"
         # The task's text, since an innocent may be of a net of its own.
-        if text_of(made["dataset"]) != placeless(cell.dataset) or made["split_seed"] != derive_seed(
-            root, each.index, "split"
-        ):
+        if text_of(made["dataset"]) != cell.dataset or made["split_seed"] != derive_seed(root, each.index, "split"):
             return False
         if not unmarked and text_of(made["plugin"]) != each.arm:
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ from harness.records.lineage import same
 from harness.running.machine import Machine
 from harness.running.session import Options
 from harness.running.start import run_plan
+from harness.storage.options import names_in
 from harness.storage.schema import TABLES
 from harness.storage.store import Store
 from harness.storage.tables import Tables
@@ -81,11 +82,11 @@ def replay(
     cells = record.read("cells")
     cells = cells[cells["status"] == "ok"]
     chosen = cells.sample(min(count, len(cells)), random_state=seed % 2**32)
-    problems = []
+    problems, names = [], names_in(chosen)
     with TemporaryDirectory() as scratch:
         for row in chosen.to_dict("records"):
             try:
-                _run_again(row, Path(scratch), registry, machine, warn, stopping)
+                _run_again(row, names, Path(scratch), registry, machine, warn, stopping)
             except UsageError as error:
                 problems.append(f"replay: {error}")
             if stopping():
@@ -97,6 +98,7 @@ def replay(
 
 def _run_again(
     row: Mapping[Any, Any],
+    names: Mapping[str, set[str]],
     scratch: Path,
     registry: Registry,
     machine: Machine,
@@ -104,7 +106,10 @@ def _run_again(
     stopping: Callable[[], bool],
 ) -> None:
     """Run the cell that a row names, and no other."""
-    dataset = registry.component("dataset", parse_entry(row["dataset"]))
+    text = str(row["dataset"])
+    dataset = registry.component("dataset", parse_entry(min(names.get(text, {text}))))
+    if text in names:
+        dataset = replace(dataset, text=text, stands_for=dataset.text)
     defense = registry.component("defense", row["defense"])
     chains = registry.chains([parse_chain(row["attack"])])
     plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.component)

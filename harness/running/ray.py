@@ -320,7 +320,7 @@ class _Site:
     def _use(self, use: Component) -> Component:
         """The plugin here. Raises :class:`UsageError` where it is not the one that is meant."""
         try:
-            here = self.lookup(use.kind, use.text)
+            here = self.lookup(use.kind, use.stands_for or use.text)
         except UsageError as error:
             raise UsageError(f"{error}; {_SHARE}") from error
         if here.source != use.source:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
+from harness.errors import UsageError
 from harness.isolation import Interrupted
 from harness.isolation.torch_settings import random_states_kept
 from harness.running.machine import Machine, make_executor
@@ -44,6 +45,7 @@ def run_plan(
     for path in tables.mend():
         warn(f"{path} is cut short: it is set aside with what later runs wrote, and all rows are written again")
     warn = _once(warn)
+    check_names(plan, tables)
     session = Session(plan, store, tables, options)
     for warning in (*plan.warnings, *session.warnings, *changed_data(plan, registry, tables)):
         warn(warning)
@@ -62,6 +64,25 @@ def changed_data(plan: Plan, registry: Registry, tables: Tables, mends: str = "t
 
     if registry.contents and registry.contents.known:
         yield from changes(StoredContents(tables), registry.contents.known, keys_of(plan), mends)
+
+
+def check_names(plan: Plan, tables: Tables) -> None:
+    """Raise :class:`harness.UsageError` where a name of a matrix file stood for another data set in stored cells."""
+    from harness.planning.matrix import placeless
+    from harness.storage.options import names_in
+
+    named = {each.text: each for each in {cell.uses[0] for cell in plan.cells} if each.stands_for}
+    if not named:
+        return
+    cells = tables.read("cells", ["dataset", "options"])
+    known = names_in(cells)
+    for text in sorted(named.keys() & set(cells["dataset"])):
+        for before in known.get(text, {text}):
+            if placeless(before) != named[text].identity:
+                raise UsageError(
+                    f"the results have cells of {text} that stood for {before}, and it stands for "
+                    f"{named[text].stands_for} now: give it another name, or name another folder with --results"
+                )
 
 
 def _once(warn: Warn) -> Warn:

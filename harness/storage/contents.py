@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from harness.storage.options import names_in
 from harness.storage.records import StageRecord
 from harness.text import command_line, option_words
 
@@ -145,8 +146,9 @@ def mends(cells: pd.DataFrame) -> str:
     nulls = cells["nulls"].dropna() if "nulls" in cells else ()
     if len(nulls):
         words += ["--nulls", str(int(max(nulls)))]
+    matrix = "--matrix, " if names_in(cells) else ""  # which says what a name stands for
     # The innocents that there are stand among the defenses.
-    return f"{command_line(*words, '--no-innocents')} (with the --results, --plugins and --data of before)"
+    return f"{command_line(*words, '--no-innocents')} (with the {matrix}--results, --plugins and --data of before)"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

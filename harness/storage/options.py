@@ -31,12 +31,32 @@ def options_of(plugin: Plugin) -> Options:
 def options_text(uses: Sequence[Component]) -> str:
     """The JSON for the dataset, the defense and the links of the attack chain of a cell."""
     dataset, defense, *chain = map(_json, uses)
-    return f'{{"dataset": {dataset}, "defense": {defense}, "attack": [{", ".join(chain)}]}}'
+    names = {use.text: use.stands_for for use in uses if use.stands_for}
+    named = f', "names": {json.dumps(names)}' if names else ""
+    return f'{{"dataset": {dataset}, "defense": {defense}, "attack": [{", ".join(chain)}]{named}}}'
 
 
 @lru_cache(maxsize=4096)
 def _json(use: Component) -> str:
     return json.dumps(plain(options_of(use.plugin)), allow_nan=False, default=str)
+
+
+def names_in(cells: pd.DataFrame) -> dict[str, set[str]]:
+    """The data sets that names of matrix files stood for in these cells, rows of the table, by name."""
+    found: dict[str, set[str]] = {}
+    for text in cells["options"].dropna().unique() if "options" in cells else ():
+        try:
+            told = json.loads(text) if '"names"' in text else {}
+        except (ValueError, RecursionError):
+            told = {}
+        for name, meant in _names_of(told).items():
+            found.setdefault(name, set()).add(str(meant))
+    return found
+
+
+def _names_of(told: object) -> Mapping[str, Any]:
+    names = told.get("names", {}) if isinstance(told, dict) else {}
+    return names if isinstance(names, dict) else {}
 
 
 class RecordedOptions:
@@ -91,7 +111,8 @@ _is_options = check_of(dict[str, str | int | float | bool | None])
 def _is_told(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() == {"dataset", "defense", "attack"}
+        and value.keys() - {"names"} == {"dataset", "defense", "attack"}
+        and all(isinstance(each, str) for each in _names_of(value).values())
         and isinstance(value["attack"], list)
         and all(map(_is_options, [value["dataset"], value["defense"], *value["attack"]]))
     )

@@ -205,6 +205,8 @@ class StageRecord(TypedDict, total=False):
             since=4,
         ),
     ]
+    stands_for: str
+    """The data set that the name in ``dataset`` stands for, where a matrix file gave it."""
     inputs: Any
     """The inputs that the stage's id is a digest of; :func:`harness.planning.inputs.inputs_in` judges them."""
     model: Any
@@ -247,6 +249,8 @@ def about(stage: Stage) -> StageRecord:
     made: StageRecord = {"stage": stage.id, "action": stage.action, "label": stage.label}
     if stage.role:
         made["role"] = stage.role
+    if stage.dataset.stands_for:
+        made["stands_for"] = stage.dataset.stands_for
     return {**made, "seed": stage.cell_seed, "index": stage.index, "dataset": stage.dataset.text, "plugin": plugin}
 
 
@@ -275,7 +279,10 @@ def _renamed(record: Mapping[str, Any], stage: Stage) -> Mapping[str, Any]:
     from harness.planning.matrix import placeless
 
     own, told = about(stage), record.get("dataset")
-    if told == own["dataset"] or not isinstance(told, str) or placeless(told) != stage.dataset.identity:
+    if told == own["dataset"] or not isinstance(told, str):
+        return record
+    if placeless(str(record.get("stands_for", told))) != stage.dataset.identity:
         return record
     other = {"other_dataset": stage.data.text} if stage.data and "other_dataset" in record else {}
-    return {**record, "dataset": own["dataset"], "label": own["label"], **other}
+    kept = {name: value for name, value in record.items() if name != "stands_for"}
+    return {**kept, **{name: own[name] for name in ("dataset", "label", "stands_for") if name in own}, **other}

@@ -82,8 +82,9 @@ CELLS = Table(
             "options",
             "string",
             'All options of the cell, defaults included, as JSON: `{"dataset": {option: value}, "defense": '
-            '{option: value}, "attack": [{option: value}]}`, an object a link of the chain. Null in files of schema '
-            "versions 3 and 4.",
+            '{option: value}, "attack": [{option: value}]}`, an object a link of the chain; and where a matrix file '
+            'named the data set `"names": {name: the data set with its options}`. Null in files of schema versions 3 '
+            "and 4.",
             since=5,
         ),
         Column("access", "string", "What the chain's last attack has: `black-box`, `white-box` or `none`."),
