@@ -22,13 +22,19 @@ RECIPE = "epochs = 2\npretrain = 1\narchitecture = 'mlp'\ntrain = 60\nholdout = 
 MATRIX = 'defenses = ["baseline"]\nattacks = ["none"]\nnulls = 1\n\n'
 
 
-@pytest.fixture
-def digits(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """180 real digits of three classes in a file."""
     arrays = load_registry().component("dataset", "digits").plugin.load(Path())
     some = np.flatnonzero(arrays.y_train < 3)[:180]
-    np.savez(tmp_path / "digits.npz", x=arrays.x_train[some], y=arrays.y_train[some])
-    return tmp_path / "digits.npz"
+    path = tmp_path_factory.mktemp("own") / "digits.npz"
+    np.savez(path, x=arrays.x_train[some], y=arrays.y_train[some])
+    return path
+
+
+@pytest.fixture
+def digits(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(original, tmp_path / "digits.npz"))
 
 
 Write = Callable[..., Path]

@@ -248,7 +248,7 @@ def mixed(folder: Path) -> None:
 
 
 def huge(folder: Path) -> None:
-    Image.new("1", (8000, 6300)).save(folder / "one" / "huge.png")
+    Image.new("1", (80, 63)).save(folder / "one" / "huge.png")
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -259,12 +259,16 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "parts": (nested, "parts, not classes: type path={0}/train,test_path={0}/test"),
     "unreadable": (damaged, "5 of 181 images cannot be read: "),
     "grey and coloured": (mixed, "4 of 180 images are of another kind than the first: "),
-    "huge": (huge, "1 of 181 images have more than 50 million pixels: {0}/one/huge.png (8000 x 6300)"),
+    "huge": (huge, "1 of 181 images have more than 50 million pixels: {0}/one/huge.png (80 x 63)"),
 }
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_what_is_wrong_with_a_folder_of_images_is_one_line(registry: Registry, flowers: Path, case: str) -> None:
+def test_what_is_wrong_with_a_folder_of_images_is_one_line(
+    registry: Registry, flowers: Path, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code: Any = registry.found["dataset", "image-folder"].cls
+    monkeypatch.setitem(code._array.__globals__, "HUGE", 5000)
     spoil, words = FOLDERS[case]
     spoil(flowers)
     message = said(registry, f"image-folder[path={flowers},size=8]")
@@ -471,6 +475,7 @@ def options(path: Path, results: Path, *more: object) -> list[object]:
     return [*named, "--defense", "baseline", "--attack", "none", "--results", results, *more]
 
 
+@pytest.mark.slow
 def test_a_corrected_file_runs_again_and_a_moved_folder_does_not(flowers: Path, tmp_path: Path, cli: Cli) -> None:
     results = tmp_path / "results"
     assert "1 ok" in cli("run", *options(flowers, results, "--quiet"), code=0).out
