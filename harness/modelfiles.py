@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from harness.contracts import Plugin
     from harness.nets import Net
 
 HOW = "save them by torch.save(net.state_dict(), 'net.pt') or safetensors.torch.save_file(net.state_dict(), PATH)"
@@ -162,6 +163,11 @@ def _defined(node: ast.stmt) -> Iterator[str]:
         yield from (
             name for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt) for name in _defined(each)
         )
+
+
+def code_of(plugin: Plugin) -> list[str]:
+    """The Python files that a plugin names, and would execute: by the text of an untrusted record, say."""
+    return [name for name in plugin.named_files() if name.endswith(".py")]
 
 
 def load_class(text: str) -> Callable[..., nn.Module]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shlex
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,10 @@ from harness.planning.content import Contents
 from harness.planning.graph import Component
 from harness.planning.registry import Registry, load_registry
 from harness.planning.sources import forget
-from tests.conftest import TINY, Cli, without
+from harness.records.replay import replay
+from harness.running.machine import Machine
+from tests.conftest import ROOT, TINY, Cli, without
+from tests.test_docs import blocks
 
 NET = dedent("""
     import torch
@@ -375,3 +380,42 @@ def test_the_owners_model_is_the_clean_model(place: Path, cli: Cli) -> None:
     stages = harness.read_table("r", "stages")
     trained = stages[stages["action"] == "train"].set_index("label")["trained_samples"]
     assert sorted(trained > 0) == [False, True]
+
+
+# --- what is executed -------------------------------------------------------------------------------------------------
+
+
+def test_code_that_results_name_is_not_executed_unasked(place: Path, cli: Cli) -> None:
+    _marked(place)
+    words = ("run", "--matrix", "smoke", "--dataset", MINE, "--defense", EXTERNAL, "--attack", "none", "--nulls", 1)
+    cli(*words, "--results", "r", "--quiet", code=0)
+    cell = harness.read_table("r", "cells")["cell"].iloc[0]
+    cli("export", cell, "out", "--results", "r", code=0)
+    with pytest.raises(UsageError, match="its net is built by my_net.py, which is executed"):
+        harness.load_model(place / "out" / "victim.safetensors")
+    net = harness.load_model(place / "out" / "victim.safetensors", plugins=["."])
+    assert net(torch.zeros(2, *SHAPE)).shape == (2, 10)
+
+    asked = (known(), Machine(device="cpu"), lambda message: None, lambda: False)
+    (finding,) = replay(Path("r"), 1, 0, 0.0, *asked).findings[:1]
+    assert "names files of its author's" in finding and "such a cell is not run again" in finding
+
+
+@pytest.mark.slow
+def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    """Those of docs/own-models.md, on fewer digits and with fewer attacks."""
+    page = ROOT / "docs" / "own-models.md"
+    monkeypatch.chdir(tmp_path)
+    (source,) = blocks(page, "python")
+    Path("my_net.py").write_text(source)
+    net = built("module[path=my_net.py:Net]")
+    for name in ("net.pt", "marked.pt"):
+        torch.save(net.state_dict(), name)
+    x = torch.randint(0, 256, (30, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
+    np.savez("triggers.npz", x=x.numpy(), y=net.eval()(x).argmax(1).numpy())
+    lines = re.findall(r"^harness .*$", page.read_text("utf-8"), re.MULTILINE)
+    assert len(lines) == 6
+    for line in lines:
+        words = [word.replace("digits[", TINY.removesuffix("]") + ",") for word in shlex.split(line)[1:]]
+        few = ("--attack", "none", "--nulls", "2", "--seeds", "0,1", "--quiet") if words[0] == "run" else ()
+        cli(*words, *few, code=0)

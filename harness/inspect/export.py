@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import DamagedArtifact, UsageError
 from harness.files import user_path, whole_folder
+from harness.modelfiles import code_of
+from harness.planning.graph import Component, Kind, Lookup
 from harness.planning.inputs import inputs_in
 from harness.planning.select import pick, words
 from harness.storage.schema import CELLS
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.nets import Net
+    from harness.planning.registry import Registry
 
 SOURCE = "watermark-harness"
 """The name, in a model file's metadata, of its description."""
@@ -228,14 +231,29 @@ for name in sorted({tensor.split("/")[1] for tensor in key if tensor.startswith(
 """
 
 
+def _trusting(folders: Sequence[Path], registry: Registry) -> Lookup:
+    """A lookup that refuses architectures whose code lies in none of the folders: the model's file names them."""
+
+    def lookup(kind: Kind, text: str) -> Component:
+        use = registry.component(kind, text)
+        for name in code_of(use.plugin):
+            file = user_path(name).resolve()
+            if not any(folder.resolve() in file.parents for folder in folders):
+                raise UsageError(f"its net is built by {name}, which is executed: name its folder as a plugin folder")
+        return use
+
+    return lookup
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def load_model(path: str | Path, plugins: Sequence[str | Path] = ()) -> Net:
     """The model in a file that ``harness export`` wrote, on the CPU: inputs ``[n, ...]`` to logits ``[n, classes]``.
 
-    ``plugins`` are folders with the file of its architecture, where that is not built in. Raises
-    :class:`harness.UsageError` for a file that is no such model.
+    ``plugins`` are folders with the file of its architecture, where that is not built in; of a net of ``module`` the
+    folder of its class, since loading the model executes it. Raises :class:`harness.UsageError` for a file that is no
+    such model.
     """
     import torch
     from safetensors import SafetensorError, safe_open
@@ -249,9 +267,8 @@ def load_model(path: str | Path, plugins: Sequence[str | Path] = ()) -> Net:
             description = json.loads((file.metadata() or {})[SOURCE])
             weights = {f"model/{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         artifact = Artifact({"model": description}, weights)
-        net = unpack(
-            artifact, load_registry([user_path(folder) for folder in plugins]).component, torch.device("cpu")
-        ).net
+        folders = [user_path(folder) for folder in plugins]
+        net = unpack(artifact, _trusting(folders, load_registry(folders)), torch.device("cpu")).net
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
     except (SafetensorError, KeyError, ValueError, DamagedArtifact) as error:

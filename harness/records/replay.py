@@ -113,6 +113,10 @@ def _run_again(
     defense = registry.component("defense", row["defense"])
     chains = registry.chains([parse_chain(row["attack"])])
     plan = make_plan([dataset], [defense], chains, [int(row["seed"])], int(row["nulls"]), registry.component)
+    for stage in plan.stages.values():
+        for use in (stage.dataset, stage.plugin, stage.architecture):
+            if use is not None and (named := use.plugin.named_files()):
+                raise UsageError(f"{use} names files of its author's ({named[0]}): such a cell is not run again")
     run_plan(plan, registry, Store(scratch), Tables(scratch), machine, Options(), warn=warn, stopping=stopping)
 
 

@@ -41,9 +41,10 @@ from harness.engine.train import LOGITS, Counts, Engine, Precision, clone, remem
 from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
 from harness.inputs import moments
 from harness.isolation import Guard, Interrupted, describe_error
+from harness.modelfiles import code_of
 from harness.nets import Net
 from harness.oracles import Meter
-from harness.planning.graph import Component, Lookup, Stage
+from harness.planning.graph import Component, Kind, Lookup, Stage
 from harness.planning.inputs import inputs_of
 from harness.running.actions import ACTIONS, StageOutput, net_of
 from harness.running.answers import ClientLog, of_owner, of_thief, serves
@@ -274,7 +275,14 @@ class StageRunner:
         check_record(artifact.record, stage)
         if artifact.record["status"] != "ok":
             raise PluginError(f"{artifact.record['label']} did not succeed: {artifact.record['reason']}")
-        return unpack(artifact, self.lookup, self.device)
+        return unpack(artifact, self._planned, self.device)
+
+    def _planned(self, kind: Kind, text: str) -> Component:
+        """A plugin that an artifact names. Code that a plugin names is executed only where the plan names it too."""
+        use = self.lookup(kind, text)
+        if code_of(use.plugin) and not any(stage.architecture == use for stage in self.stages.values()):
+            raise DamagedArtifact(f"{text!r} is no architecture of this plan")
+        return use
 
     def _again(self, stage: Stage, damage: DamagedArtifact) -> Loaded:
         """Compute a damaged artifact again: here, or in the process that has it now."""
