@@ -1249,10 +1249,11 @@ IN_MEMORY = {
     "harness/running/processes.py": {"pickle"},
     "harness/testing.py": {"pickle"},
     "harness/planning/by_value.py": {"pickle", "cloudpickle"},
+    "harness/owning/suspects.py": {"importlib.import_module"},
     "harness/planning/loading.py": {"exec", "compile", "importlib.import_module"},
 }
 """Pickles here go through a pipe to processes of our own, or nowhere: they never touch the disk. What is executed is
-the plugin files of folders that the user named."""
+the plugin files of folders, and the suspects, that the user named."""
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:

@@ -79,7 +79,9 @@ def load_suspect(
     if path.suffix in (".pt", ".pth", ".ts", ".torchscript", ".bin"):
         if _is_torchscript(path):
             return Suspect("TorchScript", _checked(_script(path), about))
-        return _pickled(path, about, architecture, plugins)
+        from harness.modelfiles import read_weights
+
+        return _of_net(_built(path, read_weights(str(path)), about, architecture, plugins), about)
     raise UsageError(f"{named!r}: its ending {path.suffix!r} is not known: expected {KINDS}")
 
 
@@ -154,22 +156,6 @@ def _weights(path: Path, about: About, architecture: str, plugins: Sequence[Path
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{str(path)!r} is no file of safetensors: {error}") from error
     return _of_net(_built(path, weights, about, architecture, plugins), about)
-
-
-def _pickled(path: Path, about: About, architecture: str, plugins: Sequence[Path]) -> Suspect:
-    """Weights that ``torch.save`` wrote, read without running any code of theirs."""
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of bytes that somebody else wrote
-        reason = str(error).strip().partition("\n")[0]
-        raise UsageError(f"{str(path)!r} holds no weights that can be read safely: {reason}") from error
-    if isinstance(state, Mapping) and isinstance(inner := state.get("state_dict"), Mapping):
-        state = inner
-    if not isinstance(state, Mapping) or not all(isinstance(each, torch.Tensor) for each in state.values()):
-        raise UsageError(f"{str(path)!r} holds no weights by name: save model.state_dict()")
-    return _of_net(_built(path, state, about, architecture, plugins), about)
 
 
 def _of_net(net: Net, about: About) -> Suspect:
