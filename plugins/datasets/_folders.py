@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from harness import OwnData, option
-from harness.own_data import test_part
+from harness import OwnData, option, own_data
 
 PARTS = ("train", "training", "test", "testing", "val", "valid", "validation")
 """Names of folders that are parts of a set, where there is a folder for training among them."""
@@ -56,7 +55,7 @@ class Folders(OwnData):
                 for label, of_class in enumerate(train)
                 for name, path in tests[of_class].items()
             ]
-        chosen = test_part(names, labels, self.test_share)
+        chosen = own_data.test_part(names, labels, self.test_share)
         zipped = zip(names, paths, labels, chosen, strict=True)
         return sorted((Sample(*each[:3], bool(each[3])) for each in zipped), key=lambda sample: sample.is_test)
 

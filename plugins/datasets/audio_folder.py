@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from harness import Arrays, Augment
-from harness.own_data import Facts
+from harness import Arrays, Augment, own_data
 
 from ._folders import Folders
 from .speech_commands import FRAMES, LIMIT, MELS, Clip, _arrays
@@ -34,9 +33,9 @@ class AudioFolder(Folders):
     corners: Literal["one", "two"] = "two"
     placement: Literal["gradient", "corner"] = "corner"
 
-    def look(self) -> Facts:
+    def look(self) -> own_data.Facts:
         available = sum(not sample.is_test for sample in self.samples)
-        return Facts(self.names, (1, FRAMES, MELS), available, (-LIMIT, LIMIT))
+        return own_data.Facts(self.names, (1, FRAMES, MELS), available, (-LIMIT, LIMIT))
 
     def load(self, root: Path) -> Arrays:
         parts: dict[bool, Literal["train", "test"]] = {False: "train", True: "test"}

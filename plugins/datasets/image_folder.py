@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import Arrays
-from harness.own_data import Facts
+from harness import Arrays, own_data
 
 from ._folders import Folders
 from ._images import Images, code
@@ -20,9 +19,9 @@ class ImageFolder(Images, Folders):
     suffixes = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
     noun = "image"
 
-    def look(self) -> Facts:
+    def look(self) -> own_data.Facts:
         train = [sample for sample in self.samples if not sample.is_test]
-        return Facts(self.names, self.shape(train[0].path, str(train[0].path)), len(train))
+        return own_data.Facts(self.names, self.shape(train[0].path, str(train[0].path)), len(train))
 
     def load(self, root: Path) -> Arrays:
         paths = [sample.path for sample in self.samples]

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import Arrays, OwnData, option
-from harness.own_data import Facts, check_classes, class_names, numbered, test_part, text
+from harness import Arrays, OwnData, option, own_data
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -65,7 +64,7 @@ class Npz(OwnData):
             )
         return wanted
 
-    def look(self) -> Facts:
+    def look(self) -> own_data.Facts:
         x, labels = self.parts[0], self.labels
         for name, other in zip(self.parts[::2], self.parts[1::2], strict=True):
             (shape, kind), (of_labels, _) = self.headers[name], self.headers[other]
@@ -78,30 +77,31 @@ class Npz(OwnData):
                     f"{other} in {self.file} is {list(of_labels)}, expected a label for each of {shape[0]} inputs"
                 )
         span = (self.low, self.high) if self.headers[x][1].kind == "f" else (0.0, 1.0)
-        return Facts(self.names, self._shape(self.headers[x][0]), len(labels["train"]), span)
+        return own_data.Facts(self.names, self._shape(self.headers[x][0]), len(labels["train"]), span)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The classes: those that the file names, or those of the labels."""
         where = f"{self.file} ({self.parts[1]})"
         if "classes" in self.headers:
-            return tuple(map(text, self._array("classes").ravel()))
-        return class_names(self, where, self._array(self.parts[1]))
+            return tuple(map(own_data.text, self._array("classes").ravel()))
+        return own_data.class_names(self, where, self._array(self.parts[1]))
 
     @cached_property
     def labels(self) -> Mapping[str, NDArray[np.int64]]:
         """The labels of the training and test samples, and the numbers of the samples where one file is split."""
         found = {
-            name: numbered(self, f"{self.file} ({name})", self._array(name), self.names) for name in self.parts[1::2]
+            name: own_data.numbered(self, f"{self.file} ({name})", self._array(name), self.names)
+            for name in self.parts[1::2]
         }
         if len(found) == 2:
             labels = {"train": found["y_train"], "test": found["y_test"]}
         else:
             y = found["y"]
-            test = test_part(list(map(str, range(len(y)))), y.tolist(), self.test_share)
+            test = own_data.test_part(list(map(str, range(len(y)))), y.tolist(), self.test_share)
             labels = {"train": y[~test], "test": y[test], "is_test": test.astype(np.int64)}
         for part in ("train", "test"):
-            check_classes(self, f"{self.file} ({part})", self.names, labels[part])
+            own_data.check_classes(self, f"{self.file} ({part})", self.names, labels[part])
         return labels
 
     def files(self) -> Mapping[str, Path]:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import Arrays, option
-from harness.own_data import Facts, check_classes, class_names, numbered, test_part
+from harness import Arrays, option, own_data
 
 from ._images import Images, code
 
@@ -46,10 +45,10 @@ class Parquet(Images):
             raise self.wrong(f"{path} has no file *.parquet")
         return found
 
-    def look(self) -> Facts:
+    def look(self) -> own_data.Facts:
         labels = self.labels
         shape = self.shape(*self._first())
-        return Facts(self.names, shape, int((~labels["is_test"]).sum()))
+        return own_data.Facts(self.names, shape, int((~labels["is_test"]).sum()))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -62,19 +61,19 @@ class Parquet(Images):
             names = []
         if names and all(isinstance(name, str) for name in names):
             return tuple(names)
-        return class_names(self, self._where("train"), self._column("train"))
+        return own_data.class_names(self, self._where("train"), self._column("train"))
 
     @cached_property
     def labels(self) -> Mapping[str, NDArray[Any]]:
         """The labels of all rows, training files first, and which rows are test samples."""
-        y = {part: numbered(self, self._where(part), self._column(part), self.names) for part in self.parts}
+        y = {part: own_data.numbered(self, self._where(part), self._column(part), self.names) for part in self.parts}
         if "test" in y:
             is_test = np.repeat([False, True], [len(y["train"]), len(y["test"])])
         else:
-            is_test = test_part(list(map(str, range(len(y["train"])))), y["train"].tolist(), self.test_share)
+            is_test = own_data.test_part(list(map(str, range(len(y["train"])))), y["train"].tolist(), self.test_share)
         labels = np.concatenate(list(y.values()))
         for part, rows in (("train", ~is_test), ("test", is_test)):
-            check_classes(self, f"{self.path} ({part})", self.names, labels[rows])
+            own_data.check_classes(self, f"{self.path} ({part})", self.names, labels[rows])
         return {"y": labels, "is_test": is_test}
 
     def files(self) -> Mapping[str, Path]:
