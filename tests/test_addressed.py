@@ -176,6 +176,7 @@ def test_saying_published_changes_no_digest_of_source() -> None:
 # --- harness plugins check --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_loads_with_each_added_option_changed() -> None:
     check_dataset(Shifted)
     LOADED.clear()

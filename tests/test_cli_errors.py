@@ -88,7 +88,7 @@ def typed(value: object) -> str:
     [
         (
             ["--matrix", "smok"],
-            "unknown matrix 'smok'. Did you mean 'smoke'? Known: PATH.toml, full, paper, quick, schemes, smoke",
+            "unknown matrix 'smok'. Did you mean 'smoke'? Known: PATH.toml, audit, full, paper, quick, ",
         ),
         (["--matrix", "gone.toml"], "cannot read the matrix gone.toml: No such file or directory"),
         (["--dataset", "digit"], "unknown dataset 'digit'. Did you mean 'digits'? Known: "),

@@ -125,6 +125,7 @@ def test_one_weak_model_is_told_without_an_interval() -> None:
     assert "Warning" in text(overview_sheet(board(settings=[setting(accuracy=one, accuracy_gate=0.9, is_weak=True)])))
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_gate_and_the_board_shows_it(smoke: Path, cli: Cli) -> None:
     cells = Tables(smoke).read("cells")
     assert cells["accuracy_gate"].unique().tolist() == [0.975]

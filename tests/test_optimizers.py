@@ -322,6 +322,7 @@ def run(cli: Cli, results: Path, *options: object, attacks: tuple[str, ...] = ("
     return cli("run", *chosen, "--defense", "adi", *seeds, "--results", results, *options, code=0).out
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_and_in_another_order_leaves_the_same_bits(cli: Cli, tmp_path: Path) -> None:
     run(cli, tmp_path / "one")
     run(cli, tmp_path / "two", attacks=("fine-tuning",))

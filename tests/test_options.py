@@ -51,15 +51,13 @@ def test_of_cells_that_recorded_none_the_plugin_here_knows_or_the_text(registry:
 
 
 def test_every_plugin_s_options_are_written_and_read(registry: Registry, tmp_path: Path) -> None:
-    by_kind = {kind: [registry.component(kind, name) for name in registry.names(kind)] for kind in KINDS}
-    dataset, defense = by_kind["dataset"][0], by_kind["defense"][0]
-    for use in by_kind["attack"]:
+    dataset, defense = registry.component("dataset", "digits"), registry.component("defense", "adi")
+    for use in (registry.component("attack", name) for name in registry.names("attack")):
         told = json.loads(options_text((dataset, defense, use)))
         known = recorded(registry, told, use.text).of("attack", parse_entry(use.text))
         assert known == {name: getattr(use.plugin, name) for name in known} and len(told["attack"]) == 1
 
 
-KINDS = ("dataset", "defense", "attack")
 HOSTILE = [
     *("", "{", "[]", "null", "[" * 5000, '{"dataset": {}, "defense": {}}', "\x1b[31m"),
     *(TOLD | {"attack": {}}, TOLD | {"dataset": []}, TOLD | {"more": 1}, TOLD | {"attack": [1]}),

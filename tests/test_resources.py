@@ -83,6 +83,7 @@ def keep(tell: Connection) -> None:
     tell.send((by_default, kept, before - resident()))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the process's memory is read from /proc")
 def test_memory_is_kept_for_the_next_step_and_given_back_for_the_next_stage() -> None:
     told, tell = warm.context().Pipe(duplex=False)

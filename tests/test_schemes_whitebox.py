@@ -78,7 +78,8 @@ CARRIERS = {
 
 
 def test_every_built_in_architecture_is_tried() -> None:
-    assert {text.partition("[")[0] for text in CARRIERS} == set(registry().names("architecture"))
+    built_in = set(registry().names("architecture")) - {"module", "timm", "torchvision"}  # other people's nets
+    assert {text.partition("[")[0] for text in CARRIERS} == built_in
 
 
 @pytest.mark.parametrize("architecture", CARRIERS)
@@ -280,6 +281,7 @@ def test_deepmarks_names_the_user_of_a_copy_and_nobody_of_a_clean_model() -> Non
     assert accuracy(copies()[0].net) >= accuracy(clean) - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("m", [2, 3, 5])
 def test_averaged_copies_name_their_users(m: int) -> None:
     module, chosen = plugin_module("deepmarks"), copies()[:m]

@@ -1248,12 +1248,17 @@ LOADING |= {("os", "system"), ("os", "popen"), ("importlib", "import_module"), (
 IN_MEMORY = {
     "harness/running/processes.py": {"pickle"},
     "harness/testing.py": {"pickle"},
+    "harness/modelfiles.py": {"pickle", "torch.load", "np.load"},
+    "plugins/datasets/npz.py": {"np.load"},
     "harness/planning/by_value.py": {"pickle", "cloudpickle"},
     "harness/owning/suspects.py": {"importlib.import_module"},
     "harness/planning/loading.py": {"exec", "compile", "importlib.import_module"},
 }
 """Pickles here go through a pipe to processes of our own, or nowhere: they never touch the disk. What is executed is
-the plugin files of folders, and the suspects, that the user named."""
+the plugin files of folders, and the suspects, that the user named. Files of weights and arrays are read without: see
+:data:`SAFE`, which every call of their readers must say."""
+SAFE = {"allow_pickle": False, "weights_only": True}
+READERS = {("torch", "load"): "weights_only", ("np", "load"): "allow_pickle"}
 
 
 def dangers(tree: ast.AST) -> Iterator[str]:
@@ -1268,8 +1273,24 @@ def dangers(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             if (node.value.id, node.attr) in LOADING or (node.value.id == "pickle" and node.attr in ("load", "dump")):
                 yield f"{node.value.id}.{node.attr}"
-        elif isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "shell", "weights_only"):
+        elif isinstance(node, ast.Call) and (unsafe := _unsafe(node)):
+            yield unsafe
+        elif isinstance(node, ast.keyword) and node.arg in (*SAFE, "shell") and not _is_safe(node):
             yield node.arg
+
+
+def _is_safe(keyword: ast.keyword) -> bool:
+    """True for a keyword whose value is written out, and the one that :data:`SAFE` asks for."""
+    return isinstance(keyword.value, ast.Constant) and keyword.value.value is SAFE.get(keyword.arg, ...)
+
+
+def _unsafe(call: ast.Call) -> str:
+    """The keyword that a call of a reader lacks."""
+    function = call.func
+    if not (isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)):
+        return ""
+    needed = READERS.get((function.value.id, function.attr), "")
+    return needed if needed not in {each.arg for each in call.keywords} else ""
 
 
 @pytest.mark.parametrize("folder", ["harness", "plugins"])

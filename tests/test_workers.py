@@ -212,6 +212,7 @@ def test_a_plugin_that_takes_its_process_down_fails_its_own_cell(cli: Cli, tmp_p
     assert set(harness.read_table(tmp_path, "cells")["status"]) == {"ok"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_workers")
 def test_fail_fast_starts_nothing_after_a_failure(cli: Cli, tmp_path: Path, plugins: Path) -> None:
     many = [f"retraining[queries={n}]" for n in range(50, 60)]

@@ -32,7 +32,7 @@ class EtaEstimator:
         self.open = Counter(map(_kind, todo))
         self.count = Counter[Kind]()
         self.seconds: dict[Kind, float] = defaultdict(float)
-        if self.open:
+        if self.open and tables.has("stages"):
             past = tables.read("stages", ["action", "dataset", "plugin", "status", "seconds"])
             # A stranger's rows may lack what is always there, or say that a stage took no time or forever.
             past = past[(past["status"] == "ok") & past["seconds"].between(0, 1e9)].dropna()

@@ -95,6 +95,10 @@ class Tables:
         with suppress(FileNotFoundError):  # another run mends too
             path.replace(path.with_name(f".{path.name}.aside"))
 
+    def has(self, table: str) -> bool:
+        """True if rows of the table were ever written. Imports nothing."""
+        return (self.folder / table).is_dir()
+
     def read(self, table: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """The table merged over its runs: the newest row of each key; empty when nothing has been written.
 
