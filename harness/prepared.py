@@ -130,9 +130,9 @@ def _read_prepared(path: Path) -> Mapping[str, NDArray[np.generic]] | None:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
             expected = (file.metadata() or {}).get("sha256")
+        return arrays if checksum(arrays) == expected else None
     except Exception:  # whatever safetensors and NumPy make of a file that is none of ours
         return None
-    return arrays if checksum(arrays) == expected else None
 
 
 def _write_prepared(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

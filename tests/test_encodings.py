@@ -28,6 +28,7 @@ NARROW = ("--matrix", "smoke", "--dataset", TINY, "--defense", "baseline", "--at
 ENCODINGS = ["cp1252", "latin-1", "cp437", "utf-16"]
 NAME = "Müller's 模型 ≥ naïve"
 
+OWNER = ("--dataset", TINY, "--defense", "uchida", "--nulls", 19, "--others", 0, "--seed", 1)
 COMMANDS: dict[str, Callable[[Path, Path], list[object]]] = {
     "run": lambda results, new: [*NARROW, "--results", results],
     "plan": lambda results, new: [*NARROW, "--results", results, "--stages"],
@@ -40,6 +41,17 @@ COMMANDS: dict[str, Callable[[Path, Path], list[object]]] = {
     "reproduce": lambda results, new: ["ewe-2021", "table-1", "--no-run", "--results", new],
     "record": lambda results, new: [NAME, "--results", results, "--output", new / NAME],
     "submit": lambda results, new: [results.parent / "record", "--min-seeds", 1, "--min-nulls", 0],
+    "site": lambda results, new: [
+        results.parent / "record",
+        "--min-seeds",
+        1,
+        "--min-nulls",
+        0,
+        "--output",
+        new / NAME,
+    ],
+    "embed": lambda results, new: [*OWNER, "--results", results.parent / "owners", "--output", new / NAME],
+    "verify": lambda results, new: [results.parent / NAME, results.parent / NAME / "victim.safetensors"],
     "export": lambda results, new: [CELL, new / NAME, "--results", results],
     "gc": lambda results, new: ["--results", results],
     "plugins list": lambda results, new: ["--options"],
@@ -70,6 +82,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encodings") / (NAME + os.fsdecode(b"\xfc"))  # not UTF-8 at all
     assert command_line("run", *NARROW, "--results", folder, "--quiet") == 0
     assert command_line("record", NAME, "--results", folder, "--output", folder.parent / "record") == 0
+    kept = ("--results", folder.parent / "owners", "--output", folder.parent / NAME)
+    assert command_line("embed", *OWNER, *kept) == 0
     return folder
 
 
@@ -228,7 +242,11 @@ def _is_vague(call: ast.Call) -> bool:
         modes = [
             each.value for each in (*call.args, *(k.value for k in call.keywords)) if isinstance(each, ast.Constant)
         ]
-        is_system = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in ("os", "Image")
+        is_system = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in (
+            "os",
+            "Image",
+            "archive",
+        )
         return not (is_system and name == "open") and not any(isinstance(m, str) and "b" in m for m in modes)
     if name in ("run", "Popen", "check_output"):
         return bool({"text", "universal_newlines"} & named)

