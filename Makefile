@@ -31,16 +31,16 @@ test-slow: venv
 
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.
-# Those that would notice how the package was installed, slow ones too.
+# Those that would notice how the package was installed.
 CONCERNED = cli_errors contract_files docs export finding leaderboard matrix new options plan registry reproduce \
-  session status wheel
+  status wheel
 test-wheel: venv
 	rm -rf build/wheel build/site
 	$(BIN)/python -m build --wheel --no-isolation --outdir build/wheel . > /dev/null
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/site build/wheel/*.whl
 	cd build && HARNESS_TEST_SITE="$(CURDIR)/build/site" PYTHONPATH="$(CURDIR)/build/site" ../$(BIN)/pytest \
 	  --numprocesses auto --dist loadfile --quiet --import-mode append -c ../pyproject.toml --rootdir .. \
-	  $(CONCERNED:%=../tests/test_%.py)
+	  -m "not slow" $(CONCERNED:%=../tests/test_%.py)
 
 check: venv
 	$(BIN)/ruff format --check .
