@@ -148,12 +148,12 @@ def plan(
     plugins: Plugins = (),
 ) -> Planned:
     """Plan a matrix without running it, as ``harness plan`` does. Arguments are those of :func:`run`."""
+    from harness.running.eta import EtaEstimator
+
     folder = None if data is None else user_path(data)
     store, tables = _open(results)
     named = (datasets, defenses, attacks, analyses, seeds, nulls, innocents, scale, plugins)
     asked = asked_for(matrix, *named, _contents(folder, tables))
-    from harness.running.eta import EtaEstimator
-
     stored = frozenset(store.ids())
     takes = EtaEstimator(tables, asked.plan.without(stored), jobs=1).split()
     return Planned(asked.matrix, asked.plan, stored, *takes)

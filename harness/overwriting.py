@@ -72,7 +72,7 @@ def own_task(data: Split, pool: Pool, generator: torch.Generator) -> Task:
     source, target = torch.randperm(len(pool.recipe.classes), generator=generator)[:2].tolist()
     recipe = pool.recipe
 
-    class OwnData(Dataset):
+    class ThiefData(Dataset):
         """The thief's inputs as a data set, for its recipe alone: the samples are in the task."""
 
         name = "own-data"
@@ -87,8 +87,8 @@ def own_task(data: Split, pool: Pool, generator: torch.Generator) -> Task:
     known = {each.name: getattr(recipe, each.name) for each in fields(Recipe)}
     if pool.patch is not None:
         known["patch"] = pool.patch
-    settings = {each.name: known[each.name] for each in fields(OwnData) if each.name in known}
-    own = OwnData(train=len(train), holdout=len(holdout), pretrain=1, source=source, target=target, **settings)
+    settings = {each.name: known[each.name] for each in fields(ThiefData) if each.name in known}
+    own = ThiefData(train=len(train), holdout=len(holdout), pretrain=1, source=source, target=target, **settings)
     return Task(own, train, holdout, None, Key())
 
 

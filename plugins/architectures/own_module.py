@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from harness import Architecture, Dataset, UsageError, modelfiles, nets, option
+from harness import Dataset, UsageError, modelfiles, option
+
+from ._starting import Starting
 
 
-class Module(Architecture):
+class Module(Starting):
     """The class ``Net`` of ``my_net.py``, as ``module[path=my_net.py:Net]``.
 
     It is called as ``Net()``, ``Net(classes)`` or ``Net(input_shape, classes)``, whichever its signature takes. Inputs
@@ -17,12 +19,10 @@ class Module(Architecture):
     name = "module"
 
     path: str = option("", doc="Python file and class, FILE.py:CLASS; the file may import what lies beside it.")
-    weights: str = option(
-        "", doc="Weights file that all its nets start from; with other classes the last layer is left out."
-    )
 
     def named_files(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self.path.rpartition(":")[0] or self.path, self.weights)))
+        own = self.path.rpartition(":")[0] or self.path
+        return (*([own] if own else []), *super().named_files())
 
     def skip(self, dataset: Dataset) -> str | None:
         if not self.path:
@@ -34,7 +34,3 @@ class Module(Architecture):
         if not self.path:
             raise UsageError("module needs the file of a class: module[path=my_net.py:Net]")
         return modelfiles.construct(self.path, input_shape, classes)
-
-    def fill(self, net: nets.Net) -> None:
-        if self.weights:
-            modelfiles.fill(net, self.weights, start=True)

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from harness import Architecture, Dataset, modelfiles, needs_images, nets, option
+from harness import Dataset, modelfiles, needs_images, option
+
+from ._starting import Starting
 
 
-class Timm(Architecture):
+class Timm(Starting):
     """A model of timm, its first and last layer fitted to the task's channels and classes.
 
     Hidden layers are its convolutions and dense layers in the order in which they run. No weights are downloaded.
@@ -19,12 +21,6 @@ class Timm(Architecture):
     reference = "Wightman, PyTorch Image Models, 2019"
 
     model: str = option("resnet18", doc="Name of the model, such as convnext_atto or vit_tiny_patch16_224.")
-    weights: str = option(
-        "", doc="Weights file that all its nets start from; with other classes the last layer is left out."
-    )
-
-    def named_files(self) -> tuple[str, ...]:
-        return (self.weights,) if self.weights else ()
 
     def skip(self, dataset: Dataset) -> str | None:
         return modelfiles.known_model("timm", self.model) or needs_images(dataset)
@@ -38,7 +34,3 @@ class Timm(Architecture):
             self.model, pretrained=False, num_classes=classes, in_chans=input_shape[0], **sizes
         )
         return net
-
-    def fill(self, net: nets.Net) -> None:
-        if self.weights:
-            modelfiles.fill(net, self.weights, start=True)

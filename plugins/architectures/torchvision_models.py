@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from harness import Architecture, Dataset, modelfiles, needs_images, nets, option
+from harness import Dataset, modelfiles, needs_images, option
+
+from ._starting import Starting
 
 
-class Torchvision(Architecture):
+class Torchvision(Starting):
     """A model of torchvision.models, its first and last layer fitted to the task's channels and classes.
 
     Hidden layers are its convolutions and dense layers in the order in which they run. Models for large images
@@ -20,12 +22,6 @@ class Torchvision(Architecture):
     reference = "TorchVision maintainers, TorchVision: PyTorch's Computer Vision library, 2016"
 
     model: str = option("resnet18", doc="Name of the model, such as resnet50 or vit_b_16.")
-    weights: str = option(
-        "", doc="Weights file that all its nets start from; with other classes the last layer is left out."
-    )
-
-    def named_files(self) -> tuple[str, ...]:
-        return (self.weights,) if self.weights else ()
 
     def skip(self, dataset: Dataset) -> str | None:
         return modelfiles.known_model("torchvision", self.model) or needs_images(dataset)
@@ -40,10 +36,6 @@ class Torchvision(Architecture):
         if input_shape[0] != 3:
             _take_channels(net, input_shape[0])
         return net
-
-    def fill(self, net: nets.Net) -> None:
-        if self.weights:
-            modelfiles.fill(net, self.weights, start=True)
 
 
 def _take_channels(net: torch.nn.Module, channels: int) -> None:
