@@ -287,6 +287,17 @@ def test_an_old_record_is_checked_as_far_as_it_goes(cli: Cli, tmp_path: Path) ->
     assert "are not those of its evidence" in cli("submit", old, "--min-nulls", 8, code=1).out
 
 
+@pytest.mark.slow
+def test_the_record_of_the_readme_is_accepted(cli: Cli, tmp_path: Path) -> None:
+    record = ROOT / "results" / "records" / "2026-11-27-digits-twenty-seeds"
+    assert cli("submit", record, code=0).out == f"accepted: {record}\n"
+    lie = shutil.copytree(record, tmp_path / "lie")
+    page = (lie / "README.md").read_text("utf-8")
+    (lie / "README.md").write_text(page.replace('"cost": 0.0', '"cost": 0.1', 1))
+    (found,) = cli("submit", lie, code=1).out.splitlines()
+    assert ": cost 0.1" in found and "the tables say 0.0" in found
+
+
 @pytest.mark.parametrize("record", sorted((ROOT / "results" / "records").iterdir()), ids=lambda path: path.name)
 def test_every_record_of_the_old_test_says_first_what_is_withdrawn(record: Path) -> None:
     if record.name < "2026-11-27":

@@ -32,7 +32,7 @@ from harness.storage.options import names_in
 from harness.storage.schema import OLDEST_VERSION, OWNERS, SCHEMA_VERSION, TABLES
 from harness.storage.tables import Tables
 from harness.text import command_line
-from harness.verdicts.families import is_unmarked
+from harness.verdicts.families import UNMARKED, is_unmarked
 from harness.verdicts.scoring import fewest
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
         *_ids(folder, cells, stages, evidence),
         *_data(folder, stages, cells),
         *_enough(cells, seeds, nulls),
-        *_numbers(folder, board if schema == SCHEMA_VERSION else None, cells),
+        *_numbers(folder, numbers(board) if schema == SCHEMA_VERSION else {"schemes": _plain_numbers(cells, schema)}),
         *_environment(folder, board, stages, cells),
         *_pictures(folder),
     ]
@@ -276,9 +276,8 @@ def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
             yield f"{where}: {k} unmarked models, expected at least {nulls}"
 
 
-def _numbers(folder: Path, board: Board | None, cells: pd.DataFrame) -> Iterator[str]:
-    """Check that the page's block for machines agrees with the tables. Without a board, of an older record, the numbers
-    that do not rest on its test."""
+def _numbers(folder: Path, expected: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Check that the page's block for machines tells these numbers of the tables, in any order of the schemes."""
     try:
         page = read_text(folder / "README.md")
     except UsageError as error:
@@ -289,37 +288,43 @@ def _numbers(folder: Path, board: Board | None, cells: pd.DataFrame) -> Iterator
         told = json.loads(block[1]) if block else None
     except (ValueError, RecursionError):
         told = None
-    for part, ours in (numbers(board) if board else {"schemes": _plain_numbers(cells)}).items():
+    for part, ours in expected.items():
         said = told.get(part) if isinstance(told, dict) else None
         if not isinstance(said, list) or len(said) != len(ours):
             yield f"README.md: no json block with the numbers of {len(ours)} {part}"
             return
-        if board is None:
-            said = sorted(
-                said, key=lambda each: str(isinstance(each, dict) and (each.get("dataset"), each.get("defense")))
-            )
-        for theirs, own in zip(said, ours, strict=True):
+        for theirs, own in zip(sorted(said, key=_named), sorted(ours, key=_named), strict=True):
             for name, value in own.items():
                 other = theirs.get(name) if isinstance(theirs, dict) else None
                 if not _close(value, other):
                     yield f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}"
 
 
-def _named(told: Any) -> tuple[str, str]:
-    """Names by which the numbers of an older record are put in order."""
+def _named(told: Any) -> tuple[str, ...]:
+    """The names by which numbers are put in order."""
     known = told if isinstance(told, dict) else {}
-    return str(known.get("dataset")), str(known.get("defense"))
+    return tuple(str(known.get(name)) for name in ("dataset", "defense", "suspects", "attack"))
 
 
-def _plain_numbers(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """Numbers of each scheme of an older record that hold by any test, in the order of their names."""
+def _plain_numbers(cells: pd.DataFrame, schema: int) -> list[dict[str, Any]]:
+    """Numbers of each scheme of an older record that hold by any test.
+
+    From schema 7 on unmarked models of another recipe are innocents, no schemes, and what unmarked models cost rests on
+    the test. Before it pages told failed and skipped cells.
+    """
     made = []
     for (dataset, defense), rows in cells.groupby(["dataset", "defense"]):
+        own: dict[str, Any] = {"dataset": dataset, "defense": defense, "seeds": rows["seed"].nunique()}
         ok = rows[rows["status"] == "ok"].drop_duplicates("seed")
-        cost = (ok["null_accuracy"] - ok["victim_accuracy"]).dropna()
-        named = {"dataset": dataset, "defense": defense, "seeds": rows["seed"].nunique()}
-        ends = {status: int((rows["status"] == status).sum()) for status in ("failed", "skipped")}
-        made.append(named | ends | {"accuracy_cost": float(cost.mean()) if len(cost) else None})
+        costs = (ok["null_accuracy"] - ok["victim_accuracy"]).dropna()
+        cost = float(costs.mean()) if len(costs) else None
+        if schema < 7:
+            own |= {status: int((rows["status"] == status).sum()) for status in ("failed", "skipped")}
+            made.append(own | {"accuracy_cost": cost})
+        elif not is_unmarked(str(defense)):
+            made.append(own | {"cost": cost})
+        elif defense == UNMARKED:
+            made.append(own)
     return made
 
 
