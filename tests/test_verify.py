@@ -240,12 +240,32 @@ def test_a_sequential_verification_of_a_file_stops_too(cli: Cli, owner: Path, tm
     assert any("1% for having stopped early" in each for each in made["may_claim"])
 
 
-def test_a_key_that_accuses_other_owners_models_says_not_by_whom(cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("accused", "asked", "verdict", "claim"),
+    [
+        (0, 3, "MARKED: ", "accuses 0 (at most 63% of such models, with 95% confidence)"),
+        (1, 40, "MARKED: ", "accuses 1 (at most 11% of such models"),
+        (1, 1, "MARKED, BUT NOT BY WHOM: ", None),
+        (1, 3, "MARKED: ", None),
+        (2, 3, "MARKED, BUT NOT BY WHOM: ", None),
+    ],
+)
+def test_a_mark_is_claimed_for_one_owner_where_other_owners_are_not_accused(
+    accused: int, asked: int, verdict: str, claim: str | None, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "suspects.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
-    shared = endpoints.write(tmp_path / "owner", others={"trigger": [(TRIGGERS, TRIGGERS)] * 3})
-    said = cli("verify", shared, "suspects:by_torch", code=0).out
-    assert said.startswith("MARKED, BUT NOT BY WHOM: ") and "that the mark is yours" in said
+    pairs = [(TRIGGERS, TRIGGERS)] * accused + [(0, TRIGGERS)] * (asked - accused)
+    said = cli("verify", endpoints.write(tmp_path / "owner", others={"trigger": pairs}), "suspects:by_torch").out
+    assert said.startswith(verdict)
+    assert ("the mark is this key's" in said) == (claim is not None) and (claim or "") in said
+    doubt = f"that the mark is yours: the key accuses {accused} of {asked} models that ewe marked for other owners"
+    assert (doubt in said) == (claim is None)
+
+
+def test_a_key_that_unmarked_models_answer_proves_nothing(cli: Cli, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "suspects.py").write_text(FUNCTIONS)
+    monkeypatch.chdir(tmp_path)
     useless = endpoints.write(
         tmp_path / "u", unmarked={"none": {"trigger": [(32, 40)] * 19, "control": [(0, 20)] * 19}}
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from harness.statistics.exchangeable import MAX_FALSE, is_marked, margins, mean_rates, rank_p_values, share_bounds
+from harness.statistics.exchangeable import MAX_FALSE, is_marked, margins, mean_rates, rank_p_values
 from harness.statistics.tests import MAX_FISHER, fisher_exact
 
 if TYPE_CHECKING:
@@ -93,11 +93,12 @@ def others_accused(about: About, rules: Rules) -> tuple[int, int]:
 
 
 def is_anonymous(about: About, rules: Rules) -> bool:
-    """True where the key does not tell its owner's models from other owners', as the board says "not by whom"."""
+    """True where the key accuses half of other owners' models or more.
+
+    The board says so only where chance is excluded. Here one suspect is accused, and the doubt is in its favour.
+    """
     accused, asked = others_accused(about, rules)
-    if not asked:
-        return False
-    return float(share_bounds(accused, asked, rules.confidence)[0]) > rules.alpha and accused >= asked / 2
+    return accused > 0 and accused >= asked / 2
 
 
 def proves_nothing(judged: Judged) -> bool:

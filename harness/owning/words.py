@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.owning.asking import Verification, is_score
 from harness.owning.verdict import NONE, Compared, Judged, others_accused, proves_nothing
-from harness.statistics.exchangeable import MAX_FALSE
+from harness.statistics.exchangeable import MAX_FALSE, share_bounds
 
 
 def lines(made: Verification) -> Iterator[tuple[str, str]]:
@@ -79,8 +79,12 @@ def claims(made: Verification) -> list[str]:
         f"most would be called so (on average over models and keys, by {models} unmarked models{more})"
     ]
     accused, asked = others_accused(made.about, rules)
-    if made.verdict == "marked" and asked:
-        said.append(f"the mark is this key's: of {asked} models that other owners marked so the key accuses {accused}")
+    if made.verdict == "marked" and asked and accused <= rules.alpha * asked:
+        most = float(share_bounds(accused, asked, rules.confidence)[1])
+        said.append(
+            f"the mark is this key's: of {asked} models that other owners marked so the key accuses {accused} "
+            f"(at most {most:.0%} of such models, with {rules.confidence:.0%} confidence)"
+        )
     return said
 
 
@@ -90,8 +94,8 @@ def limits(made: Verification) -> list[str]:
 
 
 def _of_verdict(made: Verification) -> Iterator[str]:
-    if made.verdict == "marked, but not by whom":
-        accused, asked = others_accused(made.about, made.about.verdict_rules)
+    accused, asked = others_accused(made.about, made.about.verdict_rules)
+    if made.marked and accused > made.about.verdict_rules.alpha * asked:
         yield (
             f"that the mark is yours: the key accuses {accused} of {asked} models that {made.about.scheme} marked for "
             "other owners"
