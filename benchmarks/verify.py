@@ -1,6 +1,6 @@
 """Owners and suspects behind an HTTP server: surrogates that should be accused, and innocent models that should not.
 
-``python -m benchmarks.verify --seeds 100-104 --folder verify``: a key for each seed, unmarked models attacked as the
+``python -m benchmarks.verify --seeds 0-4 --folder verify``: a key for each seed, unmarked models attacked as the
 suspects were, and a suspect of each kind behind a server on the loopback, which is asked with ``--sequential``.
 """
 
@@ -23,7 +23,9 @@ from harness.inspect.export import export, find_cell
 from harness.planning.matrix import parse_seeds
 from harness.storage.remote import open_results
 
-EXTRACTION, REMOVAL = "retraining[answers=probabilities]", "fine-tuning"
+# On digits, seeds 200-207, copies of three times the recipe's epochs answered 57 to 99% of EWE's triggers, those of as
+# many epochs 19 to 74%.
+EXTRACTION, REMOVAL = "retraining[answers=probabilities,epochs=60]", "fine-tuning"
 MAPPING = '[request]\nfield = "instances"\nbatch = 1\n[response]\nfield = "predictions"\n'
 
 
@@ -92,7 +94,7 @@ def asked(kind: str, seeds: tuple[int, ...], folder: Path) -> list[tuple[bool, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=parse_seeds, default=parse_seeds("100-104"))
+    parser.add_argument("--seeds", type=parse_seeds, default=parse_seeds("0-4"))
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--defense", default="ewe")
     parser.add_argument("--nulls", type=int, default=39)

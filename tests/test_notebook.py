@@ -16,6 +16,7 @@ nbclient = pytest.importorskip("nbclient", reason="needs a notebook's kernel: pi
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("ipykernel")
 
+TOUR = Path(__file__).parents[1] / "docs" / "tour.ipynb"
 CALL = (
     f"run = harness.run(None, datasets={TINY!r}, defenses=Wrong(count=9), attacks=['none', Same], nulls=1, jobs=JOBS)"
 )
@@ -36,6 +37,17 @@ def executed(cells: list[str], folder: Path) -> list[list[dict[str, Any]]]:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     return [cell.outputs for cell in notebook.cells]
+
+
+def test_the_tour_runs_and_tells_a_copy_from_an_innocent_model(tmp_path: Path) -> None:
+    tour = nbformat.read(TOUR, as_version=4)
+    assert not any(cell.get("outputs") for cell in tour.cells), "numbers are those of the reader's own run"
+    cells = [cell.source for cell in tour.cells if cell.cell_type == "code"]
+    shown = list(map(text, executed(cells, tmp_path)))
+    boards = [each for each in shown if "no scheme can be ranked" in each]
+    assert len(boards) == 3 and "wrong-label" in boards[-1]
+    copy, innocent = shown[-2:]
+    assert copy.startswith("MARKED") and innocent.startswith("NOT MARKED")
 
 
 def text(outputs: list[dict[str, Any]]) -> str:
