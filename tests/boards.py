@@ -52,7 +52,7 @@ def standings(
     made = {}
     for threat, margin, rank in zip(THREATS, (*margins, min(margins)), (*ranks, ranks[0]), strict=True):
         worst = ("retraining | pruning[fraction=0.4]",)
-        values = {"survives": 3, "removed": 0, "attacks": 4, "incomplete": ""} | changes
+        values = {"survives": 3, "marked": 3, "removed": 0, "attacks": 4, "incomplete": ""} | changes
         made[threat] = Standing(threat, rank, estimate(margin, n=n), worst, margin - 0.1, margin - 0.15, **values)
     return made
 

@@ -49,6 +49,15 @@ def test_the_overview_of_a_small_board() -> None:
     assert text(overview_sheet(board()), 100) == GOLDEN
 
 
+def test_of_one_model_the_board_counts_the_attacks_after_which_it_is_marked() -> None:
+    one = scheme("external", seeds=1, standings=standings((0.3, 0.9), (None, None), n=1, survives=0, marked=3))
+    shown = " ".join(text(overview_sheet(board(one)), 140).split())
+    assert "survived" not in shown and "3 of 4" in shown and "marked after" in shown
+    assert "One seed is one model: five are the fewest of which one can say that a mark survives." in shown
+    shown = text(overview_sheet(board(scheme("ewe", standings=standings((0.3, 0.9), (1, 1), marked=2)))), 100)
+    assert "3 of 4" in shown and "One seed" not in shown
+
+
 def test_fingerprints_have_a_section_of_their_own() -> None:
     made = board(*board().schemes, scheme("akh", fingerprint=True), scheme("ipguard", fingerprint=True))
     shown = text(overview_sheet(made), 100)
@@ -178,7 +187,8 @@ def test_every_term_begins_with_a_noun_and_every_column_of_numbers_has_one() -> 
         assert (first[0].isupper() or first == "1") and meaning.endswith("."), term
         assert first not in {"What", "Who", "Whether", "Which", "Where", "When", "How", "Of", "As", "By", "In", "At"}
     columns = [column for view in (*VIEWS, *BY["family"]) for column in view.columns]
-    columns += [column for table in overview_sheet(board()).tables for column in table.columns]
+    boards = (board(), board(scheme("external", seeds=1)))
+    columns += [column for made in boards for table in overview_sheet(made).tables for column in table.columns]
     assert {column.term or column.name for column in columns} - {"scheme", "attack", "family"} == set(BOARD)
 
 

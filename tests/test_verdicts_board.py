@@ -135,6 +135,7 @@ def test_chains_and_plugins_count_once_and_all_their_settings_must_be_survived()
     world.seeds(SIX, attack="tuning", matches=[90, 90, 90, 2, 2, 2])
     found = both(world.board())
     assert (found.survives, found.removed, found.attacks) == (2, 1, 4)
+    assert found.marked == 2, "one setting of the pruning and three seeds of the tuning are not"
     black, white = (scheme(world.board()).standings[threat] for threat in ("black box", "white box"))
     assert (black.survives, black.attacks) == (2, 2) and (white.survives, white.removed, white.attacks) == (0, 1, 2)
 

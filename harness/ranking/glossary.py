@@ -29,6 +29,8 @@ BOARD = {
     "claim": "Least one-sided 95% lower limit of the mean margin over all attacks: what an owner may claim.",
     "survives": "Attacks survived, of those that were judged: each of an attack's settings leaves, with 95% "
     "confidence, more than half of the models marked.",
+    "marked after": "Attacks after which the one model is called marked, with each of the attack's settings, of those "
+    "that were judged.",
     "removed by": "Attacks after which, with 95% confidence, less than half of the models are marked.",
     "worst attack": "Attack that the worst case is of; two where the halves of the seeds choose differently.",
     "no rank": "Reason why the scheme has no rank.",

@@ -14,7 +14,7 @@ from harness.ranking import values
 from harness.ranking.columns import Column, Sheet, Table
 from harness.ranking.glossary import TEST_NAMES, fraction
 from harness.ranking.values import Value
-from harness.ranking.views import costs, remarks, survived, terms
+from harness.ranking.views import costs, marked_after, remarks, survived, terms
 from harness.text import command_line, printable
 from harness.verdicts.board import Board, Scheme, Setting, Share, Standing, Threat
 from harness.verdicts.families import is_unmarked
@@ -136,10 +136,21 @@ class _Here:
         return (
             Column("scheme", _named, unit="", words=True, brief=True),
             *(column for threat in threats or ["both"] for column in self._in(threat)),
-            Column("attacks survived", lambda scheme: survived(standing_of_all(scheme)), "", term="survives"),
+            self._attacks(),
             Column("cost", costs, unit="points"),
             Column("victims marked", _victims, unit="", words=True, rigid=True, term="victims marked"),
         )
+
+    def _attacks(self) -> Column[Scheme]:
+        """Attacks survived; of schemes with one model each, those after which it is marked."""
+        if self._are_single:
+            return Column("marked after", lambda scheme: marked_after(standing_of_all(scheme)), "attacks")
+        return Column("attacks survived", lambda scheme: survived(standing_of_all(scheme)), "", term="survives")
+
+    @property
+    def _are_single(self) -> bool:
+        """True where each scheme has one model, as one that was given has."""
+        return bool(self.rows) and all(each.seeds == 1 for each in self.rows)
 
     def _tried(self, threat: Threat) -> bool:
         return any(standing.worst for each in self.schemes if (standing := each.standings.get(threat)))
@@ -166,8 +177,8 @@ class _Here:
         more = []
         if any(math.isnan(each.low) for each in worst):
             more.append("[..]: fewer than five seeds.")
-        if any(each.seeds == 1 and not is_control(each) for each in shown):
-            more.append("One seed is one model, and survival takes five: --details says after what it is marked.")
+        if self._are_single:
+            more.append("One seed is one model: five are the fewest of which one can say that a mark survives.")
         if any(each.gate == "unsure" for each in shown):
             more.append(f"?: the limit of {100 * self.rules.max_cost:g} points may be exceeded.")
         if any(each.anonymous for each in shown):

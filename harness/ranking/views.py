@@ -124,6 +124,13 @@ def survived(standing: Standing | None) -> Value:
     return f"{standing.survives} of {standing.attacks}", standing.survives / standing.attacks
 
 
+def marked_after(standing: Standing | None) -> Value:
+    """Number of attacks after which all models are marked, of those judged."""
+    if standing is None or not standing.attacks:
+        return UNKNOWN
+    return f"{standing.marked} of {standing.attacks}", standing.marked / standing.attacks
+
+
 def _in(name: str, cell: Callable[[Standing], Value], unit: str = "%", *, words: bool = False) -> Column[InThreat]:
     return Column(name, lambda record: cell(record.standing), unit, words=words)
 

@@ -59,6 +59,8 @@ class Standing:
     """The least, over all attacks, of the one-sided 95% lower limits of the mean margin: what an owner may claim."""
     survives: int
     """Number of attacks survived: plugins, or chains of them; all settings of one must be survived."""
+    marked: int
+    """Number of attacks after whose every setting the models of all seeds are marked."""
     removed: int
     attacks: int
     """Number of attacks that were judged: those survived, those that remove, and the undecided."""

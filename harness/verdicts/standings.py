@@ -126,6 +126,7 @@ def _standing(
         worst_at_zero=at_zero.mean,
         claim=_claim(arms, settings, rules),
         survives=survivals.count("survived"),
+        marked=_all_marked(mine),
         removed=survivals.count("removed"),
         attacks=sum(bool(each) for each in survivals),
         incomplete=incomplete,
@@ -188,6 +189,15 @@ def _survivals(mine: list[Attacked]) -> list[Survival]:
     for each in mine:
         by_plugins.setdefault(each.plugins, set()).add(each.survival)
     return [_together(found - {""}) for found in by_plugins.values()]
+
+
+def _all_marked(mine: list[Attacked]) -> int:
+    """Number of plugins, or chains of plugins, after whose every setting with a verdict all models are marked."""
+    by_plugins: dict[str, list[bool]] = {}
+    for each in mine:
+        if each.marked:
+            by_plugins.setdefault(each.plugins, []).append(each.marked.count == each.marked.of)
+    return sum(map(all, by_plugins.values()))
 
 
 def _together(found: set[Survival]) -> Survival:
