@@ -216,6 +216,9 @@ class Dataset(InputSet):
         "the first side, which is time in a spectrogram.",
     )
     from_weights: str = option("", doc="Weights file of the owner's trained model, which then is the clean model.")
+    unmarked_from: str = option(
+        "", doc="Folder of weights files of unmarked models, with which verdicts compare instead of training some."
+    )
     watch: bool = option(False, doc="Measure accuracy, success and SNNL after each epoch: rows of the table curves.")
 
     def __post_init__(self) -> None:
@@ -232,7 +235,7 @@ class Dataset(InputSet):
         )
 
     def named_files(self) -> tuple[str, ...]:
-        return (self.from_weights,) if self.from_weights else ()
+        return tuple(filter(None, (self.from_weights, self.unmarked_from)))
 
     @property
     def gate(self) -> Gate | None:

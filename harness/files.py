@@ -19,6 +19,8 @@ from harness.errors import UsageError
 
 PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 """The name of what is being written: hidden, the name that it will have, and some digits of its own."""
+WEIGHTS = (".safetensors", ".pt", ".pth")
+"""Endings of weights files in a folder."""
 PATIENCE = 3600.0
 """Seconds after which such a file is taken for abandoned: writing one takes moments."""
 
@@ -102,3 +104,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     with temporary_folder(path) as partial:
         yield partial
         partial.replace(path)
+
+
+def weights_in(folder: str) -> list[str]:
+    """The weights files of a folder, in the order of their names. Raises :class:`UsageError` if there are none."""
+    path = user_path(folder)
+    found = sorted(each.name for each in path.iterdir() if each.suffix in WEIGHTS) if path.is_dir() else []
+    if not found:
+        raise UsageError(f"no weights files ({', '.join(WEIGHTS)}) in {folder!r}: expected a folder of them")
+    return [f"{folder}/{each}" for each in found]

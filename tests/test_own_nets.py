@@ -382,6 +382,35 @@ def test_the_owners_model_is_the_clean_model(place: Path, cli: Cli) -> None:
     assert sorted(trained > 0) == [False, True]
 
 
+def test_unmarked_models_may_be_given_as_files(place: Path, cli: Cli) -> None:
+    """They are compared with instead of trained ones; those of the recipe here are of another one than theirs."""
+    Path("clean").mkdir()
+    for number in range(3):
+        with nets.seeded(torch.Generator().manual_seed(number)):
+            torch.save(built("module[path=my_net.py:Net]").state_dict(), f"clean/{number}.pt")
+    mine = MINE.replace("epochs=2", "unmarked_from=clean,epochs=2")
+    words = ("run", "--matrix", "smoke", "--dataset", mine, "--defense", "baseline", "--defense", "unmarked")
+    said = cli(*words, "--results", "r", "--quiet", "--nulls", 4, code=2).err
+    assert said == "harness: clean has 3 weights files, and 4 unmarked models are asked for: --nulls 3\n"
+    assert not Path("r").exists()
+    only = ("--attack", "none", "--seeds", "0,1", "--nulls", 3, "--results", "r", "--quiet")
+    cli(*words, *only, code=0)
+    stages = harness.read_table("r", "stages")
+    nulls = stages[stages["label"].str.contains("null #")]
+    assert len(nulls) == 3 and not nulls["trained_samples"].any()
+    evidence = harness.read_table("r", "evidence")
+    assert len(evidence[evidence["suspect"] == "null"]["index"].unique()) == 3
+    assert set(evidence["suspect"]) >= {"other-recipe", "same-data"} and "fresh" not in set(evidence["suspect"])
+    assert "Compared with 3 unmarked models given as files" in " ".join(
+        cli("leaderboard", "--results", "r").out.split()
+    )
+    torch.save(built("module[path=my_net.py:Net]").state_dict(), "clean/0.pt")
+    cli(*words, *only, code=0)
+    again = harness.read_table("r", "stages")
+    assert again[again["label"].str.contains("null #0")]["stage"].nunique() == 2, "the file is another one"
+    assert cli("plan", "--dataset", mine.replace("clean", "none"), code=2).err.count("\n") == 1
+
+
 # --- what is executed -------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from harness.contracts import ActiveDefense, Attack, BlackBoxAttack, Dataset, Defense, PoolAttack
 from harness.errors import UsageError
+from harness.files import weights_in
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.isolation.torch_settings import random_states_kept
 from harness.planning.chains import Chain
@@ -57,6 +58,8 @@ def make_plan(
         seeds=tuple(sorted(set(seeds))),
         analyses=tuple(analyses),
     )
+    for dataset in datasets:
+        _check_given(dataset, nulls)
     known = [Chain(links) for links in chains]
     asked = [
         (dataset, defense, chain, seed)
@@ -73,6 +76,16 @@ def make_plan(
             builder.own_stages(*each)
         cells = tuple(builder.cell(*each) for each in asked)
         return Plan(builder.stages, cells, tuple(dict.fromkeys(builder.warnings)))
+
+
+def _check_given(dataset: Component, nulls: int) -> None:
+    """Check that the unmarked models that a data set gives as files are enough. Raises :class:`UsageError`."""
+    if folder := dataset.plugin.unmarked_from:
+        given = len(weights_in(folder))
+        if nulls > given:
+            raise UsageError(
+                f"{folder} has {given} weights files, and {nulls} unmarked models are asked for: --nulls {given}"
+            )
 
 
 @contextmanager
@@ -392,11 +405,12 @@ class _Builder(StageMaker):
         found: list[_Models] = []
         for arm in self.arms:
             fresh = arm.plugin.innocent == "fresh"
-            if fresh:
+            alike = fresh and not dataset.plugin.unmarked_from  # given models are of a recipe of their own
+            if alike:
                 found.append(self._of_all_seeds("fresh", dataset, arm, chain).after(place))
             if chain.threat == "none" and fresh:
                 found.append(self._of_all_seeds("same-data", dataset, arm, chain).at(place))
-            elif chain.threat == "none":
+            if chain.threat == "none" and not alike:
                 others = self._of_all_seeds("other-recipe", dataset, arm, chain)
                 found.append(others.after(place) if len(self.seeds) > 1 else others)
         if not defense.plugin.one_model:

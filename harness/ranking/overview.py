@@ -224,7 +224,8 @@ def _compared(rules: Rules, setting: Setting) -> str:
         )
     if not setting.models:
         return f"There are no unmarked models to compare with, so none is called marked: harness run --nulls {need}."
-    same = f"Compared with {models} of the same data, net and recipe{_clean(setting)}."
+    alike = "given as files" if setting.given else "of the same data, net and recipe"
+    same = f"Compared with {models} {alike}{_clean(setting)}."
     if rules.test in POOLED:
         assumes = "assumes that all unmarked models answer alike: it may call many of them"
         return f"{same} {TEST_NAMES[rules.test]} {assumes} {marked}."

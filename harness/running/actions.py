@@ -33,6 +33,7 @@ from harness.contracts import (
 )
 from harness.engine.train import Engine, clone
 from harness.errors import PluginError, Skip, Unreadable
+from harness.files import weights_in
 from harness.metrics import mask_overlap, window_rank
 from harness.nets import Net
 from harness.planning.graph import Stage
@@ -68,13 +69,22 @@ Parents = Mapping[str, Loaded]
 
 def _train(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     """A clean model: a null model, or the one that victims start from, which may be given."""
-    given = stage.dataset.plugin.from_weights
-    if given and stage.role == "clean":
+    if given := _given_weights(stage):
         net = engine.build()
         modelfiles.fill(net, given)
         return StageOutput(net)
     train = worker.splits(stage).train
     return StageOutput(engine.train(engine.build(), [engine.stream(train)], stage.epochs))
+
+
+def _given_weights(stage: Stage) -> str:
+    """The weights file that takes the place of a training; empty where there is none."""
+    dataset = stage.dataset.plugin
+    if stage.role == "clean":
+        return str(dataset.from_weights)
+    if stage.role == "null" and dataset.unmarked_from and stage.index is not None:
+        return weights_in(dataset.unmarked_from)[stage.index]
+    return ""
 
 
 def _triggers(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:

@@ -241,6 +241,8 @@ class Setting:
     """True with fewer than 1,000 test images."""
     tolerance_error: float
     """Standard error of the rule of useful models, as a share."""
+    given: bool = False
+    """True where the unmarked models were given as files, so that nobody knows their recipe."""
     accuracy: Estimate | None = None
     """Accuracy of unmarked models of the data set's own net, over the models."""
     accuracy_gate: float | None = None
