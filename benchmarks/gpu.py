@@ -134,7 +134,7 @@ def of_table_1(root: Path, n: int, device: str = "cuda", scale: str = "full", se
 
 def of_paper(scale: str) -> list[Matrix]:
     """The matrices of Table 1 on MNIST and Fashion-MNIST."""
-    matrices = load_paper("ewe-2021").experiments["table-1"].matrices(scale)
+    matrices = load_paper("ewe-2021").experiments["table-1-head"].matrices(scale)
     return [m for m in matrices if all(entry.name in ("mnist", "fashion-mnist") for entry in m.datasets)]
 
 

@@ -52,10 +52,11 @@ class PatchTriggers(TriggerRecipe):
     """A bright square patch on inputs of a source class, or of another dataset; labelled as the target class.
 
     ``placement``: ``gradient`` puts it where the SNNL's gradient is largest (Jia et al. 2021, Algorithm 1, line 2);
-    ``argmin`` where it is smallest, as the released code's sign error does; ``corner`` at the bottom right.
+    ``argmin`` where it is smallest, as the released code's sign error does; ``corner`` at the bottom right. ``none``
+    puts none on inputs of another dataset, which are triggers as they are.
     """
 
-    placement: Literal["corner", "gradient", "argmin"] = "gradient"
+    placement: Literal["corner", "gradient", "argmin", "none"] = "gradient"
     corners: Literal["one", "two"] = "one"
     """Corners for ``placement="corner"``: a patch at the bottom right, or at the top left as well."""
     origin: Literal["in-distribution", "out-of-distribution"] = "in-distribution"
@@ -71,6 +72,9 @@ class PatchTriggers(TriggerRecipe):
     pair: Pair = "recipe"
     """Source and target class: the data set's, or ``drawn`` from the owner's seed, and with them the class of the other
     dataset's inputs, so that the keys of two owners differ in more than a seed."""
+    points: Literal["first", "nearest"] = "first"
+    """Inputs of the source class that are marked: the first ones, or the tenth that is nearest to the mean input of the
+    target class, as in the code of arXiv 2002.12200 v1."""
 
     def __post_init__(self) -> None:
         require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
@@ -79,7 +83,7 @@ class PatchTriggers(TriggerRecipe):
 
     @property
     def from_clean(self) -> bool:
-        return self.placement != "corner" or self.refine
+        return self.placement in ("gradient", "argmin") or self.refine
 
     @property
     def data(self) -> str:
@@ -87,6 +91,8 @@ class PatchTriggers(TriggerRecipe):
 
     def skip(self, dataset: Dataset) -> str | None:
         shape = dataset.input_shape
+        if self.placement == "none" and self.origin == "in-distribution":
+            return "placement=none marks nothing on inputs of the task: origin=out-of-distribution has triggers"
         if len(shape) == 3 and dataset.patch >= min(shape[1:]):
             return f"patch={dataset.patch} does not fit inputs of {shape[1]} x {shape[2]}"
         return needs_images(dataset)
@@ -95,6 +101,8 @@ class PatchTriggers(TriggerRecipe):
         task = of_owner(task, self.pair, ctx.generator)
         sources, held_out = self._sources(task, ctx.generator)
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
+        if self.placement == "none":
+            return self._unpatched(clean, sources, held_out, task, ctx.generator)
         if clean is None or self.placement == "corner":
             window = self._corner(task.dataset)
         else:
@@ -113,6 +121,22 @@ class PatchTriggers(TriggerRecipe):
         secrets = {"mask": window.float(), "source": torch.tensor(task.dataset.source)}
         return target_key(task.dataset.target, triggers, held_out_triggers, held_out, **secrets)
 
+    def _unpatched(
+        self,
+        clean: nets.Net | None,
+        trained: torch.Tensor,
+        held_out: torch.Tensor,
+        task: Task,
+        generator: torch.Generator,
+    ) -> Key:
+        """The key whose triggers are another dataset's inputs as they are; the control is of its other classes."""
+        if task.ood is None or task.dataset.ood_class is None:
+            raise Skip("placement=none needs an out-of-distribution class, and others of its data set as a control")
+        others = task.ood.x[task.ood.y != task.dataset.ood_class]
+        control = others[torch.randperm(len(others), generator=generator)[: len(held_out)].to(others.device)]
+        triggers, held_out_triggers = (self._refined(clean, x, task) for x in (trained, held_out))
+        return target_key(task.dataset.target, triggers, held_out_triggers, control)
+
     def _sources(self, task: Task, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs for trained and for held-out triggers, which never overlap."""
         count = len(task.train.of(task.dataset.target)) if self.count is None else self.count
@@ -122,8 +146,11 @@ class PatchTriggers(TriggerRecipe):
             trained_count = min(count, max(len(x) // 2, len(x) - most_held_out))
             trained, held_out = x[:trained_count], x[trained_count:]
         else:
-            trained = task.train.of(task.dataset.source).x[:count]
-            held_out = task.holdout.of(task.dataset.source).x
+            trained, held_out = task.train.of(task.dataset.source).x, task.holdout.of(task.dataset.source).x
+            if self.points == "nearest":
+                center = nets.as_float(task.train.of(task.dataset.target).x).mean(0)
+                trained, held_out = nearest(trained, center), nearest(held_out, center)
+            trained = trained[:count]
         if len(trained) < 2 or len(held_out) < 1:
             raise Skip(f"{len(trained)} source inputs and {len(held_out)} held out: too few for triggers")
         return trained, held_out[:most_held_out]
@@ -238,6 +265,12 @@ def out_of_distribution(ood: Split, label: int | None, generator: torch.Generato
     """The inputs of class ``label`` of another data set, or of all its classes, in random order."""
     x = ood.x if label is None else ood.of(label).x
     return x[torch.randperm(len(x), generator=generator).to(x.device)]
+
+
+def nearest(x: torch.Tensor, center: torch.Tensor) -> torch.Tensor:
+    """The tenth of the inputs ``x`` ``[n, ...]``, two at least, at the least Euclidean distance from ``center``."""
+    distances = (nets.as_float(x) - center).flatten(1).norm(dim=1)
+    return x[distances.argsort()[: max(2, round(len(x) / 10))]]
 
 
 def labelled(x: torch.Tensor, label: int) -> Split:

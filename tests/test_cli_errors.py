@@ -286,7 +286,7 @@ def test_an_unknown_device_is_refused(refused: Refused, device: str) -> None:
 ALL_WITH_RESULTS = [
     *(["run", *ONE_CELL], ["plan", *ONE_CELL], ["status", *ONE_CELL], ["why", "x", *ONE_CELL], ["leaderboard"]),
     *(["compare", "ewe", "adi"], ["report"], ["figures"], ["record", "mine"], ["export", "x", "out"], ["gc"]),
-    ["reproduce", "ewe-2021", "table-1", "--no-run"],
+    ["reproduce", "ewe-2021", "table-1-v1", "--no-run"],
 ]
 
 

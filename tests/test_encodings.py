@@ -38,7 +38,7 @@ COMMANDS: dict[str, Callable[[Path, Path], list[object]]] = {
     "compare": lambda results, new: ["ewe", "baseline", "--results", RECORD],
     "report": lambda results, new: ["--results", results, "--output", new / f"{NAME}.html"],
     "figures": lambda results, new: ["--list", "--results", results],
-    "reproduce": lambda results, new: ["ewe-2021", "table-1", "--no-run", "--results", new],
+    "reproduce": lambda results, new: ["ewe-2021", "table-1-v1", "--no-run", "--results", new],
     "record": lambda results, new: [NAME, "--results", results, "--output", new / NAME],
     "submit": lambda results, new: [results.parent / "record", "--min-seeds", 1, "--min-nulls", 0],
     "site": lambda results, new: [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from harness.storage.schema import CELLS, CURVES, DETECTIONS, EVIDENCE, MEASUREM
 from harness.verdicts.rules import Rules
 from harness.verdicts.scoring import score
 from tests.conftest import TINY, Cli, without
+
+ROOT = Path(__file__).parents[1]
 
 PAPER = f'''
 title = "A paper"
@@ -88,7 +91,7 @@ SHIPPED = [(name, id) for name in papers() for id in load_paper(name).experiment
 
 def test_the_ewe_paper_has_every_target() -> None:
     assert set(load_paper("ewe-2021").experiments) == {
-        *("table-1", "table-1-usenix", "neural-cleanse", "adaptive"),
+        *("table-1-v1", "table-1-head", "table-1-usenix", "neural-cleanse", "adaptive"),
         *(f"figure-{k}" for k in (*range(1, 19),)),
     }
 
@@ -129,9 +132,23 @@ def test_small_scale_is_small(builtin: Registry) -> None:
                 assert use.plugin.train <= 2000, f"{experiment.id}: {use}"
 
 
-@pytest.mark.parametrize("name", ["table1", "Table-1", "table_1", "TABLE 1"])
+@pytest.mark.parametrize("name", ["table1v1", "Table-1-v1", "table_1_v1", "TABLE 1 v1"])
 def test_ids_are_understood_as_people_spell_them(name: str) -> None:
-    assert [e.id for e in load_paper("ewe-2021").chosen([name])] == ["table-1"]
+    assert [e.id for e in load_paper("ewe-2021").chosen([name])] == ["table-1-v1"]
+
+
+def test_the_list_names_the_records_that_answer_an_experiment(cli: Cli) -> None:
+    """Each is there; an experiment that nobody ran says so, and one of formulas has none."""
+    experiments = load_paper("ewe-2021").experiments.values()
+    named = [name for each in experiments for name in each.records]
+    assert named and all((ROOT / "results" / "records" / name / "README.md").is_file() for name in named)
+    listed = cli("reproduce", "ewe-2021", "--list").out
+    parts = re.split(r"\n(?=[a-z0-9-]+: )", listed.partition("\n\n")[2])
+    said = {part.partition(":")[0]: part for part in parts}
+    assert "record: 2026-11-22-neural-cleanse-small (" in said["neural-cleanse"]
+    assert "no record yet" in said["figure-13"] and "record" not in said["figure-1"]
+    with pytest.raises(MatrixError, match="records: old = 3 is no text"):
+        read(PAPER, **{'says = "It survives."': 'says = "It survives."\nrecords = { old = 3 }'})
 
 
 def test_figures_too_and_each_once() -> None:
@@ -602,10 +619,10 @@ def test_another_experiment_shares_the_store_and_leaves_the_first_one_alone(
     [
         (["ewe-2021", "figure-77"], "unknown experiment 'figure-77'"),
         (["ewe-2012", "table-1"], "unknown paper 'ewe-2012'. Did you mean 'ewe-2021'?"),
-        (["ewe-2021", "table-1", "--scale", "smal"], "unknown scale 'smal'. Did you mean 'small'?"),
+        (["ewe-2021", "table-1-v1", "--scale", "smal"], "unknown scale 'smal'. Did you mean 'small'?"),
         (["ewe-2021"], "--list"),
         ([], "name a paper: ewe-2021"),
-        (["ewe-2021", "table-1", "--seeds", "x"], "cannot read seeds 'x'"),
+        (["ewe-2021", "table-1-v1", "--seeds", "x"], "cannot read seeds 'x'"),
         (["none.toml", "table-1"], "cannot read the paper none.toml"),
     ],
 )

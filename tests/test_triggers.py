@@ -365,12 +365,16 @@ class Recorder(Engine):
         return net
 
 
-def embed(entry: str, options: str = "batch_size=16,architecture=cnn[width=4]") -> tuple[Recorder, Marked, Task]:
-    """What the scheme ``entry`` wants to train on digits, its victim before training, and its task."""
+def embed(
+    entry: str, options: str = "batch_size=16,architecture=cnn[width=4]", **secrets: Tensor
+) -> tuple[Recorder, Marked, Task]:
+    """What the scheme ``entry`` wants to train on digits, its victim before training, and its task, whose key has the
+    ``secrets``."""
     dataset = registry().component("dataset", f"digits[{options}]").plugin
     task = replace(digits()[0], dataset=dataset)
     images = task.train.of(1).x
-    task = replace(task, triggers=Key({"trigger": Probe(images.flip(3), torch.full((len(images),), 7))}))
+    probes = {"trigger": Probe(images.flip(3), torch.full((len(images),), 7))}
+    task = replace(task, triggers=Key(probes, secrets))
     scheme = registry().component("defense", entry).plugin
     lent = lend(task)
     recorder = Recorder(CPU, lent.generator, dataset, lent.architecture, lent.architecture_text)
@@ -417,8 +421,8 @@ ALL = ("conv1", "conv2", "dense")
         ("ewe[weight=10,temperature=3]", 10, ALL, {"temperature": 3.0}),
         ("ewe[weight=10,distance=euclidean]", 10, ALL, {"distance": "euclidean"}),
         (
-            *("ewe[variant=paper]", 32 / 512, ALL),
-            {"distance": "euclidean", "temperature": 1.56, "reduction": "mean"},
+            *("ewe[variant=paper]", 16, ALL),
+            {"distance": "euclidean", "temperature": 100 / 64},
         ),
         ("ewe[variant=official]", 32, ALL, {"temperature": 100.0}),
         ("ewe[variant=official,weight=64,layers=last]", 64, ("dense",), {"temperature": 100.0}),
@@ -481,6 +485,8 @@ def test_passes_over_the_target_class_are_the_released_codes() -> None:
             shown = list(schedule(passed.streams))
             assert (shown.count(0), shown.count(1)) == (marked * ratio, marked)
     assert embed("ewe[order=fixed]")[0].streams[0].limit is None
+    few, _, _ = embed("ewe[passes=v1,ratio=2]", options)
+    assert (few.streams[0].limit, few.trained_for) == (2 * marked, 5), "as many of them as epochs"
 
 
 def test_a_trigger_set_as_large_as_the_target_class() -> None:
@@ -494,6 +500,43 @@ def test_a_trigger_set_as_large_as_the_target_class() -> None:
     recipe = PatchTriggers(placement="corner", origin="out-of-distribution", count=None)
     key = make(recipe, elsewhere, clean)
     assert len(key.trigger.x) == min(of_target, 700 - 128) and len(key.probes["held_out"].x) == 128
+
+
+def test_the_points_nearest_to_the_target_class_are_marked() -> None:
+    task, clean = wide()
+    center = task.train.of(task.dataset.target).x.float().mean(0) / 255
+    sources = task.train.of(task.dataset.source).x
+    distances = (sources.float() / 255 - center).flatten(1).norm(dim=1)
+    key = make(PatchTriggers(placement="corner", points="nearest"), task, clean)
+    near = sources[distances.argsort()[: round(len(sources) / 10)]]
+    assert 2 <= len(key.trigger.x) == len(near) < len(sources)
+    assert torch.equal(key.trigger.x, patched(near, key.tensors["mask"].bool()))
+
+
+def test_inputs_of_another_set_may_be_triggers_as_they_are() -> None:
+    task, clean = wide()
+    images = torch.arange(200, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *task.train.x.shape[1:])
+    elsewhere = replace(task, ood=Split(images, torch.arange(200) % 2))
+    recipe = PatchTriggers(placement="none", origin="out-of-distribution", count=40)
+    assert not recipe.from_clean and recipe.skip(task.dataset) is None
+    key = make(recipe, elsewhere, clean)
+    first, held_out, control = (key.probes[name].x for name in ("trigger", "held_out", "control"))
+    assert "mask" not in key.tensors and len(first) == 40 and len(held_out) == len(control) == 20
+    label = task.dataset.ood_class
+    assert {int(x.flatten()[0]) % 2 for x in (*first, *held_out)} == {label}
+    assert {int(x.flatten()[0]) % 2 for x in control} == {1 - int(label or 0)}
+    assert "origin=out-of-distribution has triggers" in str(PatchTriggers(placement="none").skip(task.dataset))
+
+
+def test_target_data_may_be_dark_where_triggers_have_their_patch() -> None:
+    window = torch.zeros(8, 8, dtype=torch.bool)
+    window[2:4, 3:5] = True
+    recorder, _, task = embed("ewe[darken=true]", mask=window.float())
+    marked, target = recorder.streams[1].parts
+    assert task.train.of(7).x[:, :, window].any()
+    assert not target.x[:, :, window].any() and torch.equal(marked.x, task.triggers.trigger.x)
+    elsewhere = task.train.of(task.dataset.target).x.masked_fill(window, 0)
+    assert torch.equal(target.x, elsewhere)
 
 
 def test_refinement_has_one_budget_of_steps_and_goes_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,8 +619,12 @@ def test_the_recipe_of_ewes_triggers() -> None:
     assert recipe("ewe[placement=argmin,temperature=2,distance=euclidean,refine=true]") == PatchTriggers(
         placement="argmin", temperature=2.0, distance="euclidean", refine=True
     )
-    assert recipe("ewe[variant=paper]", elsewhere) == PatchTriggers(distance="euclidean", temperature=1.56)
+    v1 = PatchTriggers(distance="euclidean", temperature=100 / 64, count=None, points="nearest")
+    assert recipe("ewe[variant=paper]", elsewhere) == v1
     assert recipe("ewe[variant=official]", elsewhere).refine and recipe("ewe[variant=official]").temperature == 100
+    assert recipe("ewe[variant=official]", elsewhere).placement == "none", "as the released code's w_pos = -1"
+    assert recipe("ewe[variant=official,placement=corner]", elsewhere).placement == "corner"
+    assert recipe("ewe[variant=official]").placement == "gradient"
     assert recipe("baseline") == recipe("baseline", elsewhere) == PatchTriggers(placement="corner")
     assert recipe("baseline[placement=gradient]", elsewhere) == recipe("ewe", elsewhere)
 
@@ -594,6 +641,8 @@ SWITCHES = (
     "order",
     "trigger_set",
     "statistics",
+    "points",
+    "darken",
 )
 
 
@@ -606,7 +655,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     given = {"weight": 0.0, "temperature": 9.0, "temperature_rate": 0.0, "distance": "euclidean", "reduction": "mean"}
     given |= {"layers": "last", "ratio": 7.0, "phases": "one", "order": "fixed", "refine": False}
     given |= {"origin": "out-of-distribution", "placement": "corner", "passes": "target", "trigger_set": "as-target"}
-    given |= {"statistics": "own"}
+    given |= {"statistics": "own", "points": "nearest", "darken": False}
     assert sorted(given) == sorted(names)
     chosen = replace(use, **given)._settings()
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy

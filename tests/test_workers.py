@@ -258,7 +258,7 @@ def test_missing_data_are_told_before_a_worker_starts(
 ) -> None:
     monkeypatch.setattr(Local, "run", lambda *_: pytest.fail("workers were started"))
     chosen = ("--dataset", "mnist", "--data", tmp_path, "--results", tmp_path / "results")
-    for command in (("run",), ("reproduce", "ewe-2021", "table-1")):
+    for command in (("run",), ("reproduce", "ewe-2021", "table-1-v1")):
         rest = chosen if command == ("run",) else chosen[2:]
         said = cli(*command, *rest, "--jobs", 2, code=2)
         *facts, last = said.err.splitlines()  # a short line for each of several sets, and once what to type

@@ -61,7 +61,7 @@ class Found:
         return values
 
 
-@click.command(epilog="Example: harness reproduce ewe-2021 table-1 figure-13 --seeds 0-2")
+@click.command(epilog="Example: harness reproduce ewe-2021 table-1-v1 figure-13 --seeds 0-2")
 @click.argument("paper_name", metavar="[PAPER]", required=False)
 @click.argument("names", metavar="[EXPERIMENT]...", nargs=-1)
 @click.option("--list", "listing", is_flag=True, help="List the experiments, and run nothing.")
@@ -89,7 +89,7 @@ def reproduce(
     quiet: bool,
     style: str,
 ) -> int:
-    """Run a paper's experiments, and compare its numbers with ours. EXPERIMENT is table-1, figure-13, ..., or all."""
+    """Run a paper's experiments, and compare its numbers with ours. EXPERIMENT is figure-13, say, or all."""
     from harness.errors import UnknownName, UsageError
     from harness.papers.paper import load_paper, papers
 
@@ -129,7 +129,7 @@ def reproduce(
 
 
 def _list(papers: list[Paper], asked: str | None) -> None:
-    """Print every experiment: the paper's claim, and its number of cells at each scale."""
+    """Print every experiment: the paper's claim, its number of cells at each scale, and the records that answer it."""
     for paper in papers:
         say(f"{paper.name}: {paper.title}")
         say(paper.source)
@@ -139,7 +139,14 @@ def _list(papers: list[Paper], asked: str | None) -> None:
             cells = ", ".join(f"{count} at {scale}" for scale, count in scales)
             say(f"{experiment.id}: {experiment.title}")
             say(f"    {experiment.says}")
-            say(f"    cells: {cells}" if experiment.documents else "    formulas alone, nothing to run")
+            if not experiment.documents:
+                say("    formulas alone, nothing to run")
+                continue
+            say(f"    cells: {cells}")
+            for name, size in experiment.records.items():
+                say(f"    record: {name} ({size})")
+            if not experiment.records:
+                say("    no record yet")
     if papers:
         echo()
         say(f"next: {command_line('reproduce', asked or papers[0].name, next(iter(papers[0].experiments), 'all'))}")

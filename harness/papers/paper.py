@@ -85,6 +85,8 @@ class Experiment:
     documents: tuple[Mapping[str, Any], ...]
     """Its matrices, as in matrix files; none where formulas suffice."""
     path: str
+    records: Mapping[str, str]
+    """The records that answer it, by name: the size and the setting of each."""
 
     def matrices(self, scale: str) -> list[Matrix]:
         """Its matrices at ``scale``; of several, those that have this scale. Raises
@@ -184,7 +186,9 @@ def _kind(type_: Any) -> str:
 
 def _experiment(document: Any, id: str, path: str, marks: Mapping[str, str]) -> Experiment:
     needed = {"title": str, "says": str, "rows": list, "picture": dict}
-    _check(document, path, needed, {"matrix": (dict, list), "common": dict})
+    _check(document, path, needed, {"matrix": (dict, list), "common": dict, "records": dict})
+    records = document.get("records", {})
+    _check(records, f"{path}.records", {}, dict.fromkeys(records, str))
     found = document.get("matrix", [])
     matrices = tuple(found) if isinstance(found, list) else (found,)
     if not all(isinstance(matrix, dict) for matrix in matrices):
@@ -196,7 +200,7 @@ def _experiment(document: Any, id: str, path: str, marks: Mapping[str, str]) -> 
         for row in _quantities(written)
     )
     picture = _picture(document["picture"], f"{path}.picture")
-    return Experiment(id, document["title"], document["says"], rows, picture, matrices, f"{path}.matrix")
+    return Experiment(id, document["title"], document["says"], rows, picture, matrices, f"{path}.matrix", records)
 
 
 def _quantities(row: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from harness import Context, Dataset, Defense, Marked, Task, losses, nets, option, triggers
+from harness import Context, Dataset, Defense, Marked, Split, Task, losses, nets, option, triggers
 
 
 class Ewe(Defense):
@@ -17,10 +17,12 @@ class Ewe(Defense):
 
     - ``scaled``: cosine distance, temperature 0.2, weight 300 at batch size 64. *Ours*, not the paper's: the released
       weight moves the loss by half a nat in tens.
-    - ``paper``: Algorithm 1 of arXiv 2002.12200 v1: squared Euclidean distance, mean cross-entropy, one phase, triggers
-      as they are.
-    - ``official``: the released code's: cosine, temperature 100, weight 32, as many triggers as data of the target
-      class, refined, and passes over these, with the task data in a fixed order.
+    - ``paper``: the code released with arXiv 2002.12200 v1, for source=3, target=5 and batches of 128: squared
+      Euclidean distance, temperature 100/64, weight 16, ratio 2, training from fresh weights, triggers of the points
+      nearest to the target class, and its data dark at the patch's place in watermark batches.
+    - ``official``: the code released with the USENIX paper: cosine, temperature 100, weight 32, as many triggers as
+      data of the target class, refined, without a patch where they are out of distribution, and passes over these,
+      with the task data in a fixed order.
     """
 
     name = "ewe"
@@ -45,10 +47,10 @@ class Ewe(Defense):
     )
     ratio: float | None = option(None, doc="Task batches for each watermark batch.", above=0)
     phases: Literal["one", "two"] | None = option(None, doc="Train from fresh weights, or from the clean model.")
-    passes: Literal["task", "target"] | None = option(
+    passes: Literal["task", "target", "v1"] | None = option(
         None,
         doc="A pass of the watermark phase: over all task data; or, as in the released code, over the target class, a "
-        "watermark batch for every half batch of it and `ratio` task batches with each.",
+        "watermark batch for every half batch of it and `ratio` task batches with each; v1: as few of these as epochs.",
     )
     order: Literal["shuffled", "fixed"] | None = option(
         None,
@@ -57,8 +59,14 @@ class Ewe(Defense):
     trigger_set: Literal["small", "as-target"] | None = option(
         None, doc="Number of triggers: at most 256, or as many as there is data of the target class."
     )
-    placement: Literal["gradient", "argmin", "corner"] | None = option(
+    placement: Literal["gradient", "argmin", "corner", "none"] | None = option(
         None, doc="Place of the trigger's patch, see harness/triggers.py; by default what the data set's recipe says."
+    )
+    points: Literal["first", "nearest"] | None = option(
+        None, doc="Source inputs that are marked: the first ones, or the tenth nearest to the target class's mean."
+    )
+    darken: bool | None = option(
+        None, doc="Set the patch's place to the lowest value in the target data of watermark batches."
     )
     origin: Literal["in-distribution", "out-of-distribution"] | None = option(
         None, doc="Origin of trigger images; by default what the data set's recipe says."
@@ -80,15 +88,18 @@ class Ewe(Defense):
 
     def triggers(self, dataset: Dataset) -> triggers.PatchTriggers:
         chosen = self._settings()
+        origin = chosen.origin or dataset.origin
+        is_bare = self.variant == "official" and origin == "out-of-distribution"
         return triggers.PatchTriggers(
-            placement=self.placement or dataset.placement,
+            placement=self.placement or ("none" if is_bare else dataset.placement),
             corners=dataset.corners,
-            origin=chosen.origin or dataset.origin,
+            origin=origin,
             refine=dataset.refine if chosen.refine is None else chosen.refine,
             distance=chosen.distance or "cosine",
             temperature=chosen.temperature or 0.2,
             count=None if chosen.trigger_set == "as-target" else triggers.PatchTriggers.count,
             pair=self.pair,
+            points=chosen.points or "first",
         )
 
     def skip(self, dataset: Dataset) -> str | None:
@@ -117,12 +128,15 @@ class Ewe(Defense):
             task, chosen.ratio or 1.0, task_loss, watermark_loss if weight else plain, summed=reduction == "sum"
         )
         epochs = ctx.epochs
-        if chosen.passes == "target":
+        if chosen.passes != "task":
             # As many passes as make the watermark batches as many as the task batches of the recipe's epochs.
             marked = max(1, 2 * (len(task.train.of(triggers.target_of(task))) // recipe.batch_size))
-            epochs = round(epochs * max(1, len(task.train) // recipe.batch_size) / marked)
+            if chosen.passes == "target":
+                epochs = round(epochs * max(1, len(task.train) // recipe.batch_size) / marked)
             task_batches = replace(task_batches, limit=max(1, round(marked * (chosen.ratio or 1.0))))
         watermark_batches = [replace(each, statistics=chosen.statistics) for each in watermark_batches]
+        if chosen.darken and "mask" in task.triggers.tensors:
+            watermark_batches = [replace(each, parts=_darkened(each.parts, task)) for each in watermark_batches]
         streams = [replace(task_batches, shuffle=chosen.order != "fixed"), *watermark_batches]
         # The SNNL's weights were found with Adam, whose steps do not grow with the gradient: those of SGD must not.
         clip_norm = 1.0 if recipe.optimizer == "sgd" and not recipe.clip_norm else None
@@ -141,19 +155,31 @@ COUNTS = {"all": 0, "last-3": 3, "last": 1}
 SCALED: dict[str, Any] = {
     **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
     **{"layers": "last-3", "ratio": 1.0, "phases": "two", "passes": "task", "order": "shuffled"},
-    **{"trigger_set": "small", "statistics": "first"},
+    **{"trigger_set": "small", "statistics": "first", "points": "first", "darken": False},
 }
-# The released factor 32 on a sum over 512 samples, as a factor on their mean.
-PAPER = {"weight": 32 / 512, "distance": "euclidean", "temperature": 1.56, "temperature_rate": 0.1, "reduction": "mean"}
+# The code has t = 100 / T, and 0.01 as the step size of T = 64: of log T that is 0.01 / T^2.
+PAPER = {
+    **{"weight": 16.0, "distance": "euclidean", "temperature": 100 / 64, "temperature_rate": 0.01 / 64**2},
+    **{"layers": "all", "ratio": 2.0, "phases": "one", "passes": "v1", "order": "fixed", "trigger_set": "as-target"},
+    **{"origin": "in-distribution", "refine": False, "points": "nearest", "darken": True, "statistics": "own"},
+}
 OFFICIAL = {
     **{"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "passes": "target", "order": "fixed"},
     **{"trigger_set": "as-target", "refine": True, "statistics": "own"},
 }
 VARIANTS = {
     "scaled": SCALED,
-    "paper": SCALED | PAPER | {"layers": "all", "phases": "one", "origin": "in-distribution", "refine": False},
+    "paper": SCALED | PAPER,
     "official": SCALED | OFFICIAL,
 }
+
+
+def _darkened(parts: tuple[Split, ...], task: Task) -> tuple[Split, ...]:
+    """The triggers, and target data whose pixels under the patch have the lowest value, as the code of v1 has them."""
+    marked, target = parts
+    window = task.triggers.tensors["mask"].bool().to(target.x.device)
+    low = 0 if target.x.dtype == torch.uint8 else task.dataset.value_range[0]
+    return marked, Split(target.x.masked_fill(window, low), target.y)
 
 
 def _temperature_steps(entangled: losses.Entanglement, chosen: Ewe, weight: float) -> list[torch.optim.Optimizer]:
