@@ -139,26 +139,26 @@ class Cnn(Net):
 
 
 class Mlp(Net):
-    """Two dense hidden layers."""
+    """Dense hidden layers ``dense1``, ``dense2`` and so on, of one width."""
 
-    hidden = ("dense1", "dense2")
-
-    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 256) -> None:
+    def __init__(self, input_shape: tuple[int, ...], classes: int, width: int = 256, layers: int = 2) -> None:
         super().__init__()
-        self.dense1 = nn.Linear(prod(input_shape), width)
-        self.dense2 = nn.Linear(width, width)
+        self.hidden = self.taps = tuple(f"dense{number}" for number in range(1, layers + 1))
+        for name in self.hidden:
+            self.add_module(name, nn.Linear(prod(input_shape) if name == "dense1" else width, width))
         self.logits = nn.Linear(width, classes)
 
     def activations(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        dense1 = self.dense1(as_float(x).flatten(1))
-        dense2 = self.dense2(dense1.relu())
-        return self.logits(dense2.relu()), {"dense1": dense1, "dense2": dense2}
+        taken, found = as_float(x).flatten(1), {}
+        for name in self.hidden:
+            found[name] = self.get_submodule(name)(taken)
+            taken = found[name].relu()
+        return self.logits(taken), found
 
 
 class LeNet(Net):
-    """LeNet-5 with ReLU and max-pooling: conv 6@5x5, pool, conv 16@5x5, pool, dense 120, dense 84.
-
-    Both convolutions keep the size (the original's second does not), so that images of 8 x 8 have pixels left.
+    """LeNet-5 with ReLU and max-pooling, whose convolutions both keep the size (the original's second does not): images
+    of 8 x 8 have pixels left. Conv 6@5x5, pool, conv 16@5x5, pool, dense 120, dense 84.
     """
 
     hidden = ("conv1", "conv2", "dense1", "dense2")
