@@ -19,6 +19,19 @@ def agreement(ours: Tensor, theirs: Tensor) -> float:
     return accuracy(ours, theirs)
 
 
+def class_similarities(x: Tensor, y: Tensor, classes: int) -> Tensor:
+    """The mean cosines ``[classes, classes]`` float64 of all pairs of rows of ``x`` ``[n, d]``, one of either class.
+
+    The mean of all products of unit vectors is the product of their means: no pair is formed.
+    """
+    from torch.nn.functional import normalize, one_hot
+
+    members = one_hot(y, classes).double()
+    means = (members.T @ normalize(x.double(), dim=1)) / members.sum(0)[:, None]
+    similarities: Tensor = means @ means.T
+    return similarities
+
+
 def mask_overlap(found: Tensor, truth: Tensor) -> float:
     """Intersection over union of two masks ``[height, width]``, each binarised at 0.5; 0 when both are empty."""
     a, b = found > 0.5, truth > 0.5

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from harness import losses, nets
+from harness import losses, metrics, nets
 from harness.adversarial import Span, signed_step
 from harness.contracts import Context, Dataset, Key, Loss, Split, Stream, Task, TriggerRecipe, needs_images
 from harness.errors import Skip, require
@@ -28,6 +28,7 @@ AT_A_TIME = 256
 # much on average, and the position is refused when too many images are not (measured: 0 to 11% where the patch is good,
 # 33 to 39% where a sign error had put it).
 VISIBLE, HIDDEN_SHARE = 0.25, 0.2
+CONFUSED = 0.05
 GRADIENT_BATCH = 128
 HELD_OUT = 128
 MOST_HELD_OUT = 400
@@ -45,6 +46,7 @@ LETTERS = dict(
 )
 """Letters of 5 x 3 pixels: rows from the top, each an octal digit whose bits are the pixels."""
 Pair: TypeAlias = Literal["recipe", "drawn"]
+PatchPair: TypeAlias = Literal["recipe", "drawn", "similar"]
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class PatchTriggers(TriggerRecipe):
     """Largest number of trained triggers; there are half as many held-out ones. ``None``: as many as there are data of
     the target class, and at most 128 held-out ones.
     """
-    pair: Pair = "recipe"
+    pair: PatchPair = "recipe"
     """Source and target class: the data set's, or ``drawn`` from the owner's seed, and with them the class of the other
-    dataset's inputs, so that the keys of two owners differ in more than a seed."""
+    dataset's inputs, so that the keys of two owners differ in more than a seed; or the most ``similar`` two."""
     points: Literal["first", "nearest"] = "first"
     """Inputs of the source class that are marked: the first ones, or the tenth that is nearest to the mean input of the
     target class, as in the code of arXiv 2002.12200 v1."""
@@ -83,7 +85,7 @@ class PatchTriggers(TriggerRecipe):
 
     @property
     def from_clean(self) -> bool:
-        return self.placement in ("gradient", "argmin") or self.refine
+        return self.placement in ("gradient", "argmin") or self.refine or self.pair == "similar"
 
     @property
     def data(self) -> str:
@@ -98,12 +100,15 @@ class PatchTriggers(TriggerRecipe):
         return needs_images(dataset)
 
     def make(self, task: Task, ctx: Context) -> Key:
-        task = of_owner(task, self.pair, ctx.generator)
-        sources, held_out = self._sources(task, ctx.generator)
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
+        if clean is not None and self.pair == "similar":
+            task = most_similar(task, clean, ctx)
+        elif self.pair == "drawn":
+            task = of_owner(task, self.pair, ctx.generator)
+        sources, held_out = self._sources(task, ctx.generator)
         if self.placement == "none":
             return self._unpatched(clean, sources, held_out, task, ctx.generator)
-        if clean is None or self.placement == "corner":
+        if self.placement == "corner" or clean is None:
             window = self._corner(task.dataset)
         else:
             window = self._window(clean, sources, task.train.of(task.dataset.target).x, task.dataset.patch)
@@ -364,6 +369,27 @@ def of_owner(task: Task, pair: Pair, generator: torch.Generator) -> Task:
         known = task.ood.y.unique().cpu()
         label = int(known[torch.randint(len(known), (1,), generator=generator)])
     return replace(task, dataset=replace(task.dataset, source=source, target=target, ood_class=label))
+
+
+def most_similar(task: Task, clean: nets.Net, ctx: Context) -> Task:
+    """The task with the source and target class that Algorithm 1 of Jia et al. 2021 begins with: those of the largest
+    mean cosine similarity of inputs, of the pairs that a clean model does not confuse.
+
+    Confused is a pair of which more than :data:`CONFUSED` of the source's held-out inputs are answered as the target.
+    Raises :class:`Skip` where all are.
+    """
+    classes = len(task.dataset.classes)
+    similar = metrics.class_similarities(nets.as_float(task.train.x).flatten(1), task.train.y, classes).cpu()
+    answers = ctx.predict(clean, task.holdout.x).argmax(1)
+    counts = torch.zeros(classes, classes).index_put_(
+        (task.holdout.y.cpu(), answers.cpu()), torch.tensor(1.0), accumulate=True
+    )
+    confused = counts / counts.sum(1, keepdim=True).clamp(min=1) > CONFUSED
+    out = confused | similar.isnan() | torch.eye(classes, dtype=torch.bool)  # of a class without samples it is NaN
+    source, target = divmod(int(similar.masked_fill(out, -torch.inf).argmax()), classes)
+    if out[source, target]:
+        raise Skip(f"a clean model confuses all pairs of classes: more than {CONFUSED:.0%} of each source class")
+    return replace(task, dataset=replace(task.dataset, source=source, target=target))
 
 
 def target_of(task: Task) -> int:

@@ -797,6 +797,30 @@ def test_a_drawn_pair_differs_between_owners_and_is_the_keys_own() -> None:
     assert (int(fixed.tensors["source"]), int(fixed.tensors["target"])) == (task.dataset.source, task.dataset.target)
 
 
+def test_the_most_similar_classes_that_a_clean_model_tells_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, clean = digits()
+    x, y = (task.train.x.flatten(1).double() / 255), task.train.y
+    unit, present = x / x.norm(dim=1, keepdim=True), y.unique().tolist()
+    ranked = sorted(
+        ((float((unit[y == a] @ unit[y == b].T).mean()), a, b) for a in present for b in present if a != b),
+        reverse=True,
+    )
+    answered = task.holdout.y.clone()
+
+    def pair() -> tuple[int, int]:
+        key = make(PatchTriggers(placement="corner", pair="similar"), task, clean)
+        return int(key.tensors["source"]), int(key.tensors["target"])
+
+    monkeypatch.setattr(Engine, "predict", lambda engine, net, x, **more: F.one_hot(answered, 10).float())
+    assert set(pair()) == set(ranked[0][1:]), "no class is confused"
+    for source, target in (ranked[0][1:], ranked[0][:0:-1]):
+        answered[task.holdout.y == source] = target
+    assert set(pair()) != set(ranked[0][1:]) and set(pair()) in [set(each[1:]) for each in ranked[1:8]]
+    answered[:] = 0
+    assert pair()[1] != 0, "all are answered as 0"
+    assert PatchTriggers(placement="corner", pair="similar").from_clean
+
+
 def test_an_owner_who_draws_trains_the_drawn_target() -> None:
     task, clean = digits()
     key = make(PatchTriggers(placement="corner", pair="drawn"), task, clean, 3)

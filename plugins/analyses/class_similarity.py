@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from harness import Analysis, Context, Key, Measure, Split, Task, nets
+from harness import Analysis, Context, Key, Measure, Split, Task, metrics, nets
 
 
 class ClassSimilarity(Analysis):
@@ -24,16 +22,5 @@ class ClassSimilarity(Analysis):
         return [
             Measure("similarity", row, layer, str(label))
             for layer, x in layers.items()
-            for label, row in enumerate(_similarities(x, test.y, classes))
+            for label, row in enumerate(metrics.class_similarities(x, test.y, classes))
         ]
-
-
-def _similarities(x: torch.Tensor, y: torch.Tensor, classes: int) -> torch.Tensor:
-    """``[classes, classes]``: the mean cosine of all pairs of rows of ``x`` ``[n, d]``, one of either class.
-
-    The mean of all products of unit vectors is the product of their means: no pair is formed.
-    """
-    unit = torch.nn.functional.normalize(x.double(), dim=1)
-    members = torch.nn.functional.one_hot(y, classes).double()
-    means = (members.T @ unit) / members.sum(0)[:, None]
-    return means @ means.T

@@ -21,8 +21,10 @@ class Baseline(Defense):
     placement: Literal["corner", "gradient"] = option(
         "corner", doc="Place of the trigger's patch: the corner, or EWE's default (see the data set's recipe)."
     )
-    pair: triggers.Pair = option(
-        "recipe", doc="Source and target class: the data set's, or drawn from the owner's seed."
+    pair: triggers.PatchPair = option(
+        "recipe",
+        doc="Source and target class: the data set's, drawn from the owner's seed, or the most similar pair that a "
+        "clean model does not confuse.",
     )
     ratio: float = option(1.0, doc="Task batches for each watermark batch.", above=0)
 

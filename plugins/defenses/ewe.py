@@ -78,8 +78,10 @@ class Ewe(Defense):
     statistics: Literal["own", "first"] | None = option(
         None, doc="Batch norm's statistics of watermark batches: their own, or those of the task batch before."
     )
-    pair: triggers.Pair = option(
-        "recipe", doc="Source and target class: the data set's, or drawn from the owner's seed."
+    pair: triggers.PatchPair = option(
+        "recipe",
+        doc="Source and target class: the data set's, drawn from the owner's seed, or the most similar pair that a "
+        "clean model does not confuse.",
     )
 
     @property
