@@ -118,6 +118,7 @@ def _snnl(
     paired: Tensor,
     temperature: Tensor | float,
     distance: Distance,
+    floor: float = 0.0,
 ) -> Tensor:
     # Distances do not mind the order of the features: that of the memory needs no copy.
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
@@ -126,6 +127,11 @@ def _snnl(
     lowest = torch.finfo(similarity.dtype).min
     near = similarity.masked_fill(~partners, lowest).logsumexp(1)
     all_others = similarity.masked_fill(itself, lowest).logsumexp(1)
+    if floor:
+        least = torch.full_like(near, math.log(floor))
+        all_others = torch.logaddexp(all_others, least)
+        near = torch.logaddexp(near - all_others, least)
+        all_others = torch.zeros_like(near)
     # Where no row has a partner, the sum is 0 and so is the loss.
     return (all_others - near).masked_fill(~paired, 0).sum() / paired.sum().clamp_min(1)
 
@@ -138,14 +144,23 @@ class Entanglement:
     """
 
     def __init__(
-        self, layers: int, temperature: float, distance: Distance, batch_size: int, device: torch.device
+        self,
+        layers: int,
+        temperature: float,
+        distance: Distance,
+        batch_size: int,
+        device: torch.device,
+        floor: float = 0.0,
     ) -> None:
+        """``floor`` is added to both sums and to their quotient, as the released code does (1e-5): a row whose points
+        are all far then has the loss -log(floor) and no gradient. With 0 it has one, however far they are."""
         if batch_size < 4 or batch_size % 2:
             raise ValueError(f"an entangled batch needs an even size of at least 4, not {batch_size}")
         half = batch_size // 2
         groups = torch.arange(batch_size, device=device) < half
         self.log_temperature = torch.full((layers,), math.log(temperature), device=device, requires_grad=True)
         self.distance: Distance = distance
+        self.floor = floor
         self._itself = torch.eye(batch_size, dtype=torch.bool, device=device)
         self._partners = (groups[:, None] == groups[None, :]) & ~self._itself
         self._paired = torch.ones(batch_size, dtype=torch.bool, device=device)
@@ -157,7 +172,7 @@ class Entanglement:
         temperatures = self.log_temperature.clamp(math.log(1e-3), math.log(1e6)).exp()
         return torch.stack(
             [
-                _snnl(x, self._partners, self._itself, self._paired, temperature, self.distance)
+                _snnl(x, self._partners, self._itself, self._paired, temperature, self.distance, self.floor)
                 for x, temperature in zip(activations, temperatures, strict=True)
             ]
         ).sum()

@@ -77,6 +77,8 @@ class PatchTriggers(TriggerRecipe):
     points: Literal["first", "nearest"] = "first"
     """Inputs of the source class that are marked: the first ones, or the tenth that is nearest to the mean input of the
     target class, as in the code of arXiv 2002.12200 v1."""
+    floor: float = 0.0
+    """Constant in the SNNL's sums, see :class:`harness.losses.Entanglement`."""
 
     def __post_init__(self) -> None:
         require(0 <= self.threshold <= 1, f"threshold must be in 0..1, not {self.threshold}")
@@ -190,7 +192,7 @@ class PatchTriggers(TriggerRecipe):
     def _entanglement(self, net: nets.Net, x: torch.Tensor) -> torch.Tensor:
         """The SNNL of ``x``, whose first half are the sources, over all hidden layers."""
         activations = [a.relu() for a in net.activations(x)[1].values()]
-        loss = losses.Entanglement(len(activations), self.temperature, self.distance, len(x), x.device)
+        loss = losses.Entanglement(len(activations), self.temperature, self.distance, len(x), x.device, self.floor)
         return loss(activations)
 
     def _refined(self, clean: nets.Net | None, triggers: torch.Tensor, task: Task) -> torch.Tensor:

@@ -251,6 +251,26 @@ def test_entanglement_is_the_sum_of_the_layers(distance: Distance) -> None:
     torch.testing.assert_close(entangled(layers).detach(), alone)
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.0, 30.0])
+def test_a_floor_is_the_released_codes_and_silences_far_points(spread: float) -> None:
+    x = (spread * torch.randn((12, 5), generator=torch.Generator().manual_seed(1))).requires_grad_(True)
+    entangled = Entanglement(1, 1.5625, "euclidean", 12, CPU, floor=1e-5)
+    value = entangled([x])
+    exact = x.detach().double().requires_grad_(True)
+    squared = (exact[:, None] - exact[None, :]).square().sum(2)
+    near = ((-squared / 1.5625).exp() - torch.eye(12)).clamp(0, 1)
+    same = (torch.arange(12) < 6)[:, None] == (torch.arange(12) < 6)[None, :]
+    shares = near / (1e-5 + near.sum(1, keepdim=True)) * same
+    written = -(1e-5 + shares.sum(1)).log().mean()
+    torch.testing.assert_close(value.detach().double(), written.detach(), rtol=1e-4, atol=1e-5)
+    (ours,) = torch.autograd.grad(value, x)
+    (theirs,) = torch.autograd.grad(written, exact)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-2, atol=1e-5)
+    assert (ours.abs().max() < 1e-6) == (spread == 30), "all points are far"
+    (always,) = torch.autograd.grad(Entanglement(1, 1.5625, "euclidean", 12, CPU)([x]), x)
+    assert always.abs().max() > 0.01
+
+
 def test_each_layer_has_a_temperature_of_its_own() -> None:
     x, _ = batch(dtype=torch.float32)
     entangled = Entanglement(2, 0.2, "cosine", 10, CPU)

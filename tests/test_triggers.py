@@ -619,7 +619,7 @@ def test_the_recipe_of_ewes_triggers() -> None:
     assert recipe("ewe[placement=argmin,temperature=2,distance=euclidean,refine=true]") == PatchTriggers(
         placement="argmin", temperature=2.0, distance="euclidean", refine=True
     )
-    v1 = PatchTriggers(distance="euclidean", temperature=100 / 64, count=None, points="nearest")
+    v1 = PatchTriggers(distance="euclidean", temperature=100 / 64, count=None, points="nearest", floor=1e-5)
     assert recipe("ewe[variant=paper]", elsewhere) == v1
     assert recipe("ewe[variant=official]", elsewhere).refine and recipe("ewe[variant=official]").temperature == 100
     assert recipe("ewe[variant=official]", elsewhere).placement == "none", "as the released code's w_pos = -1"
@@ -643,6 +643,7 @@ SWITCHES = (
     "statistics",
     "points",
     "darken",
+    "floor",
 )
 
 
@@ -655,7 +656,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     given = {"weight": 0.0, "temperature": 9.0, "temperature_rate": 0.0, "distance": "euclidean", "reduction": "mean"}
     given |= {"layers": "last", "ratio": 7.0, "phases": "one", "order": "fixed", "refine": False}
     given |= {"origin": "out-of-distribution", "placement": "corner", "passes": "target", "trigger_set": "as-target"}
-    given |= {"statistics": "own", "points": "nearest", "darken": False}
+    given |= {"statistics": "own", "points": "nearest", "darken": False, "floor": 0.5}
     assert sorted(given) == sorted(names)
     chosen = replace(use, **given)._settings()
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy

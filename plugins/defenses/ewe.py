@@ -39,6 +39,11 @@ class Ewe(Defense):
         at_least=0,
     )
     distance: Literal["cosine", "euclidean"] | None = option(None, doc="Distance in the SNNL.")
+    floor: float | None = option(
+        None,
+        doc="Constant in the SNNL's sums, 1e-5 in the code of v1: points that are far have no gradient.",
+        at_least=0,
+    )
     reduction: Literal["sum", "mean"] | None = option(
         None, doc="Reduction of the cross-entropy over a batch: it decides what a weight means."
     )
@@ -102,6 +107,7 @@ class Ewe(Defense):
             count=None if chosen.trigger_set == "as-target" else triggers.PatchTriggers.count,
             pair=self.pair,
             points=chosen.points or "first",
+            floor=chosen.floor or 0.0,
         )
 
     def skip(self, dataset: Dataset) -> str | None:
@@ -115,7 +121,7 @@ class Ewe(Defense):
         layers = net.taps[-COUNTS[chosen.layers or "last-3"] :]
         size = recipe.batch_size - recipe.batch_size % 2
         entangled = losses.Entanglement(
-            len(layers), chosen.temperature or 0.2, chosen.distance or "cosine", size, ctx.device
+            len(layers), chosen.temperature or 0.2, chosen.distance or "cosine", size, ctx.device, chosen.floor or 0.0
         )
 
         def watermark_loss(net: nets.Net, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -157,13 +163,20 @@ COUNTS = {"all": 0, "last-3": 3, "last": 1}
 SCALED: dict[str, Any] = {
     **{"distance": "cosine", "temperature": 0.2, "temperature_rate": 0.0, "reduction": "sum"},
     **{"layers": "last-3", "ratio": 1.0, "phases": "two", "passes": "task", "order": "shuffled"},
-    **{"trigger_set": "small", "statistics": "first", "points": "first", "darken": False},
+    **{"trigger_set": "small", "statistics": "first", "points": "first", "darken": False, "floor": 0.0},
 }
 # The code has t = 100 / T, and 0.01 as the step size of T = 64: of log T that is 0.01 / T^2.
 PAPER = {
     **{"weight": 16.0, "distance": "euclidean", "temperature": 100 / 64, "temperature_rate": 0.01 / 64**2},
     **{"layers": "all", "ratio": 2.0, "phases": "one", "passes": "v1", "order": "fixed", "trigger_set": "as-target"},
-    **{"origin": "in-distribution", "refine": False, "points": "nearest", "darken": True, "statistics": "own"},
+    **{
+        "origin": "in-distribution",
+        "refine": False,
+        "points": "nearest",
+        "darken": True,
+        "statistics": "own",
+        "floor": 1e-5,
+    },
 }
 OFFICIAL = {
     **{"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "passes": "target", "order": "fixed"},
