@@ -438,12 +438,13 @@ def test_the_pages_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     (source,) = blocks(page, "python")
     Path("my_net.py").write_text(source)
     net = built("module[path=my_net.py:Net]")
-    for name in ("net.pt", "marked.pt"):
+    Path("clean").mkdir()
+    for name in ("net.pt", "marked.pt", *(f"clean/{number}.pt" for number in range(19))):
         torch.save(net.state_dict(), name)
     x = torch.randint(0, 256, (30, *SHAPE), generator=torch.Generator().manual_seed(0)).byte()
     np.savez("triggers.npz", x=x.numpy(), y=net.eval()(x).argmax(1).numpy())
     lines = re.findall(r"^harness .*$", page.read_text("utf-8"), re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         words = [word.replace("digits[", TINY.removesuffix("]") + ",") for word in shlex.split(line)[1:]]
         few = ("--attack", "none", "--nulls", "2", "--seeds", "0,1", "--quiet") if words[0] == "run" else ()
