@@ -135,12 +135,15 @@ def test_an_analysis_that_cannot_be_made_skips_itself_and_no_cell(cli: Cli, tmp_
     assert umap["status"] == "ok" or "pip install 'watermark-harness[umap]'" in umap["reason"]
 
 
-def test_cka_without_pairs_says_so() -> None:
+@pytest.mark.parametrize(("controls", "secrets"), [(4, {"mask": torch.ones(8, 8)}), (5, {})])
+def test_cka_without_pairs_says_so(controls: int, secrets: dict[str, torch.Tensor]) -> None:
+    """A key without a patch has controls of its own, however many: they are no sources of the triggers."""
     from harness.errors import Skip
 
     cka = load_registry().component("analysis", "cka").plugin
     x = torch.zeros(5, 1, 8, 8)
-    key = Key({"held_out": Probe(x, torch.zeros(5)), "control": Probe(x[:4], torch.zeros(4))})
+    probes = {"held_out": Probe(x, torch.zeros(5)), "control": Probe(x[:controls], torch.zeros(controls))}
+    key = Key(probes, secrets)
     with pytest.raises(Skip, match="not paired"):
         cka.run(torch.nn.Identity(), None, Split(x, x), key, None)
 

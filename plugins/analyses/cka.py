@@ -20,7 +20,7 @@ class Cka(Analysis):
 
     def run(self, model: nets.Net, task: Task, test: Split, key: Key, ctx: Context) -> Sequence[Measure]:
         triggered, plain = (key.probes.get(name) for name in ("held_out", "control"))
-        if triggered is None or plain is None or len(triggered.x) != len(plain.x):
+        if "mask" not in key.tensors or not triggered or not plain or len(triggered.x) != len(plain.x):
             raise Skip("the key's held-out triggers are not paired with untriggered inputs")
         pairs = len(plain.x)
         if pairs < metrics.CKA_PAIRS:
