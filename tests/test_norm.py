@@ -20,12 +20,7 @@ from tests.conftest import TINY, Cli
 from tests.test_train import Watched, engine, numbered, same, split
 
 NORMED = "digits[architecture=resnet9[width=16]]"
-# Of EWE a variant that trains from fresh weights by the mean cross-entropy.
-ONE_PHASE = (
-    "ewe[phases=one,distance=euclidean,weight=0.0625,temperature=1.56,temperature_rate=0.1,reduction=mean,layers=all,"
-    "origin=in-distribution,refine=false]"
-)
-SCHEMES = ("unmarked", "baseline", "adi", ONE_PHASE)
+SCHEMES = ("unmarked", "baseline", "adi")
 
 
 def normed(seed: int = 0) -> Net:
