@@ -127,13 +127,12 @@ def _snnl(
     lowest = torch.finfo(similarity.dtype).min
     near = similarity.masked_fill(~partners, lowest).logsumexp(1)
     all_others = similarity.masked_fill(itself, lowest).logsumexp(1)
+    losses = all_others - near
     if floor:
         least = torch.full_like(near, math.log(floor))
-        all_others = torch.logaddexp(all_others, least)
-        near = torch.logaddexp(near - all_others, least)
-        all_others = torch.zeros_like(near)
+        losses = -torch.logaddexp(near - torch.logaddexp(all_others, least), least)
     # Where no row has a partner, the sum is 0 and so is the loss.
-    return (all_others - near).masked_fill(~paired, 0).sum() / paired.sum().clamp_min(1)
+    return losses.masked_fill(~paired, 0).sum() / paired.sum().clamp_min(1)
 
 
 class Entanglement:

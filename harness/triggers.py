@@ -103,14 +103,13 @@ class PatchTriggers(TriggerRecipe):
 
     def make(self, task: Task, ctx: Context) -> Key:
         clean = ctx.start().requires_grad_(False) if self.from_clean else None
+        task = of_owner(task, self.pair, ctx.generator)
         if clean is not None and self.pair == "similar":
             task = most_similar(task, clean, ctx)
-        elif self.pair == "drawn":
-            task = of_owner(task, self.pair, ctx.generator)
         sources, held_out = self._sources(task, ctx.generator)
         if self.placement == "none":
             return self._unpatched(clean, sources, held_out, task, ctx.generator)
-        if self.placement == "corner" or clean is None:
+        if clean is None or self.placement == "corner":
             window = self._corner(task.dataset)
         else:
             window = self._window(clean, sources, task.train.of(task.dataset.target).x, task.dataset.patch)
@@ -233,9 +232,9 @@ def _away(clean: nets.Net, x: torch.Tensor, dataset: Dataset, threshold: float) 
     return signed_step(x, -logits[:, dataset.target].sum(), STEP_SIZE, dataset.value_range), True
 
 
-def patched(x: torch.Tensor, window: torch.Tensor, high: float) -> torch.Tensor:
-    """``x`` with the largest value of its range inside the window."""
-    return x.masked_fill(window.to(x.device), 255 if x.dtype == torch.uint8 else high)
+def patched(x: torch.Tensor, window: torch.Tensor, value: float) -> torch.Tensor:
+    """``x`` with a ``value`` of its range inside the window."""
+    return x.masked_fill(window.to(x.device), nets.as_stored(torch.tensor(value), x.dtype).item())
 
 
 def shown(x: torch.Tensor, window: torch.Tensor, span: Span) -> torch.Tensor:
@@ -361,9 +360,9 @@ def near(task: Task, x: torch.Tensor, radius: float, generator: torch.Generator)
     return nets.as_stored((nets.as_float(x) + moves).clamp_(low, high), x.dtype)
 
 
-def of_owner(task: Task, pair: Pair, generator: torch.Generator) -> Task:
+def of_owner(task: Task, pair: PatchPair, generator: torch.Generator) -> Task:
     """The task with the owner's own source, target and out-of-distribution class in its recipe, if these are drawn."""
-    if pair == "recipe":
+    if pair != "drawn":
         return task
     source, target = torch.randperm(len(task.dataset.classes), generator=generator)[:2].tolist()
     label = task.dataset.ood_class

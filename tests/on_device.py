@@ -234,6 +234,9 @@ ALL = {
     "attacks": ["--defense", "baseline", *each("--attack", attacks()), "--nulls", "0"],
     "architectures": ["--defense", "baseline", *each("--attack", surrogates()), "--nulls", "0"],
 }
+# torch 2.11's gradient of a 3 x 3 convolution of stride 2 over 1 x 1 inputs, in bfloat16 and channels-last, holds
+# memory that nobody wrote: of 30 equal calls on an AMD EPYC 23 gave what is not finite. ResNets for large images do so.
+UNWRITTEN = "the model's layer4.0.conv1.weight is not finite: training diverged"
 LACKS = (
     "picks none of 60 training inputs",
     "held out: too few for triggers",
@@ -261,10 +264,11 @@ LACKS = (
 )
 def test_every_built_in_plugin_runs_on_the_device(on_device: Callable[..., Tables], which: str, precision: str) -> None:
     stages = on_device(*ALL[which], "--precision", precision).read("stages")
-    # A full ResNet of torchvision or timm may diverge in bfloat16 on 60 images of 8 x 8, on some processors.
-    diverged = ("training diverged",) if (which, precision) == ("architectures", "bf16") else ()
-    ended = stages[~stages["reason"].str.endswith((*LACKS, *diverged))]
-    assert len(ended) > 12 and (ended["status"] == "ok").all(), ended.loc[ended["status"] != "ok", "reason"].unique()
+    unwritten = (UNWRITTEN,) if precision == "bf16" else ()
+    ended = stages[~stages["reason"].str.endswith((*LACKS, *unwritten))]
+    assert len(ended) > len(stages) / 2 and (ended["status"] == "ok").all(), ended.loc[
+        ended["status"] != "ok", "reason"
+    ].unique()
     assert {note.kind for note in LOG if note.in_step} <= {"draw"}, [note for note in LOG if note.in_step]
     assert not noted("draw", in_step=False), "drawn on the device: other numbers than on the processor"
     assert not noted("random"), "--deterministic would refuse it on a GPU"

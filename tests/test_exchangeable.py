@@ -176,9 +176,9 @@ def test_bad_counts_are_named():
 
 def test_many_cells_take_no_time():
     given_evidence = random_evidence(100_000, 39)
-    began = time.process_time()
+    started = time.process_time()
     rank_p_values(*given_evidence)
-    assert time.process_time() - began < 20, "measured: 0.5 s; a loop over cells would take minutes"
+    assert time.process_time() - started < 1.5
 
 
 # --- margins

@@ -204,7 +204,7 @@ def test_what_another_run_is_at_waits_and_the_rest_goes_on() -> None:
     Serial(work).run([stage("a"), stage("b", parents="a"), stage("c"), stage("d", parents="c")], books)
     assert turns == ["a", "c", "d", "a", "a", "b"] and list(books.ended) == ["c", "d", "a", "b"]
     assert time.monotonic() - begin > 0.5, "with pauses"
-    assert time.process_time() - spent < 5, "and idle in them"
+    assert time.process_time() - spent < 0.3, "and idle in them"
     Serial(lambda stage: None).run([stage("a")], Books(stop=iter_after(3)))  # Ctrl-C ends the waiting
 
 

@@ -187,7 +187,7 @@ def test_a_plugin_in_another_coding(tmp_path: Path, coding: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_repository_is_read_once_a_file(tmp_path: Path) -> None:
+def test_a_large_repository_is_read_fast(tmp_path: Path) -> None:
     text = "import os\nfrom collections import abc\n\nclass Thing(abc.Mapping):\n    name = 'thing'\n" * 20
     for number in range(100):
         folder = tmp_path / f"package_{number}" / "inner"
@@ -198,4 +198,4 @@ def test_a_large_repository_is_read_once_a_file(tmp_path: Path) -> None:
     loaded(tmp_path)
     began = time.process_time()
     loaded(tmp_path)
-    assert time.process_time() - began < 20, "2,000 files; measured: 1 s"
+    assert time.process_time() - began < 5, "2,000 files, of which the slowest part is opening them"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -522,3 +523,24 @@ def test_an_object_takes_no_list_of_files_to_another_process(registry: Registry,
     dataset = made(registry, f"image-folder[path={original},size=8]")
     packed = pickle.dumps(dataset)
     assert len(packed) < 3000 and pickle.loads(packed) == dataset and pickle.loads(packed).train == 65
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, original: Path) -> Iterator[Path]:
+    """10,000 names of files."""
+    folder = tmp_path_factory.mktemp("many")
+    content = next((original / "one").iterdir()).read_bytes()
+    for number in range(10_000):
+        file = folder / f"class-{number % 10}" / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_planning_ten_thousand_images_takes_two_seconds_at_most(registry: Registry, many: Path) -> None:
+    started = time.process_time()
+    dataset: Any = made(registry, f"image-folder[path={many}]")
+    assert dataset.available == 8000 and len(dataset.content()) == 32
+    assert time.process_time() - started < 2

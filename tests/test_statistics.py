@@ -201,10 +201,10 @@ def test_welch_t_test_takes_two_answers_of_each_group():
 
 @pytest.mark.parametrize("matches", [0, 5 * 10**14, 5 * 10**14 + 10**8, 10**15])
 def test_exact_tests_of_absurd_counts_answer_at_once_and_on_the_safe_side(matches):
-    began = time.process_time()
+    started = time.process_time()
     found = fisher_exact(matches, 10**15, 5 * 10**14, 10**15)
     assert boschloo(matches, 10**15, 5 * 10**14, 10**15) == found
-    assert time.process_time() - began < 10, "a sum over the table would not end"
+    assert time.process_time() - started < 1
     normal = stats.norm.sf((matches - 5e14) / math.sqrt(1e15 / 2))
     assert normal <= found <= 1
     assert (found < 1e-300) == (matches == 10**15)

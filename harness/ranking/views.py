@@ -119,16 +119,16 @@ def _standings(board: Board) -> list[InThreat]:
 
 def survived(standing: Standing | None) -> Value:
     """Number of attacks survived, of those judged."""
-    if standing is None or not standing.attacks:
-        return UNKNOWN
-    return f"{standing.survives} of {standing.attacks}", standing.survives / standing.attacks
+    return _of_judged(standing, standing.survives) if standing else UNKNOWN
 
 
 def marked_after(standing: Standing | None) -> Value:
     """Number of attacks after which all models are marked, of those judged."""
-    if standing is None or not standing.attacks:
-        return UNKNOWN
-    return f"{standing.marked} of {standing.attacks}", standing.marked / standing.attacks
+    return _of_judged(standing, standing.marked) if standing else UNKNOWN
+
+
+def _of_judged(standing: Standing, count: int) -> Value:
+    return (f"{count} of {standing.attacks}", count / standing.attacks) if standing.attacks else UNKNOWN
 
 
 def _in(name: str, cell: Callable[[Standing], Value], unit: str = "%", *, words: bool = False) -> Column[InThreat]:

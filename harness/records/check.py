@@ -71,7 +71,7 @@ def check(folder: Path, seeds: int, nulls: int, registry: Registry, ranking: Cal
         *_ids(folder, cells, stages, evidence),
         *_data(folder, stages, cells),
         *_enough(cells, seeds, nulls),
-        *_numbers(folder, numbers(board) if schema == SCHEMA_VERSION else {"schemes": _plain_numbers(cells, schema)}),
+        *_numbers(folder, board if schema == SCHEMA_VERSION else None, cells, schema),
         *_environment(folder, board, stages, cells),
         *_pictures(folder),
     ]
@@ -276,8 +276,9 @@ def _enough(cells: pd.DataFrame, seeds: int, nulls: int) -> Iterator[str]:
             yield f"{where}: {k} unmarked models, expected at least {nulls}"
 
 
-def _numbers(folder: Path, expected: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """Check that the page's block for machines tells these numbers of the tables, in any order of the schemes."""
+def _numbers(folder: Path, board: Board | None, cells: pd.DataFrame, schema: int) -> Iterator[str]:
+    """Check that the page's block for machines agrees with the tables. Without a board, of an older record, the numbers
+    that do not rest on its test, in any order."""
     try:
         page = read_text(folder / "README.md")
     except UsageError as error:
@@ -288,26 +289,28 @@ def _numbers(folder: Path, expected: Mapping[str, list[dict[str, Any]]]) -> Iter
         told = json.loads(block[1]) if block else None
     except (ValueError, RecursionError):
         told = None
-    for part, ours in expected.items():
+    for part, ours in (numbers(board) if board else {"schemes": _plain_numbers(cells, schema)}).items():
         said = told.get(part) if isinstance(told, dict) else None
         if not isinstance(said, list) or len(said) != len(ours):
             yield f"README.md: no json block with the numbers of {len(ours)} {part}"
             return
-        for theirs, own in zip(sorted(said, key=_named), sorted(ours, key=_named), strict=True):
+        if board is None:
+            said = sorted(said, key=_named)
+        for theirs, own in zip(said, ours, strict=True):
             for name, value in own.items():
                 other = theirs.get(name) if isinstance(theirs, dict) else None
                 if not _close(value, other):
                     yield f"README.md: {own['defense']}: {name} {other!r:.30}, the tables say {value!r}"
 
 
-def _named(told: Any) -> tuple[str, ...]:
-    """The names by which numbers are put in order."""
+def _named(told: Any) -> tuple[str, str]:
+    """The names by which the numbers of an older record are put in order."""
     known = told if isinstance(told, dict) else {}
-    return tuple(str(known.get(name)) for name in ("dataset", "defense", "suspects", "attack"))
+    return str(known.get("dataset")), str(known.get("defense"))
 
 
 def _plain_numbers(cells: pd.DataFrame, schema: int) -> list[dict[str, Any]]:
-    """Numbers of each scheme of an older record that hold by any test.
+    """Numbers of each scheme of an older record that hold by any test, in the order of their names.
 
     From schema 7 on unmarked models of another recipe are innocents, no schemes, and what unmarked models cost rests on
     the test. Before it pages told failed and skipped cells.

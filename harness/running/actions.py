@@ -68,7 +68,7 @@ Parents = Mapping[str, Loaded]
 
 
 def _train(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
-    """A clean model: a null model, or the one that victims start from, which may be given."""
+    """A clean model: a null model, or the one that victims start from. Either may be given as a file."""
     if given := _given_weights(stage):
         net = engine.build()
         modelfiles.fill(net, given)

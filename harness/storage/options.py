@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -44,19 +44,30 @@ def _json(use: Component) -> str:
 def names_in(cells: pd.DataFrame) -> dict[str, set[str]]:
     """The data sets that names of matrix files stood for in these cells, rows of the table, by name."""
     found: dict[str, set[str]] = {}
-    for text in cells["options"].dropna().unique() if "options" in cells else ():
-        try:
-            told = json.loads(text) if '"names"' in text else {}
-        except (ValueError, RecursionError):
-            told = {}
-        for name, meant in _names_of(told).items():
+    for names in _told(cells, "names"):
+        for name, meant in names.items():
             found.setdefault(name, set()).add(str(meant))
     return found
 
 
-def _names_of(told: object) -> Mapping[str, Any]:
-    names = told.get("names", {}) if isinstance(told, dict) else {}
-    return names if isinstance(names, dict) else {}
+def dataset_options(cells: pd.DataFrame) -> list[Options]:
+    """The options of the data sets of these cells, rows of the table, as they were recorded."""
+    return list(_told(cells, "dataset"))
+
+
+def _told(cells: pd.DataFrame, part: str) -> Iterator[Mapping[str, Any]]:
+    """The tables that recorded options hold under the key ``part``; empty ones where no run would have written them."""
+    for text in cells["options"].dropna().unique() if "options" in cells else ():
+        try:
+            told = json.loads(text) if f'"{part}"' in text else {}
+        except (ValueError, RecursionError):
+            told = {}
+        yield _part(told, part)
+
+
+def _part(told: object, part: str) -> Mapping[str, Any]:
+    found = told.get(part, {}) if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 class RecordedOptions:
@@ -112,7 +123,7 @@ def _is_told(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and value.keys() - {"names"} == {"dataset", "defense", "attack"}
-        and all(isinstance(each, str) for each in _names_of(value).values())
+        and all(isinstance(each, str) for each in _part(value, "names").values())
         and isinstance(value["attack"], list)
         and all(map(_is_options, [value["dataset"], value["defense"], *value["attack"]]))
     )

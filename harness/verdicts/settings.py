@@ -12,6 +12,7 @@ import pandas as pd
 
 from harness.statistics.margins import cost_interval
 from harness.statistics.worst_case import fewest_seeds_for
+from harness.storage.options import dataset_options
 from harness.verdicts.attacked import estimate
 from harness.verdicts.board import Estimate, Scheme, Setting, Threat
 
@@ -47,7 +48,7 @@ def _setting(dataset: str, rows: pd.DataFrame, evidence: pd.DataFrame, schemes: 
         seeds=rows["seed"].nunique(),
         schemes=len(schemes),
         test_images=number,
-        given=any('"unmarked_from": ""' not in told for told in _options(rows) if '"unmarked_from"' in told),
+        given=any(told.get("unmarked_from") for told in dataset_options(rows)),
         accuracy=accuracy,
         accuracy_gate=gate,
         is_weak=bool(accuracy and gate is not None and accuracy.mean < gate),
@@ -55,11 +56,6 @@ def _setting(dataset: str, rows: pd.DataFrame, evidence: pd.DataFrame, schemes: 
         demonstration=number is not None and number < FEWEST_IMAGES,
         tolerance_error=math.sqrt(rules.max_drop * (1 - rules.max_drop) / number) if number else math.nan,
     )
-
-
-def _options(rows: pd.DataFrame) -> list[str]:
-    """The options of the cells, as they were recorded, each once."""
-    return list(map(str, rows["options"].dropna().unique()))
 
 
 def _clean(rows: pd.DataFrame, evidence: pd.DataFrame, rules: Rules) -> tuple[Estimate | None, float | None]:

@@ -117,7 +117,8 @@ def _standing(
     found, at_zero = worst_case(settings.margins), worst_case(settings.at_zero)
     chosen = [place for place in (found.on_even, found.on_odd) if place is not None]
     common = np.flatnonzero(~np.isnan(found.values))
-    survivals = _survivals(mine)
+    by_plugins = _by_plugins(mine)
+    survivals = [_together({each.survival for each in settings} - {""}) for settings in by_plugins]
     standing = Standing(
         threat=threat,
         rank=None,
@@ -126,7 +127,7 @@ def _standing(
         worst_at_zero=at_zero.mean,
         claim=_claim(arms, settings, rules),
         survives=survivals.count("survived"),
-        marked=_all_marked(mine),
+        marked=sum(map(_are_all_marked, by_plugins)),
         removed=survivals.count("removed"),
         attacks=sum(bool(each) for each in survivals),
         incomplete=incomplete,
@@ -183,24 +184,22 @@ def _is_dominated(margins: FloatArray) -> NDArray[np.bool_]:
     return made
 
 
-def _survivals(mine: list[Attacked]) -> list[Survival]:
-    """Verdict on each plugin, or chain of plugins, over all of its settings that have one; empty where none has."""
-    by_plugins: dict[str, set[Survival]] = {}
+def _by_plugins(mine: list[Attacked]) -> list[list[Attacked]]:
+    """The settings of each plugin, or chain of plugins."""
+    found: dict[str, list[Attacked]] = {}
     for each in mine:
-        by_plugins.setdefault(each.plugins, set()).add(each.survival)
-    return [_together(found - {""}) for found in by_plugins.values()]
+        found.setdefault(each.plugins, []).append(each)
+    return list(found.values())
 
 
-def _all_marked(mine: list[Attacked]) -> int:
-    """Number of plugins, or chains of plugins, after whose every setting with a verdict all models are marked."""
-    by_plugins: dict[str, list[bool]] = {}
-    for each in mine:
-        if each.marked:
-            by_plugins.setdefault(each.plugins, []).append(each.marked.count == each.marked.of)
-    return sum(map(all, by_plugins.values()))
+def _are_all_marked(settings: list[Attacked]) -> bool:
+    """True where all models are marked after every setting that has a verdict, and one has."""
+    judged = [each.marked for each in settings if each.marked]
+    return bool(judged) and all(share.count == share.of for share in judged)
 
 
 def _together(found: set[Survival]) -> Survival:
+    """Verdict over the settings that have one; empty where none has."""
     if "removed" in found or not found:
         return "removed" if found else ""
     return "survived" if found == {"survived"} else "undecided"

@@ -169,14 +169,8 @@ SCALED: dict[str, Any] = {
 PAPER = {
     **{"weight": 16.0, "distance": "euclidean", "temperature": 100 / 64, "temperature_rate": 0.01 / 64**2},
     **{"layers": "all", "ratio": 2.0, "phases": "one", "passes": "v1", "order": "fixed", "trigger_set": "as-target"},
-    **{
-        "origin": "in-distribution",
-        "refine": False,
-        "points": "nearest",
-        "darken": True,
-        "statistics": "own",
-        "floor": 1e-5,
-    },
+    **{"origin": "in-distribution", "refine": False, "points": "nearest", "darken": True},
+    **{"statistics": "own", "floor": 1e-5},
 }
 OFFICIAL = {
     **{"weight": 32.0, "temperature": 100.0, "temperature_rate": 0.1, "passes": "target", "order": "fixed"},
@@ -192,9 +186,8 @@ VARIANTS = {
 def _darkened(parts: tuple[Split, ...], task: Task) -> tuple[Split, ...]:
     """The triggers, and target data whose pixels under the patch have the lowest value, as the code of v1 has them."""
     marked, target = parts
-    window = task.triggers.tensors["mask"].bool().to(target.x.device)
-    low = 0 if target.x.dtype == torch.uint8 else task.dataset.value_range[0]
-    return marked, Split(target.x.masked_fill(window, low), target.y)
+    window = task.triggers.tensors["mask"].bool()
+    return marked, Split(triggers.patched(target.x, window, task.dataset.value_range[0]), target.y)
 
 
 def _temperature_steps(entangled: losses.Entanglement, chosen: Ewe, weight: float) -> list[torch.optim.Optimizer]:
