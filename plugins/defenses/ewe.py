@@ -17,9 +17,9 @@ class Ewe(Defense):
 
     - ``scaled``: cosine distance, temperature 0.2, weight 300 at batch size 64. *Ours*, not the paper's: the released
       weight moves the loss by half a nat in tens.
-    - ``paper``: the code released with arXiv 2002.12200 v1, for source=3, target=5 and batches of 128: squared
-      Euclidean distance, temperature 100/64, weight 16, ratio 2, training from fresh weights, triggers of the points
-      nearest to the target class, and its data dark at the patch's place in watermark batches.
+    - ``paper``: Algorithm 1 of arXiv 2002.12200 v1 as the code released with it has it, for source=3, target=5 and
+      batches of 128: squared Euclidean distance, temperature 100/64, weight 16, ratio 2, training from fresh weights,
+      triggers of the points nearest to the target class, and its data dark at the patch's place in watermark batches.
     - ``official``: the code released with the USENIX paper: cosine, temperature 100, weight 32, as many triggers as
       data of the target class, refined, without a patch where they are out of distribution, and passes over these,
       with the task data in a fixed order.
