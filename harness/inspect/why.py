@@ -50,7 +50,7 @@ class Asked:
         ids |= {**self.plan.stages, **cells}
         names = {_title(stage): id for id, stage in self.plan.stages.items()}
         names |= {_words(cell): id for id, cell in cells.items()}
-        found = pick("cell or stage", text, ids, names)
+        found = pick("cell or stage", text, ids, names, f" in the matrix {self.matrix} (--matrix names another)")
         if isinstance(found, Cell):
             return self._cell(found)
         return self._stage(found) if isinstance(found, Stage) else self._artifact(found)

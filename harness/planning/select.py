@@ -18,8 +18,9 @@ def words(dataset: str, defense: str, attack: str, seed: int) -> str:
     return f"{dataset} / {defense} / {attack} #{seed}"
 
 
-def pick(kind: str, text: str, ids: Mapping[str, T], names: Mapping[str, str]) -> T:
-    """The thing among ``ids`` that ``text`` stands for. ``names`` gives the id of each name.
+def pick(kind: str, text: str, ids: Mapping[str, T], names: Mapping[str, str], where: str = "") -> T:
+    """The thing among ``ids`` that ``text`` stands for. ``names`` gives the id of each name; ``where`` they were looked
+    for ends the message.
 
     Raises :class:`UsageError` where it stands for nothing, with a suggestion, or for several.
     """
@@ -36,7 +37,8 @@ def pick(kind: str, text: str, ids: Mapping[str, T], names: Mapping[str, str]) -
         raise UsageError(f"{text!r} begins the ids of {len(found)}: {shown}{more}. Type more of it")
     close = get_close_matches(wanted, names, n=1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"unknown {kind} {text!r}.{meant} Expected an id, the beginning of one, or words: {_EXAMPLE!r}")
+    expected = f"Expected an id, the beginning of one, or words: {_EXAMPLE!r}"
+    raise UsageError(f"unknown {kind} {text!r}{where}.{meant} {expected}")
 
 
 _EXAMPLE = words("DATASET", "DEFENSE", "ATTACK", 0).replace("#0", "#SEED")
