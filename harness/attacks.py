@@ -1,8 +1,9 @@
-"""Attacks of one kind: those that train the stolen model, that extract a copy of it, and that forge a key for it."""
+"""Attacks of one kind: those that train the stolen model, extract a copy of it, filter what it answers, forge a key."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.contracts import BlackBoxAttack, PoolAttack, WhiteBoxAttack
@@ -22,17 +23,28 @@ class TuningAttack(WhiteBoxAttack):
     family: ClassVar[Family] = "removal"
     labelled = True
 
-    labels: Literal["true", "model"] = option(
-        "true", doc="Labels of the attacker's inputs: the true ones, or the answers of the stolen model."
+    labels: Literal["true", "model", "victim"] = option(
+        "true",
+        doc="Labels of the attacker's inputs: the true ones, or answers of the stolen model or of the victim's API.",
     )
 
     @property
+    def trains(self) -> bool:
+        """True if it trains: an option may leave that out, and the labels with it."""
+        return True
+
+    @property
     def has_labels(self) -> bool:
-        return self.labels == "true"
+        return self.trains and self.labels == "true"
+
+    @property
+    def has_answers(self) -> bool:
+        return self.trains and self.labels == "victim"
 
     def data(self, victim: Net, pool: Pool, ctx: Context) -> Split:
         """The pool with these labels ``[n]``. Ask before the model is changed: it knows its task better than after."""
-        return Split(pool.x, pool.labels() if self.has_labels else ctx.predict(victim, pool.x).argmax(1))
+        known = self.has_labels or self.has_answers
+        return Split(pool.x, pool.labels() if known else ctx.predict(victim, pool.x).argmax(1))
 
 
 class Extraction(BlackBoxAttack):
@@ -78,6 +90,23 @@ class Extraction(BlackBoxAttack):
         classes = len(pool.recipe.classes)
         rest = (1 - probability) / (classes - 1)
         return rest[:, None].expand(-1, classes).scatter(1, label.clamp_min(0)[:, None], probability[:, None])
+
+
+class Evasion(PoolAttack):
+    """An attack that keeps the stolen model as it is, and filters what its API answers.
+
+    The guard that :meth:`prepare` returns is stored with the model; :meth:`serve` answers for that model.
+    """
+
+    family: ClassVar[Family] = "evasion"
+
+    @abstractmethod
+    def prepare(self, suspect: Net, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
+        """Return the guard: tensors by name, all that :meth:`serve` needs to know."""
+
+    @abstractmethod
+    def serve(self, suspect: Net, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
+        """Answers of the thief's API in place of ``logits`` ``[n, classes]``; a row of NaN refuses the query."""
 
 
 class Forgery(PoolAttack):

@@ -12,7 +12,7 @@ not declare. A defense gets its :class:`Task`, and never the test set either.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -72,7 +72,6 @@ __all__ = [
     "Defense",
     "Detection",
     "Detector",
-    "Evasion",
     "Evidence",
     "Family",
     "Gate",
@@ -421,6 +420,14 @@ class PoolAttack(Attack):
         return self.labelled
 
     @property
+    def has_answers(self) -> bool:
+        """True if ``pool.y`` has, instead of true labels, those that the victim's API answers; they count as queries.
+
+        The victim is the first model of the chain: the one that an extraction before this attack copied.
+        """
+        return False
+
+    @property
     def architecture_built(self) -> str:
         """The architecture of the nets that it builds; empty is the dataset's own."""
         return ""
@@ -467,23 +474,6 @@ class Detector(PoolAttack):
     @abstractmethod
     def run(self, suspect: Net, pool: Pool, ctx: Context) -> Detection:
         """Search ``suspect``, which is its own copy, and return what it found."""
-
-
-class Evasion(PoolAttack):
-    """An attack that keeps the stolen model as it is, and filters what its API answers.
-
-    The guard that :meth:`prepare` returns is stored with the model; :meth:`serve` answers for that model.
-    """
-
-    family: ClassVar[Family] = "evasion"
-
-    @abstractmethod
-    def prepare(self, suspect: Net, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
-        """Return the guard: tensors by name, all that :meth:`serve` needs to know."""
-
-    @abstractmethod
-    def serve(self, suspect: Net, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
-        """Answers of the thief's API in place of ``logits`` ``[n, classes]``; a row of NaN refuses the query."""
 
 
 class Analysis(Plugin):

@@ -198,7 +198,7 @@ class Pool:
     """A copy of the owner's key, for an attack that knows it."""
 
     def labels(self) -> Tensor:
-        """The true labels, for an attack that declared ``labelled``. Raises :class:`Refused` for any other."""
+        """The labels, for an attack that declared ``labelled``. Raises :class:`Refused` for any other."""
         if self.y is None:
             raise Refused("the attacker's pool has no labels: declare `labelled = True`")
         return self.y

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.attacks import TuningAttack
 from harness.contracts import (
     Answers,
     Architecture,
@@ -277,6 +278,16 @@ class Learn(Take):
         return super().run(victim, pool, ctx)
 
 
+class Tune(TuningAttack):
+    """Remembers the labels that it has."""
+
+    name = "tune"
+
+    def run(self, victim: nn.Module, pool: Pool, ctx: Context) -> nn.Module:
+        SEEN["data"] = self.data(victim, pool, ctx)
+        return victim
+
+
 @dataclass(frozen=True)
 class Know(Take):
     """The same, and knows the scheme."""
@@ -400,7 +411,7 @@ class Counting(Marking):
 
 TOYS: tuple[type[Plugin], ...] = (
     *(Noise, OtherNoise, Toy, Marking, Starting, Signs, Counting),
-    *(Leave, Ask, Doubt, Take, Learn, Know, Steal, Rename, Renamed, Scribble, Peek, Search),
+    *(Leave, Ask, Doubt, Take, Learn, Tune, Know, Steal, Rename, Renamed, Scribble, Peek, Search),
 )
 
 
@@ -754,6 +765,18 @@ def test_a_surrogate_is_measured_on_the_pool_where_it_has_labels_of_the_task(tmp
             own = ran.splits.train if pool == "same" else ran.splits.disjoint
             net = ran.worker._parent(dict(ran.plan.cells[0].stages)[Role("attack", number=0)]).net
             assert record["pool_accuracy"] == pytest.approx(float((net(own.x).argmax(1) == own.y).double().mean()))
+
+
+@pytest.mark.parametrize("labels", ["true", "model", "victim"])
+def test_labels_are_true_ones_or_the_answers_of_the_model_or_of_the_victims_api(labels: str, tmp_path: Path) -> None:
+    # The copy's weights are negated, so it answers otherwise than the victim, whose API says class 2, always.
+    ran = run(tmp_path, "marking[active=true]", "take", f"tune[labels={labels}]")
+    x, y = ran.splits.train.x, ran.splits.train.y
+    copy = ran.worker._parent(dict(ran.plan.cells[0].stages)[Role("attack", number=0)]).net
+    wanted = {"true": y, "model": copy(x).argmax(1), "victim": torch.full_like(y, 2)}
+    assert torch.equal(SEEN["data"].x, x) and torch.equal(SEEN["data"].y, wanted[labels])
+    assert not torch.equal(wanted["model"], wanted["victim"])
+    assert ran["attack:1"]["queries"] == (90 if labels == "victim" else None)
 
 
 def test_a_surrogate_answers_for_itself(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, cli: Cli, monkeyp
         words = short(shlex.split(PLACEHOLDERS.get(line.partition(" #")[0].strip(), line), comments=True)[1:], matrix)
         words = [each for word in words for each in (glob(word) or [word])]  # noqa: PTH207 (as a shell)
         ended = cli(*words, *(FEW | {"why": ("--matrix", matrix)}).get(words[0], ()))
-        # So short a training may not mark a model, and an innocent plugin may have faults.
+        # So short a training may not mark a model, and a record of an edited checkout is not accepted.
         assert ended.code in ((0, 1) if words[0] in ("verify", "submit") else (0,)), f"{line}\n{ended.out}\n{ended.err}"
         if words[0] == "embed":
             shutil.copyfile("owner/victim.safetensors", "suspect.safetensors")

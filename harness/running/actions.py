@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from harness import modelfiles
-from harness.attacks import Forgery
+from harness.attacks import Evasion, Forgery
 from harness.contracts import (
     ActiveDefense,
     Analysis,
@@ -20,12 +20,13 @@ from harness.contracts import (
     Defense,
     Detection,
     Detector,
-    Evasion,
     Evidence,
     Key,
     Marked,
     Measure,
     Oracle,
+    Pool,
+    PoolAttack,
     Score,
     Split,
     WhiteBoxAttack,
@@ -105,8 +106,8 @@ def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) 
 
 def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     attack: BlackBoxAttack | WhiteBoxAttack | Evasion | Forgery = _plugin(stage)
-    pool = worker.pool(stage, attack, parents)
-    queries = unanswered = guard = log = key = None
+    pool, queries = _pool(worker, stage, attack, parents, engine)
+    unanswered = guard = log = key = None
     if isinstance(attack, BlackBoxAttack):
         with worker.served(stage, parents, engine, attack) as (oracle, kept):
             surrogate = attack.run(oracle, pool, engine)
@@ -126,6 +127,18 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
             surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
     return StageOutput(surrogate, key, guard=guard, log=log, record={"queries": queries, "unanswered": unanswered})
+
+
+def _pool(
+    worker: StageRunner, stage: Stage, attack: PoolAttack, parents: Parents, engine: Engine
+) -> tuple[Pool, int | None]:
+    """The attacker's inputs, with the labels that he has, and the queries to the victim's API that these cost."""
+    pool = worker.pool(stage, attack, parents)
+    if not attack.has_answers:
+        return pool, None
+    victim = Oracle(worker.api(dict(stage.parents)["embed"], parents["embed"], engine))
+    kept = Split(pool.x, victim.labels(pool.x)).answered()
+    return replace(pool, x=kept.x, y=kept.y), victim.queries
 
 
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:

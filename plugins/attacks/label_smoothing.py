@@ -26,7 +26,7 @@ class LabelSmoothing(TuningAttack):
     )
     arms = ("", "labels=true")
 
-    labels: Literal["true", "model"] = "model"
+    labels: Literal["true", "model", "victim"] = "model"
     smoothing: float = option(0.3, doc="Share of a label that is spread over all classes.", at_least=0, at_most=1)
     epochs: int = option(5, doc="Epochs of the fine-tuning.", at_least=1)
     factor: float = option(10.0, doc="Learning rate, as a multiple of the recipe's.", above=0)

@@ -34,7 +34,7 @@ class FinePruning(Pruning, TuningAttack):
     name = "fine-pruning"
 
     fraction: float = 0.5
-    labels: Literal["true", "model"] = "model"
+    labels: Literal["true", "model", "victim"] = "model"
     epochs: int = option(3, doc="Epochs of the fine-tuning.", at_least=1)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:

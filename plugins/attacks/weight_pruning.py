@@ -34,8 +34,8 @@ class WeightPruning(TuningAttack):
     learning_rate: float | None = option(None, doc="Learning rate; by default the recipe's.", above=0)
 
     @property
-    def has_labels(self) -> bool:
-        return self.epochs > 0 and super().has_labels
+    def trains(self) -> bool:
+        return self.epochs > 0
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
         stream = ctx.stream(self.data(victim, pool, ctx)) if self.epochs else None
