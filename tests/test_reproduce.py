@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import harness
 from harness.errors import MatrixError, UnknownName
 from harness.figures.frames import drawn
 from harness.papers.paper import Band, Experiment, Paper, load_paper, papers, read_band, read_paper
@@ -46,10 +47,11 @@ rows = [
   {{ label = "baseline", where = {{ defense = "baseline" }}, quantity = "surrogate_accuracy", above = 200 }},
   {{ label = "pruned", where = {{ attack = "retraining | pruning*" }}, quantity = "surrogate_accuracy", paper = "1.0 ± 0.1", mark = "U" }},
   {{ label = "difference", where = {{ attack = "none" }}, less = {{ attack = "retraining" }}, quantity = "surrogate_accuracy", below = 500 }},
+  {{ label = "control", where = {{ defense = "baseline", attack = "none" }}, quantity = "control_success", below = 99 }},
 ]
 [experiments.table-1.matrix]
 datasets = ["mnist"]
-defenses = ["baseline"]
+defenses = ["baseline", "unmarked"]
 attacks = ["none", "retraining", ["retraining", {{ name = "pruning", fraction = [0.2, 0.5] }}]]
 seeds = "0-1"
 nulls = 1
@@ -328,7 +330,7 @@ def frames(cells: list[dict[str, Any]], **tables: list[dict[str, Any]]) -> Frame
         **{"surrogate_held_out_matches": 20, "surrogate_held_out_trials": 50},
     }
     made = pd.DataFrame([base | {"seed": i} | cell for i, cell in enumerate(cells)])
-    made = made.reindex(columns=[*columns, "source", "target", *({"x", "series"} & set(made.columns))])
+    made = made.reindex(columns=[*columns, "source", "target", "same_data", *({"x", "series"} & set(made.columns))])
     made["cell"] = [cell.get("cell", f"c{i}") for i, cell in enumerate(cells)]
     documented = {"detections": DETECTIONS, "measurements": MEASUREMENTS, "curves": CURVES}
     others = {
@@ -581,10 +583,10 @@ def test_listing_never_imports_torch_or_pandas() -> None:
 def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_path: Path, paper_file: Path) -> None:
     results = tmp_path / "results"
     before = cli("reproduce", paper_file, "table1", "--results", results, "--no-run", code=0)
-    assert before.out.count("not run") >= 4 and "8 of 8 cells are not run" in before.out
+    assert before.out.count("not run") >= 4 and "16 of 16 cells are not run" in before.out
     assert "No picture" in before.out and not results.exists()
     first = cli("reproduce", paper_file, "table-1", "--results", results, code=0)
-    assert "table-1: ran " in first.err and "8 ok" in first.err
+    assert "table-1: ran " in first.err and "16 ok" in first.err
     assert "Scale small is NOT the paper's setting" in first.out
     assert "unverified: 1.0 ± 0.1" in first.out
     picture = results / "figures" / "a-paper-table-1-small.png"
@@ -593,10 +595,16 @@ def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_pa
     assert "nothing to do" in again.err
     (found,) = json.loads(again.out)
     rows = found["rows"]
-    assert [row["n"] for row in rows] == [2, 2, 2, 2] and found["cells"] == {"ok": 8}
+    assert [row["n"] for row in rows] == [2, 2, 2, 2, 2] and found["cells"] == {"ok": 16}
     assert rows[1]["verdict"] == "differs" and rows[1]["paper_low"] == 200 and rows[1]["paper_high"] is None
     assert rows[2]["verdict"] == "unverified" and rows[3]["verdict"] == "reproduced at another setting"
     assert set(rows[0]["values"]) == {"0", "1"}
+    asked = harness.read_table(results, "evidence")
+    control = asked[
+        (asked["suspect"] == "same-data") & (asked["probe"] == "trigger") & (asked["defense"] == "baseline")
+    ]
+    shares = dict(zip(control["seed"].astype(str), 100 * control["matches"] / control["trials"], strict=True))
+    assert len(shares) == 2 and rows[4]["values"] == pytest.approx(shares)
 
 
 @pytest.mark.slow

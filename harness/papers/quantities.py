@@ -255,6 +255,7 @@ QUANTITIES: dict[str, Quantity] = {
     "any_success": Quantity("success, useful or not", "%", _share("surrogate_trigger")),
     "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out")),
     "null_success": Quantity("false rate", "%", _share("null_trigger")),
+    "control_success": Quantity("success on same data", "%", _share("same_data")),
     "margin": Quantity("margin", "%", _share("margin_counted")),
     "queries": Quantity("queries (t-test)", "queries", _queries),
     "verified_in_100": Quantity("accused in 100", "%", _verified_in_100),

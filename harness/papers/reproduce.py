@@ -57,8 +57,9 @@ Resolver: TypeAlias = Callable[[Kind, str], Component]
 def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     """Gather the rows of a plan's cells from the tables: only those that the plan's own stages made.
 
-    Cells get what the plan knows: ``source`` and ``target`` of the dataset; and where ``x`` is ``attack.fraction`` or
-    the like, that option's value as ``x`` and the cell's name without it as ``series``.
+    Cells get what the plan knows: ``source`` and ``target`` of the dataset; the share ``same_data`` of triggers that a
+    model of the owner's own inputs and true labels answers, where the matrix has ``unmarked``; and where ``x`` is
+    ``attack.fraction`` or the like, that option's value as ``x`` and the cell's name without it as ``series``.
     """
     import pandas as pd
 
@@ -77,8 +78,13 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     ids = rows[[*names, "model", "cell"]]
     curves = tables.read("curves").merge(rows[["model", "cell"]], left_on="stage", right_on="model")
     last = curves.groupby("cell")["training"].transform("max") if len(curves) else curves["training"]
+    evidence = read_evidence(tables)
+    cells = score(rows, evidence, Rules())
+    control = evidence[evidence["suspect"] == "same-data"].set_index(["cell", "index"])
+    shares = (control["matches"] / control["trials"]).groupby(level="cell", observed=True).mean()
+    cells["same_data"] = cells["cell"].map(shares)
     return Frames(
-        score(rows, read_evidence(tables), Rules()),
+        cells,
         tables.read("detections").merge(rows[["cell"]], on="cell"),
         measurements.merge(ids, on=[*names, "model"]),
         curves[curves["training"] == last],
