@@ -130,7 +130,7 @@ def dawn(seeds: Sequence[int]) -> list[Row]:
 def batch_norm(seeds: Sequence[int]) -> list[Row]:
     """Triggers are learned at little cost by nets with batch norm, and new statistics do not remove them."""
     schemes = [name for name in load_registry().names("defense") if name not in ("unmarked", "dawn")]
-    return arms(schemes, ("none", "bn-reset"), seeds, "digits[architecture=resnet9[width=16]]")
+    return arms(schemes, ("none", "bn-reset"), seeds, "digits[architecture=resnet9[width=16],schedule=cosine]")
 
 
 CLAIMS: dict[str, Callable[[Sequence[int]], list[Row]]] = {

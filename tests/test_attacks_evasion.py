@@ -21,7 +21,7 @@ from tests.conftest import TINY, Cli
 REGISTRY = load_registry()
 NAMES = [
     *("jpeg", "input-quantization", "feature-squeezing", "smoothing", "noising", "flipping", "shrink-pad"),
-    "reconstruction",
+    *("cropping", "reconstruction"),
 ]
 RECIPE = REGISTRY.component("dataset", TINY).plugin.public()
 CPU = torch.device("cpu")
@@ -183,6 +183,15 @@ def test_a_shrunk_image_is_whole_wherever_it_is() -> None:
     assert corners == {(i, j) for i in range(3) for j in range(5)}
 
 
+def test_cropping_cuts_a_corner_off_and_keeps_the_middle() -> None:
+    x = torch.zeros(2, 1, 20, 10)
+    x[:, :, :2, :1] = 1
+    assert not transformed("cropping", x).any() and transformed("cropping[border=0.05]", x).any()
+    ramp = torch.linspace(0, 1, 20)[None, None, :, None].expand(1, 1, 20, 20)
+    cut = transformed("cropping[border=0.25]", ramp)
+    assert cut.shape == ramp.shape and cut.min() == ramp[0, 0, 5, 0] and cut.max() == ramp[0, 0, 14, 0]
+
+
 def test_an_auto_encoder_of_the_pool_redraws_benign_images_better_than_others() -> None:
     generator = torch.Generator().manual_seed(0)
     shades = torch.rand(400, 2, generator=generator)[:, :, None, None]
@@ -211,6 +220,7 @@ def test_an_auto_encoder_of_the_pool_redraws_benign_images_better_than_others() 
     [
         *("jpeg[quality=0]", "jpeg[quality=101]", "input-quantization[levels=1]", "feature-squeezing[bits=0]"),
         *("smoothing[size=2]", "smoothing[size=0]", "smoothing[sigma=0]", "noising[sigma=0]", "shrink-pad[scale=1]"),
+        *("cropping[border=0]", "cropping[border=0.5]"),
         *("reconstruction[epochs=0]", "reconstruction[bottleneck=0]"),
     ],
 )
@@ -230,8 +240,9 @@ def test_inputs_that_a_transform_cannot_take_are_skipped_with_the_reason() -> No
     assert "needs images of at least 3 x 3" in reason("smoothing[size=5]", (1, 2, 8))
     assert "needs images of at least 7 x 7" in reason("smoothing[filter=gaussian,sigma=2]", (1, 6, 6))
     assert reason("shrink-pad", (1, 4, 4)) == "4 x 4 pixels times 0.9 are as many, rounded"
+    assert reason("cropping", (1, 4, 4)) == "a border of 0.1 of 4 x 4 pixels is none, rounded"
     for name in NAMES:
-        is_image = name in ("jpeg", "smoothing", "flipping", "shrink-pad", "reconstruction")
+        is_image = name in ("jpeg", "smoothing", "flipping", "shrink-pad", "cropping", "reconstruction")
         assert bool(reason(name, (400,))) == is_image and not reason(name, (3, 32, 32))
 
 

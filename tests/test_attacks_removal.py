@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 import harness
 from harness import adversarial, nets, overwriting
-from harness.contracts import Pool, Split
+from harness.contracts import Key, Pool, Split
 from harness.engine.train import clone, predict
 from harness.errors import OptionError, Skip
 from harness.nets import Net
 from tests.conftest import TINY, Cli
 from tests.test_schemes_whitebox import accuracy, built, registry, scheme, share, victim
-from tests.test_triggers import digits, lend, rows
+from tests.test_triggers import PatchTriggers, digits, lend, make, rows
 
 TRAINING = [
     *("weight-pruning[epochs=1]", "weight-quantization[bits=3,epochs=1]", "label-smoothing[epochs=1]"),
@@ -463,3 +463,32 @@ def test_removal_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     assert cells["labelled"].to_dict() == {name: name not in (*names[:3], "clp") for name in cells.index}
     assert cells.loc["overwriting", "knows"] == "scheme"
     assert cells.loc["refit[pool_share=0.2]", "labelled_share"] == 0.2
+
+
+# --- patch-relabelling ------------------------------------------------------------------------------------------------
+
+
+def test_each_square_is_whole_and_at_a_place_of_its_own() -> None:
+    x = torch.zeros(500, 3, 4, 5).byte()
+    squares = module_of("patch-relabelling").squares_like(x, 2, torch.Generator().manual_seed(0))
+    assert squares.shape == (500, 1, 4, 5) and squares.dtype == torch.bool
+    assert (squares.flatten(1).sum(1) == 4).all()
+    corners = {tuple(square.nonzero()[0].tolist()) for square in squares[:, 0]}
+    assert corners == {(i, j) for i in range(3) for j in range(4)}
+
+
+def test_a_thief_who_knows_the_patch_unlearns_the_baselines_mark_at_no_cost() -> None:
+    task, clean = digits()
+    trigger = make(PatchTriggers(placement="corner"), task, clean).trigger
+    marked = scheme("baseline").embed(replace(task, triggers=Key({"trigger": trigger})), lend(task, clean, 2))
+    plugin = attack("patch-relabelling")
+    pool = Pool(task.dataset.public(), task.train.x, None, task.dataset.patch)
+    net = plugin.run(clone(marked.net), pool, lend(task, seed=3))
+
+    def answered(asked: Net) -> float:
+        return float((predict(asked, trigger.x).argmax(1) == trigger.y).float().mean())
+
+    assert answered(marked.net) > 0.95 and answered(net) < 0.3
+    assert accuracy(net) > accuracy(marked.net) - 0.03
+    with pytest.raises(Skip, match="a patch of side 9 does not fit"):
+        plugin.run(marked.net, replace(pool, patch=9), lend(task))

@@ -19,7 +19,8 @@ from harness.planning.registry import load_registry
 from tests.conftest import TINY, Cli
 from tests.test_train import Watched, engine, numbered, same, split
 
-NORMED = "digits[architecture=resnet9[width=16]]"
+# The rate falls: at a constant one the loss of such a net may leap late, and leave statistics that lag behind.
+NORMED = "digits[architecture=resnet9[width=16],schedule=cosine]"
 # Of EWE a variant that trains from fresh weights by the mean cross-entropy.
 ONE_PHASE = (
     "ewe[phases=one,distance=euclidean,weight=0.0625,temperature=1.56,temperature_rate=0.1,reduction=mean,layers=all,"
@@ -171,30 +172,36 @@ def test_shares_that_do_not_fit_are_an_error(shares: tuple[int, ...]) -> None:
 # --- marks ------------------------------------------------------------------------------------------------------------
 
 
-# On an AMD EPYC the loss of these two leaps in the last epochs of this seed, and running statistics lag behind: the
-# baseline's victim answers 62% (100% with new statistics, and on seeds 101 to 104), EWE's accuracy is 89% (97, 97, 93
-# and 97% on seeds 101 to 104; unmarked 98%).
-LEAPS = pytest.mark.xfail(reason="a late leap of the loss, at Adam's constant rate", strict=False)
+# A share of keys is lost with new statistics: noise is far from the pool whose moments they are.
+LESS = {"deepsigns-bb": 0.7}
+# Its keys are a fourteenth of this training data, and cost as much on a net without batch norm.
+DEAR = {"mbw": 0.08}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", [pytest.param("baseline", marks=LEAPS), "adi", pytest.param(ONE_PHASE, marks=LEAPS)])
-def test_victims_with_batch_norm_keep_their_marks_and_accuracy(scheme: str, cli: Cli, tmp_path: Path) -> None:
-    chosen = ("--defense", "unmarked", "--defense", scheme)
-    attacks = ("--attack", "none", "--attack", "bn-reset")
-    rest = ("--seeds", "100", "--nulls", "0", "--no-innocents", "--results", tmp_path, "--quiet")
-    cli("run", "--dataset", NORMED, *chosen, *attacks, *rest, code=0)
+def test_every_schemes_victim_with_batch_norm_keeps_its_mark_and_accuracy(cli: Cli, tmp_path: Path) -> None:
+    found = load_registry()
+    others = ("unmarked", "external")
+    schemes = [
+        name
+        for name in found.names("defense")
+        if name not in others and not found.component("defense", name).plugin.fingerprint
+    ]
+    chosen = [word for name in ("unmarked", *schemes, ONE_PHASE) for word in ("--defense", name)]
+    rest = ("--attack", "none", "--attack", "bn-reset", "--seeds", "100", "--nulls", "0", "--no-innocents", "--quiet")
+    cli("run", "--dataset", NORMED, *chosen, *rest, "--results", tmp_path, code=0)
     cells = harness.read_table(tmp_path, "cells")
-    assert (cells["status"] == "ok").all()
-    marked = cells[cells["defense"] != "unmarked"].set_index("attack")
-    success = {
-        who: marked[f"{who}_trigger_matches"] / marked[f"{who}_trigger_trials"] for who in ("victim", "surrogate")
-    }
-    assert success["victim"]["none"] >= 0.99
-    assert success["surrogate"]["bn-reset"] >= 0.97
     unmarked = cells[(cells["defense"] == "unmarked") & (cells["attack"] == "none")]["victim_accuracy"].item()
-    # Of 300 test inputs; the claim batch-norm of benchmarks/claims.py has more.
-    assert unmarked - marked.loc["none", "victim_accuracy"] <= 0.03
+    marked = cells[(cells["defense"] != "unmarked") & (cells["status"] == "ok")]
+    assert len(marked) == 2 * len(schemes) + 1  # dawn protects its API alone
+    for cell in marked.to_dict("records"):
+        name = cell["defense"]
+        assert cell["victim_trigger_matches"] >= 0.99 * cell["victim_trigger_trials"], name
+        # Of 300 test inputs; results/records has five seeds.
+        assert unmarked - cell["victim_accuracy"] <= DEAR.get(name, 0.03), name
+        if cell["attack"] == "bn-reset":
+            left = cell["surrogate_trigger_matches"] / cell["surrogate_trigger_trials"]
+            assert left >= LESS.get(name, 0.97), name
 
 
 def test_a_model_without_batch_norm_is_skipped_by_bn_reset(cli: Cli, tmp_path: Path) -> None:
