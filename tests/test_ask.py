@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 import harness
-from harness import Context, Pool, UsageError, WhiteBoxAttack
+from harness import Context, Pool, Skip, UsageError, WhiteBoxAttack
 from harness.contracts import Family, Knowledge
 from harness.planning import builder as builder_module
 from harness.planning.builder import make_plan
@@ -182,6 +182,28 @@ def test_an_attack_that_breaks_on_unmarked_models_alone_is_tried_again(
     cells = harness.read_table(tmp_path, "cells").set_index("attack")
     assert cells["attacked"].to_dict() == {"none": 0, "pruning": 2} and set(cells["reason"]) == {""}
     assert cli("run", *args, code=0).out.startswith("nothing to do")
+
+
+def test_a_model_that_was_skipped_is_waited_for_no_longer(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, results = actions.ACTIONS["embed"], tmp_path / "results"
+
+    def skips(worker: Any, stage: Stage, parents: Any, engine: Any) -> Any:
+        if stage.cell_seed == 1:
+            raise Skip("no place for a patch")
+        return whole(worker, stage, parents, engine)
+
+    monkeypatch.setitem(actions.ACTIONS, "embed", skips)
+    args = [*axes(results, "none", "pruning"), "--seeds", "0-1"]
+    cli("run", *args, code=0)
+    cells = harness.read_table(results, "cells").set_index(["seed", "attack"])
+    assert set(cells.loc[0, "status"]) == {"ok"} and set(cells.loc[1, "status"]) == {"skipped"}
+    assert set(cells.loc[0, "reason"]) == {""}, "the other owner's model will never be there"
+    assert cli("run", *args, code=0).out.startswith("nothing to do")
+    cli("record", "skipped", "--results", results, "--output", tmp_path / "record", code=0)
+    told = cli("submit", tmp_path / "record", "--min-seeds", 1, "--min-nulls", 2)
+    assert "its id is no digest" not in told.out + told.err
 
 
 PICKY = '''

@@ -204,7 +204,7 @@ def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
 
 
 def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
-    """One key's questions to all suspects of the stage. It is not kept where one of these is missing."""
+    """One key's questions to all suspects of the stage. It is not kept where one of these is missing and may come."""
     defense: Defense = _plugin(stage)
     key, victim, log = parents["embed"].key, net_of(parents["embed"]), _log(parents)
     asked: list[dict[str, list[int]] | None] = []
@@ -219,12 +219,21 @@ def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) ->
 
 
 def _lacks(worker: StageRunner, stage: Stage, results: Sequence[object]) -> str:
-    """The reason of a stage that has no result of some of its suspects; empty where it has all."""
-    missing = [suspect for suspect, result in zip(stage.suspects, results, strict=True) if result is None]
+    """The reason of a stage that has no result of some suspects that a later run may make; empty where it has all."""
+    pairs = zip(stage.suspects, results, strict=True)
+    missing = [suspect for suspect, result in pairs if result is None and not _is_skipped(worker, suspect.model)]
     if not missing:
         return ""
     label = worker.stages[missing[0].model].label
     return f"{len(missing)} of {len(results)} models to compare with are missing: {label}, first"
+
+
+def _is_skipped(worker: StageRunner, id: str) -> bool:
+    """True if a stage, or one that it is made from, was skipped: no run will make its model."""
+    record = worker.store.record(id)
+    if record is not None:
+        return record.get("status") == "skipped"
+    return any(_is_skipped(worker, parent) for _, parent in worker.stages[id].required)
 
 
 def _log(parents: Parents) -> Split | None:
