@@ -51,7 +51,7 @@ def test_commands_and_options_in_the_documents_exist(page: Path) -> None:
             word = words.pop(0)
             assert word in command.commands, f"{line!r}: no command {word!r}"
             command = command.commands[word]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
         for word in words:
             if word.startswith("--"):
                 assert word.split("=")[0] in known, f"{line!r}: no option {word}"
