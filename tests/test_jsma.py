@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.contracts import Detection, Pool, Recipe
 from harness.engine.train import Engine
-from harness.errors import OptionError
+from harness.errors import OptionError, Skip
 from harness.nets import Mlp, Net
 from harness.planning.registry import load_registry
 from harness.statistics.outliers import anomaly_index
@@ -242,6 +242,29 @@ def test_the_same_generator_gives_the_same_bits() -> None:
     assert first.mask is not None and again.mask is not None and other.mask is not None
     assert torch.equal(first.mask, again.mask) and not torch.equal(first.mask, other.mask)
     assert torch.equal(values(first, "feature_share"), values(again, "feature_share"))
+
+
+def test_inputs_of_one_class_go_to_all_others_and_the_map_is_of_one() -> None:
+    found = run(Eased(), columns(200), "source=2,target=7", classes=8)
+    answers = Eased().activations(columns(200))[0].argmax(1)
+    assert 0 < int((answers == 2).sum()) < 64
+    assert values(found, "success_rate").isnan().nonzero().flatten().tolist() == [2]
+    every = run(Eased(), columns(200), "source=2", classes=8)
+    assert torch.equal(values(found, "feature_share").nan_to_num(), values(every, "feature_share").nan_to_num())
+    assert found.mask is not None and every.mask is not None
+    # Class 7 is reached by its own column alone.
+    assert found.mask[:, 7].sum() == found.mask.sum() and every.mask[:, 7].sum() < every.mask.sum()
+
+
+def test_classes_that_are_not_there_are_named() -> None:
+    digits = REGISTRY.component("dataset", "digits").plugin
+    assert plugin("source=10").skip(digits) == "source=10 is none of the 10 classes, 0 to 9"
+    assert plugin("target=12").skip(digits) == "target=12 is none of the 10 classes, 0 to 9"
+    assert plugin("source=3,target=3").skip(digits) == "source and target are the same class, 3"
+    with pytest.raises(Skip, match=r"answers none of the 64 inputs of the pool by class 7"):
+        run(Eased(), columns(64), "source=7", classes=8)
+    with pytest.raises(Skip, match="of 2 inputs none was pushed to class 5: images must be larger"):
+        run(Eased(), columns(64), "images=2,target=5", classes=8)
 
 
 def test_fewer_images_than_asked_are_all_used() -> None:

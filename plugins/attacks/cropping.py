@@ -14,6 +14,11 @@ class Cropping(Preprocessing):
 
     The thief needs nothing but the stolen model. A trigger in a corner goes, one on the object stays. The border is
     rounded to pixels.
+
+    Measured: on digits, 8 x 8 pixels, it costs 25 to 30 points of accuracy (seeds 100-104, three schemes) and leaves
+    77.3% (95%: 51.0 to 100) of the baseline's triggers and 99.8% of EWE's, whose patch is not in the corner. On 2,000
+    Fashion-MNIST images (seeds 100-102) it costs 13 to 16 points and leaves 3.7% (0 to 8.0) of the baseline's and
+    96.6% (87.0 to 100) of EWE's.
     """
 
     name = "cropping"

@@ -14,6 +14,7 @@ from harness import (
     Detector,
     Measure,
     Pool,
+    Skip,
     needs_images,
     nets,
     option,
@@ -33,7 +34,8 @@ class Jsma(Detector):
     alpha = J_tp + J_tq and beta = sum over j != t of J_jp + J_jq (Papernot et al., Algorithm 3). J is the Jacobian of
     the logits: of probabilities, which sum to 1, beta would be -alpha. A feature is one value of one channel.
 
-    The score is the largest anomaly index of a target's mean share of features changed; the mask is the mean change.
+    The score is the largest anomaly index of a target's mean share of features changed; the mask is the mean change,
+    of all inputs or of those that were pushed to ``target``.
     """
 
     name = "jsma"
@@ -44,6 +46,10 @@ class Jsma(Detector):
     images: int = option(
         64, doc="Number of inputs, drawn from the pool; all targets get as many of them, or one more.", at_least=1
     )
+    source: int | None = option(
+        None, doc="Class whose inputs are drawn, by the model's answers; by default all classes.", at_least=0
+    )
+    target: int | None = option(None, doc="Class to which the mask's inputs went; by default any.", at_least=0)
     share: float = option(0.145, doc="Largest share of an input's features that is changed.", above=0, at_most=1)
     theta: Literal["brightest", "darkest"] = option(
         "brightest", doc="New value of a chosen feature: the data's largest (theta = +1) or smallest (-1)."
@@ -56,13 +62,22 @@ class Jsma(Detector):
     )
 
     def skip(self, dataset: Dataset) -> str | None:
-        return needs_images(dataset)
+        if reason := needs_images(dataset):
+            return reason
+        count = len(dataset.classes)
+        for name, chosen in (("source", self.source), ("target", self.target)):
+            if chosen is not None and chosen >= count:
+                return f"{name}={chosen} is none of the {count} classes, 0 to {count - 1}"
+        same = self.source is not None and self.source == self.target
+        return f"source and target are the same class, {self.source}" if same else None
 
     def run(self, suspect: nets.Net, pool: Pool, ctx: Context) -> Detection:
         net, classes = suspect.eval().requires_grad_(False), len(pool.recipe.classes)
-        chosen = torch.randperm(len(pool.x), generator=ctx.generator)[: self.images]
-        x = nets.as_float(pool.x[chosen.to(pool.x.device)])
+        x = nets.as_float(self._drawn(net, pool, ctx))
         targets = spread_targets(ctx.predict(net, x).argmax(1), classes)
+        to_target = targets == self.target if self.target is not None else torch.ones_like(targets, dtype=torch.bool)
+        if not bool(to_target.any()):
+            raise Skip(f"of {len(x)} inputs none was pushed to class {self.target}: images must be larger")
         perturbed = self.perturb(net, x, targets, pool.recipe.value_range)
         # Who never got there would have taken more: it counts as all that it may change.
         used = perturbed.used.masked_fill(~perturbed.reached, 2 * perturbed.pairs.shape[1])
@@ -75,13 +90,22 @@ class Jsma(Detector):
             score=float(index.max()),
             threshold=2.0,
             suspected_class=int(index.argmax()) if float(index.max()) > 0 else None,
-            mask=(perturbed.x - x).abs().mean(0).sum(0),
+            mask=(perturbed.x - x)[to_target].abs().mean(0).sum(0),
             measures=(
                 Measure("success_rate", success, group="target"),
                 Measure("feature_share", shares, group="target"),
                 Measure("anomaly_index", index, group="target"),
             ),
         )
+
+    def _drawn(self, net: nets.Net, pool: Pool, ctx: Context) -> torch.Tensor:
+        """Inputs ``[n, ...]`` of the pool, of the class ``source`` where there is one."""
+        order = torch.randperm(len(pool.x), generator=ctx.generator).to(pool.x.device)
+        if self.source is not None:
+            order = order[ctx.predict(net, pool.x).argmax(1)[order] == self.source]
+            if not len(order):
+                raise Skip(f"the model answers none of the {len(pool.x)} inputs of the pool by class {self.source}")
+        return pool.x[order[: self.images]]
 
     def perturb(
         self, net: torch.nn.Module, x: torch.Tensor, targets: torch.Tensor, value_range: tuple[float, float]
