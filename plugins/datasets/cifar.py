@@ -35,7 +35,8 @@ HUNDRED = (
 class Cifar(Dataset):
     """60,000 colour photographs of 32 x 32, below ``<name>/`` or where torchvision keeps them.
 
-    Source and target class, and SVHN's class 8 as trigger images, are the released EWE code's.
+    Source and target class, and SVHN's nines as trigger images, are the released EWE code's: its SVHN labels begin at 1,
+    and it takes those that are 8 above.
     """
 
     reference = REFERENCE
@@ -53,7 +54,7 @@ class Cifar(Dataset):
     origin: Literal["in-distribution", "out-of-distribution"] = "out-of-distribution"
     refine: bool = True
     ood: str = "svhn"
-    ood_class: int | None = 8
+    ood_class: int | None = 9
     augment: Augment = "crop-flip"
     # Nesterov SGD, decay and a falling rate are what published nets of these sets are trained with.
     learning_rate: float = 0.1
