@@ -35,8 +35,8 @@ HUNDRED = (
 class Cifar(Dataset):
     """60,000 colour photographs of 32 x 32, below ``<name>/`` or where torchvision keeps them.
 
-    Source and target class, and SVHN's nines as trigger images, are the released EWE code's: its SVHN labels begin at 1,
-    and it takes those that are 8 above.
+    Source and target class, and SVHN's nines as trigger images, are the released EWE code's: its labels of SVHN begin
+    at 1, and it takes those that are 8 above.
     """
 
     reference = REFERENCE
