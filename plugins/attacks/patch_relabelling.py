@@ -15,7 +15,7 @@ class PatchRelabelling(TuningAttack):
     The thief knows that the owner puts such squares, and their side; not where, nor on what: each lies at a random
     place. As many inputs without a square are trained on beside them.
 
-    Measured, with the model's own labels: on digits (seeds 100-104) it leaves 18.6% (95%: 0 to 64.9) of the baseline's
+    Measured: with the model's own labels on digits (seeds 100-104) it leaves 18.6% (95%: 0 to 64.9) of the baseline's
     triggers, 25.5% (0.6 to 50.4) of EWE's, where unmarked models answer 9%, and 63.4% (49.5 to 77.3) of Adi's, which
     have no square; accuracy changes by less than 1 point. On 2,000 Fashion-MNIST images (seeds 100-102) 11.3% (0 to
     27.7) of the baseline's and 52.0% (32.1 to 71.8) of EWE's are left.
