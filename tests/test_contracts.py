@@ -33,6 +33,7 @@ from harness.contracts import (
     Detector,
     Evidence,
     Family,
+    InputSet,
     Key,
     Knowledge,
     Marked,
@@ -98,6 +99,19 @@ class OtherNoise(Noise):
     """Noise of another kind."""
 
     name: ClassVar[str] = "other-noise"
+
+
+class Alike(InputSet):
+    """Noise of one class."""
+
+    name = "alike"
+    input_shape = (1, 4, 4)
+    classes = ("noise",)
+    available = 100
+
+    def load(self, root: Path) -> Arrays:
+        x = np.random.default_rng(9).integers(0, 256, (100, 1, 4, 4), dtype=np.uint8)
+        return Arrays(x, np.zeros(100, int), x[:0], np.zeros(0, int))
 
 
 @dataclass(frozen=True)
@@ -410,7 +424,7 @@ class Counting(Marking):
 
 
 TOYS: tuple[type[Plugin], ...] = (
-    *(Noise, OtherNoise, Toy, Marking, Starting, Signs, Counting),
+    *(Noise, OtherNoise, Alike, Toy, Marking, Starting, Signs, Counting),
     *(Leave, Ask, Doubt, Take, Learn, Tune, Know, Steal, Rename, Renamed, Scribble, Peek, Search),
 )
 
@@ -579,9 +593,19 @@ def test_the_pools(tmp_path: Path) -> None:
         ran = run(tmp_path / pool, "marking", f"take[pool={pool}]")
         pools[pool] = SEEN["take"][1].x
     assert torch.equal(pools["same"], ran.splits.train.x) and torch.equal(pools["disjoint"], ran.splits.disjoint.x)
-    other = ran.worker.data.arrays(OtherNoise()).x_train
-    assert rows(pools["ood"]) < rows(torch.from_numpy(other)) and len(pools["ood"]) == 90
+    other = ran.worker.data.arrays(OtherNoise())
+    assert rows(pools["ood"]) < rows(torch.from_numpy(other.x_train)) and len(pools["ood"]) == 90
     assert torch.equal(pools["ood"], pools["other-noise"])
+    # The owner makes triggers of class 0 of it, so that no thief has these.
+    assert not rows(pools["ood"]) & rows(torch.from_numpy(other.x_train[other.y_train == 0]))
+
+
+def test_a_pool_of_the_triggers_class_alone_is_none(tmp_path: Path) -> None:
+    record = run(tmp_path / "0", "marking", "take[pool=ood]", dataset="noise[ood=alike]")["attack:0"]
+    reason = "take[pool=ood]: pool=ood: alike has no class but the one of which triggers are made"
+    assert record["status"] == "skipped" and record["reason"] == reason
+    every = run(tmp_path / "1", "marking", "take[pool=ood]", dataset="noise[ood=alike,ood_class=none]")["attack:0"]
+    assert every["status"] == "ok", "triggers are of all classes, so none is left out"
 
 
 def test_a_pool_without_labels_says_what_to_declare() -> None:

@@ -71,12 +71,15 @@ class Component:
     plugin: Any = field(compare=False)
     stands_for: str = field(default="", compare=False)
     """The canonical text that a name of a matrix file stands for; empty where :attr:`text` is it."""
+    without: int | None = None
+    """Class of a data set that is left out: the owner makes triggers of it, so that no thief has its inputs."""
 
     @property
     def identity(self) -> str:
         """The text in ids: of a data set without the paths of its files, whose content is in :attr:`digest`."""
         text = self.stands_for or self.text
-        return placeless(text) if self.kind == "dataset" else text
+        less = "" if self.without is None else f" without class {self.without}"
+        return placeless(text) + less if self.kind == "dataset" else text
 
     @property
     def source(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypeAlias
 
 from harness.contracts import Attack, BlackBoxAttack, Defense, PoolAttack, TriggerRecipe
@@ -155,7 +155,7 @@ class StageMaker:
             split_seed=derive_seed(root, number, "split"),
             plugin=link,
             architecture=self.architecture(dataset, link.plugin),
-            data=self.data(dataset, link.plugin.pool),
+            data=self.pool(dataset, link.plugin.pool),
             parents=(("embed", embed), ("model", model), *given, *self.pretrained(dataset, link)),
             role="surrogate" if root == "seed" else "attacked",
             cell_seed=number if root == "seed" else None,
@@ -211,6 +211,12 @@ class StageMaker:
             return None
         return self.lookup("dataset", dataset.plugin.ood if name == "ood" else name)
 
+    def pool(self, dataset: Component, name: str) -> Component | None:
+        """The other dataset that an attacker's inputs are of, without the class of which the owner makes triggers."""
+        use = self.data(dataset, name)
+        is_partner = use is not None and bool(dataset.plugin.ood) and use == self.data(dataset, "ood")
+        return replace(use, without=dataset.plugin.ood_class) if use is not None and is_partner else use
+
     def detect(
         self,
         dataset: Component,
@@ -230,7 +236,7 @@ class StageMaker:
             split_seed=derive_seed(root, number, "split"),
             plugin=link,
             architecture=self.architecture(dataset, link.plugin),
-            data=self.data(dataset, link.plugin.pool),
+            data=self.pool(dataset, link.plugin.pool),
             parents=(("model", model),),
             role=role,
             cell_seed=number if root == "seed" else None,

@@ -145,7 +145,7 @@ class StageRunner:
             **{"started": started.isoformat(), "seconds": time.perf_counter() - begin},
             **peaks.read(),
             **self._seen(stage, counts),
-            **_changed(guard),
+            **({"changed": ", ".join(guard.changed)} if guard.changed else {}),
         }
         self._end(stage, record, None if made.lacks else tensors, trace)
         return record
@@ -403,6 +403,10 @@ class StageRunner:
         if attack.has_labels:
             raise Skip(f"pool={attack.pool} has labels of another task")
         other = self.data.other(stage.data.plugin, task, self.device)
+        if stage.data.without is not None:
+            other = other[other.y != stage.data.without]
+            if not len(other):
+                raise Skip(f"pool={attack.pool}: {stage.data} has no class but the one of which triggers are made")
         order = torch.randperm(len(other), generator=torch.Generator().manual_seed(stage.split_seed))
         chosen = order[: ceil(attack.pool_share * min(len(order), task.train))].to(self.device)
         return other[chosen]
@@ -488,10 +492,6 @@ class StageRunner:
 def _reason(stage: Stage, error: BaseException) -> str:
     """The reason of a failed stage, which begins with who is to blame."""
     return str(error) if isinstance(error, Blamed) else f"{stage.plugin or stage.dataset}: {describe_error(error)}"
-
-
-def _changed(guard: Guard) -> StageRecord:
-    return {"changed": ", ".join(guard.changed)} if guard.changed else {}
 
 
 def _name(stage: Stage) -> str:
