@@ -31,9 +31,9 @@ def document() -> str:
         "",
         "`make docs` makes this page from `plugins/attacks/`. Every attack has the options `pool`, its inputs (the",
         "owner's own, as many others, out-of-distribution ones or another data set's, without the class of which",
-        "triggers are made), and `pool_share`, the share of them that it has. Attacks are chained by `|`: `retraining | pruning`. Seconds are those of one run on digits",
-        "by the defaults, on one CPU; costs of a run are in its tables: seconds, samples trained on and evaluated,",
-        "queries.",
+        "triggers are made), and `pool_share`, the share of them that it has. Attacks are chained by `|`:",
+        "`retraining | pruning`. Seconds are those of one run on digits by the defaults, on one CPU; costs of a run",
+        "are in its tables: seconds, samples trained on and evaluated, queries.",
         "",
     ]
     for family, does in FAMILIES.items():

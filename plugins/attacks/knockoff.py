@@ -15,8 +15,9 @@ class Knockoff(Extraction):
     many inputs as the owner has, where the paper's has up to twenty times as many; its adaptive policy, which it found
     to be worth little, is not here.
 
-    Measured on digits by patches of photographs, 1,347 of them (seeds 100-102, 95% intervals), agreement with the
-    victim: 68% [61, 74] by probabilities and 51% [38, 63] by labels, where the owner's own inputs give 98.9% [98, 99].
+    Measured on digits by 1,347 patches of a photograph (seeds 100-102, 95% intervals), agreement with the victim: 41%
+    [29, 53] by probabilities and 20% [0, 42] by labels, where the owner's own inputs give 98.8% [98, 100]. With patches
+    of the photograph of which triggers are made as well it was 68% [61, 74] and 51% [38, 63].
     """
 
     name = "knockoff"
