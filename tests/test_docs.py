@@ -97,6 +97,7 @@ def test_the_numbers_in_the_readmes_words_are_in_a_record() -> None:
     assert "24.8 points of the worst-case margin against the API (95% 12.4 to 37.2" in text
     assert "24.8 points of the worst-case margin against the API** (12.4 to 37.2" in twenty.read_text("utf-8")
     assert "-0.7 points, -4.5 to 3.1" in text and "-0.7 (-4.5 to 3.1)" in small.read_text("utf-8")
+    assert "(29.4 points, 7.0 to 51.8" in text and "**+29.4 (7.0 to 51.8)**" in small.read_text("utf-8")
     assert "kept 86% with the loss and 48% without" in text and "86% with the SNNL, 48% without" in small.read_text()
 
 

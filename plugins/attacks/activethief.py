@@ -22,8 +22,9 @@ class ActiveThief(Extraction):
     pool has as many inputs as the owner has.
 
     Measured on digits by 300 queries and the recipe's 24 epochs (seeds 100-102, 95% intervals), agreement with the
-    victim: of patches of a photograph k-center's choice gives 25% [20, 29], random ones 10% [8, 13], entropy 14% [0, 31]
-    and margin 10% [8, 13]; of the owner's own inputs 96% [92, 99], 91% [90, 92], 90% [82, 99] and 95% [90, 100].
+    victim: of patches of a photograph k-center's choice gives 25% [20, 29], random ones 10% [8, 13], entropy 14%
+    [0, 31] and margin 10% [8, 13]; of the owner's own inputs 96% [92, 99], 91% [90, 92], 90% [82, 99] and 95% [90,
+    100].
     """
 
     name = "activethief"
