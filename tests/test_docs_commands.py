@@ -15,7 +15,7 @@ from harness.planning.registry import load_registry
 from tests.conftest import ROOT, Cli
 from tests.test_docs import commands
 
-PAGES = ("board", "commands", "reproduce", "own-data")
+PAGES = ("board", "commands", "reproduce", "own-data", "troubleshooting", "verify")
 DIGITS = "digits[train=200,holdout=100,architecture=mlp,epochs=2,pretrain=1,batch_size=32]"
 ELSEWHERE = {
     "run --matrix paper --executor ray": "test_ray.py",  # it needs a cluster
@@ -25,7 +25,11 @@ ELSEWHERE = {
     "reproduce ewe-2021 all": "test_reproduce.py",
 }
 """Beginnings of commands that other tests run."""
-PLACEHOLDERS = {"harness submit DIR --replay 5": "harness submit results/records/2026-01-01-my-scheme --replay 5"}
+CELL = f"{DIGITS} / baseline / none #0"
+PLACEHOLDERS = {
+    **{"DIR": "results/records/2026-01-01-my-scheme", "RESULTS-OF-A": "results-of-a"},
+    **{"FOLDER": "my-plugins", "NAME": "my-mark", "CELL": CELL, "DATASET / DEFENSE / ATTACK #SEED": CELL},
+}
 FEW = {
     "run": ("--nulls", 2, "--no-innocents", "--quiet"),
     "embed": ("--nulls", 19, "--others", 0),
@@ -47,8 +51,9 @@ def runnable(page: str) -> list[str]:
 def short(words: list[str], matrix: Path) -> list[str]:
     """A command's words, of fewer digits: a preset gives way to ``matrix``, a data set to some of its own."""
     presets = ("quick", "paper", "full", "smoke")
-    short = [str(matrix) if word in presets else word.replace("cnn", "mlp") for word in words]
-    return [re.sub(r"^(mnist|image-folder)\[.*\]$|^digits\b", lambda _: DIGITS, word) for word in short]
+    short = [str(matrix) if word in presets else PLACEHOLDERS.get(word, word.replace("cnn", "mlp")) for word in words]
+    few = [re.sub(r"^(mnist|image-folder)\[.*\]$|^digits\b(?!\[)", lambda _: DIGITS, word) for word in short]
+    return [re.sub(r"^digits\[(?!train=200)", DIGITS.replace("]", ","), word) for word in few]
 
 
 def test_what_runs_elsewhere_is_in_a_page_and_its_test_is_there() -> None:
@@ -77,8 +82,12 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, cli: Cli, monkeyp
     Path("mine.toml").write_text(axes + named)
     if not any(line.startswith("harness run") for line in runnable(page)):
         cli("run", "--matrix", matrix, *FEW["run"], code=0)
+    if not any(line.startswith("harness new defense") for line in runnable(page)):
+        cli("new", "defense", "my-mark", "my-plugins", code=0)
     for line in runnable(page):
-        words = short(shlex.split(PLACEHOLDERS.get(line.partition(" #")[0].strip(), line), comments=True)[1:], matrix)
+        if line.startswith("harness embed"):
+            shutil.rmtree("owner", ignore_errors=True)  # as if each were the first
+        words = short(shlex.split(line, comments=True)[1:], matrix)
         words = [each for word in words for each in (glob(word) or [word])]  # noqa: PTH207 (as a shell)
         ended = cli(*words, *(FEW | {"why": ("--matrix", matrix)}).get(words[0], ()))
         # So short a training may not mark a model, and a record of an edited checkout is not accepted.
