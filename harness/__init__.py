@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from harness.attacks import Evasion, Extraction, Forgery, TuningAttack
+from harness.attacks import Extraction, Forgery, TuningAttack
 from harness.contracts import (
     ActiveDefense,
     Analysis,
@@ -36,6 +36,7 @@ from harness.contracts import (
     Defense,
     Detection,
     Detector,
+    Evasion,
     Evidence,
     Family,
     InputSet,

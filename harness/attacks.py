@@ -1,9 +1,8 @@
-"""Attacks of one kind: those that train the stolen model, extract a copy of it, filter what it answers, forge a key."""
+"""Attacks of one kind: those that train the stolen model, that extract a copy of it, and that forge a key for it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.contracts import BlackBoxAttack, PoolAttack, WhiteBoxAttack
@@ -90,23 +89,6 @@ class Extraction(BlackBoxAttack):
         classes = len(pool.recipe.classes)
         rest = (1 - probability) / (classes - 1)
         return rest[:, None].expand(-1, classes).scatter(1, label.clamp_min(0)[:, None], probability[:, None])
-
-
-class Evasion(PoolAttack):
-    """An attack that keeps the stolen model as it is, and filters what its API answers.
-
-    The guard that :meth:`prepare` returns is stored with the model; :meth:`serve` answers for that model.
-    """
-
-    family: ClassVar[Family] = "evasion"
-
-    @abstractmethod
-    def prepare(self, suspect: Net, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
-        """Return the guard: tensors by name, all that :meth:`serve` needs to know."""
-
-    @abstractmethod
-    def serve(self, suspect: Net, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
-        """Answers of the thief's API in place of ``logits`` ``[n, classes]``; a row of NaN refuses the query."""
 
 
 class Forgery(PoolAttack):

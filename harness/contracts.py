@@ -12,7 +12,7 @@ not declare. A defense gets its :class:`Task`, and never the test set either.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -72,6 +72,7 @@ __all__ = [
     "Defense",
     "Detection",
     "Detector",
+    "Evasion",
     "Evidence",
     "Family",
     "Gate",
@@ -383,8 +384,7 @@ class ActiveDefense(Defense):
         """Ask ``suspect`` what the API answered to the client: counts, the probe ``"trigger"`` among them.
 
         ``log`` holds the inputs, each once, that the API answered otherwise than the net, and the labels of its first
-        answers to them. It is never empty: a client without such answers has no trials.
-        """
+        answers to them. It is never empty: a client without such answers has no trials."""
 
 
 class Attack(Plugin):
@@ -405,9 +405,8 @@ class PoolAttack(Attack):
     knows_patch: ClassVar[bool] = False
     """True if the attacker knows the side of patch triggers; else ``pool.patch`` is ``None``."""
     knows: ClassVar[Knowledge] = "nothing"
-    """Knowledge that the attack is given of the defense: ``"nothing"``; ``"scheme"``, in ``pool.scheme`` (class and
-    options are public); ``"key"``, in ``pool.key`` as well, for an attack that assumes a leaked key. An attack that is
-    built against one scheme, but given nothing of it, knows nothing."""
+    """Knowledge of the defense that it is given: ``"nothing"``, also if it is built against one scheme; ``"scheme"``,
+    in ``pool.scheme`` (class and options are public); ``"key"``, in ``pool.key`` as well, a leaked one."""
 
     pool: str = option(
         "same", doc="The attacker's inputs: the owner's own (same), as many others (disjoint), ood, or a data set."
@@ -421,10 +420,7 @@ class PoolAttack(Attack):
 
     @property
     def has_answers(self) -> bool:
-        """True if ``pool.y`` has, instead of true labels, those that the victim's API answers; they count as queries.
-
-        The victim is the first model of the chain: the one that an extraction before this attack copied.
-        """
+        """True if ``pool.y`` holds what the API of the chain's first model, the victim, answers: queries that count."""
         return False
 
     @property
@@ -448,9 +444,8 @@ class BlackBoxAttack(PoolAttack):
 
     @property
     def pretrained_on(self) -> str:
-        """Name of another data set, a net of which it starts from: see :meth:`Context.start`. ``"ood"`` is the task's
-        own partner, empty is none. All seeds, schemes and unmarked models share that net, as thieves share public ones.
-        """
+        """Name of another data set, a net of which it starts from (:meth:`Context.start`): ``"ood"`` is the task's own
+        partner, empty is none. All seeds, schemes and unmarked models share that net, as thieves share public ones."""
         return ""
 
     @abstractmethod
@@ -474,6 +469,23 @@ class Detector(PoolAttack):
     @abstractmethod
     def run(self, suspect: Net, pool: Pool, ctx: Context) -> Detection:
         """Search ``suspect``, which is its own copy, and return what it found."""
+
+
+class Evasion(PoolAttack):
+    """An attack that keeps the stolen model as it is, and filters what its API answers.
+
+    The guard that :meth:`prepare` returns is stored with the model; :meth:`serve` answers for that model.
+    """
+
+    family: ClassVar[Family] = "evasion"
+
+    @abstractmethod
+    def prepare(self, suspect: Net, pool: Pool, ctx: Context) -> Mapping[str, Tensor]:
+        """Return the guard: tensors by name, all that :meth:`serve` needs to know."""
+
+    @abstractmethod
+    def serve(self, suspect: Net, inputs: Tensor, logits: Tensor, guard: Mapping[str, Tensor]) -> Tensor:
+        """Answers of the thief's API in place of ``logits`` ``[n, classes]``; a row of NaN refuses the query."""
 
 
 class Analysis(Plugin):

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.attacks import Evasion
+from harness.contracts import Evasion
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.attacks import Evasion, Forgery
-from harness.contracts import Attack, BlackBoxAttack, Detector, Knowledge, PoolAttack
+from harness.attacks import Forgery
+from harness.contracts import Attack, BlackBoxAttack, Detector, Evasion, Knowledge, PoolAttack
 from harness.errors import UsageError
 from harness.planning.graph import Component
 

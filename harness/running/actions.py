@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from harness import modelfiles
-from harness.attacks import Evasion, Forgery
+from harness.attacks import Forgery
 from harness.contracts import (
     ActiveDefense,
     Analysis,
@@ -20,6 +20,7 @@ from harness.contracts import (
     Defense,
     Detection,
     Detector,
+    Evasion,
     Evidence,
     Key,
     Marked,

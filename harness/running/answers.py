@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from harness.attacks import Evasion
-from harness.contracts import Defense, Key, Split, classes_of
+from harness.contracts import Defense, Evasion, Key, Split, classes_of
 from harness.errors import Blamed, OutOfMemory, Skip
 from harness.nets import Net
 from harness.planning.graph import Component

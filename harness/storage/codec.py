@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import nets
-from harness.attacks import Evasion
-from harness.contracts import Architecture, Key, Probe, Split
+from harness.contracts import Architecture, Evasion, Key, Probe, Split
 from harness.engine.train import on_device
 from harness.errors import DamagedArtifact, PluginError, UsageError
 from harness.nets import Net
