@@ -60,7 +60,8 @@ class Cfw(Defense):
 
     Measured on digits (seeds 100-102; range, and 15 unmarked models): victims answer 100% of the images; copies by
     labels 2 to 26%, unmarked models 10%; fine-tuned copies 4 to 30%, 11%; copies by probabilities 9 to 41%, 7%. Three
-    seeds differ too much to say whether the class stays in copies.
+    seeds differ too much to say whether the class stays in copies. On 5,000 MNIST images (seeds 0-4) it does not: 2%
+    of the images are left by either answer, unmarked models 1%.
     """
 
     name = "cfw"

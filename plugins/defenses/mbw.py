@@ -40,7 +40,8 @@ class Mbw(Defense):
     trained for the recipe's 24 epochs 1.7% [0, 4.5]; of Adi's triggers 15.3% [8.2, 22.5] and 13.0% [6.4, 19.6], where
     unmarked models answer 11%. So the claim holds for a thief who trains until all answers are learned. Victims lose 5
     points of accuracy, and fail the fidelity gate: 100 keys are a fourteenth of this training data, in the paper they
-    are a five-hundredth.
+    are a five-hundredth. On 5,000 MNIST images (seeds 0-4) they lose 0.6 points and pass; copies that are trained as
+    long as the victim keep 1%.
     """
 
     name = "mbw"
