@@ -37,8 +37,8 @@ class MeaDefender(Defense):
     35%, unmarked models 11%; copies by probabilities 0 to 61%, 13%. Without the term of both images it is 0 to 38% and
     0 to 61%: that the term is what transfers, as the paper says, is not seen here. On 5,000 MNIST images (seeds 0-4) 46
     and 37% are left, between 7 and 94% by labels, unmarked models 1%. Victims lose 2.4 points on digits and 2.3 on
-    MNIST (SD 2.6 and 3.7; there one lost 8.6, one 2.5, three under 0.4), and fail the fidelity gate: on some seeds the other
-    losses, whose weights are fixed here, win over the task's.
+    MNIST (SD 2.6 and 3.7; there one lost 8.6, one 2.5, three under 0.4), and fail the fidelity gate: on some seeds the
+    other losses, whose weights are fixed here, win over the task's.
     """
 
     name = "mea-defender"
