@@ -32,7 +32,7 @@ PLACEHOLDERS = {
 }
 FEW = {
     "run": ("--nulls", 2, "--no-innocents", "--quiet"),
-    "embed": ("--nulls", 19, "--others", 0),
+    "embed": ("--nulls", 19, "--others", 0, "--seed", 0),  # of a drawn one there may be no place for a patch
     "submit": ("--min-seeds", 1, "--min-nulls", 1),
     "site": ("--min-seeds", 1, "--min-nulls", 1),
 }
