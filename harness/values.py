@@ -203,6 +203,14 @@ class Pool:
             raise Refused("the attacker's pool has no labels: declare `labelled = True`")
         return self.y
 
+    def side(self) -> int:
+        """The side of the owner's patch, for an attack that declared ``knows_patch``. Raises :class:`Skip` where such a
+        square does not fit the inputs."""
+        side = self.patch or 0
+        if not 1 <= side <= min(self.x.shape[2:]):
+            raise Skip(f"a patch of side {side} does not fit the inputs")
+        return side
+
 
 # --- training ---------------------------------------------------------------------------------------------------------
 

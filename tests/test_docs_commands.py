@@ -39,6 +39,18 @@ FEW = {
 """Options that make a command short, or let it accept what such a run found."""
 
 
+AXES = 'defenses = ["ewe", "baseline"]\nattacks = ["none", "retraining"]\nnulls = 2\n'
+NAMED = """
+[datasets.mine]
+use = "npz[path=~/digits.npz]"
+epochs = 2
+pretrain = 1
+architecture = "mlp"
+patch = 2
+"""
+"""Parts of matrix files that the pages speak of."""
+
+
 def runnable(page: str) -> list[str]:
     """The commands of a page, without those that run elsewhere, and names of commands that need more words."""
     lines = commands(ROOT / "docs" / f"{page}.md")
@@ -51,8 +63,8 @@ def runnable(page: str) -> list[str]:
 def short(words: list[str], matrix: Path) -> list[str]:
     """A command's words, of fewer digits: a preset gives way to ``matrix``, a data set to some of its own."""
     presets = ("quick", "paper", "full", "smoke")
-    short = [str(matrix) if word in presets else PLACEHOLDERS.get(word, word.replace("cnn", "mlp")) for word in words]
-    few = [re.sub(r"^(mnist|image-folder)\[.*\]$|^digits\b(?!\[)", lambda _: DIGITS, word) for word in short]
+    named = [str(matrix) if word in presets else PLACEHOLDERS.get(word, word.replace("cnn", "mlp")) for word in words]
+    few = [re.sub(r"^(mnist|image-folder)\[.*\]$|^digits\b(?!\[)", lambda _: DIGITS, word) for word in named]
     return [re.sub(r"^digits\[(?!train=200)", DIGITS.replace("]", ","), word) for word in few]
 
 
@@ -71,25 +83,20 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path, cli: Cli, monkeyp
     (tmp_path / "data").mkdir()
     digits = load_registry().component("dataset", DIGITS).plugin.load(tmp_path)
     np.savez(tmp_path / "digits.npz", x=digits.x_train, y=digits.y_train)
-    matrix, axes = (
-        tmp_path / "small.toml",
-        'defenses = ["ewe", "baseline"]\nattacks = ["none", "retraining"]\nnulls = 2\n',
-    )
-    matrix.write_text(f'datasets = ["{DIGITS}"]\n{axes}')
-    named = (
-        '[datasets.mine]\nuse = "npz[path=~/digits.npz]"\nepochs = 2\npretrain = 1\narchitecture = "mlp"\npatch = 2\n'
-    )
-    Path("mine.toml").write_text(axes + named)
+    matrix = tmp_path / "small.toml"
+    matrix.write_text(f'datasets = ["{DIGITS}"]\n{AXES}')
+    Path("mine.toml").write_text(AXES + NAMED)
     if not any(line.startswith("harness run") for line in runnable(page)):
         cli("run", "--matrix", matrix, *FEW["run"], code=0)
     if not any(line.startswith("harness new defense") for line in runnable(page)):
         cli("new", "defense", "my-mark", "my-plugins", code=0)
+    few = FEW | {"why": ("--matrix", matrix)}
     for line in runnable(page):
         if line.startswith("harness embed"):
             shutil.rmtree("owner", ignore_errors=True)  # as if each were the first
         words = short(shlex.split(line, comments=True)[1:], matrix)
         words = [each for word in words for each in (glob(word) or [word])]  # noqa: PTH207 (as a shell)
-        ended = cli(*words, *(FEW | {"why": ("--matrix", matrix)}).get(words[0], ()))
+        ended = cli(*words, *few.get(words[0], ()))
         # So short a training may not mark a model, and a record of an edited checkout is not accepted.
         assert ended.code in ((0, 1) if words[0] in ("verify", "submit") else (0,)), f"{line}\n{ended.out}\n{ended.err}"
         if words[0] == "embed":

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from harness import Context, Dataset, Pool, Skip, Split, TuningAttack, needs_images, nets, option, triggers
+from harness import Context, Dataset, Pool, Split, TuningAttack, needs_images, nets, option, triggers
 
 
 class PatchRelabelling(TuningAttack):
@@ -33,11 +33,8 @@ class PatchRelabelling(TuningAttack):
         return needs_images(dataset)
 
     def run(self, victim: nets.Net, pool: Pool, ctx: Context) -> nets.Net:
-        side = pool.patch or 0
-        if not 1 <= side <= min(pool.x.shape[2:]):
-            raise Skip(f"a patch of side {side} does not fit the inputs")
         data = self.data(victim, pool, ctx)
-        squares = squares_like(pool.x, side, ctx.generator)
+        squares = squares_like(pool.x, pool.side(), ctx.generator)
         carrying = Split(triggers.patched(pool.x, squares, pool.recipe.value_range[1]), data.y)
         return ctx.train(victim, [ctx.stream(data + carrying)], self.epochs or pool.recipe.epochs)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from harness import Context, Dataset, Evasion, Pool, Skip, needs_images, nets, option
+from harness import Context, Dataset, Evasion, Pool, needs_images, nets, option
 
 
 class TriggerRefusal(Evasion):
@@ -40,9 +40,7 @@ class TriggerRefusal(Evasion):
 
     def prepare(self, suspect: nets.Net, pool: Pool, ctx: Context) -> dict[str, torch.Tensor]:
         low, high = pool.recipe.value_range
-        side = pool.patch or 0
-        if not 1 <= side <= min(pool.x.shape[2:]):
-            raise Skip(f"a patch of side {side} does not fit the inputs")
+        side = pool.side()
         limit = low + self.brightness * (high - low)
         bright = torch.cat([_bright(part, side, limit) for part in pool.x.split(1000)])
         return {
