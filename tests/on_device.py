@@ -240,8 +240,9 @@ ALL = {
     "architectures": ["--defense", "baseline", *each("--attack", surrogates()), "--nulls", "0"],
 }
 # torch 2.11's gradient of a 3 x 3 convolution of stride 2 over 1 x 1 inputs, in bfloat16 and channels-last, holds
-# memory that nobody wrote: of 30 equal calls on an AMD EPYC 23 gave what is not finite. ResNets for large images do so.
-UNWRITTEN = "the model's layer4.0.conv1.weight is not finite: training diverged"
+# memory that nobody wrote: of 30 equal calls on an AMD EPYC 23 gave what is not finite. ResNets for large images
+# do so, on images of 8 x 8 pixels in layers 3 and 4.
+UNWRITTEN = tuple(f"the model's layer{k}.0.conv1.weight is not finite: training diverged" for k in (3, 4))
 LACKS = (
     "picks none of 60 training inputs",
     "held out: too few for triggers",
@@ -269,7 +270,7 @@ LACKS = (
 )
 def test_every_built_in_plugin_runs_on_the_device(on_device: Callable[..., Tables], which: str, precision: str) -> None:
     stages = on_device(*ALL[which], "--precision", precision).read("stages")
-    unwritten = (UNWRITTEN,) if precision == "bf16" else ()
+    unwritten = UNWRITTEN if precision == "bf16" else ()
     ended = stages[~stages["reason"].str.endswith((*LACKS, *unwritten))]
     assert len(ended) > len(stages) / 2 and (ended["status"] == "ok").all(), ended.loc[
         ended["status"] != "ok", "reason"
