@@ -236,7 +236,7 @@ def embed(
 
     Raises :class:`harness.UsageError` for a mistake in the arguments, and where the run made no key.
     """
-    from harness.owning.embedding import Wanted, check_folder, plan_owner, write
+    from harness.owning.embedding import Wanted, check_folder, plan_owners, write
     from harness.planning.registry import load_registry
     from harness.verdicts.rules import Rules
 
@@ -245,13 +245,14 @@ def embed(
     store, tables = _open(results)
     registry = load_registry(folders(plugins))
     registry.contents = _contents(None if data is None else user_path(data), tables, fetch=True)
-    planning = plan_owner(Wanted(dataset, defense, texts(attacks), nulls, others, seed), registry, rules)
     machine = Machine(
         None if data is None else user_path(data), device, jobs=parse_jobs(jobs), plugins=folders(plugins)
     )
-    run = _run(planning, registry, store, tables, machine, "failed", False, progress)
-    if run.interrupted or run.failures:
-        raise UsageError(f"no key was made: {repr(run).replace(chr(10), '; ')}")
+    wanted = Wanted(dataset, defense, texts(attacks), nulls, others, seed)
+    for planning in plan_owners(wanted, registry, tables, rules):
+        run = _run(planning, registry, store, tables, machine, "failed", False, progress)
+        if run.interrupted or run.failures:
+            raise UsageError(f"no key was made: {repr(run).replace(chr(10), '; ')}")
     write(planning, store, tables, folder, rules)
     return folder
 

@@ -34,9 +34,12 @@ def registry() -> Registry:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_registry() -> Iterator[None]:
-    """Plugins are read once for all commands of a module that imports this."""
+    """The built-in plugins are read once for all commands of a module that imports this."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.planning.registry.load_registry", lambda folders=(): registry())
+        patch.setattr(
+            "harness.planning.registry.load_registry",
+            lambda folders=(): load_registry(folders) if folders else registry(),
+        )
         yield
 
 

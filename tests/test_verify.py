@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import harness
 from harness.errors import UsageError
 from harness.owning.answers import logits_of
+from harness.owning.embedding import DRAWS
 from harness.owning.folder import read_owner
 from harness.owning.verdict import Verdict, judge, most_unmarked
 from harness.verdicts.rules import Rules
@@ -318,6 +319,49 @@ def test_what_cannot_become_a_key_is_refused_before_anything_runs(cli: Cli, tmp_
     assert "unknown attack 'prunin'" in refused("--defense", "ewe", "--attack", "prunin", "--seed", 1)
     (tmp_path / "owner").write_text("mine")
     assert "is no folder: choose another" in refused("--defense", "ewe")
+
+
+UNLUCKY = """
+from pathlib import Path
+
+from harness import Skip
+from tests.plugins_smallest.wrong_label import WrongLabel as Base
+
+
+class Unlucky(Base):
+    \"\"\"A scheme that has no place for its triggers with the first seeds that it is given.\"\"\"
+
+    name = "unlucky"
+
+    unlucky: int = 1
+    \"\"\"Number of seeds.\"\"\"
+
+    def embed(self, task, ctx):
+        tried = Path(__file__).with_suffix(".tried")
+        with tried.open("a") as log:
+            log.write("x")
+        if len(tried.read_text()) <= self.unlucky:
+            raise Skip("no place for a trigger")
+        return super().embed(task, ctx)
+"""
+
+
+def test_a_seed_that_the_scheme_skips_is_replaced_where_it_was_drawn(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "unlucky.py").write_text(UNLUCKY)
+    where = ["--dataset", TINY, "--results", tmp_path / "results", "--plugins", tmp_path / "plugins"]
+    small = [*where, "--nulls", 19, "--others", 0, "--jobs", 1, "--quiet", "--output", tmp_path / "owner"]
+    said = cli("embed", "--defense", "unlucky", "--seed", 1, *small, code=2).err
+    assert said.startswith("harness: no key was made with seed 1 (") and len(said.splitlines()) == 1
+    assert "no place for a trigger): give another" in said and not (tmp_path / "owner").exists()
+    said = cli("embed", "--defense", "unlucky[unlucky=99]", *small, code=2).err
+    drawn = re.findall(r"^seed (\d+) \(secret\)", said, re.MULTILINE)
+    assert len(set(drawn)) == DRAWS and "any of 5 seeds (" in said.splitlines()[-1]
+    (tmp_path / "plugins" / "unlucky.tried").unlink()
+    said = cli("embed", "--defense", "unlucky", *small, code=0).err
+    first, second = re.findall(r"^seed (\d+) \(secret\)", said, re.MULTILINE)
+    assert f"no mark with seed {first} (" in said
+    assert json.loads((tmp_path / "owner" / "secret" / "origin.json").read_text())["seed"] == int(second)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,19 +64,18 @@ def embed(
 
     The folder has the marked model, the secret key, a commitment to be published before a dispute, and a page.
     """
-    from harness.owning.embedding import Wanted, check_folder, plan_owner, write
+    from harness.owning.embedding import Wanted, check_folder, plan_owners, write
     from harness.running.session import Options
 
     check_folder(output)
     store, tables = open_results(results)
     registry = planning_registry(machine.plugins, machine.data, tables, fetch=True)
-    planning = plan_owner(Wanted(dataset, defense, attacks, nulls, others, seed), registry, rules)
-    if seed is None:
-        echo(f"seed {planning.seed} (secret): --seed {planning.seed} goes on, should this be interrupted", err=True)
-    outcome = execute(planning.plan, registry, store, tables, machine, Options("failed"), quiet=quiet)
-    store.flush()
-    if outcome.interrupted or outcome.failures:
-        return report(outcome, planning.plan, store.address, err=True)
+    wanted = Wanted(dataset, defense, attacks, nulls, others, seed)
+    for planning in plan_owners(wanted, registry, tables, rules, partial(echo, err=True)):
+        outcome = execute(planning.plan, registry, store, tables, machine, Options("failed"), quiet=quiet)
+        store.flush()
+        if outcome.interrupted or outcome.failures:
+            return report(outcome, planning.plan, store.address, err=True)
     about, commitment = write(planning, store, tables, output, rules)
     for chain, reason in about.left_out.items():
         say(f"no verdict after {chain}: {reason}", err=True)

@@ -6,7 +6,7 @@ All of it goes through an ordinary plan and store: what is stored is not compute
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 NULLS, OTHERS = 39, 3
 """Unmarked models, and models of other owners, by default: two of three that are accused say "not by whom"."""
 SEEDS = 2**48
+DRAWS = 5
+"""Seeds that are drawn at most, one after the other, for a scheme that cannot mark with each of them."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,41 @@ def _check_chain(cell: Cell) -> None:
         raise UsageError(
             f"--attack {cell.attack!r} leaves unmarked models as they are, so there is nothing to compare with"
         )
+
+
+def plan_owners(
+    wanted: Wanted,
+    registry: Registry,
+    tables: Tables,
+    rules: Rules,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Iterator[Planning]:
+    """Plans of a key, each to be run before the next is asked for: the last is the one whose scheme marked a model.
+
+    A scheme may have no place for its triggers in a seed's data, and skips that seed. It says so before any model is
+    asked, so that drawing another chooses among no verdicts. Raises :class:`UsageError`, also where the scheme skips
+    the seed that was given, or all of :data:`DRAWS`.
+    """
+    for _ in range(DRAWS):
+        planning = plan_owner(wanted, registry, rules)
+        seed = planning.seed
+        if wanted.seed is None:
+            tell(f"seed {seed} (secret): --seed {seed} goes on, should this be interrupted")
+        yield planning
+        reason = _skipped(planning.own, tables)
+        if not reason:
+            return
+        if wanted.seed is not None:
+            raise UsageError(f"no key was made with seed {seed} ({reason}): give another")
+        tell(f"no mark with seed {seed} ({reason}): another is drawn")
+    raise UsageError(f"no key was made with any of {DRAWS} seeds ({reason})")
+
+
+def _skipped(cell: Cell, tables: Tables) -> str:
+    """The reason for which a cell's victim was not marked, if the scheme skipped it."""
+    cells = tables.read("cells")
+    rows = cells[cells["cell"].eq(cell.id) & cells["status"].eq("skipped")]
+    return "".join(rows["reason"].astype(str).iloc[:1])
 
 
 # --- after the run ----------------------------------------------------------------------------------------------------
