@@ -458,6 +458,21 @@ def test_a_plateau_starts_where_the_curve_stays_near_its_end() -> None:
     assert seeds("plateau_epoch", frames([{}], curves=flat)) == {0: 1.0}
 
 
+def test_the_gain_in_success_is_divided_by_the_loss_of_accuracy() -> None:
+    def seeds_of(success: list[float], accuracy: list[float]) -> dict[int, float]:
+        curves = {"success": success, "accuracy": accuracy, "snnl:dense": [3.0, 1.0, 1.0]}
+        rows = [
+            {"cell": "c0", "epoch": epoch, "quantity": name, "value": value}
+            for name, values in curves.items()
+            for epoch, value in enumerate(values, start=1)
+        ]
+        return seeds("success_per_accuracy", frames([{}], curves=rows))
+
+    assert seeds_of([0.2, 0.9, 1.0], [0.99, 0.5, 0.97]) == {0: pytest.approx(40)}
+    assert seeds_of([0.2, 0.9, 1.0], [0.97, 0.5, 0.99]) == {0: pytest.approx(-40)}
+    assert seeds_of([0.2, 0.9, 1.0], [0.97, 0.5, 0.9705]) == {}  # accuracy did not move
+
+
 @pytest.mark.parametrize("name", sorted(QUANTITIES))
 def test_every_quantity_is_empty_without_cells_and_without_evidence(name: str) -> None:
     some = frames([{}])

@@ -24,6 +24,8 @@ LOST = 10.0
 """Success in % below which a mark counts as lost: the measure of the EWE paper's Figure 13."""
 PLATEAU = 0.1
 """Share of a curve's whole range, 0..1: a curve has reached its plateau once it stays this close to its end."""
+MOVED = 0.001
+"""Change of an accuracy, 0..1, below which no ratio to it is taken."""
 POINTS = 201
 """Values of x1, evenly from 0 to 1, on which the analytic networks are asked."""
 TRIALS = 20_000
@@ -207,15 +209,34 @@ def _similarity(frames: Frames) -> pd.Series[float]:
     return pair.groupby("cell")["similarity"].mean()
 
 
-def _plateau(frames: Frames) -> pd.Series[float]:
-    """The first epoch from which the SNNL, its taps averaged, stays near where it ends."""
+def _plateau(start: str) -> Callable[[Frames], pd.Series[float]]:
+    """The first epoch from which the curves whose names begin with ``start``, averaged, stay near where they end."""
+
+    def plateau(frames: Frames) -> pd.Series[float]:
+        found = {}
+        curves = frames.curves[frames.curves["quantity"].str.startswith(start)]
+        for cell, rows in curves.groupby("cell"):
+            curve = rows.groupby("epoch")["value"].mean().sort_index()
+            away = (curve - curve.iloc[-1]).abs() > PLATEAU * (curve.max() - curve.min())
+            later = curve.index[away.to_numpy()]
+            found[cell] = (
+                float(curve.index[curve.index > later.max()].min()) if len(later) else float(curve.index.min())
+            )
+        return _series(found)
+
+    return plateau
+
+
+def _success_per_accuracy(frames: Frames) -> pd.Series[float]:
+    """Gain of success over loss of accuracy from the first epoch of embedding to the last, as the EWE paper's Figure 6 has
+    it: below 0 where accuracy rises too, and none where it moves by less than :data:`MOVED`."""
     found = {}
-    curves = frames.curves[frames.curves["quantity"].str.startswith("snnl:")]
-    for cell, rows in curves.groupby("cell"):
-        curve = rows.groupby("epoch")["value"].mean().sort_index()
-        away = (curve - curve.iloc[-1]).abs() > PLATEAU * (curve.max() - curve.min())
-        later = curve.index[away.to_numpy()]
-        found[cell] = float(curve.index[curve.index > later.max()].min()) if len(later) else float(curve.index.min())
+    for cell, rows in frames.curves.groupby("cell"):
+        curves = rows.pivot_table(index="epoch", columns="quantity", values="value").sort_index()
+        if {"success", "accuracy"} <= set(curves):
+            gain, loss = (curves[name].iloc[-1] - curves[name].iloc[0] for name in ("success", "accuracy"))
+            if abs(loss) >= MOVED:
+                found[cell] = float(gain / -loss)
     return _series(found)
 
 
@@ -271,7 +292,9 @@ QUANTITIES: dict[str, Quantity] = {
     "frequency_gap": Quantity("frequency gap", "points", _frequency_gap),
     "separation": Quantity("separation", "SDs", _separation),
     "similarity": Quantity("class similarity", "", _similarity),
-    "plateau_epoch": Quantity("plateau", "epoch", _plateau),
+    "plateau_epoch": Quantity("plateau", "epoch", _plateau("snnl:")),
+    "success_plateau_epoch": Quantity("success's plateau", "epoch", _plateau("success")),
+    "success_per_accuracy": Quantity("success per accuracy", "", _success_per_accuracy),
     "accuracy_when_lost": Quantity("accuracy when lost", "%", by_seed=_accuracy_when_lost),
     "similarity_correlation": Quantity("correlation", "", by_seed=_correlation("similarity", "surrogate_success")),
     "accuracy_correlation": Quantity("correlation", "", by_seed=_correlation("victim_accuracy", "surrogate_success")),
