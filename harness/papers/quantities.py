@@ -228,8 +228,10 @@ def _plateau(start: str) -> Callable[[Frames], pd.Series[float]]:
 
 
 def _success_per_accuracy(frames: Frames) -> pd.Series[float]:
-    """Gain of success over loss of accuracy from the first epoch of embedding to the last, as the EWE paper's Figure 6 has
-    it: below 0 where accuracy rises too, and none where it moves by less than :data:`MOVED`."""
+    """Gain of success over loss of accuracy from the first epoch of embedding to the last: the EWE paper's Figure 6.
+
+    Below 0 where accuracy rises too; none where it moves by less than :data:`MOVED`.
+    """
     found = {}
     for cell, rows in frames.curves.groupby("cell"):
         curves = rows.pivot_table(index="epoch", columns="quantity", values="value").sort_index()
