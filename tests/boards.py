@@ -45,13 +45,16 @@ def share(count: float, of: int = 10) -> Share:
     return Share(count, of, max(0.0, count / of - 0.3), min(1.0, count / of + 0.3))
 
 
+WORST = "retraining | pruning[fraction=0.4]"
+
+
 def standings(
     margins: tuple[float, float], ranks: tuple[int | None, int | None], n: int = 10, **changes: Any
 ) -> dict[Any, Standing]:
     """Standings in black box, white box and both."""
     made = {}
     for threat, margin, rank in zip(THREATS, (*margins, min(margins)), (*ranks, ranks[0]), strict=True):
-        worst = ("retraining | pruning[fraction=0.4]",)
+        worst = (WORST,)
         values = {"survives": 3, "marked": 3, "removed": 0, "attacks": 4, "incomplete": ""} | changes
         made[threat] = Standing(threat, rank, estimate(margin, n=n), worst, margin - 0.1, margin - 0.15, **values)
     return made
@@ -84,6 +87,7 @@ def attacked(name: str = "ewe", attack: str = "retraining", **changes: Any) -> A
         **{"dataset": "digits", "defense": name, "attack": attack, "plugins": attack.partition("[")[0]},
         **{"family": "extraction", "threat": "black box", "n": 10, "useful": 9, "success": summary(0.7)},
         **{"distribution": (0, 0, 1, 0, 0, 0, 0, 0, 4, 5), "held_out": summary(0.6), "accuracy": summary(0.95)},
+        **{"drop": summary(0.012), "attack_queries": summary(640), "attack_seconds": summary(2.5)},
         **{"margin": estimate(0.68), "false_rate": 0.09, "marked": share(9), "most": 10, "by_chance": 0.0001},
         **{"survival": "survived", "verdict": "", "models": 39, "attacked_models": 37, "queries": 12.4},
         **{"no_attack": "", "at_budget": 0.98, "failed": 0, "skipped": 0},
@@ -145,6 +149,7 @@ def board(*schemes: Scheme, rules: Rules | None = None, **changes: Any) -> Board
                 for name in names
                 for attack, more in (("retraining", {}), (PRUNED, weak))
             ),
+            attacked(names[0], WORST),
             attacked(names[0], "overwriting", no_attack="knows the key", survival="", verdict="", marked=None),
         ],
         "innocents": [each for name in names for each in innocents(name)],

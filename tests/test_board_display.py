@@ -22,7 +22,20 @@ from harness.ranking.render import flat_columns, flat_rows, html, markdown, text
 from harness.ranking.views import BY, VIEWS, details_sheet
 from harness.verdicts.board import Scheme
 from harness.verdicts.rules import Rules, TestName
-from tests.boards import CONCLUSION, LONG, PRUNED, attacked, board, estimate, forged, scheme, setting, standings, ten
+from tests.boards import (
+    CONCLUSION,
+    LONG,
+    PRUNED,
+    WORST,
+    attacked,
+    board,
+    estimate,
+    forged,
+    scheme,
+    setting,
+    standings,
+    ten,
+)
 
 GOLDEN = """\
 digits: Against both kinds of thief, ewe keeps some of its mark (margin 38%); the other keeps less.
@@ -224,6 +237,13 @@ def test_numbers_that_are_not_known_are_dashes() -> None:
         assert not re.search(r"\bnan\b|\bNone\b", shown), shown
     wild = board(scheme("ewe", cost=estimate(math.nan), standings=standings((math.nan, math.inf), (1, None))))
     assert not re.search(r"\bnan\b|\binf\b", text(overview_sheet(wild), 100))
+
+
+def test_a_board_says_what_the_worst_attack_costs_the_thief() -> None:
+    worst = views.WORST.table(board(), "digits")
+    told = dict(zip((column.header for column in worst.columns), worst.rows()[0], strict=True))
+    assert told["worst attack"] == WORST and {each.threat for each in worst.records} == {"black box", "white box"}
+    assert told["accuracy lost (points)"].startswith("1.2 ±") and told["queries asked"] == "640"
 
 
 @pytest.mark.parametrize("by", BY)

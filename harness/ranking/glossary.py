@@ -33,6 +33,9 @@ BOARD = {
     "that were judged.",
     "removed by": "Attacks after which, with 95% confidence, less than half of the models are marked.",
     "worst attack": "Attack that the worst case is of; two where the halves of the seeds choose differently.",
+    "accuracy lost": "Accuracy of the victim, as it is served, less that of the surrogate: what the thief gives up.",
+    "queries asked": "Queries that the attack asked of the victim, mean over seeds.",
+    "seconds": "Seconds that the attack took, of all its links.",
     "no rank": "Reason why the scheme has no rank.",
     "marked": "Number of seeds on which the model is called marked: p <= {fraction}, and a margin of at least "
     "{min_margin}. {test} A failed attack counts as its victim.",

@@ -29,6 +29,7 @@ from harness.verdicts.board import (
     Share,
     Standing,
     Suspects,
+    Threat,
 )
 from harness.verdicts.rules import Rules
 
@@ -154,6 +155,52 @@ STANDINGS = View(
         _name("no rank", "no_rank"),
     ),
     Standing,
+)
+
+
+@dataclass(frozen=True)
+class Worst:
+    """An attack that is a scheme's worst within a threat model."""
+
+    dataset: str
+    defense: str
+    threat: Threat
+    attacked: Attacked
+
+
+def _worst_attacks(board: Board) -> list[Worst]:
+    """The worst attacks of each threat model, but not of both together, which are among them."""
+    by_attack = {(each.dataset, each.defense, each.attack): each for each in board.attacks}
+    return [
+        Worst(each.dataset, each.defense, each.standing.threat, found)
+        for each in _standings(board)
+        if each.standing.threat != "both"
+        for attack in each.standing.worst_attacks
+        if (found := by_attack.get((each.dataset, each.defense, attack)))
+    ]
+
+
+def _under(name: str, cell: Callable[[Attacked], Value], unit: str = "%", *, words: bool = False) -> Column[Worst]:
+    return Column(name, lambda record: cell(record.attacked), unit, words=words)
+
+
+WORST = View(
+    "worst attacks",
+    "worst attacks, and their price for the thief",
+    _worst_attacks,
+    (
+        Column("threat", lambda record: (record.threat, ""), "", words=True),
+        SCHEME,
+        _under("worst attack", lambda attacked: values.text(attacked.attack), "", words=True),
+        _under("n", lambda attacked: values.count(attacked.n), ""),
+        _under("useful", lambda attacked: values.count(attacked.useful), ""),
+        _under("margin", lambda attacked: values.spread(attacked.margin)),
+        _under("95% interval", lambda attacked: values.ends(attacked.margin)),
+        _under("accuracy lost", lambda attacked: values.spread(attacked.drop), "points"),
+        _under("queries asked", lambda attacked: values.mean(attacked.attack_queries), ""),
+        _under("seconds", lambda attacked: values.spread(attacked.attack_seconds, 1, 1), "s"),
+    ),
+    Worst,
 )
 
 
@@ -396,11 +443,11 @@ FORGERIES = View(
     group=lambda forged: forged.attack,
 )
 VIEWS: tuple[View[Any], ...] = (
-    *(STANDINGS, ATTACKS, NO_ATTACKS, COSTS, VERIFYING, EVASIONS, DETECTIONS, FORGERIES, INNOCENT),
+    *(STANDINGS, WORST, ATTACKS, NO_ATTACKS, COSTS, VERIFYING, EVASIONS, DETECTIONS, FORGERIES, INNOCENT),
 )
 """Tables of ``harness leaderboard --details``, in their order."""
 BY: dict[str, tuple[View[Any], ...]] = {
-    "dataset": (STANDINGS, COSTS),
+    "dataset": (STANDINGS, WORST, COSTS),
     "attack": (ATTACKS, NO_ATTACKS, EVASIONS, DETECTIONS, FORGERIES),
     "family": (FAMILIES,),
 }

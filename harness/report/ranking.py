@@ -136,8 +136,9 @@ def _bars(scheme: Scheme, series: list[Threat]) -> list[Bar]:
 
 
 def standings(board: Board, known: Known) -> Section | None:
-    """Worst case of every scheme in each threat model."""
-    return _section("threats", "Worst case in each threat model", MARGINS, (views.STANDINGS,), board, known)
+    """Worst case of every scheme in each threat model, and the attacks of which it is."""
+    worst = (views.STANDINGS, views.WORST)
+    return _section("threats", "Worst case in each threat model", MARGINS, worst, board, known)
 
 
 def price(board: Board, known: Known) -> Section | None:

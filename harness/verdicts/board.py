@@ -125,6 +125,11 @@ class Attacked:
     """Numbers of seeds with a success in each tenth of 0..1."""
     held_out: Summary | None
     accuracy: Summary | None
+    drop: Summary | None
+    """The victim's served accuracy less the surrogate's: what the thief gives up, as a share."""
+    attack_queries: Summary | None
+    """Queries that the attack asked of the victim."""
+    attack_seconds: Summary | None
     margin: Estimate | None
     """Margin over seeds; a failed attack counts with the victim's own."""
     false_rate: float

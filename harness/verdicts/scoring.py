@@ -43,7 +43,8 @@ CELL_COLUMNS = (
     *("null_accuracy", "victim_accuracy", "victim_raw_accuracy", "surrogate_accuracy", "surrogate_pool_accuracy"),
     *("victim_trigger_matches", "victim_trigger_trials", "surrogate_trigger_matches", "surrogate_trigger_trials"),
     *("surrogate_held_out_matches", "surrogate_held_out_trials", "null_trigger_matches", "null_trigger_trials"),
-    *("test_samples", "attacked", "embed_seconds", "nulls", "accuracy_gate", "fingerprint", "options"),
+    *("queries", "attack_seconds", "test_samples", "attacked", "embed_seconds", "nulls"),
+    *("accuracy_gate", "fingerprint", "options"),
     CONTENTS,
 )
 """Columns of the table ``cells`` that verdicts are made of: large tables are read faster by these alone."""
