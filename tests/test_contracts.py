@@ -450,7 +450,7 @@ class Ran:
     @property
     def splits(self) -> Any:
         (stage,) = [stage for stage in self.plan.stages.values() if stage.action == "embed"]
-        return self.worker.splits(stage)
+        return self.worker.materials.splits(stage)
 
 
 def run(folder: Path, defense: str, *attacks: str, dataset: str = "noise", nulls: int = 0) -> Ran:
@@ -761,7 +761,7 @@ def test_the_victims_accuracy_is_that_of_its_api(tmp_path: Path) -> None:
 def test_an_api_that_writes_into_its_queries_changes_nobody_elses_data(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking[wipes=true]", "ask")
     test, arrays = ran.worker.data.test(Noise(), CPU), Noise().load(tmp_path)
-    assert torch.equal(ran.worker._tests["noise"].x, torch.from_numpy(arrays.x_test))
+    assert torch.equal(ran.worker.materials._tests["noise"].x, torch.from_numpy(arrays.x_test))
     assert torch.equal(test.x, torch.from_numpy(arrays.x_test))
     assert ran["embed"]["accuracy"] == ran["embed"]["raw_accuracy"]
 

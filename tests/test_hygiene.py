@@ -225,7 +225,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         record = worker.run(stage)
         assert record["status"] == "ok", record["traceback"]
         kept.append(worker._parent(id))
-    assert REACHED.keys() == {"thief", "vandal", "hound", "fence"} and worker._memory._results
+    assert REACHED.keys() == {"thief", "vandal", "hound", "fence"} and worker.materials._memory._results
     return Ran(worker, _others(worker))
 
 
@@ -239,13 +239,13 @@ def _others(worker: StageRunner) -> dict[int, str]:
         named |= {f"{label} {name} labels": split.y for name, split in loaded.key.probes.items()}
         if loaded.net is not None:
             named |= {f"{label} {name}": tensor for name, tensor in loaded.net.state_dict().items()}
-    for splits in worker._splits.values():
+    for splits in worker.materials._splits.values():
         for name in ("train", "holdout", "disjoint"):
             split = getattr(splits, name)
             named |= {f"{name} inputs": split.x, f"{name} labels": split.y}
-    for test in worker._tests.values():
+    for test in worker.materials._tests.values():
         named |= {"test inputs": test.x, "test labels": test.y}
-    for number, (_, values) in enumerate(worker._memory._results.items()):
+    for number, (_, values) in enumerate(worker.materials._memory._results.items()):
         each = values if isinstance(values, dict) else {"logits": values}
         named |= {f"remembered {number} {name}": value for name, value in each.items()}
     return {tensor.untyped_storage().data_ptr(): name for name, tensor in named.items() if tensor.numel()}
@@ -269,7 +269,7 @@ def leaks(ran: Ran, reached: Iterable[object]) -> list[str]:
 
 def same(ran: Ran, reached: Iterable[object]) -> list[str]:
     """Names of what was reached as a copy: test inputs and labels, and the key's message."""
-    (test,) = ran.worker._tests.values()
+    (test,) = ran.worker.materials._tests.values()
     (message,) = [each.key.tensors["message"] for each in ran.worker._cache.values() if each.key.tensors]
     hidden = {"test labels": test.y, "test inputs": test.x, "message": message}
     return [
@@ -313,7 +313,7 @@ def test_the_walk_finds_what_a_closure_holds(ran: Ran) -> None:
 
 @pytest.mark.parametrize("hide", ["default", "keyword", "slot", "method", "append", "partial", "view"])
 def test_the_walk_finds_what_is_hidden(hide: str, ran: Ran) -> None:
-    (test,) = ran.worker._tests.values()
+    (test,) = ran.worker.materials._tests.values()
 
     class Slot:
         __slots__ = ("held",)

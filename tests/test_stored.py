@@ -507,7 +507,7 @@ def test_a_net_that_can_be_stored_is_measured_as_it_is_rebuilt(how: str, attack:
     assert record.get("returned", "float32") == precision
     assert ran["attack:1"]["status"] == ran["verify:surrogate"]["status"] == "ok"
     (stage,) = [stage for stage in ran.plan.stages.values() if stage.id == ran.id("attack:0")]
-    test, net = ran.worker.test(stage), ran.net("attack:0")
+    test, net = ran.worker.materials.test(stage), ran.net("attack:0")
     assert {tensor.dtype for tensor in net.parameters()} == {torch.float32}
     if architecture != "noisy":
         assert record["accuracy"] > (0.1 if how == "views" else 0.5)

@@ -39,7 +39,7 @@ from harness.files import weights_in
 from harness.metrics import mask_overlap, window_rank
 from harness.nets import Net
 from harness.planning.graph import Stage
-from harness.storage.codec import Loaded
+from harness.storage.codec import Loaded, net_of
 from harness.storage.records import Found, Judgement, Measured, StageRecord
 from harness.storage.store import plain
 from harness.values import SCORED
@@ -75,7 +75,7 @@ def _train(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) 
         net = engine.build()
         modelfiles.fill(net, given)
         return StageOutput(net)
-    train = worker.splits(stage).train
+    train = worker.materials.splits(stage).train
     return StageOutput(engine.train(engine.build(), [engine.stream(train)], stage.epochs))
 
 
@@ -92,7 +92,7 @@ def _given_weights(stage: Stage) -> str:
 def _triggers(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     if stage.recipe is None:
         raise PluginError("a triggers stage without a recipe")
-    key = stage.recipe.make(worker.task(stage, Key()), engine)
+    key = stage.recipe.make(worker.materials.task(stage, Key()), engine)
     _expect(key, Key, f"{type(stage.recipe).__name__}.make")
     return StageOutput(key=key)
 
@@ -100,7 +100,7 @@ def _triggers(worker: StageRunner, stage: Stage, parents: Parents, engine: Engin
 def _embed(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     defense: Defense = _plugin(stage)
     triggers = parents["triggers"].key if "triggers" in parents else Key()
-    marked = defense.embed(worker.task(stage, triggers), engine)
+    marked = defense.embed(worker.materials.task(stage, triggers), engine)
     _expect(marked, Marked, f"{defense.name}.embed")
     return StageOutput(marked.net, marked.key)
 
@@ -110,13 +110,13 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
     pool, queries = _pool(worker, stage, attack, parents, engine)
     unanswered = guard = log = key = None
     if isinstance(attack, BlackBoxAttack):
-        with worker.served(stage, parents, engine, attack) as (oracle, kept):
+        with worker.materials.served(stage, parents, engine, attack) as (oracle, kept):
             surrogate = attack.run(oracle, pool, engine)
             queries, unanswered = oracle.queries, oracle.unanswered
             log = kept.split() if kept else None
     elif isinstance(attack, Evasion):
         surrogate = clone(net_of(parents["model"]))
-        with worker.lending(stage, parents, engine, attack):
+        with worker.materials.lending(stage, parents, engine, attack):
             guard = attack.prepare(surrogate, pool, engine)
         _expect(guard, Mapping, f"{attack.name}.prepare")
     elif isinstance(attack, Forgery):
@@ -124,7 +124,7 @@ def _attack(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine)
         _expect(marked, Marked, f"{attack.name}.run")
         surrogate, key = marked.net, marked.key
     else:
-        with worker.lending(stage, parents, engine, attack):
+        with worker.materials.lending(stage, parents, engine, attack):
             surrogate = attack.run(clone(net_of(parents["model"])), pool, engine)
     _expect(surrogate, nn.Module, f"{attack.name}.run")
     return StageOutput(surrogate, key, guard=guard, log=log, record={"queries": queries, "unanswered": unanswered})
@@ -134,18 +134,18 @@ def _pool(
     worker: StageRunner, stage: Stage, attack: PoolAttack, parents: Parents, engine: Engine
 ) -> tuple[Pool, int | None]:
     """The attacker's inputs, with the labels that he has, and the queries to the victim's API that these cost."""
-    pool = worker.pool(stage, attack, parents)
+    pool = worker.materials.pool(stage, attack, parents)
     if not attack.has_answers:
         return pool, None
-    victim = Oracle(worker.api(dict(stage.parents)["embed"], parents["embed"], engine))
+    victim = Oracle(worker.materials.api(dict(stage.parents)["embed"], parents["embed"], engine))
     kept = Split(pool.x, victim.labels(pool.x)).answered()
     return replace(pool, x=kept.x, y=kept.y), victim.queries
 
 
 def _detect(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     detector: Detector = _plugin(stage)
-    with worker.lending(stage, parents, engine, detector):
-        found = detector.run(clone(net_of(parents["model"])), worker.pool(stage, detector, parents), engine)
+    with worker.materials.lending(stage, parents, engine, detector):
+        found = detector.run(clone(net_of(parents["model"])), worker.materials.pool(stage, detector, parents), engine)
     _expect(found, Detection, f"{detector.name}.run")
     tensors = {"mask": found.mask, "pattern": found.pattern}
     detection: Found = {
@@ -174,10 +174,9 @@ def _analyse(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine
     if reason:
         raise Skip(reason)
     key = parents["embed"].key
-    model = clone(net_of(parents["model"]))
-    return StageOutput(
-        record={"measures": _measured(analysis.run(model, worker.task(stage, key), worker.test(stage), key, engine))}
-    )
+    task, test = worker.materials.task(stage, key), worker.materials.test(stage)
+    found = analysis.run(clone(net_of(parents["model"])), task, test, key, engine)
+    return StageOutput(record={"measures": _measured(found)})
 
 
 def _measured(measures: Sequence[Measure]) -> list[Measured]:
@@ -195,7 +194,7 @@ def _measured(measures: Sequence[Measure]) -> list[Measured]:
 
 def _verify(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) -> StageOutput:
     defense: Defense = _plugin(stage)
-    suspect, oracle = net_of(parents["model"]), worker.oracle(stage, parents, engine)
+    suspect, oracle = net_of(parents["model"]), worker.materials.oracle(stage, parents, engine)
     key, victim = parents["embed"].key, net_of(parents["embed"])
     counts, reason = evidence_of(defense, key, suspect, oracle, victim, _log(parents))
     record: StageRecord = {"evidence": counts}
@@ -214,7 +213,7 @@ def _ask(worker: StageRunner, stage: Stage, parents: Parents, engine: Engine) ->
         if loaded is None:
             asked.append(None)
             continue
-        oracle = Oracle(worker.api(suspect.model, loaded, engine))
+        oracle = Oracle(worker.materials.api(suspect.model, loaded, engine))
         asked.append(evidence_of(defense, key, net_of(loaded), oracle, victim, log)[0])
     return StageOutput(record={"asked": asked}, lacks=_lacks(worker, stage, asked))
 
@@ -316,12 +315,6 @@ def _plugin(stage: Stage) -> Any:
     if stage.plugin is None:
         raise PluginError(f"the stage {stage.label!r} has no plugin")
     return stage.plugin.plugin
-
-
-def net_of(loaded: Loaded) -> Net:
-    if loaded.net is None:
-        raise PluginError(f"{loaded.record['label']} made no model")
-    return loaded.net
 
 
 def _expect(value: object, cls: type, where: str) -> None:

@@ -62,20 +62,20 @@ def _measured(
 
     ``secrets`` are the tensors of its key or guard.
     """
-    returned, test = made.net, worker.test(stage)
+    returned, test = made.net, worker.materials.test(stage)
     if returned is None:
         raise PluginError(f"{stage.label} made no model")
     packed = pack_model(returned, worker.lookup, worker.device, worker.templates)
     logits: Tensor = engine.known(LOGITS, packed.net, test.x, None)
     try:
-        if warning := check_rebuilt(returned, packed, logits[:SAMPLED], test.x, worker.noise(stage)):
+        if warning := check_rebuilt(returned, packed, logits[:SAMPLED], test.x, worker.materials.noise(stage)):
             engine.warn(warning)
     except PluginError as error:
         if stage.plugin is None:  # a plain training: no plugin had a hand in it but the architecture
             raise Blamed(f"{packed.net.description['architecture']}: {error}") from error
         raise
     model = replace(_read_back(worker, made, secrets), net=packed.net)
-    served = worker.served_as(stage, model)
+    served = worker.materials.served_as(stage, model)
     raw, predictions = classes_of(logits), classes_of(served(test.x, logits))
     made.record |= {
         "model": dict(packed.net.description),
@@ -108,5 +108,5 @@ def _pool_accuracy(
     """The served accuracy of what an attack ended with on its own inputs; ``None`` if these have other labels."""
     if stage.action != "attack" or stage.plugin is None or stage.data is not None:
         return None
-    own = worker.inputs(stage, stage.plugin.plugin).first(POOL_SAMPLES)
+    own = worker.materials.inputs(stage, stage.plugin.plugin).first(POOL_SAMPLES)
     return accuracy(classes_of(served(own.x, engine.known(LOGITS, net, own.x, None))), own.y)

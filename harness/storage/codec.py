@@ -41,6 +41,13 @@ class Loaded:
     """Bytes of its tensors."""
 
 
+def net_of(loaded: Loaded) -> Net:
+    """The net of an artifact. Raises :class:`PluginError` where its stage made none."""
+    if loaded.net is None:
+        raise PluginError(f"{loaded.record['label']} made no model")
+    return loaded.net
+
+
 def unpack(artifact: Artifact, lookup: Lookup, device: torch.device) -> Loaded:
     """An artifact as objects on ``device``; ``lookup`` finds the architecture of its model.
 
