@@ -577,6 +577,16 @@ def test_of_an_unmarked_model_the_attacker_knows_the_key_that_the_stage_names(tm
     assert nobodys["status"] == "failed" and "steal knows the key, but nobody's is known" in nobodys["reason"]
 
 
+def test_of_an_unmarked_model_the_attacker_knows_the_scheme_without_any_victim(tmp_path: Path) -> None:
+    ran = run(tmp_path, "marking[active=true]", "know", nulls=1)
+    stage = ran.plan.stages[dict(ran.plan.cells[0].stages)[Role("attack", number=0)]]
+    scheme = registry().component("defense", "marking[active=true]")
+    SEEN.clear()
+    told = replace(stage, id="0" * 32, parents=(("model", null_of(ran.plan)),), scheme=scheme)
+    assert ran.worker.run(told)["status"] == "ok"
+    assert SEEN["take"][1].scheme == Marking(active=True) and SEEN["take"][1].key is None
+
+
 def test_an_unmarked_model_is_attacked_through_its_own_api(tmp_path: Path) -> None:
     ran = run(tmp_path, "marking[active=true]", "ask", nulls=1)
     ids = dict(ran.plan.cells[0].stages)

@@ -457,6 +457,19 @@ print(*(f"{stage.id} {stage.dataset.plugin.epochs}" for stage in plan.stages.val
 """
 
 
+def test_unmarked_models_go_through_an_attack_that_knows_the_scheme_once_for_all_its_keys(registry: Registry) -> None:
+    schemes, nulls = ["adi", "adi[count=50]", "uchida"], 2
+    plan = planned(registry, ["digits"], schemes, ["retraining | overwriting"], seeds=(0, 1, 2), nulls=nulls)
+    of_nulls = [stage for stage in plan.stages.values() if stage.action == "attack" and stage.index is not None]
+    told = Counter(str(stage.scheme) for stage in of_nulls)
+    assert told == {"None": nulls, **dict.fromkeys(schemes, nulls)}
+    asked = {cell.seed: dict(cell.stages) for cell in plan.cells if cell.defense == "adi"}
+    of_adi = {stage.id for stage in of_nulls if str(stage.scheme) == "adi"}
+    for roles in asked.values():
+        (ask,) = [id for role, id in roles.items() if str(role) == "ask:attacked"]
+        assert of_adi == {suspect.model for suspect in plan.stages[ask].suspects}
+
+
 def test_a_plan_is_picklable_and_the_same_in_another_process() -> None:
     plan = planned(load_registry(), DATASETS, DEFENSES, ATTACKS, seeds=(0, 1))
     data = pickle.dumps(plan)

@@ -161,7 +161,7 @@ class _Builder(StageMaker):
     _embeds: dict[tuple[Component, Component, int], _Stages] = field(default_factory=dict)
     _own: dict[tuple[Component, Component, Chain, int], _Own | None] = field(default_factory=dict)
     _made_of: dict[str, frozenset[str]] = field(default_factory=dict)
-    _attacked_nulls: dict[tuple[Component, Component, tuple[Component, ...], str], _Models] = field(
+    _attacked_nulls: dict[tuple[Component, Component, tuple[Component, ...], Component | str | None], _Models] = field(
         default_factory=dict
     )
     _of_seeds: dict[tuple[SuspectKind, Component, Component, Chain], _Models] = field(default_factory=dict)
@@ -376,9 +376,11 @@ class _Builder(StageMaker):
     def _nulls_after(self, chain: Chain | None, dataset: Component, defense: Component, embed: str) -> _Models:
         """Null models after the attacks of a chain, where each of them plays the victim; without a chain themselves."""
         links = chain.attacks if chain else ()
-        # Who is given nothing of the defense does the same whatever the scheme, the key and the seed.
-        given = any(link.plugin.knows != "nothing" for link in links)
-        key = (dataset, self.architecture(dataset, defense.plugin), links, embed if given else "")
+        # Who is given nothing of the defense does the same whatever the scheme, the key and the seed; who is told the
+        # scheme alone the same whatever the key and the seed.
+        known = {link.plugin.knows for link in links}
+        given = embed if "key" in known else defense if "scheme" in known else None
+        key = (dataset, self.architecture(dataset, defense.plugin), links, given)
         if key not in self._attacked_nulls:
             self._attacked_nulls[key] = _Models.of(
                 self._null_after(links, dataset, defense, embed, number) for number in range(self.nulls)
@@ -392,9 +394,11 @@ class _Builder(StageMaker):
         label = ""
         for depth, link in enumerate(links):
             label = f"{label} | {link}" if label else str(link)
-            given = (("key", embed),) if link.plugin.knows != "nothing" else ()
-            text = f"{label} null #{number}" + (f" ({embed[:6]})" if given else "")
-            model = self.attack(dataset, text, link, "null", number, depth, null, model, given)
+            knows = link.plugin.knows
+            given, scheme = (("key", embed),) if knows == "key" else (), defense if knows == "scheme" else None
+            told = {"nothing": "", "scheme": f" ({defense})", "key": f" ({embed[:6]})"}[knows]
+            text = f"{label} null #{number}{told}"
+            model = self.attack(dataset, text, link, "null", number, depth, null, model, given, scheme)
         return Suspect("attacked" if links else "null", number, "", model, null)
 
     def _innocents(self, dataset: Component, defense: Component, chain: Chain, seed: int) -> _Models:

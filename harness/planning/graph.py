@@ -134,6 +134,8 @@ class Stage:
     epochs: int = 0
     parents: tuple[tuple[str, str], ...] = ()
     """(role, id) of the stages whose artifacts it loads."""
+    scheme: Component | None = None
+    """The scheme that an attack on a null model is told of: no victim is among its parents who would say it."""
     role: ModelRole | None = None
     """The model that it makes or examines; ``None`` for triggers."""
     cell_seed: int | None = None

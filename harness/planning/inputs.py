@@ -20,6 +20,8 @@ ORDER = (
     *("seed", "split_seed", "epochs", "parents"),
 )
 """The order in which an id is their digest. JSON keeps none."""
+LATER = ("scheme",)
+"""Inputs of few stages, after those in order."""
 
 
 def inputs_in(id: str, record: Mapping[str, Any]) -> Inputs | None:
@@ -33,6 +35,7 @@ def inputs_in(id: str, record: Mapping[str, Any]) -> Inputs | None:
     try:
         parents = tuple((str(role), str(parent)) for role, parent in inputs["parents"])
         ordered = {name: parents if name == "parents" else inputs[name] for name in ORDER}
+        ordered |= {name: inputs[name] for name in LATER if name in inputs}
     except (KeyError, TypeError, ValueError):
         return None
     return ordered if make_id(*ordered.values()) == id else None
@@ -53,6 +56,7 @@ def inputs_of(stage: Stage) -> dict[str, Any]:
         "split_seed": stage.split_seed,
         "epochs": stage.epochs,
         "parents": stage.parents,
+        **({"scheme": _identity(stage.scheme)} if stage.scheme else {}),
     }
 
 

@@ -145,6 +145,7 @@ class StageMaker:
         embed: str,
         model: str,
         given: tuple[tuple[str, str], ...] = (),
+        scheme: Component | None = None,
     ) -> str:
         """One attack on the victim that ``embed`` made, or on a null model that plays it, as left by those before."""
         return self.add(
@@ -157,6 +158,7 @@ class StageMaker:
             architecture=self.architecture(dataset, link.plugin),
             data=self.pool(dataset, link.plugin.pool),
             parents=(("embed", embed), ("model", model), *given, *self.pretrained(dataset, link)),
+            scheme=scheme,
             role="surrogate" if root == "seed" else "attacked",
             cell_seed=number if root == "seed" else None,
             index=number if root == "null" else None,
@@ -257,13 +259,14 @@ class StageMaker:
         recipe: TriggerRecipe | None = None,
         epochs: int = 0,
         parents: tuple[tuple[str, str], ...] = (),
+        scheme: Component | None = None,
         role: ModelRole | None = None,
         cell_seed: int | None = None,
         index: int | None = None,
         suspects: tuple[Suspect, ...] = (),
     ) -> str:
         """Add the stage where it is new. The role, the cell's seed, the index and the suspects enter no id."""
-        rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents)
+        rest = (label, seed, split_seed, dataset, plugin, architecture, data, recipe, epochs, parents, scheme)
         tags = (role, cell_seed, index, suspects)
         id = make_id(*inputs_of(Stage("", action, *rest)).values())
         if id not in self.stages:

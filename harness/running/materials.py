@@ -16,7 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.contracts import ActiveDefense, BlackBoxAttack, Dataset, Key, Oracle, Pool, PoolAttack, Split, Task
+from harness.contracts import (
+    ActiveDefense,
+    BlackBoxAttack,
+    Dataset,
+    Defense,
+    Key,
+    Oracle,
+    Pool,
+    PoolAttack,
+    Split,
+    Task,
+)
 from harness.data import Data, Splits
 from harness.engine.memo import Lent, ResultCache, SharedInputs
 from harness.engine.service import serving
@@ -77,20 +88,10 @@ class Materials:
         return Task(stage.dataset.plugin, splits.train.clone(), splits.holdout.clone(), other, triggers)
 
     def pool(self, stage: Stage, attack: PoolAttack, parents: Mapping[str, Loaded]) -> Pool:
-        """The attacker's pool, a copy: as many inputs as the owner has, or another dataset has; and what it knows.
-
-        The scheme and key that an attack knows are those of the parent ``key``, where there is one, or of ``embed``.
-        """
+        """The attacker's pool, a copy: as many inputs as the owner has, or another dataset has; and what it knows."""
         task: Dataset = stage.dataset.plugin
         split = self.inputs(stage, attack).clone()
-        scheme = key = None
-        if attack.knows != "nothing":
-            ids = dict(stage.parents)
-            role = "key" if "key" in ids else "embed"
-            if role not in ids:
-                raise PluginError(f"{attack.name} knows the {attack.knows}, but nobody's is known to this stage")
-            scheme = self._plugin_of(ids[role])
-            key = parents[role].key.clone() if attack.knows == "key" else None
+        scheme, key = self._known(stage, attack, parents)
         return Pool(
             task.public(),
             split.x,
@@ -99,6 +100,20 @@ class Materials:
             scheme,
             key,
         )
+
+    def _known(
+        self, stage: Stage, attack: PoolAttack, parents: Mapping[str, Loaded]
+    ) -> tuple[Defense | None, Key | None]:
+        """The scheme and the key that an attack knows: an owner's, or of an attack on a null model those it is told."""
+        if attack.knows == "nothing":
+            return None, None
+        if attack.knows == "scheme" and stage.scheme is not None:
+            return stage.scheme.plugin, None
+        role = next((each for each in ("key", "embed") if each in parents), None)
+        if role is None:
+            raise PluginError(f"{attack.name} knows the {attack.knows}, but nobody's is known to this stage")
+        key = parents[role].key.clone() if attack.knows == "key" else None
+        return self._plugin_of(dict(stage.parents)[role]), key
 
     def inputs(self, stage: Stage, attack: PoolAttack) -> Split:
         """The inputs that :meth:`pool` copies: the first of a set in which every first few are of all classes."""
