@@ -16,7 +16,7 @@ from harness.planning import inputs as inputs_module
 from harness.planning import sources as sources_module
 from harness.planning.builder import make_plan
 from harness.planning.graph import Component, Kind, Plan, make_id
-from harness.planning.inputs import ORDER, inputs_in, inputs_of
+from harness.planning.inputs import LATER, ORDER, inputs_in, inputs_of
 from harness.planning.matrix import Matrix, parse_chain, parse_entry
 from harness.planning.registry import Registry, load_registry, resolve
 from harness.planning.select import pick
@@ -145,6 +145,20 @@ def test_a_raised_version_an_edited_recipe_and_two_edits_at_once_are_told(
         "the source of the defense ewe",
         "the source of the attack pruning",
     ]
+
+
+def test_a_scheme_that_an_attack_on_unmarked_models_is_told_is_an_input(registry: Registry, tmp_path: Path) -> None:
+    plan = planned(registry, attacks=["overwriting"])
+    (stage,) = [each for each in plan.stages.values() if each.scheme is not None]
+    assert tuple(inputs_of(stage)) == (*ORDER, *LATER) and inputs_in(stage.id, record_of(stage)) == inputs_of(stage)
+    store_plan(tmp_path, plan)
+    edited = planned(registry, attacks=["overwriting"], edited=["ewe"])
+    (because,) = told(ask(edited, tmp_path, f"attack: {stage.label}"), "because")
+    assert because.startswith("the source of the defense ewe was edited")
+    before = replace(stage, scheme=None)
+    store_stages(tmp_path / "older", [replace(before, id=make_id(*inputs_of(before).values()))])
+    (because,) = told(ask(plan, tmp_path / "older", f"attack: {stage.label}"), "because")
+    assert because == "its scheme is another one (none before, defense ewe now)"
 
 
 def test_what_was_never_there_is_no_change(registry: Registry, tmp_path: Path) -> None:

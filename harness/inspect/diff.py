@@ -95,9 +95,10 @@ class Comparison:
         if then["action"] != stage.action:
             return _one(f"it is made from a stage of another kind ({then['action']} before)", where)
         causes = self._parents(stage.parents, then["parents"], where)
-        for name in now:
-            if name != "parents" and str(now[name]) != str(then[name]):
-                text = _differ(name, then[name], now[name])
+        for name in {**now, **then}:
+            old, new = (inputs.get(name, "-") for inputs in (then, now))
+            if name != "parents" and str(new) != str(old):
+                text = _differ(name, old, new)
                 causes.setdefault(text, Cause(text, where))
         return causes
 
@@ -125,7 +126,7 @@ def name_of(label: str) -> str:
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
-_PLUGINS = ("dataset", "plugin", "architecture", "data", "recipe")
+_PLUGINS = ("dataset", "plugin", "architecture", "data", "recipe", "scheme")
 
 
 def _differ(name: str, then: Any, now: Any) -> str:
