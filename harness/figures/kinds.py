@@ -191,9 +191,12 @@ def histogram(data: pd.DataFrame, width: float = COLUMN) -> Figure:
 def heatmap(data: pd.DataFrame, width: float = COLUMN) -> Figure:
     """The mean of each label and ``column``, in colour and, where there is room, in figures; none where it is grey.
 
-    ``axis`` and ``side`` say what columns and labels are. A value in % is on a scale of 0 to 100.
+    ``axis`` and ``side`` say what columns and labels are. A value in % is on a scale of 0 to 100. It is as wide as
+    a page where names of columns would have no room else.
     """
     own = width / panels_across(data, width)
+    if own < PAGE and _lacks_room(data, own):
+        return heatmap(data, PAGE)
     figure, panels = laid_out(data, width, lambda part: _map_height(part, own), {})
     for ax, part in panels:
         table = part.pivot_table(index="label", columns="column", values="value")
@@ -390,6 +393,13 @@ def _room(rows: Sequence[object], columns: Sequence[object], width: float) -> fl
     """Inches for a column of a map that is so wide with its labels and its scale."""
     longest = max(len(line) for row in rows for line in wrapped(row, _letters(width)).split("\n"))
     return (width - 0.75 - 0.055 * longest) / len(columns)
+
+
+def _lacks_room(data: pd.DataFrame, width: float) -> bool:
+    """True if some map has more names of columns than lines fit side by side."""
+    parts = (part for _, part in data.groupby(places_of(data)))
+    named = ((_ordered(part["label"]), _ordered(part["column"])) for part in parts)
+    return any(isinstance(columns[0], str) and _room(rows, columns, width) < LINE for rows, columns in named)
 
 
 def _upright(name: object, room: float) -> str:

@@ -198,7 +198,7 @@ WORST = View(
         _under("95% interval", lambda attacked: values.ends(attacked.margin)),
         _under("accuracy lost", lambda attacked: values.spread(attacked.drop), "points"),
         _under("queries asked", lambda attacked: values.mean(attacked.attack_queries), ""),
-        _under("seconds", lambda attacked: values.spread(attacked.attack_seconds, 1, 1), "s"),
+        _under("seconds", lambda attacked: values.spread(attacked.attack_seconds, 1, 1), ""),
     ),
     Worst,
 )
