@@ -83,7 +83,7 @@ def test_the_readme_opens_with_the_two_commands_and_names_what_there_is() -> Non
 def test_the_readmes_board_is_that_of_its_record(cli: Cli) -> None:
     """The README's board is the one that its record's tables make today."""
     text = (ROOT / "README.md").read_text("utf-8")
-    (record,) = set(re.findall(r"\]\((results/records/[\w-]+)/figures/", text))
+    (record,) = set(re.findall(r'src="(results/records/[\w-]+)/figures/', text))
     begin, end = "<!-- board: begin -->\n", "<!-- board: end -->"
     shown = text[text.index(begin) + len(begin) : text.index(end)].strip().splitlines()
     board = cli("leaderboard", "--results", ROOT / record, "--format", "markdown", code=0).out.splitlines()

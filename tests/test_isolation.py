@@ -23,7 +23,7 @@ import pytest
 import torch
 
 import harness.nets
-from harness.isolation import Guard, Interrupted, describe_error
+from harness.isolation import Guard, Interrupted, describe_error, leftovers
 from tests.conftest import TINY, Cli
 
 CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
@@ -79,6 +79,16 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
     "decimal": ("decimal context", lambda: setattr(decimal.getcontext(), "prec", 3)),
     "process": ("process sleep", lambda: os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "60")),
 }
+
+
+def test_a_child_that_has_no_arguments_is_named_by_its_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        monkeypatch.setattr(leftovers, "_command", lambda pid: "python" if pid == os.getpid() else "")
+        assert leftovers._title(child.pid) == "sleep"
+    finally:
+        child.kill()
+        child.wait()
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -131,6 +131,9 @@ def _title(pid: int) -> str:
     command = _command(pid)
     if command == _command(os.getpid()):
         return "fork"
+    if not command:  # it has just begun its program, or has changed its own arguments
+        with suppress(OSError):
+            command = Path(f"/proc/{pid}/comm").read_text("utf-8", "replace").strip()
     return command.partition(" ")[0].rpartition("/")[2] or str(pid)
 
 

@@ -85,7 +85,7 @@ class StageRunner:
 
     def __post_init__(self) -> None:
         self.materials = Materials(self.data, self.stages, self.lookup, self.device)
-        """What plugins are given."""
+        """Data and models as plugins are given them."""
 
     def run(self, stage: Stage) -> StageRecord:
         """Run ``stage``, store what it made, and return its record. Parents that are missing or damaged run first.
