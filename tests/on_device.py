@@ -308,6 +308,7 @@ KNOWN = {
         *("harness/nets.py fresh_like", "harness/silencing.py"),  # once a layer that is drawn again or silenced
         "harness/metrics.py",  # a number
         *("harness/running/actions.py", "harness/running/rebuilt.py", "harness/running/worker.py"),  # once a stage
+        "harness/running/materials.py",  # once a stage
         *("harness/storage/codec.py _check_finite", "harness/storage/store.py"),  # once a model; what is written
         "harness/whitebox.py",  # counting bits, a layer's name: once a verification
         *("harness/triggers.py", "harness/values.py"),  # choosing inputs of a class
@@ -327,7 +328,7 @@ KNOWN = {
     "float64": (
         "harness/inversion.py",  # a flip rate, once a search
         *("harness/metrics.py", "harness/running/actions.py", "harness/running/rebuilt.py"),
-        *("harness/running/worker.py", "harness/storage/codec.py unpack"),  # of a guard, what its plugin made so
+        *("harness/running/materials.py", "harness/storage/codec.py unpack"),  # of a guard, what its plugin made so
         *("plugins/analyses/class_similarity.py", "plugins/analyses/projection.py", "plugins/attacks/"),
     ),
 }
