@@ -85,6 +85,9 @@ def test_a_child_that_has_no_arguments_is_named_by_its_program(monkeypatch: pyte
     child = subprocess.Popen(["sleep", "60"])
     try:
         monkeypatch.setattr(leftovers, "_command", lambda pid: "python" if pid == os.getpid() else "")
+        until = time.monotonic() + 10
+        while leftovers._title(child.pid) != "sleep" and time.monotonic() < until:  # a program is named as it begins
+            time.sleep(0.01)
         assert leftovers._title(child.pid) == "sleep"
     finally:
         child.kill()
