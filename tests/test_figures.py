@@ -353,13 +353,14 @@ def test_the_numbers_of_a_map_stand_out_from_its_colours() -> None:
 
 
 def test_a_map_of_many_schemes_is_as_wide_as_a_page_and_names_them_all() -> None:
-    def names_of(count: int) -> tuple[float, list[str]]:
-        frame = mapped(panels=1, seeds=1, names=tuple(f"scheme-{number}" for number in range(count)))
+    def names_of(count: int, panels: int = 1) -> tuple[float, list[str]]:
+        frame = mapped(panels=panels, seeds=1, names=tuple(f"scheme-{number}" for number in range(count)))
         figure = kinds.heatmap(frame)
         return figure.get_figwidth(), [text.get_text() for text in figure.axes[0].get_xticklabels()]
 
     assert names_of(4) == (COLUMN, [f"scheme-{number}" for number in range(4)])
     assert names_of(23) == (PAGE, [f"scheme-{number}" for number in range(23)])
+    assert names_of(40, panels=2)[0] == PAGE  # of which each panel has half
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def heatmap(data: pd.DataFrame, width: float = COLUMN) -> Figure:
     a page where names of columns would have no room else.
     """
     own = width / panels_across(data, width)
-    if own < PAGE and _lacks_room(data, own):
+    if width < PAGE and _lacks_room(data, own):
         return heatmap(data, PAGE)
     figure, panels = laid_out(data, width, lambda part: _map_height(part, own), {})
     for ax, part in panels:

@@ -146,7 +146,7 @@ def plan_owners(
             return
         if wanted.seed is not None:
             raise UsageError(f"no key was made with seed {seed} ({reason}): give another")
-        tell(f"no mark with seed {seed} ({reason}): another is drawn")
+        tell(f"no mark with seed {seed} ({reason})")
     raise UsageError(f"no key was made with any of {DRAWS} seeds ({reason})")
 
 

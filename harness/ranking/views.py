@@ -68,18 +68,20 @@ class View(Generic[T]):
 # --- parts of columns -------------------------------------------------------------------------------------------------
 
 
-def _of(
-    name: str, cell: Callable[[Any], Value], unit: str = "%", *, words: bool = False, term: str = ""
-) -> Column[Any]:
-    return Column(name, cell, unit, words=words, term=term)
-
-
 def _number(name: str, of: str, show: Callable[[Any], Value], unit: str = "%") -> Column[Any]:
     return Column(name, lambda record: show(getattr(record, of)), unit)
 
 
 def _name(name: str, of: str) -> Column[Any]:
     return Column(name, lambda record: values.text(getattr(record, of) or UNKNOWN[0]), unit="", words=True)
+
+
+def _part(of: str) -> Callable[..., Column[Any]]:
+    """Columns of a part of a record, whose cells are made of that part."""
+    return lambda name, cell, unit="%", **more: Column(name, lambda record: cell(getattr(record, of)), unit, **more)
+
+
+_in, _under = _part("standing"), _part("attacked")
 
 
 def _queries(number: float) -> Value:
@@ -132,10 +134,6 @@ def _of_judged(standing: Standing, count: int) -> Value:
     return (f"{count} of {standing.attacks}", count / standing.attacks) if standing.attacks else UNKNOWN
 
 
-def _in(name: str, cell: Callable[[Standing], Value], unit: str = "%", *, words: bool = False) -> Column[InThreat]:
-    return Column(name, lambda record: cell(record.standing), unit, words=words)
-
-
 STANDINGS = View(
     "standings",
     "worst case in each threat model",
@@ -178,10 +176,6 @@ def _worst_attacks(board: Board) -> list[Worst]:
         for attack in each.standing.worst_attacks
         if (found := by_attack.get((each.dataset, each.defense, attack)))
     ]
-
-
-def _under(name: str, cell: Callable[[Attacked], Value], unit: str = "%", *, words: bool = False) -> Column[Worst]:
-    return Column(name, lambda record: cell(record.attacked), unit, words=words)
 
 
 WORST = View(

@@ -20,10 +20,10 @@ from harness.figures.shown import Shown
 from harness.files import whole_folder
 from harness.planning.inputs import inputs_in
 from harness.planning.registry import Registry
+from harness.ranking import views
 from harness.ranking.columns import Sheet
 from harness.ranking.overview import weakness
 from harness.ranking.render import markdown
-from harness.ranking.views import WORST
 from harness.report import About, Results, render
 from harness.running.checkout import commit
 from harness.storage.contents import CONTENTS, contents_in
@@ -244,7 +244,7 @@ The ranking is in [leaderboard.md](leaderboard.md), all results are on one page 
 pictures are in `figures/`.
 
 {chr(10).join(_compared_with(board))}
-{chr(10).join(_worst_attacks(board))}
+{markdown(Sheet(views.tables(board, (views.WORST,))))}
 
 ## What agrees with earlier results, and what differs
 
@@ -315,13 +315,6 @@ def _innocents(board: Board, dataset: str) -> Iterator[str]:
     for defense in dict.fromkeys(each.defense for each in found):
         yield f"| `{_in_table(defense)}` | {' | '.join(cells.get((defense, kind), '-') for kind in kinds)} |"
     yield ""
-
-
-def _worst_attacks(board: Board) -> Iterator[str]:
-    """A table, for each data set, of the attacks that leave least of each scheme, and of their price for the thief."""
-    tables = [WORST.table(board, setting.dataset) for setting in board.settings]
-    if any(table.records for table in tables):
-        yield markdown(Sheet([table for table in tables if table.records]))
 
 
 def _of(share: Share) -> str:
