@@ -62,8 +62,8 @@ class Net(nn.Module):
     """A classifier. Calling it with inputs ``[n, ...]`` (``uint8`` or float) gives logits ``[n, classes]``.
 
     ``hidden`` names its hidden layers in order, each a submodule of that name: what pruning speaks of. ``taps`` names
-    all that :meth:`activations` returns, in order, where that is more: steps of a recurrence, sums of residual blocks.
-    SNNL and CKA speak of taps; the last of them is the penultimate layer, ``[n, units]``.
+    what SNNL and CKA speak of, in order, where that is something else: steps of a recurrence, or the sums of residual
+    blocks and no layer within a block. The last tap is the penultimate layer, ``[n, units]``.
     """
 
     hidden: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Net(nn.Module):
         return self.activations(x)[0]
 
     def activations(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, and the output ``[n, units, ...]`` of each tap by its name, *before* the ReLU that follows it."""
+        """Logits, and the outputs ``[n, units, ...]`` of taps and hidden layers by name, before the ReLU after each."""
         raise NotImplementedError
 
     @_looked_after
@@ -189,7 +189,7 @@ class ResNet18(Net):
     """
 
     hidden = ("stem", *(f"block{k}_inner" for k in range(1, 9)))
-    taps = ("stem", *(f"block{k}{part}" for k in range(1, 9) for part in ("_inner", "")), "pool")
+    taps = ("stem", *(f"block{k}" for k in range(1, 9)), "pool")
 
     def __init__(self, input_shape: tuple[int, int, int], classes: int, width: int = 64) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class ResNet18(Net):
         return self.logits(pool)  # type: ignore[no-any-return]
 
     def _steps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The taps, one after the other."""
+        """The taps and hidden layers, one after the other."""
         x = self.stem(as_float(x).contiguous(memory_format=torch.channels_last))
         yield "stem", x
         for k in range(1, 9):

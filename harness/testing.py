@@ -324,7 +324,8 @@ def _architecture(use: Component, registry: Registry) -> Iterator[str]:
     if not torch.equal(floats, x.float() / 255):
         yield "it changes its inputs in place"
     modules = dict(net.named_modules())
-    if tuple(activations) != net.taps or not set(net.hidden) <= set(net.taps):
+    in_order = tuple(name for name in activations if name in net.taps)
+    if in_order != net.taps or set(activations) != {*net.taps, *net.hidden}:
         yield f"activations are {tuple(activations)}, but its taps are {net.taps} and its hidden layers {net.hidden}"
     if not all(name in modules for name in (*net.hidden, net.last)):
         yield f"hidden = {net.hidden} and last = {net.last!r} do not all name submodules"

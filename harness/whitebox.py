@@ -71,21 +71,22 @@ def projected(net: Net, layer: str, secret: Tensor) -> Tensor:
 
 
 def tap(net: Net, layer: str = "") -> str:
-    """The tap whose activations carry a mark: ``layer``, or by default the last hidden layer.
+    """The layer whose activations carry a mark: ``layer``, or by default the last hidden layer.
 
-    Raises :class:`UsageError` where ``net`` has no such tap.
+    Raises :class:`UsageError` where ``net`` has no such layer.
     """
-    if not net.taps or (layer and layer not in net.taps):
-        raise UsageError(f"layer={layer} has no activations to mark: this net has {', '.join(net.taps) or 'none'}")
+    known = dict.fromkeys((*net.hidden, *net.taps))
+    if not known or (layer and layer not in known):
+        raise UsageError(f"layer={layer} has no activations to mark: this net has {', '.join(known) or 'none'}")
     return layer or (net.hidden or net.taps)[-1]
 
 
 def activations(net: Net, layer: str, x: Tensor) -> Tensor:
-    """The activations ``[n, d]`` of a tap on ``x``, before its ReLU, in evaluation mode and without gradients.
+    """The activations ``[n, d]`` of a layer on ``x``, before its ReLU, in evaluation mode and without gradients.
 
-    Raises :class:`Unreadable` where ``net`` has no such tap.
+    Raises :class:`Unreadable` where ``net`` has no such layer.
     """
-    if layer not in net.taps:
+    if layer not in (*net.hidden, *net.taps):
         raise Unreadable(f"it has no layer {layer!r} with activations")
     with evaluating(net), torch.no_grad():
         return torch.cat([net.activations(part)[1][layer].flatten(1) for part in parts(x)])

@@ -194,13 +194,20 @@ def test_activations_are_the_outputs_of_the_named_layers_before_their_relu(kind:
     for name in net.hidden:
         net.get_submodule(name).register_forward_hook(lambda module, inputs, output, name=name: keep(name, output))
     logits, activations = net.activations(x)
-    assert tuple(activations) == net.taps and set(net.hidden) <= set(net.taps)
+    assert tuple(name for name in activations if name in net.taps) == net.taps
+    assert set(activations) == {*net.taps, *net.hidden}
     torch.testing.assert_close({name: activations[name] for name in net.hidden}, outputs, rtol=0, atol=0)
     pooled = ("pool", "logits.input")
     assert all(bool((a > 0).any()) and (name in pooled or bool((a < 0).any())) for name, a in activations.items())
     assert torch.equal(logits, net(x)) and logits.shape == (32, 6)
     *_, last = net.get_submodule(net.last).modules()
     torch.testing.assert_close(logits, last(activations[net.taps[-1]].relu()))
+
+
+def test_the_last_three_taps_of_a_residual_net_are_its_last_two_sums_and_the_pool() -> None:
+    """As in the released EWE code; the layers within a block are for pruning alone."""
+    assert make("resnet18").taps[-3:] == ("block7", "block8", "pool")
+    assert make("wrn").taps[-3:] == ("block2", "block3", "pool")
 
 
 def shapes(net: Net, *shape: int) -> dict[str, tuple[int, ...]]:

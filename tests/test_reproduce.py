@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import harness
 from harness.errors import MatrixError, UnknownName
-from harness.figures.frames import drawn
+from harness.figures.frames import drawn, told_apart
 from harness.papers.paper import Band, Experiment, Paper, load_paper, papers, read_band, read_paper
 from harness.papers.quantities import FORMULAS, QUANTITIES, Frames, chance_to_detect, toy_extracted, toy_victim
 from harness.papers.reproduce import Spread, calculate, chosen, compare, judge, spread
@@ -568,6 +568,12 @@ def test_a_dataset_is_matched_by_name_unless_options_are_given() -> None:
     assert list(chosen(cells, {"dataset": ["mnist[train=5]"]}).index) == [1]
     assert list(chosen(cells, {"dataset": ["mnist", "fashion-mnist"]}).index) == [0, 1, 2]
     assert list(chosen(cells, {"defense": ["ewe*"], "attack": ["re*"]}).index) == []
+
+
+def test_data_sets_of_one_name_are_told_apart_by_the_options_in_which_they_differ() -> None:
+    assert told_apart(["digits[train=9]", "digits[train=9]"]) == {"digits[train=9]": "digits"}
+    told = told_apart(["mnist[train=9,epochs=2]", "mnist[train=9,epochs=4]", "mnist[train=9]", "digits[train=9]"])
+    assert list(told.values()) == ["mnist[epochs=2]", "mnist[epochs=4]", "mnist", "digits"]
 
 
 def test_what_is_drawn_is_tidy(builtin: Registry) -> None:

@@ -49,7 +49,8 @@ def _observer(trigger: Probe, targets: Split, test: Split) -> Callable[[Net], di
         if half < 2:
             return seen
         with torch.inference_mode():
-            taps = net.activations(mixed)[1]
-        return seen | {f"snnl:{name}": float(snnl(tap.relu(), groups, TEMPERATURE)) for name, tap in taps.items()}
+            activations = net.activations(mixed)[1]
+            taps = {name: activations[name].relu() for name in net.taps}
+        return seen | {f"snnl:{name}": float(snnl(tap, groups, TEMPERATURE)) for name, tap in taps.items()}
 
     return observe

@@ -6,11 +6,12 @@ Their columns are those that :mod:`harness.figures` asks for.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.papers.paper import Experiment, Picture
 from harness.papers.reproduce import Compared, Resolver, canonical, name_of, part_of
+from harness.planning.matrix import Entry, parse_entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,7 +151,19 @@ def _schemes(frames: Frames | None) -> tuple[Frames, pd.Series[str]]:
     """The frames, and the dataset and scheme of each cell."""
     assert frames is not None
     cells = frames.cells.set_index("cell")
-    return frames, cells["dataset"].map(name_of) + ": " + cells["defense"]
+    return frames, cells["dataset"].map(told_apart(cells["dataset"]).get) + ": " + cells["defense"]
+
+
+def told_apart(datasets: Iterable[str]) -> dict[str, str]:
+    """The name of each of ``datasets``, with the options in which those of one name differ."""
+    entries = {text: parse_entry(text) for text in datasets}
+    names = {}
+    for text, entry in entries.items():
+        alike = [other.options for other in entries.values() if other.name == entry.name]
+        names[text] = str(
+            Entry(entry.name, tuple(option for option in entry.options if any(option not in other for other in alike)))
+        )
+    return names
 
 
 def _curves(picture: Picture, compared: Sequence[Compared], frames: Frames | None) -> pd.DataFrame:

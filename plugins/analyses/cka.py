@@ -39,4 +39,5 @@ class Cka(Analysis):
 
 def _taps(net: nets.Net, x: torch.Tensor) -> list[torch.Tensor]:
     """Activations of every tap, after the ReLU, ``[n, features]`` each."""
-    return [a.relu().flatten(1) for a in net.activations(x)[1].values()]
+    activations = net.activations(x)[1]
+    return [activations[name].relu().flatten(1) for name in net.taps]

@@ -32,7 +32,7 @@ class WideResNet(Architecture):
         net: nets.Net = _net()()
         blocks = (self.depth - 4) // 2
         net.hidden = ("stem", *(f"block{k}_inner" for k in range(1, blocks + 1)))
-        net.taps = ("stem", *(f"block{k}{part}" for k in range(1, blocks + 1) for part in ("_inner", "")), "pool")
+        net.taps = ("stem", *(f"block{k}" for k in range(1, blocks + 1)), "pool")
         net.add_module("stem", _normed(input_shape[0], 16, 1))
         channels = 16
         for k in range(1, blocks + 1):
@@ -76,7 +76,7 @@ def _net() -> Any:
             return self.get_submodule("logits")(pool)  # type: ignore[no-any-return]
 
         def _steps(self, x: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-            """The taps, one after the other."""
+            """The taps and hidden layers, one after the other."""
             normed = self.get_submodule("stem")(nets.as_float(x).contiguous(memory_format=torch.channels_last))
             yield "stem", normed
             total = active = normed.relu()
