@@ -189,12 +189,28 @@ def read(text: str, **changes: str) -> Paper:
         ('defense = "baseline" }, quantity = "surrogate', 'defence = "baseline" }, quantity = "surrogate', "'defence'"),
         ('label = "pruned", ', "", "label is missing"),
         ('source = "nowhere"', "source = 3", "source = 3 is no text"),
+        ("[marks]", "datasets.few = 3\n[marks]", "datasets: few = 3 is no text"),
+        ("[marks]", 'datasets.few = "digits[train"\n[marks]', "datasets: cannot read 'digits[train'"),
     ],
 )
 def test_a_mistake_in_a_paper_file_is_named_with_its_place(old: str, new: str, message: str) -> None:
     with pytest.raises(MatrixError) as caught:
         read(PAPER, **{old: new})
     assert message in str(caught.value) and "a-paper.toml" in str(caught.value)
+
+
+def test_a_data_set_that_the_file_names_has_its_options_and_those_that_are_added() -> None:
+    named = 'datasets = { few = "digits[train=9,epochs=3]" }\n[marks]'
+    of_text = read(PAPER, **{"[marks]": named, '["mnist"]': '["few", "few[epochs=4,watch=true]", "digits"]'})
+    asked = of_text.experiments["table-1"].matrices(FULL)[0]
+    assert [str(entry) for entry in asked.datasets] == [
+        *("digits[train=9,epochs=3]", "digits[train=9,epochs=4,watch=true]", "digits")
+    ]
+    swept = read(PAPER, **{"[marks]": named, f'["{TINY}"]': '[{ name = "few", epochs = [1, 2] }]'})
+    small = swept.experiments["figure-9"].matrices("small")[0]
+    assert [str(entry) for entry in small.datasets] == ["digits[train=9,epochs=1]", "digits[train=9,epochs=2]"]
+    with pytest.raises(MatrixError, match=r"experiments.table-1.matrix: cannot read 'few\[train'"):
+        read(PAPER, **{"[marks]": named, '["mnist"]': '["few[train"]'})
 
 
 def test_a_matrix_list_leaves_out_what_a_scale_does_not_have() -> None:

@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from harness.errors import MatrixError, UnknownName
+from harness.errors import MatrixError, UnknownName, UsageError
 from harness.files import user_path
-from harness.planning.matrix import FULL, Matrix, read_matrix, read_toml
+from harness.planning.matrix import FULL, Entry, Matrix, parse_entry, read_matrix, read_toml
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 NUMBER = r"[-+]?\d+(?:\.(\d+))?"
@@ -151,13 +151,15 @@ def load_paper(name: str) -> Paper:
 
 def read_paper(document: Mapping[str, Any], name: str, path: str) -> Paper:
     """The paper in a TOML document found at ``path``. Raises :class:`MatrixError`."""
-    _check(document, path, {"title": str, "source": str, "marks": dict, "experiments": dict})
-    marks = document["marks"]
+    needed = {"title": str, "source": str, "marks": dict, "experiments": dict}
+    _check(document, path, needed, {"datasets": dict})
+    marks, datasets = document["marks"], _datasets(document.get("datasets", {}), f"{path}: datasets")
     for id in document["experiments"]:
         if not _ID.fullmatch(id):  # a picture's file is named after it
             raise MatrixError(f"{path}: {id!r} is no name of an experiment: lower-case letters, digits, '-' and '.'")
     experiments = {
-        id: _experiment(each, id, f"{path}: experiments.{id}", marks) for id, each in document["experiments"].items()
+        id: _experiment(each, id, f"{path}: experiments.{id}", marks, datasets)
+        for id, each in document["experiments"].items()
     }
     return Paper(name, document["title"], document["source"], marks, experiments)
 
@@ -184,7 +186,40 @@ def _kind(type_: Any) -> str:
     return words.get(type_, "number")
 
 
-def _experiment(document: Any, id: str, path: str, marks: Mapping[str, str]) -> Experiment:
+def _datasets(document: Mapping[str, Any], path: str) -> dict[str, Entry]:
+    """The data sets that a paper's matrices speak of by a name of its own. Raises :class:`MatrixError`."""
+    _check(document, path, {}, dict.fromkeys(document, str))
+    try:
+        return {name: parse_entry(text) for name, text in document.items()}
+    except UsageError as error:
+        raise MatrixError(f"{path}: {error}") from error
+
+
+def _spelled(matrix: Mapping[str, Any], datasets: Mapping[str, Entry]) -> dict[str, Any]:
+    """A matrix, and its scales, with the options of the ``datasets`` whose names it gives."""
+    listed, scales = matrix.get("datasets"), matrix.get("scales")
+    spelled = dict(matrix)
+    if isinstance(listed, list):
+        spelled["datasets"] = [_meant(item, datasets) for item in listed]
+    if isinstance(scales, dict):
+        spelled["scales"] = {
+            name: _spelled(scale, datasets) if isinstance(scale, dict) else scale for name, scale in scales.items()
+        }
+    return spelled
+
+
+def _meant(item: Any, datasets: Mapping[str, Entry]) -> Any:
+    """An entry of a matrix, text or a table; its own options come before those of the data set that it names."""
+    if isinstance(item, dict) and (named := datasets.get(str(item.get("name")))):
+        return {**dict(named.options), **item, "name": named.name}
+    if isinstance(item, str) and (named := datasets.get(item.partition("[")[0].strip())):
+        return str(named.changed(parse_entry(item).options))
+    return item
+
+
+def _experiment(
+    document: Any, id: str, path: str, marks: Mapping[str, str], datasets: Mapping[str, Entry]
+) -> Experiment:
     needed = {"title": str, "says": str, "rows": list, "picture": dict}
     _check(document, path, needed, {"matrix": (dict, list), "common": dict, "records": dict})
     records = document.get("records", {})
@@ -193,6 +228,10 @@ def _experiment(document: Any, id: str, path: str, marks: Mapping[str, str]) -> 
     matrices = tuple(found) if isinstance(found, list) else (found,)
     if not all(isinstance(matrix, dict) for matrix in matrices):
         raise MatrixError(f"{path}: matrix must be a table, or a list of tables")
+    try:
+        matrices = tuple(_spelled(matrix, datasets) for matrix in matrices)
+    except UsageError as error:
+        raise MatrixError(f"{path}.matrix: {error}") from error
     common, analytic = document.get("common", {}), not matrices
     rows = tuple(
         _row(row, common, f"{path}.rows[{i}]", marks, analytic)

@@ -56,6 +56,11 @@ class Entry:
         """The entry, with these options left to their defaults."""
         return replace(self, options=tuple(pair for pair in self.options if pair[0] not in options))
 
+    def changed(self, options: Iterable[tuple[str, Value]]) -> Entry:
+        """The entry with ``options`` in place of its own of those names, and after the others."""
+        options = tuple(options)
+        return replace(self, options=(*self.without(*dict(options)).options, *options))
+
     @property
     def placeless(self) -> Entry:
         """The entry of a data set without the options that say where files are: their content addresses results."""

@@ -123,9 +123,7 @@ class Registry:
 
     def _named(self, entry: Entry, named: Entry) -> Component:
         """The data set that a name stands for, with the options of ``entry`` instead of its own."""
-        given = [option for option, _ in entry.options]
-        meant = replace(named, options=(*named.without(*given).options, *entry.options))
-        use = self._constructed("dataset", meant)
+        use = self._constructed("dataset", named.changed(entry.options))
         options = describe(use.plugin, construct(type(use.plugin), named))
         return replace(use, text=f"{entry.name}[{options}]" if options else entry.name, stands_for=use.text)
 
