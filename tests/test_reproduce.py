@@ -20,7 +20,7 @@ from harness.errors import MatrixError, UnknownName
 from harness.figures.frames import drawn, told_apart
 from harness.papers.paper import Band, Experiment, Paper, load_paper, papers, read_band, read_paper
 from harness.papers.quantities import FORMULAS, QUANTITIES, Frames, chance_to_detect, toy_extracted, toy_victim
-from harness.papers.reproduce import Spread, calculate, chosen, compare, judge, spread
+from harness.papers.reproduce import Spread, calculate, chosen, compare, judge, narrowed, spread
 from harness.planning.matrix import FULL
 from harness.planning.registry import Registry, load_registry, resolve
 from harness.storage.schema import CELLS, CURVES, DETECTIONS, EVIDENCE, MEASUREMENTS
@@ -211,6 +211,24 @@ def test_a_data_set_that_the_file_names_has_its_options_and_those_that_are_added
     assert [str(entry) for entry in small.datasets] == ["digits[train=9,epochs=1]", "digits[train=9,epochs=2]"]
     with pytest.raises(MatrixError, match=r"experiments.table-1.matrix: cannot read 'few\[train'"):
         read(PAPER, **{"[marks]": named, '["mnist"]': '["few[train"]'})
+
+
+def test_an_experiment_is_narrowed_to_some_of_its_data_sets() -> None:
+    table = load_paper("ewe-2021").experiments["table-1-v1"]
+    names = [[entry.name for matrix in table.matrices(FULL, asked) for entry in matrix.datasets] for asked in ALONE]
+    assert names == [["mnist", "fashion-mnist", "speech-commands"], ["mnist"], ["mnist", "fashion-mnist"], []]
+
+
+def test_an_experiment_narrowed_to_a_data_set_has_the_rows_about_it(builtin: Registry) -> None:
+    from harness.planning.narrowing import planned
+
+    table = load_paper("ewe-2021").experiments["table-1-v1"]
+    (matrix,) = table.matrices(FULL, ["mnist"])
+    rows = narrowed(table, planned(builtin, matrix), builtin.component).rows
+    assert len(rows) == 17 and all(row.label.startswith("MNIST: ") for row in rows)
+
+
+ALONE = ((), ("mnist",), ("*mnist",), ("digits",))
 
 
 def test_a_matrix_list_leaves_out_what_a_scale_does_not_have() -> None:
@@ -666,6 +684,11 @@ def test_another_experiment_shares_the_store_and_leaves_the_first_one_alone(
         (["ewe-2021", "figure-77"], "unknown experiment 'figure-77'"),
         (["ewe-2012", "table-1"], "unknown paper 'ewe-2012'. Did you mean 'ewe-2021'?"),
         (["ewe-2021", "table-1-v1", "--scale", "smal"], "unknown scale 'smal'. Did you mean 'small'?"),
+        (
+            ["ewe-2021", "table-1-v1", "--dataset", "mnit"],
+            "unknown data set of these experiments 'mnit'. Did you mean 'mn",
+        ),
+        (["ewe-2021", "figure-1", "--dataset", "mnist"], "unknown data set of these experiments 'mnist'. Known: none"),
         (["ewe-2021"], "--list"),
         ([], "name a paper: ewe-2021"),
         (["ewe-2021", "table-1-v1", "--seeds", "x"], "cannot read seeds 'x'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,14 @@ class Found:
     "--scale",
     default="small",
     show_default=True,
-    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, for a GPU.",
+    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, hours on one.",
+)
+@click.option(
+    "--dataset",
+    "datasets",
+    metavar="NAME",
+    multiple=True,
+    help="Name of a data set, or a glob: run no other of the experiment's. May be repeated.",
 )
 @click.option("--seeds", help="Seeds instead of the experiment's: 0-4 or 0,2,5-7.")
 @click.option("--no-run", is_flag=True, help="Compare what is in the results folder, and run nothing.")
@@ -82,6 +89,7 @@ def reproduce(
     names: tuple[str, ...],
     listing: bool,
     scale: str,
+    datasets: tuple[str, ...],
     seeds: str | None,
     no_run: bool,
     results: str,
@@ -108,7 +116,9 @@ def reproduce(
     if listing:
         _list([replace(paper, experiments={each.id: each for each in experiments})], paper_name)
         return 0
-    bench = _Bench(paper, scale, seeds, no_run, results, machine, quiet)
+    if datasets:
+        experiments = _about(experiments, scale, datasets)
+    bench = _Bench(paper, scale, datasets, seeds, no_run, results, machine, quiet)
     code, found = 0, []
     for experiment in experiments:
         ended, one = bench.reproduce(experiment)
@@ -126,6 +136,17 @@ def reproduce(
     if style in writers:
         writers[style](found)
     return code
+
+
+def _about(experiments: list[Experiment], scale: str, datasets: Sequence[str]) -> list[Experiment]:
+    """Those of ``experiments`` that have one of ``datasets``. Raises :class:`UnknownName` where one is of none."""
+    from harness.errors import UnknownName
+
+    for name in datasets:
+        if not any(each.matrices(scale, [name]) for each in experiments):
+            known = {entry.name for each in experiments for matrix in each.matrices(scale) for entry in matrix.datasets}
+            raise UnknownName("data set of these experiments", name, sorted(known))
+    return [each for each in experiments if each.matrices(scale, datasets)]
 
 
 def _list(papers: list[Paper], asked: str | None) -> None:
@@ -159,6 +180,7 @@ class _Bench:
         self,
         paper: Paper,
         scale: str,
+        datasets: Sequence[str],
         seeds: str | None,
         no_run: bool,
         results: str,
@@ -167,7 +189,7 @@ class _Bench:
     ) -> None:
         from harness.storage.files import refuse_record
 
-        self.paper, self.scale, self.seeds, self.no_run = paper, scale, seeds, no_run
+        self.paper, self.scale, self.datasets, self.seeds, self.no_run = paper, scale, datasets, seeds, no_run
         self.machine, self.quiet = machine, quiet
         self.store, self.tables = open_results(results)
         self.registry: Registry = planning_registry(machine.plugins, machine.data, self.tables, fetch=not no_run)
@@ -175,11 +197,13 @@ class _Bench:
 
     def reproduce(self, experiment: Experiment) -> tuple[int, Found]:
         """Run what is left of an experiment, compare, draw; the exit code with what was found."""
-        from harness.papers.reproduce import calculate, compare, gather
+        from harness.papers.reproduce import calculate, compare, gather, narrowed
 
         plan = self._plan(experiment)
         if plan is None:
             return 0, self._found(experiment, calculate(experiment), None, None)
+        if self.datasets:
+            experiment = narrowed(experiment, plan, self.registry.component)
         code = 0 if self.no_run else self._run(experiment, plan)
         frames = gather(plan, self.tables, self.registry.component, experiment.picture.x)
         return code, self._found(experiment, compare(experiment, frames, self.registry.component), frames, plan)
@@ -190,7 +214,7 @@ class _Bench:
         from harness.planning.matrix import parse_seeds
         from harness.planning.narrowing import planned
 
-        matrices = experiment.matrices(self.scale)
+        matrices = experiment.matrices(self.scale, self.datasets)
         if self.seeds is not None:
             matrices = [replace(matrix, seeds=parse_seeds(self.seeds)) for matrix in matrices]
         plans = [planned(self.registry, matrix) for matrix in matrices]
@@ -274,7 +298,7 @@ def _head(found: Found) -> list[str]:
     if found.scale != "full" and found.experiment.documents:
         lines.append(
             f"Scale {found.scale} is NOT the paper's setting: data, epochs, nets and seeds are cut to CPU minutes, "
-            "so a verdict here is about this setting. The paper's: --scale full, on a GPU."
+            "so a verdict here is about this setting. The paper's: --scale full, for hours or on a GPU."
         )
     return lines
 

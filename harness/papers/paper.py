@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,19 @@ class Experiment:
     records: Mapping[str, str]
     """The records that answer it, by name: the size and the setting of each."""
 
-    def matrices(self, scale: str) -> list[Matrix]:
-        """Its matrices at ``scale``; of several, those that have this scale. Raises
-        :class:`harness.errors.MatrixError`.
+    def matrices(self, scale: str, datasets: Sequence[str] = ()) -> list[Matrix]:
+        """Its matrices at ``scale``; of several, those that have this scale; with some names or globs of ``datasets``,
+        those that have such, with these alone. Raises :class:`harness.errors.MatrixError`.
         """
         named = [document for document in self.documents if scale == FULL or scale in document.get("scales", {})]
-        return [read_matrix(dict(document), self.id, self.path, scale) for document in named or self.documents[:1]]
+        made = [read_matrix(dict(document), self.id, self.path, scale) for document in named or self.documents[:1]]
+        if not datasets:
+            return made
+        chosen = [
+            tuple(entry for entry in matrix.datasets if any(fnmatchcase(entry.name, name) for name in datasets))
+            for matrix in made
+        ]
+        return [replace(matrix, datasets=kept) for matrix, kept in zip(made, chosen, strict=True) if kept]
 
     def cells(self, scale: str) -> int:
         """The number of cells of its matrices."""

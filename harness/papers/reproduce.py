@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.papers.paper import Band, Experiment, Row
-from harness.planning.graph import SURROGATE, Component, Kind, Plan
+from harness.planning.graph import SURROGATE, Cell, Component, Kind, Plan
 from harness.planning.matrix import FULL, format_chain, option_of, parse_chain
 from harness.storage.options import options_of
 
@@ -91,9 +91,9 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     )
 
 
-def _known(cell: Any, lookup: Resolver, x: str) -> dict[str, Any]:
+def _known(cell: Cell, lookup: Resolver, x: str) -> dict[str, Any]:
     dataset = lookup("dataset", cell.dataset).plugin
-    row = {"dataset": cell.dataset, "defense": cell.defense, "attack": cell.attack, "seed": cell.seed}
+    row = _asked(cell)
     known = {**row, "model": dict(cell.stages).get(SURROGATE), "source": dataset.source, "target": dataset.target}
     kind, dot, option = x.partition(".")
     if dot:
@@ -104,6 +104,19 @@ def _known(cell: Any, lookup: Resolver, x: str) -> dict[str, Any]:
         short = {**row, "dataset": name_of(cell.dataset), kind: format_chain(rest)}
         known |= {"x": value, "series": f"{short['dataset']}: {short['defense']}, {short['attack']}"}
     return known
+
+
+def _asked(cell: Cell) -> dict[str, Any]:
+    return {"dataset": cell.dataset, "defense": cell.defense, "attack": cell.attack, "seed": cell.seed}
+
+
+def narrowed(experiment: Experiment, plan: Plan, lookup: Resolver) -> Experiment:
+    """The experiment with only those of its rows that some cell of ``plan`` is about."""
+    import pandas as pd
+
+    cells = pd.DataFrame([_asked(cell) for cell in plan.cells])
+    about = [row for row in experiment.rows if len(chosen(cells, canonical(row.where, lookup)))]
+    return replace(experiment, rows=tuple(about))
 
 
 def name_of(text: str) -> str:
