@@ -340,6 +340,14 @@ def test_schemes_without_verdicts_have_no_rank() -> None:
     assert [both(beta, name).rank for name in "ab"] == [1, 2]
 
 
+def test_parts_without_unmarked_models_hide_none_of_those_that_others_have() -> None:
+    """A matrix that is run in parts may have its first ones without any (reported: "no cell finished")."""
+    none, some = {"nulls": (), "attacked": ()}, {"nulls": (2,) * 11, "attacked": (2,) * 11}
+    made = World().seeds(SIX, attack="fine-tuning", **none).seeds(SIX, attack="retraining", **some).board()
+    assert scheme(made).no_rank == "needs 19 unmarked models, has 11" and scheme(made).victim_margin is not None
+    assert "unmarked models, has 11;" in made.settings[0].conclusion
+
+
 def test_a_scheme_all_of_whose_cells_failed_is_on_the_board() -> None:
     for status in ("failed", "skipped"):
         world = World().seeds(SIX, "a").seeds(SIX, "gone", status=status)

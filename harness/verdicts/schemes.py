@@ -41,10 +41,15 @@ class Victims:
 
 
 def victims_of(scored: Scored, schemes: Groups) -> Victims:
-    """The victims behind the rows: one is in a row for every attack on it, and the first row that is ok tells it."""
+    """The victims behind the rows: one is in a row for every attack on it.
+
+    Of those that are ok, the one with the most unmarked models tells it, or the first of them: parts of a matrix may
+    have been run without any.
+    """
     keep = scored.rows["status"].eq("ok")
     owned = pd.DataFrame({"group": schemes.places, "seed": scored.rows["seed"]})[keep]
-    keep[owned.index[owned.duplicated()]] = False
+    told = owned.loc[scored.rows["nulls"][keep].sort_values(ascending=False, kind="stable").index]
+    keep[told.index[told.duplicated()]] = False
     some = scored.of(keep)
     # As suspects that nobody attacked: their margin is the one that counts.
     alone = some.rows.assign(useful=False, margin_counted=some.rows["victim_margin"])

@@ -110,7 +110,8 @@ def _percent(margin: float) -> str:
 def _without_ranks(schemes: list[Scheme], rows: pd.DataFrame, rules: Rules) -> str:
     """The reason why no scheme is ranked, and what to do about it."""
     seeds = rows["seed"].nunique()
-    verdicts = [text for text in rows["victim_verdict"] if text]
+    most_first = rows.sort_values("nulls", ascending=False, kind="stable")
+    verdicts = [text for text in most_first["victim_verdict"] if text]
     few = fewest_seeds_for(2, rules.confidence)
     if verdicts:
         needed = re.match(r"needs (\d+) unmarked models", verdicts[0])
