@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import click
+import pandas as pd
 import pytest
 
 from harness.cli import cli as group
@@ -96,11 +97,29 @@ def test_the_numbers_in_the_readmes_words_are_in_a_record() -> None:
     twenty, small = (ROOT / "results" / "records" / name / "README.md" for name in RECORDS)
     assert "24.8 points of the worst-case margin against the API (95% 12.4 to 37.2" in text
     assert "24.8 points of the worst-case margin against the API** (12.4 to 37.2" in twenty.read_text("utf-8")
-    assert "-0.7 points, -4.5 to 3.1" in text and "-0.7 (-4.5 to 3.1)" in small.read_text("utf-8")
+    assert re.search(r"-0\.7 points on 2,000 MNIST images\s+\(-4\.5 to 3\.1", text)
+    assert "-0.7 (-4.5 to 3.1)" in small.read_text("utf-8")
     assert "(29.4 points, 7.0 to 51.8" in text and "**+29.4 (7.0 to 51.8)**" in small.read_text("utf-8")
-    assert "kept 86% with the loss and 48% without" in text and "86% with the SNNL, 48% without" in small.read_text()
 
 
+def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say() -> None:
+    from harness.papers.reproduce import spread
+
+    record = ROOT / "results" / "records" / FULL_SIZE
+    cells = pd.read_parquet(record / "tables" / "cells").query("attack == 'retraining'").drop_duplicates("cell")
+    success = 100 * cells["surrogate_trigger_matches"] / cells["surrogate_trigger_trials"]
+    by_seed = success.groupby([cells["defense"], cells["seed"]]).first().unstack("seed")
+    with_loss, without = by_seed.loc["ewe[variant=official]"], by_seed.loc["ewe[variant=official,weight=0.0]"]
+    parts = [spread(list(values)) for values in (with_loss, without, with_loss - without)]
+    kept, bare, added = (f"{each.mean:.1f} {each.low:.1f} {each.high:.1f}" for each in parts if each)
+    assert (kept, bare, added) == ("18.1 -21.2 57.4", "25.6 -20.9 72.1", "-7.6 -18.0 2.9")
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert "18% of the mark (95% -21 to 57, n = 5), and 26% (-21 to 72) with" in text
+    assert "the loss adds -7.6 points (-18.0 to 2.9). By seed 4, 1, 2, 9 and 74% with it" in text
+    assert [round(value) for value in with_loss] == [4, 1, 2, 9, 74]
+
+
+FULL_SIZE = "2026-11-28-mnist-full-size"
 RECORDS = ("2026-11-27-digits-twenty-seeds", "2026-11-24-table-1-small")
 
 

@@ -98,7 +98,7 @@ def reproduce(
     style: str,
 ) -> int:
     """Run a paper's experiments, and compare its numbers with ours. EXPERIMENT is figure-13, say, or all."""
-    from harness.errors import UnknownName, UsageError
+    from harness.errors import UsageError
     from harness.papers.paper import load_paper, papers
 
     if listing and not names:
@@ -110,14 +110,10 @@ def reproduce(
     if not names:
         listed = command_line("reproduce", paper_name, "--list")
         raise UsageError(f"name experiments of {paper_name}, or all: {listed} lists them")
-    experiments = paper.chosen(names)
-    if scale not in paper.scales:
-        raise UnknownName("scale", scale, paper.scales)
+    experiments = _chosen(paper, names, scale, datasets)
     if listing:
         _list([replace(paper, experiments={each.id: each for each in experiments})], paper_name)
         return 0
-    if datasets:
-        experiments = _about(experiments, scale, datasets)
     bench = _Bench(paper, scale, datasets, seeds, no_run, results, machine, quiet)
     code, found = 0, []
     for experiment in experiments:
@@ -138,15 +134,18 @@ def reproduce(
     return code
 
 
-def _about(experiments: list[Experiment], scale: str, datasets: Sequence[str]) -> list[Experiment]:
-    """Those of ``experiments`` that have one of ``datasets``. Raises :class:`UnknownName` where one is of none."""
+def _chosen(paper: Paper, names: Sequence[str], scale: str, datasets: Sequence[str]) -> list[Experiment]:
+    """The experiments of ``names`` that have one of ``datasets``, if any are named. Raises :class:`UnknownName`."""
     from harness.errors import UnknownName
 
+    experiments = paper.chosen(names)
+    if scale not in paper.scales:
+        raise UnknownName("scale", scale, paper.scales)
     for name in datasets:
         if not any(each.matrices(scale, [name]) for each in experiments):
             known = {entry.name for each in experiments for matrix in each.matrices(scale) for entry in matrix.datasets}
-            raise UnknownName("data set of these experiments", name, sorted(known))
-    return [each for each in experiments if each.matrices(scale, datasets)]
+            raise UnknownName("data set of these experiments", name, known)
+    return [each for each in experiments if not datasets or each.matrices(scale, datasets)]
 
 
 def _list(papers: list[Paper], asked: str | None) -> None:
