@@ -427,7 +427,7 @@ def train(net: Net, entangle: bool) -> None:
     def loss(net: Net, x: Tensor, y: Tensor) -> Tensor:
         logits, activations = net.activations(x)
         drawn = nn.functional.cross_entropy(logits, y)
-        return drawn - entangled([a.relu() for a in activations.values()]) if entangle else drawn
+        return drawn - entangled([activations[name].relu() for name in net.taps]) if entangle else drawn
 
     split = Split(images(128), torch.arange(128) % 6)
     engine.train(net, [engine.stream(split, loss)], 3)
