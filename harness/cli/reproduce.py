@@ -69,7 +69,7 @@ class Found:
     "--scale",
     default="small",
     show_default=True,
-    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, hours on one.",
+    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, hours on a CPU.",
 )
 @click.option(
     "--dataset",
@@ -297,7 +297,7 @@ def _head(found: Found) -> list[str]:
     if found.scale != "full" and found.experiment.documents:
         lines.append(
             f"Scale {found.scale} is NOT the paper's setting: data, epochs, nets and seeds are cut to CPU minutes, "
-            "so a verdict here is about this setting. The paper's: --scale full, for hours or on a GPU."
+            "so a verdict here is about this setting. The paper's: --scale full, hours on a CPU."
         )
     return lines
 
