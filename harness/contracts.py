@@ -177,10 +177,7 @@ class Dataset(InputSet):
         "to 0; steps, a tenth after 1/2 and a hundredth after 3/4.",
     )
     warmup: float | None = option(
-        None,
-        doc="Share of a training's steps in which the rate rises to its peak; by default 0.3 of one-cycle, else 0.",
-        at_least=0,
-        at_most=1,
+        None, doc="Share of steps in which the rate rises; none: 0.3 of one-cycle, else 0.", at_least=0, at_most=1
     )
     weight_decay: float = option(
         0.0, doc="Weight decay (L2 of adam and sgd, decoupled of adamw); not of biases and norms.", at_least=0
@@ -192,8 +189,10 @@ class Dataset(InputSet):
         0.0, doc="Share of a hard label's probability that is spread evenly over all classes.", at_least=0, at_most=1
     )
     normalize: bool = option(
-        False,
-        doc="Normalise inputs inside the net, by the mean and SD of each channel of those that it is trained on.",
+        False, doc="Normalise inputs inside the net, by the mean and SD of each channel of its training inputs."
+    )
+    initialization: int | None = option(
+        None, doc="Seed of initial weights that all models share, as of a checkpoint; none: each its own.", at_least=0
     )
     source: int = option(1, doc="Source class of a source-target watermark.")
     target: int = option(7, doc="Target class of a watermark.")

@@ -169,6 +169,7 @@ class Recipe:
     clip_norm: float = 0.0
     label_smoothing: float = 0.0
     normalize: bool = False
+    initialization: int | None = None
 
 
 @dataclass(frozen=True)

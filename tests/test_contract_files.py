@@ -27,7 +27,7 @@ SMALLEST = Path(__file__).parent / "plugins_smallest"
 RECIPE = {"test": 0, "architecture": "cnn", "learning_rate": 1e-3, "patch": 2, "corners": "one"} | {
     **{"placement": "gradient", "origin": "in-distribution", "refine": False, "ood": "", "ood_class": 0},
     **{"augment": "none", "watch": False, "optimizer": "adam", "momentum": 0.9, "schedule": "constant", "warmup": None},
-    **{"weight_decay": 0.0, "clip_norm": 0.0, "label_smoothing": 0.0, "normalize": False},
+    **{"weight_decay": 0.0, "clip_norm": 0.0, "label_smoothing": 0.0, "normalize": False, "initialization": None},
     **{"from_weights": "", "unmarked_from": ""},
 }
 SMALL = RECIPE | {"train": 200, "holdout": 60, "epochs": 6, "pretrain": 3, "batch_size": 32}

@@ -140,6 +140,23 @@ def test_two_nets_of_one_context_differ() -> None:
     assert not same(lent.build(), lent.build())
 
 
+def test_nets_of_a_shared_initialization_begin_with_its_weights_whatever_their_seed() -> None:
+    first = engine(0, initialization=3).build()
+    assert same(first, engine(1, initialization=3).build()) and not same(first, engine(0, initialization=4).build())
+    assert not same(trained(0, initialization=3), trained(1, initialization=3)), "each trains on batches of its own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", ["initialization=3,", ""])
+def test_victims_and_their_copies_begin_with_the_shared_weights(cli: Cli, tmp_path: Path, shared: str) -> None:
+    # Steps of 1e-12 leave a net as it began: a copy then answers as its victim does where both began alike.
+    still = TINY.replace("[", f"[{shared}learning_rate=1e-12,")
+    arguments = ["--dataset", still, "--defense", "baseline", "--attack", "retraining", "--seeds", "0", "--nulls", "0"]
+    cli("run", *arguments, "--results", str(tmp_path), "--jobs", "1")
+    cells = Tables(tmp_path).read("cells")
+    assert (cells["agreement"].min() == 1) == bool(shared)
+
+
 def test_start_is_a_copy_of_the_clean_model_or_a_fresh_net() -> None:
     lent = engine()
     lent.clean = trained()

@@ -87,8 +87,8 @@ class Engine(Context):
         return self.recipe.epochs - self.pretrained
 
     def build(self) -> Net:
-        shape, classes = self.recipe.input_shape, len(self.recipe.classes)
-        with seeded(self.generator):
+        shape, classes, shared = self.recipe.input_shape, len(self.recipe.classes), self.recipe.initialization
+        with seeded(self.generator if shared is None else torch.Generator().manual_seed(shared)):
             net = nets.build(self.architecture, shape, classes, self.moments)
         net.description = {
             "architecture": self.architecture_text,
