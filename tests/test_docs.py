@@ -123,14 +123,20 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     head = by_seed("2026-11-28-mnist-full-size", "trigger")
     with_loss, without = head.loc["ewe[variant=official]"], head.loc["ewe[variant=official,weight=0.0]"]
     assert (said(with_loss), said(without)) == ("18.1 -21.2 57.4", "25.6 -20.9 72.1")
-    assert "18% of the mark (95% -21 to 57, n = 5), and 26% (-21 to 72) with" in text
+    assert "keeps 18% of the mark (-21 to 57), and 26% (-21 to 72) with" in text
     assert said(with_loss - without) == "-7.6 -18.0 2.9" and [round(value) for value in with_loss] == [4, 1, 2, 9, 74]
-    assert "the loss adds -7.6 points (-18.0 to 2.9). By seed 4, 1, 2, 9 and 74% with it" in text
+    assert "it adds -7.6 points (-18.0 to 2.9). Seeds differ more: 4, 1, 2, 9 and 74% with it" in text
     v1 = by_seed("2026-11-28-mnist-v1-full-size", "held_out")
     arms = ("ewe[variant=paper]", "ewe[variant=paper,weight=0.0,placement=corner]", "ewe[variant=paper,weight=0.0]")
     assert [said(v1.loc[arm]) for arm in arms] == ["6.3 -3.1 15.6", "2.4 0.3 4.4", "7.8 1.2 14.5"]
-    assert "we find 6% (95% -3 to 16, n = 5, 55,000 images); of the baseline's 3%, 2% (0 to 4)" in text
-    assert "same triggers without the loss keep 8% (1 to 15)" in text
+    fashion = by_seed("2026-11-28-fashion-v1-full-size", "held_out")
+    assert [said(fashion.loc[arm]) for arm in arms] == ["28.8 0.5 57.1", "2.8 -0.0 5.6", "24.8 -12.3 61.9"]
+    assert "we find 29% (95% 0.5 to 57, n = 5), which is compatible, and 6% (-3 to 16), which is not" in text
+    assert "of the baseline's 6 and 3% we find 3 and 2%" in text
+    assert "triggers without it keep 25% (-12 to 62) on Fashion-MNIST and 8% (1 to 15) on MNIST" in text
+    added = [said(each.loc[arms[0]] - each.loc[arms[2]]) for each in (v1, fashion)]
+    assert added == ["-1.6 -13.2 10.0", "4.0 -8.0 16.0"]
+    assert "it adds 4.0 points (-8.0 to 16.0) and -1.6 (-13.2 to 10.0)" in text
 
 
 RECORDS = ("2026-11-27-digits-twenty-seeds", "2026-11-24-table-1-small")
