@@ -33,6 +33,7 @@ from harness.figures.style import (
     looks_of,
     print_to,
     printing,
+    wrapped,
 )
 from harness.papers.paper import PICTURES as KINDS_OF_PAPERS
 from harness.papers.paper import Picture
@@ -187,6 +188,21 @@ def test_axes_and_panels_say_what_they_are_and_how_many(picture: tuple[str, pd.D
         assert same(ax.get_title().rpartition("(n")[0], name) or f"{name}(" in "".join(ax.get_title().split())
         few = "2 to " if frame["value"].isna().any() and kind in ("dots", "tracks", "heatmap") else ""
         assert f"(n = {few}{seeds} seed" in ax.get_title().replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("digits[epochs=6]: ewe[weight=0.0]", 40, ["digits[epochs=6]: ewe[weight=0.0]"]),
+        ("digits[epochs=6]: ewe[weight=0.0]", 24, ["digits[epochs=6]: ewe", "[weight=0.0]"]),
+        ("ewe[variant=official,weight=0.0]", 20, ["ewe", "[variant=official,", "weight=0.0]"]),
+        ("success [95% interval]", 12, ["success [95%", "interval]"]),
+    ],
+)
+def test_a_long_name_is_broken_before_its_options_and_else_left_as_it_is(
+    name: str, width: int, lines: list[str]
+) -> None:
+    assert wrapped(name, width).split("\n") == lines
 
 
 def test_the_legend_names_each_series_once(picture: tuple[str, pd.DataFrame, Figure]) -> None:

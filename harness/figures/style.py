@@ -290,9 +290,14 @@ def _spans(values: pd.Series[float]) -> bool:
     return bool(values.min() > 0 and values.max() / values.min() >= 30)
 
 
+BREAK = "\x00"
+"""A place in a name where a line may end."""
+
+
 def wrapped(text: object, width: int) -> str:
     """A name in lines, broken before its options rather than within a word."""
     shown = printable(text)
     if len(shown) > width:
-        shown = re.sub(r",(?=\S)", ", ", shown.replace("[", " ["))
-    return "\n".join(textwrap.wrap(shown, width))
+        # A space is where lines may break; where they do not, it goes again.
+        shown = re.sub(r"(?<=\S)(?=\[)|(?<=,)(?=\S)", f" {BREAK}", shown)
+    return "\n".join(textwrap.wrap(shown, width)).replace(f" {BREAK}", "").replace(BREAK, "")

@@ -71,12 +71,13 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     names = ["dataset", "defense", "attack", "seed"]
     known = pd.DataFrame([_known(cell, lookup, x) for cell in plan.cells])
     # By the model, not by the cell's id: another experiment may have run these models with other analyses.
-    rows = tables.read("cells").merge(known, on=[*names, "model"])
+    # In the plan's order, which pictures keep.
+    rows = known.merge(tables.read("cells"), on=[*names, "model"])
     looked = {s.plugin.text for s in plan.stages.values() if s.plugin and s.action in ("analyse", "detect")}
     measurements = tables.read("measurements")
     measurements = measurements[measurements["analysis"].isin(looked)].drop(columns=["cell", "run"])
     ids = rows[[*names, "model", "cell"]]
-    curves = tables.read("curves").merge(rows[["model", "cell"]], left_on="stage", right_on="model")
+    curves = rows[["model", "cell"]].merge(tables.read("curves"), left_on="model", right_on="stage")
     last = curves.groupby("cell")["training"].transform("max") if len(curves) else curves["training"]
     evidence = read_evidence(tables)
     cells = score(rows, evidence, Rules())
@@ -85,8 +86,8 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     cells["same_data"] = cells["cell"].map(shares)
     return Frames(
         cells,
-        tables.read("detections").merge(rows[["cell"]], on="cell"),
-        measurements.merge(ids, on=[*names, "model"]),
+        rows[["cell"]].merge(tables.read("detections"), on="cell"),
+        ids.merge(measurements, on=[*names, "model"]),
         curves[curves["training"] == last],
     )
 
