@@ -57,6 +57,17 @@ def mixed(count: int) -> float:
 # --- Eq. 1 ------------------------------------------------------------------------------------------------------------
 
 
+@law
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0, 30.0]))
+def test_at_the_released_temperature_no_activations_move_the_snnl(seed: int, apart: float) -> None:
+    # docs/reproduce.md and README say so: after a ReLU cosine distances are at most 1.
+    generator = torch.Generator().manual_seed(seed)
+    x, groups = torch.rand((64, 5), generator=generator, dtype=torch.float64), torch.arange(64) < 32
+    x[groups, 0] += apart
+    x[~groups, 1] += apart
+    assert float(snnl(x, groups, 100.0)) == pytest.approx(mixed(64), abs=0.0051)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("temperature", [0.2, 1.0, 100.0])
 def test_value_and_gradients_are_those_of_eq_1(distance: Distance, temperature: float) -> None:
