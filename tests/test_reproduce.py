@@ -680,6 +680,17 @@ def test_another_experiment_shares_the_store_and_leaves_the_first_one_alone(
     assert cli(*one, "--no-run", code=0).out == first.out
 
 
+def test_a_record_is_compared_and_left_as_it_is(cli: Cli) -> None:
+    record = ROOT / "results" / "records" / "2026-11-28-mnist-v1-full-size"
+    before = {path: path.stat().st_mtime_ns for path in record.rglob("*")}
+    asked = ["reproduce", "ewe-2021", "table-1-v1", "--dataset", "mnist", "--scale", "full", "--results", record]
+    said = cli(*asked, "--no-run", "--format", "markdown", code=0).out
+    assert "| MNIST: EWE | held-out success | 5 | 61.44 ± 27.85 | 6.27 ± 7.52 | -3.06 to 15.61 | differs |" in said
+    assert "No picture: nothing is written to a record." in said
+    assert "is a record, and is never changed" in cli(*asked, code=2).err
+    assert {path: path.stat().st_mtime_ns for path in record.rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

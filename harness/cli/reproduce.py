@@ -186,13 +186,15 @@ class _Bench:
         machine: Machine,
         quiet: bool,
     ) -> None:
-        from harness.storage.files import refuse_record
+        from harness.storage.files import is_record, refuse_record
 
         self.paper, self.scale, self.datasets, self.seeds, self.no_run = paper, scale, datasets, seeds, no_run
         self.machine, self.quiet = machine, quiet
         self.store, self.tables = open_results(results)
         self.registry: Registry = planning_registry(machine.plugins, machine.data, self.tables, fetch=not no_run)
-        refuse_record(self.store.results)  # pictures are written there, also where nothing is run
+        self.frozen = is_record(self.store.results)
+        if not no_run:
+            refuse_record(self.store.results)
 
     def reproduce(self, experiment: Experiment) -> tuple[int, Found]:
         """Run what is left of an experiment, compare, draw; the exit code with what was found."""
@@ -243,6 +245,8 @@ class _Bench:
         """The picture's file, or the reason why there is no file."""
         from harness.figures.frames import drawn
 
+        if self.frozen:
+            return None, "nothing is written to a record"
         data = drawn(experiment, compared, frames, self.registry.component)
         if data.empty:
             return None, "nothing of what it shows has been measured here"

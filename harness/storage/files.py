@@ -17,9 +17,14 @@ def refuse_links(*paths: Path) -> None:
             )
 
 
+def is_record(folder: Path) -> bool:
+    """True of a record: it holds the checksums of its own files."""
+    return all((folder / name).exists() for name in ("manifest.json", "ids.json", "tables"))
+
+
 def refuse_record(folder: Path) -> None:
-    """Raise :class:`UsageError` where a folder is a record: it holds the checksums of its own files."""
-    if all((folder / name).exists() for name in ("manifest.json", "ids.json", "tables")):
+    """Raise :class:`UsageError` where a folder is a record."""
+    if is_record(folder):
         raise UsageError(
             f"{folder} is a record, and is never changed: name another folder with --results, "
             "or for a page a file elsewhere with --output"
