@@ -58,6 +58,20 @@ nulls = 1
 [experiments.table-1.matrix.scales.small]
 datasets = ["{TINY}"]
 
+[experiments.figure-6]
+title = "Epochs"
+says = "It settles."
+common = {{ mark = "T", source = "Figure 6", quantity = "plateau_epoch" }}
+picture = {{ kind = "curves" }}
+rows = [{{ label = "released loss", where = {{ defense = "ewe[variant=official]" }} }}]
+[experiments.figure-6.matrix]
+datasets = ["mnist[watch=true]"]
+defenses = ["ewe[variant=official]"]
+attacks = ["none"]
+nulls = 0
+[experiments.figure-6.matrix.scales.small]
+datasets = ["{TINY.replace("[", "[watch=true,")}"]
+
 [experiments.figure-9]
 title = "A sweep"
 says = "It falls."
@@ -662,6 +676,16 @@ def test_an_experiment_runs_compares_draws_and_has_nothing_left(cli: Cli, tmp_pa
     ]
     shares = dict(zip(control["seed"].astype(str), 100 * control["matches"] / control["trials"], strict=True))
     assert len(shares) == 2 and rows[4]["values"] == pytest.approx(shares)
+
+
+@pytest.mark.slow
+def test_the_passes_of_a_scheme_are_parts_of_the_recipes_epochs(cli: Cli, tmp_path: Path, paper_file: Path) -> None:
+    # One epoch of embedding is left, in which the released recipe passes six times over the target class.
+    run = ["reproduce", paper_file, "figure-6", "--seeds", "0", "--results", tmp_path, "--format", "json", "--quiet"]
+    (found,) = json.loads(cli(*run, code=0).out)
+    assert 1 / 6 <= found["rows"][0]["mean"] <= 1
+    shown = pd.read_csv(tmp_path / "figures" / "a-paper-figure-6-small.csv")
+    assert shown["x"].max() == 1 and shown["x"].nunique() == 6
 
 
 @pytest.mark.slow

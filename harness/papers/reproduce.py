@@ -57,6 +57,8 @@ Resolver: TypeAlias = Callable[[Kind, str], Component]
 def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     """Gather the rows of a plan's cells from the tables: only those that the plan's own stages made.
 
+    Curves of victims are over the recipe's epochs, of which a pass of a scheme's own may be a part.
+
     Cells get what the plan knows: ``source`` and ``target`` of the dataset; the share ``same_data`` of triggers that a
     model of the owner's own inputs and true labels answers, where the matrix has ``unmarked``; and where ``x`` is
     ``attack.fraction`` or the like, that option's value as ``x`` and the cell's name without it as ``series``.
@@ -77,8 +79,11 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     measurements = tables.read("measurements")
     measurements = measurements[measurements["analysis"].isin(looked)].drop(columns=["cell", "run"])
     ids = rows[[*names, "model", "cell"]]
-    curves = rows[["model", "cell"]].merge(tables.read("curves"), left_on="model", right_on="stage")
+    curves = rows[["model", "cell", "epochs"]].merge(tables.read("curves"), left_on="model", right_on="stage")
     last = curves.groupby("cell")["training"].transform("max") if len(curves) else curves["training"]
+    curves = curves[curves["training"] == last]
+    passes = curves.groupby("cell")["epoch"].transform("max")
+    curves = curves.assign(epoch=curves["epoch"] * (curves["epochs"] / passes).fillna(1))
     evidence = read_evidence(tables)
     cells = score(rows, evidence, Rules())
     control = evidence[evidence["suspect"] == "same-data"].set_index(["cell", "index"])
@@ -88,7 +93,7 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
         cells,
         rows[["cell"]].merge(tables.read("detections"), on="cell"),
         ids.merge(measurements, on=[*names, "model"]),
-        curves[curves["training"] == last],
+        curves,
     )
 
 
@@ -96,6 +101,8 @@ def _known(cell: Cell, lookup: Resolver, x: str) -> dict[str, Any]:
     dataset = lookup("dataset", cell.dataset).plugin
     row = _asked(cell)
     known = {**row, "model": dict(cell.stages).get(SURROGATE), "source": dataset.source, "target": dataset.target}
+    begun = dataset.pretrain if lookup("defense", cell.defense).plugin.from_clean else 0
+    known["epochs"] = dataset.epochs - begun if cell.attack == "none" else math.nan
     kind, dot, option = x.partition(".")
     if dot:
         axis: Any = kind
