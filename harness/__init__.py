@@ -61,7 +61,7 @@ from harness.contracts import (
     WhiteBoxDefense,
     needs_images,
 )
-from harness.errors import DataError, HarnessError, PluginError, Skip, Unreadable, UsageError, require
+from harness.errors import DataError, HarnessError, NotInstalled, PluginError, Skip, Unreadable, UsageError, require
 from harness.fields import option
 from harness.own_data import OwnData
 from harness.preprocessing import Preprocessing
@@ -119,6 +119,7 @@ __all__ = [
     "Loss",
     "Marked",
     "Measure",
+    "NotInstalled",
     "Optimizer",
     "Oracle",
     "OwnData",

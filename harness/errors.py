@@ -112,6 +112,13 @@ class Skip(HarnessError):
     """Raised by a plugin while it runs: this combination is impossible. The message is the reason in the tables."""
 
 
+class NotInstalled(Skip):
+    """Raised by a plugin that needs a package which is not here: skipped, and tried again by the next run.
+
+    The message says what to install.
+    """
+
+
 class Unreadable(HarnessError):
     """Raised by :meth:`harness.WhiteBoxDefense.verify_weights`: the suspect has no such layer, or one of another shape.
 

@@ -135,6 +135,45 @@ def test_an_analysis_that_cannot_be_made_skips_itself_and_no_cell(cli: Cli, tmp_
     assert umap["status"] == "ok" or "pip install 'watermark-harness[umap]'" in umap["reason"]
 
 
+LACKING = '''
+"""An analysis by a package that may not be installed."""
+
+from pathlib import Path
+
+import torch
+
+from harness import Analysis, Measure, NotInstalled
+
+
+class Lacking(Analysis):
+    """One, where the package is installed."""
+
+    name = "lacking"
+
+    def run(self, model, task, test, key, ctx):
+        if not Path({place!r}).exists():
+            raise NotInstalled("the package is not installed: pip install package")
+        return [Measure("one", torch.ones(1))]
+'''
+
+
+def test_a_package_that_is_installed_later_is_used_by_the_next_run(cli: Cli, tmp_path: Path) -> None:
+    place, results = tmp_path / "package", tmp_path / "results"
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "lacking.py").write_text(LACKING.format(place=str(place)), "utf-8")
+    axes = ["--dataset", TINY, "--defense", "baseline", "--attack", "none", "--seeds", "0", "--nulls", "0"]
+    asked = ["run", *axes, "--no-innocents", "--analysis", "lacking", "--results", results]
+    asked += ["--plugins", tmp_path / "plugins"]
+    for _ in range(2):
+        assert "pip install package" in cli(*asked, code=0).err
+        assert set(harness.read_table(results, "cells")["status"]) == {"ok"}
+    place.touch()
+    assert "pip install package" not in cli(*asked, code=0).err
+    rows = harness.read_table(results, "measurements")
+    assert rows["value"].tolist() == [1.0] and rows["analysis"].tolist() == ["lacking"]
+    assert cli(*asked, code=0).out.startswith("nothing to do")
+
+
 @pytest.mark.parametrize(("controls", "secrets"), [(4, {"mask": torch.ones(8, 8)}), (5, {})])
 def test_cka_without_pairs_says_so(controls: int, secrets: dict[str, torch.Tensor]) -> None:
     """A key without a patch has controls of its own, however many: they are no sources of the triggers."""

@@ -25,7 +25,7 @@ from harness.data import Data
 from harness.engine.epochs import measure_epochs
 from harness.engine.profile import NoTrace, Timeline, Trace
 from harness.engine.train import Counts, Engine, Precision
-from harness.errors import Blamed, BrokenDataset, DamagedArtifact, OutOfMemory, PluginError, Skip
+from harness.errors import Blamed, BrokenDataset, DamagedArtifact, NotInstalled, OutOfMemory, PluginError, Skip
 from harness.isolation import Guard, Interrupted, describe_error
 from harness.modelfiles import code_of
 from harness.nets import Net
@@ -95,6 +95,7 @@ class StageRunner:
         started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
         made, reason, error_trace, counts = StageOutput(), "", "", Counts()
         status: Status = "ok"
+        stands = True
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
         with self._guarded(stage) as guard, self._warning(stage) as warn:
@@ -111,6 +112,7 @@ class StageRunner:
                 tensors = pack(self, stage, parents, made, engine)
             except Skip as skip:
                 status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
+                stands = not isinstance(skip, NotInstalled)
             except OutOfMemory:  # of a parent that was computed again
                 raise
             except BaseException as error:  # also of a plugin that leaves: by sys.exit, say
@@ -129,7 +131,7 @@ class StageRunner:
             **self._seen(stage, counts),
             **({"changed": ", ".join(guard.changed)} if guard.changed else {}),
         }
-        self._end(stage, record, None if made.lacks else tensors, trace)
+        self._end(stage, record, tensors if stands and not made.lacks else None, trace)
         return record
 
     def _end(self, stage: Stage, record: StageRecord, tensors: Mapping[str, Tensor] | None, trace: Trace) -> None:

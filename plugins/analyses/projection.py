@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from harness import Analysis, Context, Key, Measure, Skip, Split, Task, nets, option
+from harness import Analysis, Context, Key, Measure, NotInstalled, Skip, Split, Task, nets, option
 
 
 class Projection(Analysis):
@@ -51,7 +51,7 @@ class Projection(Analysis):
         try:
             import umap
         except ImportError as error:
-            raise Skip("UMAP is not installed: pip install 'watermark-harness[umap]'") from error
+            raise NotInstalled("UMAP is not installed: pip install 'watermark-harness[umap]'") from error
         seed = int(torch.randint(2**31, (), generator=generator))
         return torch.from_numpy(umap.UMAP(random_state=seed, n_jobs=1).fit_transform(features.numpy())).double(), None
 
