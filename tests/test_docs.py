@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -13,6 +15,7 @@ import pytest
 
 from harness.cli import cli as group
 from harness.inspect import attacks, schemes
+from harness.papers.paper import load_paper
 from harness.papers.reproduce import spread
 from harness.planning.matrix import presets
 from harness.planning.registry import load_registry
@@ -137,6 +140,22 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     added = [said(each.loc[arms[0]] - each.loc[arms[2]]) for each in (v1, fashion)]
     assert added == ["-1.6 -13.2 10.0", "4.0 -8.0 16.0"]
     assert "it adds 4.0 points (-8.0 to 16.0) and -1.6 (-13.2 to 10.0)" in text
+
+
+@pytest.mark.slow
+def test_the_readme_says_of_the_papers_pictures_what_their_record_says(cli: Cli) -> None:
+    name = "2026-11-28-ewe-2021-small"
+    asked = [each.id for each in load_paper("ewe-2021").experiments.values() if name in each.records]
+    folder = ROOT / "results" / "records" / name
+    found = json.loads(
+        cli("reproduce", "ewe-2021", *asked, "--no-run", "--format", "json", "--results", folder, code=0).out
+    )
+    ends = Counter(row["verdict"] for each in found for row in each["rows"] if row["paper"])
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    counts = (ends.total(), ends["reproduced at another setting"], ends["compatible"], ends["differs"])
+    assert "of {} claims {} are found at that size, {} are compatible, {} are not".format(*counts) in text
+    (thief,) = [r for each in found for r in each["rows"] if r["label"].startswith("MNIST: released loss, less plain")]
+    assert f"{thief['mean']:.0f} points more of the mark ({thief['low']:.0f} to {thief['high']:.0f}, n = 5)" in text
 
 
 RECORDS = ("2026-11-27-digits-twenty-seeds", "2026-11-24-table-1-small")

@@ -163,7 +163,7 @@ def test_the_list_names_the_records_that_answer_an_experiment(cli: Cli) -> None:
     parts = re.split(r"\n(?=[a-z0-9-]+: )", listed.partition("\n\n")[2])
     said = {part.partition(":")[0]: part for part in parts}
     assert "record: 2026-11-22-neural-cleanse-small (" in said["neural-cleanse"]
-    assert "no record yet" in said["figure-13"] and "record" not in said["figure-1"]
+    assert "no record yet" in said["figure-12"] and "record" not in said["figure-1"]
     with pytest.raises(MatrixError, match="records: old = 3 is no text"):
         read(PAPER, **{'says = "It survives."': 'says = "It survives."\nrecords = { old = 3 }'})
 
