@@ -145,7 +145,7 @@ def test_a_record_is_whole_reads_as_results_and_is_never_overwritten(made: Path,
     assert "letters or digits" in cli("record", "/../", "--results", made / "results", code=2).err
 
 
-COMMANDS = ("report", "figures", "run --matrix smoke", "reproduce ewe-2021 figure-6 --no-run")
+COMMANDS = ("report", "figures", "run --matrix smoke", "reproduce ewe-2021 figure-6")
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -153,6 +153,13 @@ def test_no_command_changes_a_record(made: Path, cli: Cli, words: str) -> None:
     before = digests(made / "record")
     said = cli(*words.split(), "--results", made / "record", code=2).err
     assert "is a record, and is never changed" in said and len(said.splitlines()) == 1
+    assert digests(made / "record") == before
+
+
+def test_a_paper_is_compared_with_a_record_which_stays_as_it_is(made: Path, cli: Cli) -> None:
+    before = digests(made / "record")
+    said = cli("reproduce", "ewe-2021", "figure-6", "--no-run", "--results", made / "record", code=0).out
+    assert "15 of 15 cells are not run" in said and "nothing is written to a record" in said
     assert digests(made / "record") == before
 
 
