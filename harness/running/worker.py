@@ -95,7 +95,6 @@ class StageRunner:
         started, begin, peaks = datetime.now(UTC), time.perf_counter(), Peaks(self.device)
         made, reason, error_trace, counts = StageOutput(), "", "", Counts()
         status: Status = "ok"
-        stands = True
         tensors: dict[str, Tensor] = {}
         trace: Trace = Timeline(f"{stage.action}: {stage.label}") if self.profiles else NoTrace()
         with self._guarded(stage) as guard, self._warning(stage) as warn:
@@ -112,7 +111,8 @@ class StageRunner:
                 tensors = pack(self, stage, parents, made, engine)
             except Skip as skip:
                 status, reason = "skipped", f"{stage.plugin or stage.dataset}: {skip}"
-                stands = not isinstance(skip, NotInstalled)
+                if isinstance(skip, NotInstalled):
+                    made = StageOutput(lacks=reason)
             except OutOfMemory:  # of a parent that was computed again
                 raise
             except BaseException as error:  # also of a plugin that leaves: by sys.exit, say
@@ -131,7 +131,7 @@ class StageRunner:
             **self._seen(stage, counts),
             **({"changed": ", ".join(guard.changed)} if guard.changed else {}),
         }
-        self._end(stage, record, tensors if stands and not made.lacks else None, trace)
+        self._end(stage, record, None if made.lacks else tensors, trace)
         return record
 
     def _end(self, stage: Stage, record: StageRecord, tensors: Mapping[str, Tensor] | None, trace: Trace) -> None:
