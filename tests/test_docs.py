@@ -96,14 +96,14 @@ def test_the_readmes_board_is_that_of_its_record(cli: Cli) -> None:
     assert [line for line in shown if line] == [line for line in board if line in shown and line]
 
 
+def readme() -> str:
+    return " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+
 def test_the_numbers_in_the_readmes_words_are_in_a_record() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
-    twenty, small = (ROOT / "results" / "records" / name / "README.md" for name in RECORDS)
-    assert "24.8 points of the worst-case margin against the API (95% 12.4 to 37.2" in text
-    assert "24.8 points of the worst-case margin against the API** (12.4 to 37.2" in twenty.read_text("utf-8")
-    assert re.search(r"-0\.7 points on 2,000 MNIST images\s+\(-4\.5 to 3\.1", text)
-    assert "-0.7 (-4.5 to 3.1)" in small.read_text("utf-8")
-    assert "(29.4 points, 7.0 to 51.8" in text and "**+29.4 (7.0 to 51.8)**" in small.read_text("utf-8")
+    twenty = (ROOT / "results" / "records" / "2026-11-27-digits-twenty-seeds" / "README.md").read_text("utf-8")
+    assert "24.8 points of the worst-case margin against the API (95% 12.4 to 37.2" in readme()
+    assert "24.8 points of the worst-case margin against the API** (12.4 to 37.2" in twenty
 
 
 def by_seed(record: str, probe: str) -> pd.DataFrame:
@@ -114,32 +114,33 @@ def by_seed(record: str, probe: str) -> pd.DataFrame:
     return success.groupby([cells["defense"], cells["seed"]]).first().unstack("seed")
 
 
-def said(values: pd.Series[float]) -> str:
-    """Mean and 95% interval, as a record prints them."""
-    found = spread(list(values))
+def kept(rates: pd.Series[float]) -> str:
+    """Mean and 95% interval of rates in %, as the README prints them."""
+    found = spread(list(rates), (0, 100))
     assert found and found.low is not None and found.high is not None
-    return f"{found.mean:.1f} {found.low:.1f} {found.high:.1f}"
+    return f"{found.mean:.0f} ({found.low:.0f} to {found.high:.0f})"
+
+
+def added(points: pd.Series[float]) -> str:
+    """Mean and 95% interval of differences in points, as the README prints them."""
+    found = spread(list(points))
+    assert found and found.low is not None and found.high is not None
+    return f"{found.mean:.1f} points ({found.low:.1f} to {found.high:.1f})"
 
 
 def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say() -> None:
-    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    head = by_seed("2026-11-28-mnist-full-size", "trigger")
-    with_loss, without = head.loc["ewe[variant=official]"], head.loc["ewe[variant=official,weight=0.0]"]
-    assert (said(with_loss), said(without)) == ("18.1 -21.2 57.4", "25.6 -20.9 72.1")
-    assert "keeps 18% of the mark (-21 to 57), and 26% (-21 to 72) with" in text
-    assert said(with_loss - without) == "-7.6 -18.0 2.9" and [round(value) for value in with_loss] == [4, 1, 2, 9, 74]
-    assert "it adds -7.6 points (-18.0 to 2.9). Seeds differ more: 4, 1, 2, 9 and 74% with it" in text
-    v1 = by_seed("2026-11-28-mnist-v1-full-size", "held_out")
-    arms = ("ewe[variant=paper]", "ewe[variant=paper,weight=0.0,placement=corner]", "ewe[variant=paper,weight=0.0]")
-    assert [said(v1.loc[arm]) for arm in arms] == ["6.3 -3.1 15.6", "2.4 0.3 4.4", "7.8 1.2 14.5"]
-    fashion = by_seed("2026-11-28-fashion-v1-full-size", "held_out")
-    assert [said(fashion.loc[arm]) for arm in arms] == ["28.8 0.5 57.1", "2.8 -0.0 5.6", "24.8 -12.3 61.9"]
-    assert "we find 29% (95% 0.5 to 57, n = 5), which is compatible, and 6% (-3 to 16), which is not" in text
-    assert "of the baseline's 6 and 3% we find 3 and 2%" in text
-    assert "triggers without it keep 25% (-12 to 62) on Fashion-MNIST and 8% (1 to 15) on MNIST" in text
-    added = [said(each.loc[arms[0]] - each.loc[arms[2]]) for each in (v1, fashion)]
-    assert added == ["-1.6 -13.2 10.0", "4.0 -8.0 16.0"]
-    assert "it adds 4.0 points (-8.0 to 16.0) and -1.6 (-13.2 to 10.0)" in text
+    v1, fashion = (by_seed(f"2026-11-28-{name}-v1-full-size", "held_out") for name in ("mnist", "fashion"))
+    ewe, silent, corner = (f"ewe[variant=paper{more}]" for more in ("", ",weight=0.0", ",weight=0.0,placement=corner"))
+    for claim, table in (("MNIST: a copy keeps 61, of a baseline's mark 3", v1), ("Fashion-MNIST: 45, and 6", fashion)):
+        assert f"| {claim} | {kept(table.loc[ewe])} and {kept(table.loc[corner])} |" in readme()
+    left = " and ".join(f"{table.loc[silent].mean():.0f}" for table in (v1, fashion))
+    gains = [added(table.loc[ewe] - table.loc[silent]) for table in (v1, fashion)]
+    assert f"the same triggers keep {left}: it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST" in readme()
+    later = by_seed("2026-11-28-mnist-full-size", "trigger")
+    ewe, silent = "ewe[variant=official]", "ewe[variant=official,weight=0.0]"
+    gain = added(later.loc[ewe] - later.loc[silent])
+    assert f"MNIST: {kept(later.loc[ewe])}, without the loss {kept(later.loc[silent])}: it adds {gain}" in readme()
+    assert "keep {:.0f}, {:.0f}, {:.0f}, {:.0f} and {:.0f}% of the mark on MNIST".format(*later.loc[ewe]) in readme()
 
 
 @pytest.mark.slow
@@ -151,14 +152,11 @@ def test_the_readme_says_of_the_papers_pictures_what_their_record_says(cli: Cli)
         cli("reproduce", "ewe-2021", *asked, "--no-run", "--format", "json", "--results", folder, code=0).out
     )
     ends = Counter(row["verdict"] for each in found for row in each["rows"] if row["paper"])
-    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    text = readme()
     counts = (ends.total(), ends["reproduced at another setting"], ends["compatible"], ends["differs"])
     assert "of {} claims {} are found at that size, {} are compatible, {} are not".format(*counts) in text
     (thief,) = [r for each in found for r in each["rows"] if r["label"].startswith("MNIST: released loss, less plain")]
     assert f"{thief['mean']:.0f} points more of the mark ({thief['low']:.0f} to {thief['high']:.0f}, n = 5)" in text
-
-
-RECORDS = ("2026-11-27-digits-twenty-seeds", "2026-11-24-table-1-small")
 
 
 def test_the_readmes_python_runs(

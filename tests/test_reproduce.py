@@ -283,6 +283,15 @@ def test_a_spread_is_that_of_the_textbook() -> None:
     assert spread([7.0, math.inf]) == Spread(2, math.inf, None, None, None)
 
 
+def test_an_interval_has_only_values_that_there_are() -> None:
+    loose, cut = spread([2.0, 90.0, 1.0]), spread([2.0, 90.0, 1.0], (0, 100))
+    assert loose is not None and loose.low is not None and loose.high is not None
+    assert loose.low < 0 < 100 < loose.high and cut == replace(loose, low=0, high=100)
+    limits = {name: each.limits for name, each in QUANTITIES.items()}
+    assert limits["surrogate_success"] == (0, 100) and limits["margin"] == (-100, 100)
+    assert limits["accuracy_cost"] == (-math.inf, math.inf)
+
+
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
@@ -572,6 +581,7 @@ def test_rows_are_compared_over_the_cells_that_they_name(builtin: Registry) -> N
     assert less.values == {0: 58.0, 1: 47.0} and less.unit == "points", "a seed of one scheme alone is no pair"
     assert less.verdict == "undecided"  # 52.5 ± 5.5 x 12.7
     assert same.values == {0: 2.0, 1: 3.0} and same.verdict == "no claim"
+    assert same.spread == replace(spread([2.0, 3.0]), low=0) and less.spread == spread([58.0, 47.0]), "2.5 ± 6.4"
     assert other.verdict == "not run" and other.spread is None
 
 
@@ -709,7 +719,7 @@ def test_a_record_is_compared_and_left_as_it_is(cli: Cli) -> None:
     before = {path: path.stat().st_mtime_ns for path in record.rglob("*")}
     asked = ["reproduce", "ewe-2021", "table-1-v1", "--dataset", "mnist", "--scale", "full", "--results", record]
     said = cli(*asked, "--no-run", "--format", "markdown", code=0).out
-    assert "| MNIST: EWE | held-out success | 5 | 61.44 ± 27.85 | 6.27 ± 7.52 | -3.06 to 15.61 | differs |" in said
+    assert "| MNIST: EWE | held-out success | 5 | 61.44 ± 27.85 | 6.27 ± 7.52 | 0.00 to 15.61 | differs |" in said
     assert "No picture: nothing is written to a record." in said
     assert "is a record, and is never changed" in cli(*asked, code=2).err
     assert {path: path.stat().st_mtime_ns for path in record.rglob("*")} == before

@@ -69,6 +69,13 @@ class Quantity:
     """One value from all the cells of one seed."""
     by_null: Callable[[Frames], pd.Series[float]] | None = None
     """One value per null model, by its number: all seeds share them, so a value per seed would count them again."""
+    least: float = 0
+    """Least value that a quantity in % can have; the largest is 100."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The least and the largest value that the quantity can have."""
+        return (self.least, 100) if self.unit == "%" else (-math.inf, math.inf)
 
     def of_cells(self, frames: Frames) -> pd.Series[float]:
         """One value per cell, by the cell's id; NaN where there is none."""
@@ -279,7 +286,7 @@ QUANTITIES: dict[str, Quantity] = {
     "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out")),
     "null_success": Quantity("false rate", "%", _share("null_trigger")),
     "control_success": Quantity("success on same data", "%", _share("same_data")),
-    "margin": Quantity("margin", "%", _share("margin_counted")),
+    "margin": Quantity("margin", "%", _share("margin_counted"), least=-100),
     "queries": Quantity("queries (t-test)", "queries", _queries),
     "verified_in_100": Quantity("accused in 100", "%", _verified_in_100),
     "anomaly_index": Quantity("anomaly index", "", _found("score")),

@@ -47,6 +47,7 @@ VERDICTS: dict[Verdict, str] = {
     "not run": "no data here",
 }
 CONFIDENCE = 0.95
+UNLIMITED = (-math.inf, math.inf)
 
 
 # --- from the tables --------------------------------------------------------------------------------------------------
@@ -174,8 +175,8 @@ def _fits(text: str, patterns: Sequence[str], column: str) -> bool:
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over seeds: its mean, standard deviation (n - 1) and Student's interval of the mean; ``None``:
-    unknown.
+    """A quantity over seeds: its mean, standard deviation (n - 1) and Student's interval of the mean, within the
+    values that the quantity can have; ``None``: unknown.
     """
 
     n: int
@@ -185,8 +186,12 @@ class Spread:
     high: float | None
 
 
-def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of one value per seed; ``None`` for no values. An infinite value leaves all but the mean unknown."""
+def spread(values: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> Spread | None:
+    """The spread of one value per seed; ``None`` for no values. An infinite value leaves all but the mean unknown.
+
+    ``limits`` are the least and the largest value there can be: the mean lies between them, so cutting its interval
+    there loses no coverage.
+    """
     from scipy.special import stdtrit
 
     n = len(values)
@@ -197,7 +202,7 @@ def spread(values: Sequence[float]) -> Spread | None:
         return Spread(n, mean, None, None, None)
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
-    return Spread(n, mean, sd, mean - half, mean + half)
+    return Spread(n, mean, sd, max(mean - half, limits[0]), min(mean + half, limits[1]))
 
 
 def judge(band: Band | None, ours: Spread | None, mark: str = "", exact: bool = False) -> Verdict:
@@ -279,13 +284,13 @@ def _compared(row: Row, frames: Frames, lookup: Resolver, settings: set[tuple[st
     where = canonical(row.where, lookup)
     part = part_of(frames, where)
     values, parts = quantity.of_seeds(part), [part]
-    unit = quantity.unit
+    unit, limits = quantity.unit, quantity.limits
     if row.less is not None:
         # Paired: a seed that lacks one of the two tells nothing of their difference.
         parts.append(part_of(frames, where | canonical(row.less, lookup)))
         values = (values - quantity.of_seeds(parts[1])).dropna()
-        unit = "points" if unit == "%" else unit
-    ours = spread(values.tolist())
+        unit, limits = "points" if unit == "%" else unit, UNLIMITED
+    ours = spread(values.tolist(), limits)
     by_seed = {int(seed): float(value) for seed, value in values.items()}
     useless = int((part.cells["status"].eq("ok") & ~part.cells["useful"]).sum()) if len(part.cells) else 0
     verdict = "no useful model" if ours is None and useless else judge(row.band, ours, row.mark)
