@@ -289,6 +289,7 @@ def test_an_interval_has_only_values_that_there_are() -> None:
     assert loose.low < 0 < 100 < loose.high and cut == replace(loose, low=0, high=100)
     limits = {name: each.limits for name, each in QUANTITIES.items()}
     assert limits["surrogate_success"] == (0, 100) and limits["margin"] == (-100, 100)
+    assert limits["window_rank"] == (0, 1) and limits["similarity_correlation"] == (-1, 1)
     assert limits["accuracy_cost"] == (-math.inf, math.inf)
 
 

@@ -28,6 +28,7 @@ MOVED = 0.001
 """Change of an accuracy, 0..1, below which no ratio to it is taken."""
 POINTS = 201
 """Values of x1, evenly from 0 to 1, on which the analytic networks are asked."""
+POSITIVE = (0.0, math.inf)
 TRIALS = 20_000
 """Simulated verifications behind a chance to detect."""
 
@@ -69,13 +70,13 @@ class Quantity:
     """One value from all the cells of one seed."""
     by_null: Callable[[Frames], pd.Series[float]] | None = None
     """One value per null model, by its number: all seeds share them, so a value per seed would count them again."""
-    least: float = 0
-    """Least value that a quantity in % can have; the largest is 100."""
+    span: tuple[float, float] | None = None
+    """Least and largest value that there can be; ``None``: 0 and 100 of a quantity in %, any value of others."""
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The least and the largest value that the quantity can have."""
-        return (self.least, 100) if self.unit == "%" else (-math.inf, math.inf)
+        """The least and the largest value that there can be."""
+        return self.span or ((0, 100) if self.unit == "%" else (-math.inf, math.inf))
 
     def of_cells(self, frames: Frames) -> pd.Series[float]:
         """One value per cell, by the cell's id; NaN where there is none."""
@@ -286,27 +287,31 @@ QUANTITIES: dict[str, Quantity] = {
     "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out")),
     "null_success": Quantity("false rate", "%", _share("null_trigger")),
     "control_success": Quantity("success on same data", "%", _share("same_data")),
-    "margin": Quantity("margin", "%", _share("margin_counted"), least=-100),
-    "queries": Quantity("queries (t-test)", "queries", _queries),
+    "margin": Quantity("margin", "%", _share("margin_counted"), span=(-100, 100)),
+    "queries": Quantity("queries (t-test)", "queries", _queries, span=POSITIVE),
     "verified_in_100": Quantity("accused in 100", "%", _verified_in_100),
-    "anomaly_index": Quantity("anomaly index", "", _found("score")),
-    "null_anomaly_index": Quantity("anomaly index of nulls", "", by_null=_null_scores),
+    "anomaly_index": Quantity("anomaly index", "", _found("score"), span=POSITIVE),
+    "null_anomaly_index": Quantity("anomaly index of nulls", "", by_null=_null_scores, span=POSITIVE),
     "detected": Quantity("detected", "%", _detected),
     "null_detected": Quantity("nulls detected", "%", by_null=_nulls_detected),
-    "rank_p": Quantity("rank among nulls, p", "", _rank_p),
+    "rank_p": Quantity("rank among nulls, p", "", _rank_p, span=(0, 1)),
     "target_hit": Quantity("target found", "%", _found("target_hit", factor=100)),
-    "mask_overlap": Quantity("mask overlap", "", _found("mask_overlap")),
-    "window_rank": Quantity("window rank", "", _found("window_rank")),
+    "mask_overlap": Quantity("mask overlap", "", _found("mask_overlap"), span=(0, 1)),
+    "window_rank": Quantity("window rank", "", _found("window_rank"), span=(0, 1)),
     "cka": Quantity("CKA", "", _cka),
     "frequency_gap": Quantity("frequency gap", "points", _frequency_gap),
     "separation": Quantity("separation", "SDs", _separation),
-    "similarity": Quantity("class similarity", "", _similarity),
-    "plateau_epoch": Quantity("plateau", "epoch", _plateau("snnl:")),
-    "success_plateau_epoch": Quantity("success's plateau", "epoch", _plateau("success")),
+    "similarity": Quantity("class similarity", "", _similarity, span=(-1, 1)),
+    "plateau_epoch": Quantity("plateau", "epoch", _plateau("snnl:"), span=POSITIVE),
+    "success_plateau_epoch": Quantity("success's plateau", "epoch", _plateau("success"), span=POSITIVE),
     "success_per_accuracy": Quantity("success per accuracy", "", _success_per_accuracy),
     "accuracy_when_lost": Quantity("accuracy when lost", "%", by_seed=_accuracy_when_lost),
-    "similarity_correlation": Quantity("correlation", "", by_seed=_correlation("similarity", "surrogate_success")),
-    "accuracy_correlation": Quantity("correlation", "", by_seed=_correlation("victim_accuracy", "surrogate_success")),
+    "similarity_correlation": Quantity(
+        "correlation", "", by_seed=_correlation("similarity", "surrogate_success"), span=(-1, 1)
+    ),
+    "accuracy_correlation": Quantity(
+        "correlation", "", by_seed=_correlation("victim_accuracy", "surrogate_success"), span=(-1, 1)
+    ),
 }
 """Quantities by name. README and the paper files use these names."""
 

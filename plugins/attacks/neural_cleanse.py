@@ -35,6 +35,11 @@ class NeuralCleanse(Detector):
     For each target t, a mask m and a pattern p, through tanh, minimise CE(f((1 - m) x + m p), t) + lambda |m|_1 (Eqs. 2
     and 3) over inputs that the suspect does not answer t for. The score is the largest anomaly index of a mask's norm
     (Section IV-B). The steps are far fewer than the released code's: `share_of_reference_steps` says how many.
+
+    Measured on 2,000 MNIST images (seeds 0-2, 4 unmarked models, mean ± SD): the index is 1.6 ± 0.7 for the corner
+    baseline and 1.8 ± 0.5 for EWE's `official` recipe, where the paper has 31.6 and 1.6, and 2.0 ± 0.8 for models
+    without a mark, of which one is above 2. The smallest trigger does lead to the target in three of three baselines.
+    Record: 2026-11-22-neural-cleanse-small.
     """
 
     name = "neural-cleanse"

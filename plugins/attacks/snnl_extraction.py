@@ -14,6 +14,11 @@ class SnnlExtraction(Extraction):
 
     The thief knows the scheme, not the key: which pair of classes is entangled is not known, so all pairs are pulled
     apart at once, the groups of the loss being the labels that the victim answered.
+
+    Measured on 2,000 images (seeds 0-4, 95% intervals, EWE's `official` recipe): on MNIST it leaves 20 points more of
+    the triggers than plain retraining (11 to 29), where the paper has 10 fewer; on Fashion-MNIST 11 fewer (-31 to 10),
+    where the paper has half, for 0.5 points of accuracy more (-0.6 to 1.6), where the paper pays 6. Record:
+    2026-11-28-ewe-2021-small.
     """
 
     name = "snnl-extraction"
