@@ -651,6 +651,18 @@ def test_what_is_drawn_is_tidy(builtin: Registry) -> None:
         assert drawn(nothing, [], empty, builtin.component).empty, kind
 
 
+def test_reasons_are_told_once_with_short_names() -> None:
+    from harness.cli.reproduce import _reasons
+
+    names = ["mnist[train=9,epochs=2]", "mnist[train=9,epochs=4]", "fashion-mnist[train=9]"]
+    said = [f"{names[0]}: too bright\nTraceback", f"{names[0]}: too bright\nTraceback", f"{names[2]}: no patch"]
+    rows = pd.DataFrame({"status": "skipped", "reason": said})
+    assert _reasons(rows, "cells", told_apart(names)) == [
+        "skipped: 1 cells: fashion-mnist: no patch",
+        "skipped: 2 cells: mnist[epochs=2]: too bright",
+    ]
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 

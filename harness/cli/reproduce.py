@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from harness.running.machine import Machine
 from harness.text import command_line
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.papers.paper import Experiment, Paper
     from harness.papers.quantities import Frames
     from harness.papers.reproduce import Compared
@@ -260,6 +262,7 @@ class _Bench:
 
 def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Counter[str], list[str], list[str]]:
     """Cells by status, the reasons of those that are not ok, and the machines that ran them."""
+    from harness.figures.frames import told_apart
     from harness.verdicts.boards import machines
 
     if frames is None or plan is None:
@@ -268,19 +271,23 @@ def _ends(frames: Frames | None, plan: Plan | None, tables: Tables) -> tuple[Cou
     if missing := len(plan.cells) - len(frames.cells):
         ends["not run"] = missing
     bad = frames.cells[frames.cells["status"] != "ok"]
-    reasons = [
-        f"{status}: {count} cells: {str(reason).partition(chr(10))[0]}"
-        for (status, reason), count in bad.groupby(["status", "reason"]).size().items()
-    ]
     stages = tables.read("stages")
     own = stages[stages["stage"].isin(plan.stages)]
-    # An analysis that cannot be made skips itself, not its cell.
-    skipped = own[(own["action"] == "analyse") & (own["status"] != "ok")]
-    reasons += [
-        f"{status}: {count} analyses: {str(reason).partition(chr(10))[0]}"
-        for (status, reason), count in skipped.groupby(["status", "reason"]).size().items()
-    ]
-    return ends, reasons, machines(own)
+    # An analysis that cannot be made skips itself, not its cell; that of a missing model has the cell's reason.
+    skipped = own[(own["action"] == "analyse") & (own["status"] != "ok") & ~own["reason"].isin(bad["reason"])]
+    short = told_apart(frames.cells["dataset"].unique())
+    return ends, _reasons(bad, "cells", short) + _reasons(skipped, "analyses", short), machines(own)
+
+
+def _reasons(rows: pd.DataFrame, kind: str, short: Mapping[str, str]) -> list[str]:
+    """The reasons of ``rows``, with how many have each, and with the short names of data sets."""
+    lines = []
+    for (status, reason), count in rows.groupby(["status", "reason"]).size().items():
+        line = str(reason).partition("\n")[0]
+        for name, told in sorted(short.items(), key=lambda pair: -len(pair[0])):  # one may end as another does
+            line = line.replace(name, told)
+        lines.append(f"{status}: {count} {kind}: {line}")
+    return lines
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ class TriggerRefusal(Evasion):
 
     The thief knows that the owner puts squares of the brightest value, and their side; not where, nor on what. From
     the pool it learns at which places benign inputs are as bright, and lets those pass.
+
+    Measured on copies of 2,000 Fashion-MNIST images (seeds 0-4): refusing leaves 8% of the 25% of triggers that copies
+    of EWE's `official` recipe answer, and 21% of `scaled`'s 79%, for 6 to 7 points of accuracy. Record:
+    2026-11-28-ewe-2021-small.
     """
 
     name = "trigger-refusal"
