@@ -651,6 +651,20 @@ def test_what_is_drawn_is_tidy(builtin: Registry) -> None:
         assert drawn(nothing, [], empty, builtin.component).empty, kind
 
 
+def test_a_map_of_class_pairs_is_one_a_scheme_and_a_scatter_tells_few_schemes_apart(builtin: Registry) -> None:
+    pairs = [("mnist[train=9]", 1, 7), ("mnist[train=9,source=3,target=5]", 3, 5)]
+    schemes = ("ewe", "ewe[variant=official]")
+    cells = [{"dataset": d, "defense": e, "source": s, "target": t} for d, s, t in pairs for e in schemes]
+    row = 'label = "ewe", quantity = "surrogate_success"'
+    mapped = drawn(experiment(row, picture='kind = "heatmap", y = ["margin"]'), [], frames(cells), builtin.component)
+    assert set(mapped["panel"]) == {f"mnist: {each}" for each in schemes}
+    assert {*zip(mapped["label"], mapped["column"], strict=True)} == {(1, 7), (3, 5)}
+    scatter = experiment(row, picture='kind = "scatter", x = "victim_accuracy", y = ["margin"]')
+    assert set(drawn(scatter, [], frames(cells), builtin.component)["series"]) == set(mapped["panel"])
+    many = frames([{"defense": f"ewe[weight={k}]"} for k in range(5)])
+    assert set(drawn(scatter, [], many, builtin.component)["series"]) == {"mnist: ewe"}
+
+
 def test_reasons_are_told_once_with_short_names() -> None:
     from harness.cli.reproduce import _reasons
 

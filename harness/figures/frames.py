@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from harness.papers.quantities import Frames, Quantity
 
+SETTINGS = 4
+"""Schemes in a scatter's legend: of more than these only the names are told."""
+
 
 def drawn(
     experiment: Experiment, compared: Sequence[Compared], frames: Frames | None, lookup: Resolver
@@ -141,22 +144,25 @@ def _cells(picture: Picture, compared: Sequence[Compared], frames: Frames | None
     cells = frames.cells.assign(panel="")
     axis = picture.x.replace(".", "'s ")
     if "." not in picture.x:
-        series = cells["dataset"].map(name_of) + ": " + cells["defense"].map(name_of)
+        schemes = told_apart(cells["defense"])
+        if len(schemes) > SETTINGS:  # settings of a scheme, of which each is a dot
+            schemes = {text: name_of(text) for text in schemes}
+        series = cells["dataset"].map(name_of) + ": " + cells["defense"].map(schemes.get)
         x = QUANTITIES[picture.x].of_cells(frames).to_numpy()
         cells, axis = cells.assign(x=x, series=series), axis_of(QUANTITIES[picture.x])
     return against(frames.of(cells), picture.y, axis)
 
 
-def _schemes(frames: Frames | None) -> tuple[Frames, pd.Series[str]]:
-    """The frames, and the dataset and scheme of each cell."""
+def _schemes(frames: Frames | None, *without: str) -> tuple[Frames, pd.Series[str]]:
+    """The frames, and the dataset and scheme of each cell; ``without`` some options of the data set."""
     assert frames is not None
     cells = frames.cells.set_index("cell")
-    return frames, cells["dataset"].map(told_apart(cells["dataset"]).get) + ": " + cells["defense"]
+    return frames, cells["dataset"].map(told_apart(cells["dataset"], *without).get) + ": " + cells["defense"]
 
 
-def told_apart(datasets: Iterable[str]) -> dict[str, str]:
-    """The name of each of ``datasets``, with the options in which those of one name differ."""
-    entries = {text: parse_entry(text) for text in datasets}
+def told_apart(texts: Iterable[str], *without: str) -> dict[str, str]:
+    """The name of each of ``texts``, with the options in which those of one name differ, ``without`` some of them."""
+    entries = {text: parse_entry(text).without(*without) for text in texts}
     names = {}
     for text, entry in entries.items():
         alike = [other.options for other in entries.values() if other.name == entry.name]
@@ -219,7 +225,7 @@ KINDS: dict[str, Callable[[Picture, Sequence[Compared], Any], Any]] = {
     "scatter": _cells,
     "histogram": lambda picture, compared, frames: frequencies(*_schemes(frames)),
     "points": lambda picture, compared, frames: projected(*_schemes(frames)),
-    "heatmap": lambda picture, compared, frames: pairs(*_schemes(frames), picture.y[0]),
+    "heatmap": lambda picture, compared, frames: pairs(*_schemes(frames, "source", "target"), picture.y[0]),
     "curves": _curves,
     "queries": _plans,
     "plane": _plane,
