@@ -197,6 +197,8 @@ def test_axes_and_panels_say_what_they_are_and_how_many(picture: tuple[str, pd.D
         ("digits[epochs=6]: ewe[weight=0.0]", 24, ["digits[epochs=6]: ewe", "[weight=0.0]"]),
         ("ewe[variant=official,weight=0.0]", 20, ["ewe", "[variant=official,", "weight=0.0]"]),
         ("success [95% interval]", 12, ["success [95%", "interval]"]),
+        ("ewe[origin=in-distribution]", 25, ["ewe", "[origin=in-distribution]"]),
+        ("neural-cleanse-removal", 15, ["neural-cleanse-", "removal"]),
     ],
 )
 def test_a_long_name_is_broken_before_its_options_and_else_left_as_it_is(

@@ -300,4 +300,6 @@ def wrapped(text: object, width: int) -> str:
     if len(shown) > width:
         # A space is where lines may break; where they do not, it goes again.
         shown = re.sub(r"(?<=\S)(?=\[)|(?<=,)(?=\S)", f" {BREAK}", shown)
-    return "\n".join(textwrap.wrap(shown, width)).replace(f" {BREAK}", "").replace(BREAK, "")
+    too_long = any(len(word.strip(BREAK)) > width for word in shown.split())
+    lines = textwrap.wrap(shown, width, break_on_hyphens=too_long)
+    return "\n".join(lines).replace(f" {BREAK}", "").replace(BREAK, "")
