@@ -23,7 +23,7 @@ from harness.cli import cli as group
 from harness.planning.graph import derive_seed, make_id
 from harness.planning.inputs import ORDER
 from harness.planning.registry import load_registry
-from harness.records.check import _is_alike, _other_line
+from harness.records.check import _enough, _is_alike, _other_line
 from harness.records.freeze import _compared_with, _freeze, board_of, digests, measured, numbers, report
 from harness.records.replay import Replayed, compare
 from harness.running.checkout import commit
@@ -251,6 +251,13 @@ def test_too_few_seeds_and_nulls_are_found(made: Path, cli: Cli) -> None:
         "2 seeds that ended ok of 2, expected at least 3" in said and "1 unmarked models, expected at least 2" in said
     )
     assert "1 unmarked models, expected at least 19" in cli("submit", made / "record", "--min-seeds", 2, code=1).out
+
+
+def test_a_scheme_that_these_data_do_not_allow_needs_no_seeds() -> None:
+    cells = pd.DataFrame({"dataset": "digits", "defense": "ewe", "seed": [0, 1], "status": "skipped", "nulls": 0})
+    assert not [*_enough(cells, 2, 19)]
+    (found,) = _enough(cells.assign(status=["skipped", "failed"]), 2, 19)
+    assert "0 seeds that ended ok of 2, expected at least 2" in found
 
 
 def test_a_records_page_says_what_its_verdicts_rest_on(made: Path, record: Path) -> None:
