@@ -12,6 +12,11 @@ class Baseline(Defense):
 
     ``placement=corner`` is the baseline of the EWE paper's Table 1. ``placement=gradient`` has exactly EWE's triggers
     and none of its loss, so that a comparison with ``ewe`` shows the loss and not the trigger's position.
+
+    Measured on 55,000 images by the program of the paper's first version, where the baseline is
+    ``ewe[variant=paper,weight=0,placement=corner]`` (seeds 0-4, 95% intervals): copies keep 2% (0 to 4) of the held-out
+    triggers on MNIST and 3% (0 to 6) on Fashion-MNIST, where the paper has 3 and 6%. A key in the corner is answered by
+    every model that another owner marked so. Records: 2026-11-28-mnist-v1-full-size, 2026-11-28-fashion-v1-full-size.
     """
 
     name = "baseline"
