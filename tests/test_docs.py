@@ -16,7 +16,7 @@ import pytest
 from harness.cli import cli as group
 from harness.inspect import attacks, schemes
 from harness.papers.paper import load_paper
-from harness.papers.reproduce import spread
+from harness.papers.reproduce import UNLIMITED, spread
 from harness.planning.matrix import presets
 from harness.planning.registry import load_registry
 from harness.ranking import glossary
@@ -116,16 +116,19 @@ def by_seed(record: str, probe: str) -> pd.DataFrame:
 
 def kept(rates: pd.Series[float]) -> str:
     """Mean and 95% interval of rates in %, as the README prints them."""
-    found = spread(list(rates), (0, 100))
-    assert found and found.low is not None and found.high is not None
-    return f"{found.mean:.0f} ({found.low:.0f} to {found.high:.0f})"
+    return "{:.0f} ({:.0f} to {:.0f})".format(*interval(rates, (0, 100)))
 
 
 def added(points: pd.Series[float]) -> str:
     """Mean and 95% interval of differences in points, as the README prints them."""
-    found = spread(list(points))
+    return "{:.1f} points ({:.1f} to {:.1f})".format(*interval(points))
+
+
+def interval(values: pd.Series[float], limits: tuple[float, float] = UNLIMITED) -> tuple[float, float, float]:
+    """Mean of one value per seed, and its 95% interval."""
+    found = spread(list(values), limits)
     assert found and found.low is not None and found.high is not None
-    return f"{found.mean:.1f} points ({found.low:.1f} to {found.high:.1f})"
+    return found.mean, found.low, found.high
 
 
 def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say() -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.errors import ResultsError, UnknownName
 from harness.figures import kinds
-from harness.figures.frames import against, epochs, finite, frequencies, pairs, projected
+from harness.figures.frames import PAIR, against, epochs, finite, frequencies, pairs, projected
 from harness.figures.shown import Shown
 from harness.figures.style import Kind as Drawing
 from harness.figures.style import print_to
@@ -369,7 +369,7 @@ def _paired(shown: Shown) -> Frames:
 
 
 def _without_pair(dataset: str) -> str:
-    return format_chain(entry.without("source", "target") for entry in chain_of(dataset))
+    return format_chain(entry.without(*PAIR) for entry in chain_of(dataset))
 
 
 def _alike(shown: Shown) -> pd.DataFrame:

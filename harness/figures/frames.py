@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from harness.papers.quantities import Frames, Quantity
 
+PAIR = ("source", "target")
+"""Options of a data set that a map of class pairs has as its sides."""
 SETTINGS = 4
 """Schemes in a scatter's legend: of more than these only the names are told."""
 
@@ -225,7 +227,7 @@ KINDS: dict[str, Callable[[Picture, Sequence[Compared], Any], Any]] = {
     "scatter": _cells,
     "histogram": lambda picture, compared, frames: frequencies(*_schemes(frames)),
     "points": lambda picture, compared, frames: projected(*_schemes(frames)),
-    "heatmap": lambda picture, compared, frames: pairs(*_schemes(frames, "source", "target"), picture.y[0]),
+    "heatmap": lambda picture, compared, frames: pairs(*_schemes(frames, *PAIR), picture.y[0]),
     "curves": _curves,
     "queries": _plans,
     "plane": _plane,
