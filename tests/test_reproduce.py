@@ -507,6 +507,8 @@ def test_accuracy_when_the_mark_is_lost() -> None:
     ]
     assert seeds("accuracy_when_lost", frames(cells)) == {0: 60.0}
     assert seeds("accuracy_when_lost", frames(cells[:2])) == {0: 70.0}  # never lost: no more than the last accuracy
+    gone = [{**cell, "seed": 1, "surrogate_trigger_matches": 9} for cell in cells]
+    assert seeds("accuracy_when_lost", frames([*cells, *gone])) == {0: 60.0}, "a copy without a mark has none to lose"
 
 
 def test_a_plateau_starts_where_the_curve_stays_near_its_end() -> None:
@@ -594,6 +596,15 @@ def test_models_of_which_none_is_useful_are_no_result(builtin: Registry) -> None
     made = frames([{"surrogate_accuracy": 0.2}, {"surrogate_accuracy": 0.3}])
     (row,) = compare(experiment('label = "x", quantity = "surrogate_success", above = 1'), made, builtin.component)
     assert row.verdict == "no useful model" and row.useless == 2
+
+
+def test_copies_without_a_mark_have_none_to_lose(builtin: Registry) -> None:
+    wanted = experiment('label = "x", quantity = "accuracy_when_lost", about = 60, tolerance = 10')
+    pruned = [{"surrogate_accuracy": a, "surrogate_trigger_matches": 9} for a in (0.95, 0.2)]
+    (row,) = compare(wanted, frames(pruned), builtin.component)
+    assert (row.verdict, row.unmarked, row.useless) == ("no mark to lose", 2, 0), "their answers count, useful or not"
+    (row,) = compare(wanted, frames([{**pruned[0], "status": "failed"}]), builtin.component)
+    assert row.verdict == "not run"
 
 
 @pytest.mark.parametrize(

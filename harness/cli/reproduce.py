@@ -333,6 +333,8 @@ def _notes(found: Found) -> list[str]:
     if useless := max((each.useless for each in found.compared), default=0):
         lost = "accuracy is more than 5 points below that of the victim or of unmarked models, the lower"
         notes.append(f"Up to {useless} cells a row have no useful model, and their successes do not count: its {lost}.")
+    if unmarked := max((each.unmarked for each in found.compared), default=0):
+        notes.append(f"Up to {unmarked} seeds a row do not count: their copy had no mark to lose.")
     notes += found.mixed
     notes += [f"Not ok: {reason}" for reason in found.reasons]
     notes += [f"Measured on {machine}." for machine in found.machines]

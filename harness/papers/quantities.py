@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -72,6 +72,8 @@ class Quantity:
     """One value per null model, by its number: all seeds share them, so a value per seed would count them again."""
     span: tuple[float, float] | None = None
     """Least and largest value that there can be; ``None``: 0 and 100 of a quantity in %, any value of others."""
+    of: Literal["all", "useful", "marked"] = "all"
+    """The attacked models that count: those that kept their accuracy, say, or those that have a mark to lose."""
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -267,12 +269,15 @@ def _correlation(one: str, other: str) -> Callable[[Frames], float]:
 
 
 def _accuracy_when_lost(frames: Frames) -> float:
-    """The largest accuracy at which the mark is lost; while it never is, an accuracy below the smallest measured."""
+    """The largest accuracy at which the mark is lost; while it never is, an accuracy below the smallest measured.
+
+    NaN where it is lost at the greatest accuracy of all: that copy had no mark which an attack could take.
+    """
     cells = frames.cells.dropna(subset=["surrogate_trigger", "surrogate_accuracy"])
-    if cells.empty:
+    accuracy, lost = cells["surrogate_accuracy"], 100 * cells["surrogate_trigger"] < LOST
+    if cells.empty or accuracy[lost].max() == accuracy.max():
         return math.nan
-    lost = cells.loc[100 * cells["surrogate_trigger"] < LOST, "surrogate_accuracy"]
-    return 100 * float(lost.max() if len(lost) else cells["surrogate_accuracy"].min())
+    return 100 * float(accuracy[lost].max() if lost.any() else accuracy.min())
 
 
 QUANTITIES: dict[str, Quantity] = {
@@ -282,14 +287,14 @@ QUANTITIES: dict[str, Quantity] = {
     "agreement": Quantity("agreement with the victim", "%", _share("agreement")),
     "accuracy_cost": Quantity("accuracy cost", "points", _accuracy_cost),
     "victim_success": Quantity("victim success", "%", _share("victim_trigger")),
-    "surrogate_success": Quantity("surrogate success", "%", _answered("surrogate_trigger")),
+    "surrogate_success": Quantity("surrogate success", "%", _answered("surrogate_trigger"), of="useful"),
     "any_success": Quantity("success, useful or not", "%", _share("surrogate_trigger")),
-    "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out")),
+    "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out"), of="useful"),
     "null_success": Quantity("false rate", "%", _share("null_trigger")),
     "control_success": Quantity("success on same data", "%", _share("same_data")),
     "margin": Quantity("margin", "%", _share("margin_counted"), span=(-100, 100)),
-    "queries": Quantity("queries (t-test)", "queries", _queries, span=POSITIVE),
-    "verified_in_100": Quantity("accused in 100", "%", _verified_in_100),
+    "queries": Quantity("queries (t-test)", "queries", _queries, span=POSITIVE, of="useful"),
+    "verified_in_100": Quantity("accused in 100", "%", _verified_in_100, of="useful"),
     "anomaly_index": Quantity("anomaly index", "", _found("score"), span=POSITIVE),
     "null_anomaly_index": Quantity("anomaly index of nulls", "", by_null=_null_scores, span=POSITIVE),
     "detected": Quantity("detected", "%", _detected),
@@ -305,12 +310,12 @@ QUANTITIES: dict[str, Quantity] = {
     "plateau_epoch": Quantity("plateau", "epoch", _plateau("snnl:"), span=POSITIVE),
     "success_plateau_epoch": Quantity("success's plateau", "epoch", _plateau("success"), span=POSITIVE),
     "success_per_accuracy": Quantity("success per accuracy", "", _success_per_accuracy),
-    "accuracy_when_lost": Quantity("accuracy when lost", "%", by_seed=_accuracy_when_lost),
+    "accuracy_when_lost": Quantity("accuracy when lost", "%", by_seed=_accuracy_when_lost, of="marked"),
     "similarity_correlation": Quantity(
-        "correlation", "", by_seed=_correlation("similarity", "surrogate_success"), span=(-1, 1)
+        "correlation", "", by_seed=_correlation("similarity", "surrogate_success"), span=(-1, 1), of="useful"
     ),
     "accuracy_correlation": Quantity(
-        "correlation", "", by_seed=_correlation("victim_accuracy", "surrogate_success"), span=(-1, 1)
+        "correlation", "", by_seed=_correlation("victim_accuracy", "surrogate_success"), span=(-1, 1), of="useful"
     ),
 }
 """Quantities by name. README and the paper files use these names."""

@@ -33,6 +33,7 @@ Verdict: TypeAlias = Literal[
     "unverified",
     "no claim",
     "no useful model",
+    "no mark to lose",
     "not run",
 ]
 VERDICTS: dict[Verdict, str] = {
@@ -44,6 +45,7 @@ VERDICTS: dict[Verdict, str] = {
     "unverified": "the number is second-hand, and not taken for the paper's",
     "no claim": "the paper prints no number to compare with",
     "no useful model": "every attacked model lost its accuracy: its answers say nothing",
+    "no mark to lose": "no copy had a mark that the attack could take",
     "not run": "no data here",
 }
 CONFIDENCE = 0.95
@@ -247,6 +249,8 @@ class Compared:
     verdict: Verdict
     useless: int
     """Cells whose attack left no useful model: their successes do not count."""
+    unmarked: int = 0
+    """Seeds whose copy had no mark to lose, which do not count where that is asked."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -256,7 +260,7 @@ class Compared:
             **{"paper": row.band.text if row.band else "", "mark": row.mark, "source": row.source},
             **{"paper_low": row.band and row.band.low, "paper_high": row.band and row.band.high},
             **{"n": ours.n, "mean": ours.mean, "sd": ours.sd, "low": ours.low, "high": ours.high},
-            **{"verdict": self.verdict, "useless": self.useless},
+            **{"verdict": self.verdict, "useless": self.useless, "unmarked": self.unmarked},
             "values": {str(s): v for s, v in self.values.items()},
         }
 
@@ -292,11 +296,15 @@ def _compared(row: Row, frames: Frames, lookup: Resolver, settings: set[tuple[st
         unit, limits = "points" if unit == "%" else unit, UNLIMITED
     ours = spread(values.tolist(), limits)
     by_seed = {int(seed): float(value) for seed, value in values.items()}
-    useless = int((part.cells["status"].eq("ok") & ~part.cells["useful"]).sum()) if len(part.cells) else 0
-    verdict = "no useful model" if ours is None and useless else judge(row.band, ours, row.mark)
+    ran = part.cells[part.cells["status"] == "ok"]
+    useless = int((~ran["useful"]).sum()) if quantity.of == "useful" and len(ran) else 0
+    unmarked = ran["seed"].nunique() - len(values) if quantity.of == "marked" else 0
+    verdict = judge(row.band, ours, row.mark)
+    if ours is None and (useless or unmarked):
+        verdict = "no useful model" if useless else "no mark to lose"
     if verdict == "reproduced" and not all(_settings(each.cells) <= settings for each in parts):
         verdict = "reproduced at another setting"
-    return Compared(row, quantity.label, unit, by_seed, ours, verdict, useless)
+    return Compared(row, quantity.label, unit, by_seed, ours, verdict, useless, unmarked)
 
 
 def _settings(cells: pd.DataFrame) -> set[tuple[str, ...]]:
