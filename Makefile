@@ -26,8 +26,10 @@ PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --quiet
 test: venv
 	$(PYTEST) -m "not slow"
 
+# Slow tests often wait for processes that they started: one worker more than there are cores. In the order of the
+# files' names: pytest-xdist would begin with the files of many tests, and leave the longest tests to the end.
 test-slow: venv
-	$(PYTEST) -m slow
+	$(PYTEST) --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --no-loadscope-reorder -m slow
 
 # The same tests against the wheel, as it would be installed: built-in plugins come from inside the package.
 # From another folder, and with the checkout last on the path, or `import harness` would find the checkout.

@@ -59,7 +59,8 @@ def device(pytestconfig: pytest.Config) -> torch.device:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """As a run does by default; and the tests have a process a core."""
+    """As a run does by default; and the tests have a process a core. So have those that they start."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 

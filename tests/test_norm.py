@@ -20,7 +20,7 @@ from tests.conftest import TINY, Cli
 from tests.test_train import Watched, engine, numbered, same, split
 
 # The rate falls: at a constant one the loss of such a net may leap late, and leave statistics that lag behind.
-NORMED = "digits[architecture=resnet9[width=16],schedule=cosine]"
+NORMED = "digits[architecture=resnet9[width=16],schedule=cosine,epochs=8,pretrain=4]"
 # Of EWE a variant that trains from fresh weights by the mean cross-entropy.
 ONE_PHASE = (
     "ewe[phases=one,distance=euclidean,weight=0.0625,temperature=1.56,temperature_rate=0.1,reduction=mean,layers=all,"
