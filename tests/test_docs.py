@@ -144,8 +144,15 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
         with_loss, without = (later.loc[f"ewe[variant=official{more}{ratio}]"] for more in ("", ",weight=0.0"))
         gain = added(with_loss - without)
         assert f"{claim}: {kept(with_loss)}, without the loss {kept(without)}: it adds {gain} |" in readme()
-    seeds = by_seed("2026-11-28-mnist-full-size", "trigger").loc["ewe[variant=official]"]
+    later = by_seed("2026-11-28-mnist-full-size", "trigger")
+    arms = [
+        (f"ewe[variant=official{more}]", f"ewe[variant=official{more},order=shuffled]") for more in ("", ",weight=0.0")
+    ]
+    seeds = later.loc[arms[0][0]]
     assert "keep {:.0f}, {:.0f}, {:.0f}, {:.0f} and {:.0f}% of the mark on MNIST".format(*seeds) in readme()
+    mixed = [kept(later.loc[shuffled]).replace(" ", "% ", 1) for _, shuffled in arms]
+    assert f"shuffled, {mixed[0]} is left, without the loss {mixed[1]}: less in each seed" in readme()
+    assert all((later.loc[shuffled] < later.loc[fixed]).all() for fixed, shuffled in arms)
 
 
 @pytest.mark.slow
