@@ -139,12 +139,11 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     left = " and ".join(f"{table.loc[silent].mean():.0f}" for table in (v1, fashion))
     gains = [added(table.loc[ewe] - table.loc[silent]) for table in (v1, fashion)]
     assert f"the same triggers keep {left}: it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST" in readme()
-    for claim, name, ratio in (("MNIST", "mnist", ""), ("Fashion-MNIST", "fashion", ",ratio=2.0")):
-        later = by_seed(f"2026-11-28-{name}-full-size", "trigger")
-        with_loss, without = (later.loc[f"ewe[variant=official{more}{ratio}]"] for more in ("", ",weight=0.0"))
+    later, other = (by_seed(f"2026-11-28-{name}-full-size", "trigger") for name in ("mnist", "fashion"))
+    for claim, table, ratio in (("MNIST", later, ""), ("Fashion-MNIST", other, ",ratio=2.0")):
+        with_loss, without = (table.loc[f"ewe[variant=official{more}{ratio}]"] for more in ("", ",weight=0.0"))
         gain = added(with_loss - without)
         assert f"{claim}: {kept(with_loss)}, without the loss {kept(without)}: it adds {gain} |" in readme()
-    later = by_seed("2026-11-28-mnist-full-size", "trigger")
     arms = [
         (f"ewe[variant=official{more}]", f"ewe[variant=official{more},order=shuffled]") for more in ("", ",weight=0.0")
     ]

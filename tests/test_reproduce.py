@@ -605,6 +605,10 @@ def test_copies_without_a_mark_have_none_to_lose(builtin: Registry) -> None:
     assert (row.verdict, row.unmarked, row.useless) == ("no mark to lose", 2, 0), "their answers count, useful or not"
     (row,) = compare(wanted, frames([{**pruned[0], "status": "failed"}]), builtin.component)
     assert row.verdict == "not run"
+    paired = experiment('label = "x", less = { defense = "baseline" }, quantity = "accuracy_when_lost"')
+    marked = [{"seed": 0, "surrogate_trigger_matches": m, "surrogate_accuracy": m / 100} for m in (95, 5)]
+    (row,) = compare(paired, frames(marked), builtin.component)
+    assert (row.verdict, row.unmarked) == ("not run", 0), "it is the other that was not run"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ class Quantity:
     def of_cells(self, frames: Frames) -> pd.Series[float]:
         """One value per cell, by the cell's id; NaN where there is none."""
         assert self.by_cell is not None
-        return self.by_cell(frames).reindex(frames.cells["cell"]).astype(float)
+        values = self.by_cell(frames).reindex(frames.cells["cell"]).astype(float)
+        return values.where(_cells(frames)["counts"]) if self.of == "useful" else values
 
     def of_seeds(self, frames: Frames) -> pd.Series[float]:
         """One value per seed (or null model), by its number, without those that have none."""
@@ -114,11 +115,6 @@ def _share(column: str) -> Callable[[Frames], pd.Series[float]]:
     return lambda frames: 100 * _cells(frames)[column].astype(float)
 
 
-def _answered(column: str) -> Callable[[Frames], pd.Series[float]]:
-    """A rate of trigger queries in %, over models that kept their accuracy."""
-    return lambda frames: (100 * _cells(frames)[column].astype(float)).where(_cells(frames)["counts"])
-
-
 def _accuracy_cost(frames: Frames) -> pd.Series[float]:
     cells = _cells(frames)
     return 100 * (cells["null_accuracy"] - cells["victim_accuracy"]).astype(float)
@@ -129,8 +125,7 @@ def _queries(frames: Frames) -> pd.Series[float]:
     from harness.verdicts.pooled import planned_queries
 
     cells = _cells(frames)
-    success = cells["surrogate_trigger"].astype(float).where(cells["counts"])
-    return planned_queries(success, cells["null_trigger"], CONFIDENCE)
+    return planned_queries(cells["surrogate_trigger"].astype(float), cells["null_trigger"], CONFIDENCE)
 
 
 def _verified_in_100(frames: Frames) -> pd.Series[float]:
@@ -287,9 +282,9 @@ QUANTITIES: dict[str, Quantity] = {
     "agreement": Quantity("agreement with the victim", "%", _share("agreement")),
     "accuracy_cost": Quantity("accuracy cost", "points", _accuracy_cost),
     "victim_success": Quantity("victim success", "%", _share("victim_trigger")),
-    "surrogate_success": Quantity("surrogate success", "%", _answered("surrogate_trigger"), of="useful"),
+    "surrogate_success": Quantity("surrogate success", "%", _share("surrogate_trigger"), of="useful"),
     "any_success": Quantity("success, useful or not", "%", _share("surrogate_trigger")),
-    "held_out_success": Quantity("held-out success", "%", _answered("surrogate_held_out"), of="useful"),
+    "held_out_success": Quantity("held-out success", "%", _share("surrogate_held_out"), of="useful"),
     "null_success": Quantity("false rate", "%", _share("null_trigger")),
     "control_success": Quantity("success on same data", "%", _share("same_data")),
     "margin": Quantity("margin", "%", _share("margin_counted"), span=(-100, 100)),

@@ -288,6 +288,9 @@ def _compared(row: Row, frames: Frames, lookup: Resolver, settings: set[tuple[st
     where = canonical(row.where, lookup)
     part = part_of(frames, where)
     values, parts = quantity.of_seeds(part), [part]
+    ran = part.cells[part.cells["status"] == "ok"]
+    useless = int((~ran["useful"]).sum()) if quantity.of == "useful" and len(ran) else 0
+    unmarked = ran["seed"].nunique() - len(values) if quantity.of == "marked" else 0
     unit, limits = quantity.unit, quantity.limits
     if row.less is not None:
         # Paired: a seed that lacks one of the two tells nothing of their difference.
@@ -296,9 +299,6 @@ def _compared(row: Row, frames: Frames, lookup: Resolver, settings: set[tuple[st
         unit, limits = "points" if unit == "%" else unit, UNLIMITED
     ours = spread(values.tolist(), limits)
     by_seed = {int(seed): float(value) for seed, value in values.items()}
-    ran = part.cells[part.cells["status"] == "ok"]
-    useless = int((~ran["useful"]).sum()) if quantity.of == "useful" and len(ran) else 0
-    unmarked = ran["seed"].nunique() - len(values) if quantity.of == "marked" else 0
     verdict = judge(row.band, ours, row.mark)
     if ours is None and (useless or unmarked):
         verdict = "no useful model" if useless else "no mark to lose"
