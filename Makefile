@@ -26,8 +26,8 @@ PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --quiet
 test: venv
 	$(PYTEST) -m "not slow"
 
-# Slow tests often wait for processes that they started: one worker more than there are cores. In the order of the
-# files' names: pytest-xdist would begin with the files of many tests, and leave the longest tests to the end.
+# Slow tests often wait for processes that they started: one worker more than there are cores. In the order of
+# tests/conftest.py: pytest-xdist would begin with the files of many tests, and leave the longest tests to the end.
 test-slow: venv
 	$(PYTEST) --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --no-loadscope-reorder -m slow
 

@@ -38,6 +38,15 @@ class Ended:
 Cli = Callable[..., Ended]
 
 
+LONGEST = ("device", "contract", "notebook", "ray", "norm", "gpu_parts", "api", "docs_commands", "optimizers")
+"""Files, without ``test_``, whose slow tests take a minute and more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: a worker that began one at the end would work alone."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device",
