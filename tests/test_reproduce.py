@@ -118,7 +118,7 @@ def test_every_experiment_plans_at_every_scale(builtin: Registry, name: str, id:
     from harness.planning.narrowing import planned
 
     experiment = load_paper(name).experiments[id]
-    for scale in (FULL, "small"):
+    for scale in experiment.scales:
         plans = [planned(builtin, matrix) for matrix in experiment.matrices(scale)]
         assert sum(len(plan.cells) for plan in plans) == experiment.cells(scale), "an axis names something twice"
         assert not [cell.skip for plan in plans for cell in plan.cells if cell.skip]
@@ -244,6 +244,15 @@ def test_an_experiment_narrowed_to_a_data_set_has_the_rows_about_it(builtin: Reg
 
 
 ALONE = ((), ("mnist",), ("*mnist",), ("digits",))
+
+
+def test_an_experiment_has_scales_of_its_own(cli: Cli, tmp_path: Path) -> None:
+    """All clips that are here are a scale of Table 1 alone; its rows are about speech, and none is about images."""
+    listed = cli("reproduce", "ewe-2021", "--list").out
+    assert "cells: 120 at full, 120 at small, 40 at packed" in listed and "cells: 165 at full, 120 at small\n" in listed
+    shown = cli("reproduce", "ewe-2021", "all", "--scale", "packed", "--no-run", "--results", tmp_path / "none").out
+    assert set(re.findall(r"^([a-z0-9-]+): ", shown, re.M)) >= {"table-1-v1", "table-1-head"}
+    assert "figure-13" not in shown and "Speech: EWE" in shown and "MNIST: " not in shown and "Fashion: " not in shown
 
 
 def test_a_matrix_list_leaves_out_what_a_scale_does_not_have() -> None:
@@ -774,6 +783,7 @@ def test_a_record_is_compared_and_left_as_it_is(cli: Cli) -> None:
         (["ewe-2021", "figure-77"], "unknown experiment 'figure-77'"),
         (["ewe-2012", "table-1"], "unknown paper 'ewe-2012'. Did you mean 'ewe-2021'?"),
         (["ewe-2021", "table-1-v1", "--scale", "smal"], "unknown scale 'smal'. Did you mean 'small'?"),
+        (["ewe-2021", "figure-13", "--scale", "packed"], "unknown scale 'packed'. Known: full, small"),
         (
             ["ewe-2021", "table-1-v1", "--dataset", "mnit"],
             "unknown data set of these experiments 'mnit'. Did you mean 'mn",

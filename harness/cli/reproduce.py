@@ -71,7 +71,8 @@ class Found:
     "--scale",
     default="small",
     show_default=True,
-    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, hours on a CPU.",
+    help="Scale. small: minutes on a CPU, not the paper's setting. full: the paper's sizes, hours on a CPU. Some "
+    "experiments have more: --list.",
 )
 @click.option(
     "--dataset",
@@ -137,12 +138,16 @@ def reproduce(
 
 
 def _chosen(paper: Paper, names: Sequence[str], scale: str, datasets: Sequence[str]) -> list[Experiment]:
-    """The experiments of ``names`` that have one of ``datasets``, if any are named. Raises :class:`UnknownName`."""
+    """The experiments of ``names`` that have ``scale``, and one of ``datasets`` if any are named. Raises
+    :class:`UnknownName`.
+    """
     from harness.errors import UnknownName
 
-    experiments = paper.chosen(names)
-    if scale not in paper.scales:
-        raise UnknownName("scale", scale, paper.scales)
+    asked = paper.chosen(names)
+    experiments = [each for each in asked if scale in each.scales or not each.documents]
+    known_scales = list(dict.fromkeys(each for experiment in asked for each in experiment.scales)) or paper.scales
+    if scale not in known_scales:
+        raise UnknownName("scale", scale, known_scales)
     for name in datasets:
         if not any(each.matrices(scale, [name]) for each in experiments):
             known = {entry.name for each in experiments for matrix in each.matrices(scale) for entry in matrix.datasets}
@@ -157,8 +162,7 @@ def _list(papers: list[Paper], asked: str | None) -> None:
         say(paper.source)
         say("")
         for experiment in paper.experiments.values():
-            scales = [(scale, experiment.cells(scale)) for scale in paper.scales]
-            cells = ", ".join(f"{count} at {scale}" for scale, count in scales)
+            cells = ", ".join(f"{experiment.cells(scale)} at {scale}" for scale in experiment.scales)
             say(f"{experiment.id}: {experiment.title}")
             say(f"    {experiment.says}")
             if not experiment.documents:
@@ -205,8 +209,7 @@ class _Bench:
         plan = self._plan(experiment)
         if plan is None:
             return 0, self._found(experiment, calculate(experiment), None, None)
-        if self.datasets:
-            experiment = narrowed(experiment, plan, self.registry.component)
+        experiment = narrowed(experiment, plan, self.registry.component)
         code = 0 if self.no_run else self._run(experiment, plan)
         frames = gather(plan, self.tables, self.registry.component, experiment.picture.x)
         return code, self._found(experiment, compare(experiment, frames, self.registry.component), frames, plan)
@@ -307,8 +310,8 @@ def _head(found: Found) -> list[str]:
     lines = [f"The paper says: {found.experiment.says}"]
     if found.scale != "full" and found.experiment.documents:
         lines.append(
-            f"Scale {found.scale} is NOT the paper's setting: data, epochs, nets and seeds are cut to CPU minutes, "
-            "so a verdict here is about this setting. The paper's: --scale full, hours on a CPU."
+            f"Scale {found.scale} is NOT the paper's setting: data, epochs, nets or seeds are fewer, so a verdict "
+            "here is about this setting. The paper's: --scale full, hours on a CPU."
         )
     return lines
 

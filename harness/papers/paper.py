@@ -103,6 +103,12 @@ class Experiment:
         ]
         return [replace(matrix, datasets=kept) for matrix, kept in zip(made, chosen, strict=True) if kept]
 
+    @property
+    def scales(self) -> list[str]:
+        """The scales that one of its matrices has; none where formulas suffice."""
+        named = [FULL, *(scale for document in self.documents for scale in document.get("scales", {}))]
+        return list(dict.fromkeys(named)) if self.documents else []
+
     def cells(self, scale: str) -> int:
         """The number of cells of its matrices."""
         return sum(
@@ -124,8 +130,7 @@ class Paper:
     @property
     def scales(self) -> list[str]:
         """The scales that some experiment has."""
-        documents = [document for e in self.experiments.values() for document in e.documents]
-        return list(dict.fromkeys([FULL, *(scale for document in documents for scale in document.get("scales", {}))]))
+        return list(dict.fromkeys([FULL, *(scale for each in self.experiments.values() for scale in each.scales)]))
 
     def chosen(self, names: Sequence[str]) -> list[Experiment]:
         """The experiments of ``names``, each once; ``all`` is all. ``table1``, ``Fig. 5`` and the like work."""
