@@ -502,14 +502,15 @@ def test_a_trigger_set_as_large_as_the_target_class() -> None:
     assert len(key.trigger.x) == min(of_target, 700 - 128) and len(key.probes["held_out"].x) == 128
 
 
-def test_the_points_nearest_to_the_target_class_are_marked() -> None:
+@pytest.mark.parametrize(("options", "share"), [({}, 0.1), ({"share": 0.5}, 0.5), ({"share": 1.0}, 1.0)])
+def test_the_points_nearest_to_the_target_class_are_marked(options: dict[str, float], share: float) -> None:
     task, clean = wide()
     center = task.train.of(task.dataset.target).x.float().mean(0) / 255
     sources = task.train.of(task.dataset.source).x
     distances = (sources.float() / 255 - center).flatten(1).norm(dim=1)
-    key = make(PatchTriggers(placement="corner", points="nearest"), task, clean)
-    near = sources[distances.argsort()[: round(len(sources) / 10)]]
-    assert 2 <= len(key.trigger.x) == len(near) < len(sources)
+    key = make(PatchTriggers(placement="corner", points="nearest", **options), task, clean)
+    near = sources[distances.argsort()[: round(len(sources) * share)]]
+    assert 2 <= len(key.trigger.x) == len(near) and (len(near) < len(sources)) == (share < 1)
     assert torch.equal(key.trigger.x, patched(near, key.tensors["mask"].bool()))
 
 
@@ -621,6 +622,7 @@ def test_the_recipe_of_ewes_triggers() -> None:
     )
     v1 = PatchTriggers(distance="euclidean", temperature=100 / 64, count=None, points="nearest", floor=1e-5)
     assert recipe("ewe[variant=paper]", elsewhere) == v1
+    assert recipe("ewe[variant=paper,share=0.5]") == replace(v1, share=0.5)
     assert recipe("ewe[variant=official]", elsewhere).refine and recipe("ewe[variant=official]").temperature == 100
     assert recipe("ewe[variant=official]", elsewhere).placement == "none", "as the released code's w_pos = -1"
     assert recipe("ewe[variant=official,placement=corner]", elsewhere).placement == "corner"
@@ -662,7 +664,7 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy
 
 
-@pytest.mark.parametrize("wrong", ["weight=-1", "temperature=0", "temperature_rate=-1", "ratio=0", "layers=first"])
+@pytest.mark.parametrize("wrong", ["weight=-1", "temperature=0", "share=0", "share=2", "ratio=0", "layers=first"])
 def test_ewe_checks_its_options(wrong: str) -> None:
     with pytest.raises(OptionError):
         registry().component("defense", f"ewe[{wrong}]")

@@ -77,7 +77,10 @@ class Ewe(Defense):
         None, doc="Place of the trigger's patch, see harness/triggers.py; by default what the data set's recipe says."
     )
     points: Literal["first", "nearest"] | None = option(
-        None, doc="Source inputs that are marked: the first ones, or the tenth nearest to the target class's mean."
+        None, doc="Source inputs that are marked: the first ones, or the `share` nearest to the target class's mean."
+    )
+    share: float = option(
+        0.1, doc="Share of the source class with `points=nearest`; 0.5 in v1's code for speech.", above=0, at_most=1
     )
     darken: bool | None = option(
         None, doc="Set the patch's place to the lowest value in the target data of watermark batches."
@@ -116,6 +119,7 @@ class Ewe(Defense):
             count=None if chosen.trigger_set == "as-target" else triggers.PatchTriggers.count,
             pair=self.pair,
             points=chosen.points or "first",
+            share=self.share,
             floor=chosen.floor or 0.0,
         )
 
