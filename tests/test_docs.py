@@ -136,6 +136,10 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     ewe, silent, corner = (f"ewe[variant=paper{more}]" for more in ("", ",weight=0.0", ",weight=0.0,placement=corner"))
     for claim, table in (("MNIST: a copy keeps 61, of a baseline's mark 3", v1), ("Fashion-MNIST: 45, and 6", fashion)):
         assert f"| {claim} | {kept(table.loc[ewe])} and {kept(table.loc[corner])} |" in readme()
+    speech = by_seed("2026-11-29-speech-all-clips", "held_out")
+    entangled = speech.index.str.startswith("ewe")
+    assert entangled.sum() == 2 and not speech[entangled].to_numpy().any()
+    assert f"nothing in five copies of five, and {kept(speech[~entangled].iloc[0])} |" in readme()
     left = " and ".join(f"{table.loc[silent].mean():.0f}" for table in (v1, fashion))
     gains = [added(table.loc[ewe] - table.loc[silent]) for table in (v1, fashion)]
     assert f"the same triggers keep {left}: it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST" in readme()
