@@ -194,7 +194,8 @@ class ResNet18(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int, width: int = 64) -> None:
         super().__init__()
         self.stem = _convolution(input_shape[0], width, 3, 1)
-        channels = width
+        # On CPUs with AVX2 alone, torch 2.11 corrupts memory in strided 1x1 convolutions of so few channels, laid last.
+        channels, self.layout = width, torch.channels_last if width >= 8 else torch.contiguous_format
         for k in range(1, 9):
             units = width * 2 ** ((k - 1) // 2)
             stride = 1 if units == channels else 2
@@ -217,7 +218,7 @@ class ResNet18(Net):
 
     def _steps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The taps and hidden layers, one after the other."""
-        x = self.stem(as_float(x).contiguous(memory_format=torch.channels_last))
+        x = self.stem(as_float(x).contiguous(memory_format=self.layout))
         yield "stem", x
         for k in range(1, 9):
             x = x.relu()
@@ -232,8 +233,7 @@ class ResNet18(Net):
 
 def _convolution(channels: int, units: int, size: int, stride: int) -> nn.Sequential:
     """A convolution that keeps the size, or divides it by ``stride``, and batch norm in place of its bias."""
-    convolution = nn.Conv2d(channels, units, size, stride, padding=size // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(units))
+    return nn.Sequential(nn.Conv2d(channels, units, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(units))
 
 
 class Lstm(Net):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.contracts import Arrays, Dataset, Split
-from harness.engine.train import Engine, clone
+from harness.engine.train import Engine, clone, on_device
 from harness.errors import OptionError
 from harness.losses import Entanglement
 from harness.nets import Cnn, LeNet, Lstm, Mlp, Net, ResNet18, fresh_like
@@ -181,6 +181,15 @@ def test_the_memory_layout_of_the_input_does_not_matter(kind: str) -> None:
     net, x = make(kind), images()
     torch.testing.assert_close(net(x.contiguous(memory_format=torch.channels_last)), net(x))
     torch.testing.assert_close(net(x[::2]), net(x)[::2])
+
+
+@pytest.mark.parametrize("width", [1, 4, 7, 8])
+def test_a_narrow_residual_net_trains(width: int) -> None:
+    """Its strided 1x1 convolutions of under 8 channels, channels last, ended the process on CPUs with AVX2 alone."""
+    net = on_device(ResNet18(SHAPE, 6, width=width), CPU)
+    for _ in range(5):
+        net(images()).sum().backward()
+    assert all(bool(each.grad.isfinite().all()) for each in net.parameters() if each.grad is not None)
 
 
 @kinds
