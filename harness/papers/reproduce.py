@@ -58,7 +58,7 @@ Resolver: TypeAlias = Callable[[Kind, str], Component]
 
 
 def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
-    """Gather the rows of a plan's cells from the tables: only those that the plan's own stages made.
+    """Gather the rows of a plan's cells from the tables: only those that the plan's own stages made, or a record's.
 
     Curves of victims are over the recipe's epochs, of which a pass of a scheme's own may be a part.
 
@@ -69,15 +69,20 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     import pandas as pd
 
     from harness.papers.quantities import Frames
+    from harness.storage.files import is_record
     from harness.verdicts.reading import read_evidence
     from harness.verdicts.rules import Rules
     from harness.verdicts.scoring import score
 
     names = ["dataset", "defense", "attack", "seed"]
     known = pd.DataFrame([_known(cell, lookup, x) for cell in plan.cells])
-    # By the model, not by the cell's id: another experiment may have run these models with other analyses.
+    # By the model, not by the cell's id: another experiment may have run these models with other analyses. A record is
+    # of the code that made it, whose models have other ids once a plugin is edited: there the names say which they are.
+    frozen = is_record(tables.folder.parent)
     # In the plan's order, which pictures keep.
-    rows = known.merge(tables.read("cells"), on=[*names, "model"])
+    rows = (known.drop(columns="model") if frozen else known).merge(
+        tables.read("cells"), on=names if frozen else [*names, "model"]
+    )
     looked = {s.plugin.text for s in plan.stages.values() if s.plugin and s.action in ("analyse", "detect")}
     measurements = tables.read("measurements")
     measurements = measurements[measurements["analysis"].isin(looked)].drop(columns=["cell", "run"])
