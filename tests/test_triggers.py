@@ -664,7 +664,9 @@ def test_a_variant_settles_every_switch_that_is_not_given(variant: str) -> None:
     assert {name: getattr(chosen, name) for name in names} == given  # also where what is given is falsy
 
 
-@pytest.mark.parametrize("wrong", ["weight=-1", "temperature=0", "share=0", "share=2", "ratio=0", "layers=first"])
+@pytest.mark.parametrize(
+    "wrong", ["weight=-1", "temperature=0", "temperature_rate=-1", "share=0", "share=2", "ratio=0", "layers=first"]
+)
 def test_ewe_checks_its_options(wrong: str) -> None:
     with pytest.raises(OptionError):
         registry().component("defense", f"ewe[{wrong}]")

@@ -78,11 +78,10 @@ def gather(plan: Plan, tables: Tables, lookup: Resolver, x: str = "") -> Frames:
     known = pd.DataFrame([_known(cell, lookup, x) for cell in plan.cells])
     # By the model, not by the cell's id: another experiment may have run these models with other analyses. A record is
     # of the code that made it, whose models have other ids once a plugin is edited: there the names say which they are.
-    frozen = is_record(tables.folder.parent)
-    # In the plan's order, which pictures keep.
-    rows = (known.drop(columns="model") if frozen else known).merge(
-        tables.read("cells"), on=names if frozen else [*names, "model"]
-    )
+    keys = [*names, "model"]
+    if is_record(tables.folder.parent):
+        keys, known = names, known.drop(columns="model")
+    rows = known.merge(tables.read("cells"), on=keys)  # in the plan's order, which pictures keep
     looked = {s.plugin.text for s in plan.stages.values() if s.plugin and s.action in ("analyse", "detect")}
     measurements = tables.read("measurements")
     measurements = measurements[measurements["analysis"].isin(looked)].drop(columns=["cell", "run"])
