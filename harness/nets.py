@@ -194,7 +194,7 @@ class ResNet18(Net):
     def __init__(self, input_shape: tuple[int, int, int], classes: int, width: int = 64) -> None:
         super().__init__()
         self.stem = _convolution(input_shape[0], width, 3, 1)
-        # Channels last, torch 2.11 corrupts memory in strided 1x1 convolutions of few channels, where a CPU has only AVX2.
+        # Channels last, torch 2.11 corrupts memory in strided 1x1 convolutions of few channels on CPUs with AVX2 alone.
         channels, self.layout = width, torch.channels_last if width >= 8 else torch.contiguous_format
         for k in range(1, 9):
             units = width * 2 ** ((k - 1) // 2)
