@@ -258,7 +258,8 @@ class Lstm(Net):
         self.logits = nn.Linear(width, classes)
 
     def activations(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        states: Tensor = self.lstm(as_float(x).transpose(1, 2).flatten(2))[0]
+        with torch.autocast("cpu", enabled=False):  # oneDNN has no bfloat16 LSTM where a CPU has no AVX512
+            states: Tensor = self.lstm(as_float(x).transpose(1, 2).flatten(2))[0]
         middle, last = states[:, states.shape[1] // 2], states[:, -1]
         dense = self.dense(last)
         return self.logits(dense.relu()), {"middle": middle, "lstm": last, "dense": dense}
@@ -281,9 +282,7 @@ class Lstm(Net):
 
     def train(self, mode: bool = True) -> Lstm:
         super().train(mode)
-        # cuDNN's LSTM gives gradients (to inputs: triggers, detectors) in training mode only. It has no dropout, so the
-        # modes do not differ.
-        self.lstm.train()
+        self.lstm.train()  # cuDNN's gives gradients to inputs in training mode only. Without dropout modes are alike.
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
