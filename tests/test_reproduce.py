@@ -303,6 +303,22 @@ def test_an_interval_has_only_values_that_there_are() -> None:
     assert limits["accuracy_cost"] == (-math.inf, math.inf)
 
 
+def test_equal_values_have_an_interval_that_covers() -> None:
+    """A t interval of them is one point, which says that there can be no other value."""
+    none, all_ = spread([0.0] * 5, (0, 100)), spread([100.0, 100.0], (0, 100))
+    assert none is not None and none.high is not None and all_ is not None and all_.low is not None
+    # Five of five at an end: a mean m (a share of the range) allows it with a probability of at most (1 - m)^5.
+    assert (none.low, none.sd) == (0, 0) and (1 - none.high / 100) ** 5 == pytest.approx(0.025)
+    assert all_.high == 100 and (all_.low / 100) ** 2 == pytest.approx(0.025)
+    between = spread([25.0] * 5, (0, 100))
+    assert between is not None and (between.mean, between.sd) == (25, 0)
+    assert (between.low, between.high) == pytest.approx((25 - none.high / 4, 25 + none.high * 3 / 4))
+    assert spread([7.0, 7.0]) == Spread(2, 7.0, 0.0, None, None)
+    everything = read_band({"above": 99.9}, "x")
+    assert judge(everything, all_) == "undecided" and judge(everything, none) == "differs"
+    assert judge(Band(100, 100, ""), all_) == "compatible"
+
+
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
@@ -345,7 +361,7 @@ def test_what_is_unverified_or_not_claimed_is_never_judged() -> None:
 
 
 numbers = st.floats(-1e3, 1e3)
-samples = st.lists(numbers, min_size=2, max_size=8)
+samples = st.lists(numbers, min_size=2, max_size=8).filter(lambda values: min(values) < max(values))
 
 
 @given(samples, numbers, st.floats(0, 100))
@@ -353,6 +369,7 @@ def test_moving_the_mean_into_the_band_never_differs(values: list[float], centre
     band = Band(centre - width, centre + width, "")
     mean = sum(values) / len(values)
     found = spread([value - mean + centre for value in values])
+    assume(found is None or found.low is not None)  # rounding can make them equal
     assert found is not None and found.low is not None and found.high is not None
     inside = found.low >= band.low - 1e-6 and found.high <= band.high + 1e-6
     verdict = judge(Band(band.low - 1e-6, band.high + 1e-6, ""), found)
@@ -376,6 +393,7 @@ def test_nearer_to_the_band_is_never_further_from_it(values: list[float], centre
     mean = sum(values) / len(values)
     assume(abs(centre - mean) > 1e-9)  # below that, rounding decides which of two is the nearer
     half = [value + (centre - mean) / 2 for value in values]
+    assume(min(half) < max(half))  # rounding can make them equal
     assert order.index(judge(band, spread(half))) >= order.index(judge(band, spread(values)))
 
 
@@ -594,7 +612,8 @@ def test_rows_are_compared_over_the_cells_that_they_name(builtin: Registry) -> N
     assert less.values == {0: 58.0, 1: 47.0} and less.unit == "points", "a seed of one scheme alone is no pair"
     assert less.verdict == "undecided"  # 52.5 ± 5.5 x 12.7
     assert same.values == {0: 2.0, 1: 3.0} and same.verdict == "no claim"
-    assert same.spread == replace(spread([2.0, 3.0]), low=0) and less.spread == spread([58.0, 47.0]), "2.5 ± 6.4"
+    assert same.spread == spread([2.0, 3.0], (0, 100)) and same.spread.low == 0, "2.5 ± 6.4"
+    assert less.spread == spread([58.0, 47.0], (-100, 100)) and less.spread.high == 100
     assert other.verdict == "not run" and other.spread is None
 
 
@@ -627,7 +646,7 @@ def test_copies_without_a_mark_have_none_to_lose(builtin: Registry) -> None:
         ({"dataset": "mnist[train=2000]"}, "reproduced at another setting"),
         ({"defense": "ewe[weight=1.0]"}, "reproduced at another setting"),
         ({"attack": "retraining[epochs=3]"}, "reproduced at another setting"),
-        ({"dataset": "mnist[train=2000]", "surrogate_trigger_matches": 0}, "differs"),
+        ({"dataset": "mnist[train=2000]", "surrogate_trigger_trials": 1000}, "differs"),
     ],
 )
 def test_another_setting_than_the_papers_is_named(builtin: Registry, change: dict[str, Any], verdict: str) -> None:
@@ -640,7 +659,7 @@ def test_another_setting_than_the_papers_is_named(builtin: Registry, change: dic
 def test_a_difference_at_another_setting_is_named(builtin: Registry) -> None:
     """One side alone is enough."""
     cells = [{"defense": "ewe", "seed": s, "surrogate_trigger_matches": 60 + s} for s in range(3)]
-    cells += [{"defense": "baseline[patch=3]", "seed": s, "surrogate_trigger_matches": 2 + s} for s in range(3)]
+    cells += [{"defense": "baseline[patch=3]", "seed": s, "surrogate_trigger_matches": 2 + 2 * s} for s in range(3)]
     claim = 'less = { defense = "baseline*" }, quantity = "surrogate_success", above = 0'
     row = experiment(f'label = "x", where = {{ defense = "ewe" }}, {claim}')
     (found,) = compare(row, frames(cells), builtin.component)

@@ -181,8 +181,8 @@ def _fits(text: str, patterns: Sequence[str], column: str) -> bool:
 
 @dataclass(frozen=True)
 class Spread:
-    """A quantity over seeds: its mean, standard deviation (n - 1) and Student's interval of the mean, within the
-    values that the quantity can have; ``None``: unknown.
+    """A quantity over seeds: its mean, standard deviation (n - 1) and an interval of the mean, within the values that
+    the quantity can have; ``None``: unknown.
     """
 
     n: int
@@ -193,10 +193,11 @@ class Spread:
 
 
 def spread(values: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> Spread | None:
-    """The spread of one value per seed; ``None`` for no values. An infinite value leaves all but the mean unknown.
+    """The spread of one value per seed, with Student's interval; ``None`` for no values. An infinite value leaves all
+    but the mean unknown.
 
     ``limits`` are the least and the largest value there can be: the mean lies between them, so cutting its interval
-    there loses no coverage.
+    there loses no coverage. Of equal values Student's interval would be a point; theirs is :func:`_of_equals`.
     """
     from scipy.special import stdtrit
 
@@ -206,9 +207,24 @@ def spread(values: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> 
     mean = math.fsum(values) / n if all(map(math.isfinite, values)) else math.inf
     if n < 2 or math.isinf(mean):
         return Spread(n, mean, None, None, None)
+    if min(values) == max(values):
+        return Spread(n, mean, 0.0, *_of_equals(n, values[0], limits))
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
     return Spread(n, mean, sd, max(mean - half, limits[0]), min(mean + half, limits[1]))
+
+
+def _of_equals(n: int, value: float, limits: tuple[float, float]) -> tuple[float, float] | tuple[None, None]:
+    """The interval of the mean where n values are equal; ``None``: no finite one.
+
+    Clopper and Pearson's of 0 in n bounds the share of other values, which can be as far away as the limits are.
+    """
+    from harness.statistics.intervals import clopper_pearson_upper
+
+    if not all(map(math.isfinite, limits)):
+        return None, None
+    others = float(clopper_pearson_upper(0, n, (1 + CONFIDENCE) / 2))
+    return value - others * (value - limits[0]), value + others * (limits[1] - value)
 
 
 def judge(band: Band | None, ours: Spread | None, mark: str = "", exact: bool = False) -> Verdict:
@@ -300,7 +316,7 @@ def _compared(row: Row, frames: Frames, lookup: Resolver, settings: set[tuple[st
         # Paired: a seed that lacks one of the two tells nothing of their difference.
         parts.append(part_of(frames, where | canonical(row.less, lookup)))
         values = (values - quantity.of_seeds(parts[1])).dropna()
-        unit, limits = "points" if unit == "%" else unit, UNLIMITED
+        unit, limits = "points" if unit == "%" else unit, (limits[0] - limits[1], limits[1] - limits[0])
     ours = spread(values.tolist(), limits)
     by_seed = {int(seed): float(value) for seed, value in values.items()}
     verdict = judge(row.band, ours, row.mark)
