@@ -806,7 +806,9 @@ from pathlib import Path
 from harness.cli import cli
 from harness.planning.registry import load_registry
 
-plans = [["plan", "--matrix", name] for name in ("smoke", "quick", "paper", "full")]
+plans = [["plan", "--matrix", name] for name in ("smoke", "quick", "paper")]
+full = ["plan", "--matrix", "full"]  # every plugin, and every data set; all pairs of them take a minute
+plans += [[*full, "--dataset", "digits", "--seeds", "0"], [*full, "--defense", "ewe", "--attack", "retraining"]]
 for arguments in (["run", "--help"], ["plugins", "list", "--options"], *plans):
     cli.main(arguments, prog_name="harness", standalone_mode=False)
 assert "mine" in load_registry([Path(sys.argv[1])]).names("defense")

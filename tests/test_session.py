@@ -143,7 +143,7 @@ def test_planning_and_ranking_and_a_finished_run_never_import_torch(tmp_path: Pa
     without(
         {"torch._C"},
         ["--help"],
-        ["plan", "--matrix", "full"],
+        ["plan", "--matrix", "paper"],
         ["leaderboard", "--results", results],
         ["plugins", "list", "--options"],
         ["run", *arguments(results, "none")],
