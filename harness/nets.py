@@ -282,7 +282,7 @@ class Lstm(Net):
 
     def train(self, mode: bool = True) -> Lstm:
         super().train(mode)
-        self.lstm.train()  # cuDNN's gives gradients to inputs in training mode only. Without dropout modes are alike.
+        self.lstm.train()  # cuDNN gives gradients to inputs in this mode alone; without dropout the modes are alike
         return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
