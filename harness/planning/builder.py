@@ -54,7 +54,7 @@ def make_plan(
     builder = _Builder(
         lookup=cache(lookup),
         nulls=nulls,
-        arms=tuple(arms),
+        arms=tuple((each, each.plugin.innocent == "fresh") for each in arms),
         seeds=tuple(sorted(set(seeds))),
         analyses=tuple(analyses),
     )
@@ -144,8 +144,8 @@ class _Builder(StageMaker):
     """Adds each stage once; remembers what it has resolved."""
 
     nulls: int
-    arms: tuple[Component, ...]
-    """The defenses that mark nothing."""
+    arms: tuple[tuple[Component, bool], ...]
+    """The defenses that mark nothing, and whether each trains by the victims' own recipe."""
     seeds: tuple[int, ...]
     """In order."""
     analyses: tuple[Component, ...] = ()
@@ -407,8 +407,7 @@ class _Builder(StageMaker):
             return _Models()
         place = self.seeds.index(seed)
         found: list[_Models] = []
-        for arm in self.arms:
-            fresh = arm.plugin.innocent == "fresh"
+        for arm, fresh in self.arms:
             alike = fresh and not dataset.plugin.unmarked_from  # given models are of a recipe of their own
             if alike:
                 found.append(self._of_all_seeds("fresh", dataset, arm, chain).after(place))
