@@ -138,6 +138,8 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
         assert f"| {claim} | {kept(table.loc[ewe])} and {kept(table.loc[corner])}" in readme()
     again = by_seed("2026-11-29-mnist-v1-detection", "held_out")
     assert f"; again, in float32: {kept(again.loc[ewe])} and {kept(again.loc[corner])} |" in readme()
+    turned = [[f"{table.loc[ewe, seed]:.0f}" for seed in (0, 2, 3)] for table in (v1, again)]
+    assert "keep {}, {} and {}% in bfloat16 and {}, {} and {}% in float32".format(*turned[0], *turned[1]) in readme()
     speech = by_seed("2026-11-29-speech-all-clips", "held_out")
     entangled = speech.index.str.startswith("ewe")
     assert entangled.sum() == 2 and not speech[entangled].to_numpy().any()
