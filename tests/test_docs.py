@@ -106,10 +106,10 @@ def test_the_numbers_in_the_readmes_words_are_in_a_record() -> None:
     assert "24.8 points of the worst-case margin against the API** (12.4 to 37.2" in twenty
 
 
-def by_seed(record: str, probe: str) -> pd.DataFrame:
+def by_seed(record: str, probe: str, attack: str = "retraining") -> pd.DataFrame:
     """Success in % of the copies of a record: a row a scheme, a column a seed."""
     cells = pd.read_parquet(ROOT / "results" / "records" / record / "tables" / "cells")
-    cells = cells.query("attack == 'retraining'").drop_duplicates("cell")
+    cells = cells.query("attack == @attack").drop_duplicates("cell")
     success = 100 * cells[f"surrogate_{probe}_matches"] / cells[f"surrogate_{probe}_trials"]
     return success.groupby([cells["defense"], cells["seed"]]).first().unstack("seed")
 
@@ -134,10 +134,13 @@ def interval(values: pd.Series[float], limits: tuple[float, float] = UNLIMITED) 
 def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say() -> None:
     v1, fashion = (by_seed(f"2026-11-28-{name}-v1-full-size", "held_out") for name in ("mnist", "fashion"))
     ewe, silent, corner = (f"ewe[variant=paper{more}]" for more in ("", ",weight=0.0", ",weight=0.0,placement=corner"))
-    for claim, table in (("MNIST: a copy keeps 61, of a baseline's mark 3", v1), ("Fashion-MNIST: 45, and 6", fashion)):
-        assert f"| {claim} | {kept(table.loc[ewe])} and {kept(table.loc[corner])}" in readme()
     again = by_seed("2026-11-29-mnist-v1-detection", "held_out")
-    assert f"; again, in float32: {kept(again.loc[ewe])} and {kept(again.loc[corner])} |" in readme()
+    repeated = f"; again, in float32: {kept(again.loc[ewe])} and {kept(again.loc[corner])}"
+    for claim, table, more in (
+        ("MNIST: a copy keeps 61, of a baseline's mark 3", v1, repeated),
+        ("Fashion-MNIST: 45, and 6", fashion, ""),
+    ):
+        assert f"| {claim} | {kept(table.loc[ewe])} and {kept(table.loc[corner])}{more} |" in readme()
     turned = [[f"{table.loc[ewe, seed]:.0f}" for seed in (0, 2, 3)] for table in (v1, again)]
     assert "keep {}, {} and {}% in bfloat16 and {}, {} and {}% in float32".format(*turned[0], *turned[1]) in readme()
     speech = by_seed("2026-11-29-speech-all-clips", "held_out")
@@ -161,6 +164,22 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     mixed = [kept(later.loc[shuffled]).replace(" ", "% ", 1) for _, shuffled in arms]
     assert f"shuffled, {mixed[0]} is left, without the loss {mixed[1]}: less in each seed" in readme()
     assert all((later.loc[shuffled] < later.loc[fixed]).all() for fixed, shuffled in arms)
+
+
+def test_the_readme_says_of_detectors_and_the_adaptive_thief_at_full_size_what_the_record_says() -> None:
+    name, ewe = "2026-11-29-mnist-v1-detection", "ewe[variant=paper]"
+    found = pd.read_parquet(ROOT / "results" / "records" / name / "tables" / "detections")
+    found = found[found["attack"].str.startswith("neural-cleanse")]
+    victims = found[found["suspect"] == "surrogate"].set_index("defense")["score"]
+    groups = (victims[f"{ewe[:-1]},weight=0.0,placement=corner]"], victims[ewe])
+    nulls = found[(found["suspect"] == "null") & (found["defense"] == ewe)].groupby("index")["score"].first()
+    said = ["{:.1f} ({:.1f} to {:.1f}".format(*interval(scores)) for scores in (*groups, nulls)]
+    assert [len(scores) for scores in (*groups, nulls)] == [5, 5, 3]
+    assert f"an anomaly index of {said[0]}) and {said[1]}), where it prints 31.6 and 1.6" in readme()
+    assert f"unmarked models have {said[2]}, n = 3" in readme()
+    plain, adaptive = (by_seed(name, "held_out", attack).loc[ewe] for attack in ("retraining", "snnl-extraction"))
+    less, low, high = interval(plain - adaptive)
+    assert f"of the first program's, at full size, {less:.1f} fewer ({low:.1f} to {high:.1f})" in readme()
 
 
 @pytest.mark.slow
