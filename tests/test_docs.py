@@ -134,7 +134,7 @@ def interval(values: pd.Series[float], limits: tuple[float, float] = UNLIMITED) 
 def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say() -> None:
     v1, fashion = (by_seed(f"2026-11-28-{name}-v1-full-size", "held_out") for name in ("mnist", "fashion"))
     ewe, silent, corner = (f"ewe[variant=paper{more}]" for more in ("", ",weight=0.0", ",weight=0.0,placement=corner"))
-    again = by_seed("2026-11-29-mnist-v1-detection", "held_out")
+    again = by_seed("2026-11-29-mnist-v1-verdicts", "held_out")
     repeated = f"; again, in float32: {kept(again.loc[ewe])} and {kept(again.loc[corner])}"
     for claim, table, more in (
         ("MNIST: a copy keeps 61, of a baseline's mark 3", v1, repeated),
@@ -150,7 +150,9 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     assert f"nothing in five copies of five {nothing.removeprefix('0 ')}, and {some} |" in readme()
     left = " and ".join(f"{table.loc[silent].mean():.0f}" for table in (v1, fashion))
     gains = [added(table.loc[ewe] - table.loc[silent]) for table in (v1, fashion)]
-    assert f"the same triggers keep {left}: it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST" in readme()
+    repeated = f"; again on MNIST, in float32, {added(again.loc[ewe] - again.loc[silent])} |"
+    adds = f"it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST{repeated}"
+    assert f"the same triggers keep {left}: {adds}" in readme()
     later, other = (by_seed(f"2026-11-28-{name}-full-size", "trigger") for name in ("mnist", "fashion"))
     for claim, table, ratio in (("MNIST", later, ""), ("Fashion-MNIST", other, ",ratio=2.0")):
         with_loss, without = (table.loc[f"ewe[variant=official{more}{ratio}]"] for more in ("", ",weight=0.0"))

@@ -27,11 +27,13 @@ class Ewe(Defense):
     Measured on 55,000 images (seeds 0-4, 95% intervals): copies keep 6% (0 to 16) of ``paper``'s held-out triggers on
     MNIST and 29% (1 to 57) on Fashion-MNIST, where the paper has 61 and 45%; of ``official``'s trained ones 18% (0 to
     57) and 37% (6 to 69). To what the same triggers keep without it the SNNL adds -1.6 points (-13.2 to 10.0), 4.0
-    (-8.0 to 16.0), -7.6 (-18.0 to 2.9) and -4.3 (-31.5 to 22.8). ``scaled``'s adds 24.8 points (12.4 to 37.2, 20 seeds)
-    to the worst-case margin on digits. With ``order=shuffled`` copies keep 4% (0 to 14) of ``official``'s on MNIST. A
-    key of ``official`` is answered by every model that another owner marked so.
-    Records: 2026-11-28-mnist-v1-full-size, 2026-11-28-fashion-v1-full-size, 2026-11-28-mnist-full-size,
-    2026-11-28-fashion-full-size, 2026-11-27-digits-twenty-seeds.
+    (-8.0 to 16.0), -7.6 (-18.0 to 2.9) and -4.3 (-31.5 to 22.8). In float32 copies keep 10% (0 to 25) of ``paper``'s on
+    MNIST, of which the SNNL adds 1.9 points (-17.7 to 21.5); beside 19 unmarked models two copies of five are marked,
+    with the SNNL or without. ``scaled``'s adds 24.8 points (12.4 to 37.2, 20 seeds) to the worst-case margin on digits.
+    With ``order=shuffled`` copies keep 4% (0 to 14) of ``official``'s on MNIST. A key of ``official`` is answered by
+    every model that another owner marked so.
+    Records: 2026-11-28-mnist-v1-full-size, 2026-11-29-mnist-v1-verdicts, 2026-11-28-fashion-v1-full-size,
+    2026-11-28-mnist-full-size, 2026-11-28-fashion-full-size, 2026-11-27-digits-twenty-seeds.
     """
 
     name = "ewe"
