@@ -142,9 +142,9 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     ):
         assert f"| {claim} | {kept(table.loc[ewe])} and {kept(table.loc[corner])}{more} |" in readme()
     loud = by_seed("2026-11-29-mnist-v1-without-the-constant", "held_out").loc[f"{ewe[:-1]},floor=0.0]"]
-    left = kept(loud).replace(" ", "% ", 1)
+    most = kept(loud).replace(" ", "% ", 1)
     assert (
-        f"copies keep {left} of the mark on MNIST, {added(loud - again.loc[silent])} more than without the loss"
+        f"copies keep {most} of the mark on MNIST, {added(loud - again.loc[silent])} more than without the loss"
         in readme()
     )
     turned = [[f"{table.loc[ewe, seed]:.0f}" for seed in (0, 2, 3)] for table in (v1, again)]
@@ -156,8 +156,8 @@ def test_the_readme_says_of_the_paper_at_full_size_what_the_records_tables_say()
     assert f"nothing in five copies of five {nothing.removeprefix('0 ')}, and {some} |" in readme()
     left = " and ".join(f"{table.loc[silent].mean():.0f}" for table in (v1, fashion))
     gains = [added(table.loc[ewe] - table.loc[silent]) for table in (v1, fashion)]
-    repeated = f"; again on MNIST, in float32, {added(again.loc[ewe] - again.loc[silent])} |"
-    adds = f"it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST{repeated}"
+    in_float32 = f"; again on MNIST, in float32, {added(again.loc[ewe] - again.loc[silent])} |"
+    adds = f"it adds {gains[0]} on MNIST, {gains[1]} on Fashion-MNIST{in_float32}"
     assert f"the same triggers keep {left}: {adds}" in readme()
     later, other = (by_seed(f"2026-11-28-{name}-full-size", "trigger") for name in ("mnist", "fashion"))
     for claim, table, ratio in (("MNIST", later, ""), ("Fashion-MNIST", other, ",ratio=2.0")):
